@@ -1,0 +1,75 @@
+"""Choose, rebuild and study the initial noise of video diffusion models.
+
+Names are loaded when first used, so that `import seedbed` stays cheap: neither torch nor diffusers nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, SeedbedError
+
+if TYPE_CHECKING:
+    from seedbed import attention, noise, probe, report, selection, worlds, zoo
+    from seedbed.attention import AttentionCall, Tap
+    from seedbed.noise import NoiseRecipe
+    from seedbed.probe import Ledger, Probe
+    from seedbed.selection import Generation, Selection, generate, replay, score, select
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionCall",
+    "BadInput",
+    "BadOutput",
+    "BadRecord",
+    "Generation",
+    "Ledger",
+    "NoiseRecipe",
+    "NotSupported",
+    "Probe",
+    "SeedbedError",
+    "Selection",
+    "Tap",
+    "attention",
+    "generate",
+    "noise",
+    "probe",
+    "replay",
+    "report",
+    "score",
+    "select",
+    "selection",
+    "worlds",
+    "zoo",
+]
+
+_ROOMS = frozenset({"attention", "noise", "probe", "report", "selection", "worlds", "zoo"})
+_HOME = {
+    "AttentionCall": "attention",
+    "Tap": "attention",
+    "NoiseRecipe": "noise",
+    "Ledger": "probe",
+    "Probe": "probe",
+    "Generation": "selection",
+    "Selection": "selection",
+    "generate": "selection",
+    "replay": "selection",
+    "score": "selection",
+    "select": "selection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"seedbed.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"seedbed.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,37 @@
+"""Writing files so that nobody ever meets half of one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from seedbed.errors import BadInput
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` to `path` under a temporary name in the same folder, then rename it into place.
+
+    Whatever happens in between, `path` holds either its former content or all of `data`.
+
+    Returns:
+        The path written.
+
+    Raises:
+        BadInput: the folder does not exist, or the system refuses to write there (permissions, no space left).
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
