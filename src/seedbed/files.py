@@ -18,7 +18,7 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
         The path written.
 
     Raises:
-        BadInput: the folder does not exist, or the system refuses to write there (permissions, no space left).
+        BadInput: the folder does not exist, or the system refuses to write there (permissions, no space).
     """
     path = Path(path)
     if not path.parent.is_dir():

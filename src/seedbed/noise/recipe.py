@@ -1,0 +1,202 @@
+"""The recipe of a noise: the few numbers from which the very same tensor is drawn anywhere, at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput, BadRecord
+from seedbed.files import write_bytes_atomically
+from seedbed.noise.priors import prior_named
+
+SCHEMA = "seedbed.noise-recipe"
+SCHEMA_VERSION = 1
+
+_MOST_ELEMENTS = 2**30  # 4 GiB of float32: far above any latent, far below what would exhaust a machine
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRecipe:
+    """What an initial noise is made of; `draw()` makes it.
+
+    The random numbers come from numpy's counter-based Philox generator (Salmon et al., SC 2011), keyed by a hash
+    of `seed` and `candidate`, in float64, rounded to float32. They do not come from `torch.randn`: its CPU kernels
+    compute other last digits under another instruction set and take another path below 16 elements, and its CUDA
+    generator is another stream altogether. So the noise depends on the recipe alone: not on batch size, drawing
+    order, device, dtype, threads or processes, and a candidate never changes when others are added.
+
+    Attributes:
+        seed: 0 <= seed < 2**64.
+        candidate: index of the noise among those of one seed, 0 <= candidate < 2**64.
+        shape: of the noise, without a batch axis; every length at least 1.
+        prior: name of the distribution, see `seedbed.noise.prior_named`.
+        frame_axis: the axis of `shape` that counts latent frames, 0 <= frame_axis < len(shape); None for images
+            and for packed tokens.
+        refinements: what was done to the noise after drawing it; this version knows none: it must be empty.
+        sha256: of the noise's little-endian float32 bytes in C order, 64 hexadecimal digits; None until `sealed`.
+
+    Raises:
+        BadInput: a field is of the wrong type or out of its range.
+    """
+
+    seed: int
+    candidate: int
+    shape: tuple[int, ...]
+    prior: str = "gaussian"
+    frame_axis: int | None = None
+    refinements: tuple[()] = ()
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "candidate"):
+            value = _integer(name, getattr(self, name))
+            if not 0 <= value < 2**64:
+                raise BadInput(f"a noise recipe's {name} must be at least 0 and below 2**64, not {value}")
+            object.__setattr__(self, name, value)
+        if not isinstance(self.shape, (tuple, list)) or not self.shape:
+            raise BadInput(f"a noise recipe's shape must be a tuple of lengths, not {self.shape!r}")
+        shape = tuple(_integer("each length of its shape", length) for length in self.shape)
+        if min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
+            raise BadInput(
+                f"a noise recipe's shape needs lengths of at least 1 and at most 2**30 elements, not {shape}"
+            )
+        object.__setattr__(self, "shape", shape)
+        if self.frame_axis is not None:
+            frame_axis = _integer("frame_axis", self.frame_axis)
+            if not 0 <= frame_axis < len(shape):
+                raise BadInput(
+                    f"a noise recipe's frame_axis must be None or an axis of its shape {shape}, "
+                    f"0 to {len(shape) - 1}, not {frame_axis}"
+                )
+            object.__setattr__(self, "frame_axis", frame_axis)
+        if not isinstance(self.prior, str):
+            raise BadInput(f"a noise recipe's prior must be a name, not {self.prior!r}")
+        prior_named(self.prior)
+        if not isinstance(self.refinements, (tuple, list)) or self.refinements:
+            raise BadInput(f"this version knows no refinements of noise, the recipe has {self.refinements!r}")
+        object.__setattr__(self, "refinements", ())
+        if self.sha256 is not None and not _is_sha256(self.sha256):
+            raise BadInput(f"a noise recipe's sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+
+    def draw(self) -> Tensor:
+        """Draw the noise.
+
+        Returns:
+            float32 CPU tensor of `shape`, the same on every call.
+
+        Raises:
+            BadRecord: the recipe is sealed and the noise is not the one it was sealed with.
+        """
+        key = hashlib.sha256(b"seedbed noise" + struct.pack("<QQ", self.seed, self.candidate)).digest()
+        philox = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8").astype(np.uint64))
+        noise = prior_named(self.prior).draw(self.shape, self.frame_axis, np.random.Generator(philox))
+        if self.sha256 is not None and (found := sha256_of(noise)) != self.sha256:
+            raise BadRecord(
+                f"the noise of seed {self.seed}, candidate {self.candidate}, shape {self.shape} has sha256 "
+                f"{found[:12]}…, but its recipe says {self.sha256[:12]}…: the recipe was altered"
+            )
+        return noise
+
+    def sealed(self) -> NoiseRecipe:
+        """The same recipe with `sha256` filled in; one that is sealed already is checked by drawing it."""
+        return dataclasses.replace(self, sha256=sha256_of(self.draw()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the schema's name and version among them; `from_dict` reads it back."""
+        fields = dataclasses.asdict(self)
+        fields["shape"] = list(self.shape)
+        fields["refinements"] = []
+        return {"schema": {"name": SCHEMA, "version": SCHEMA_VERSION}, **fields}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> NoiseRecipe:
+        """Read what `to_dict` wrote. The noise itself is checked later, when it is drawn.
+
+        Raises:
+            BadRecord: not a noise recipe, of a newer schema, or with fields missing, unknown or out of range.
+        """
+        schema = record.get("schema") if isinstance(record, Mapping) else None
+        if not isinstance(schema, Mapping) or schema.get("name") != SCHEMA:
+            raise BadRecord(f"not a noise recipe: its schema's name is not {SCHEMA!r}")
+        version = schema.get("version")
+        if type(version) is not int or version < 1:
+            raise BadRecord(f"not a noise recipe: {version!r} is no version of the schema {SCHEMA!r}")
+        if version > SCHEMA_VERSION:
+            raise BadRecord(
+                f"the noise recipe has schema version {version}, this seedbed reads up to {SCHEMA_VERSION}: "
+                "update seedbed"
+            )
+        names = [field.name for field in dataclasses.fields(cls)]
+        wrong = [f"{name!r} is missing" for name in names if name not in record]
+        wrong += [f"{name!r} is unknown" for name in record if name not in names and name != "schema"]
+        if wrong:
+            raise BadRecord(f"the noise recipe is damaged: {', '.join(wrong)}")
+        try:
+            return cls(**{name: record[name] for name in names})
+        except BadInput as error:
+            raise BadRecord(f"the noise recipe is damaged: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the sealed recipe as JSON, whole or not at all.
+
+        Raises:
+            BadInput: the folder does not exist, or the system refuses to write there.
+        """
+        text = json.dumps(self.sealed().to_dict(), indent=2) + "\n"
+        return write_bytes_atomically(path, text.encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NoiseRecipe:
+        """Read what `save` wrote, and check that its noise can still be drawn bit by bit.
+
+        Raises:
+            BadInput: there is no such file, or it cannot be read.
+            BadRecord: the file is no JSON, cut short, altered, of another kind or of a newer schema.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+        try:
+            recipe = cls.from_dict(json.loads(content))
+            if recipe.sha256 is None:
+                raise BadRecord("the noise recipe is damaged: it has no sha256")
+            recipe.draw()
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(f"{path}: not a noise recipe: it is no JSON, or was cut short") from error
+        except BadRecord as error:
+            raise BadRecord(f"{path}: {error}") from error
+        return recipe
+
+
+def sha256_of(noise: Tensor) -> str:
+    """sha256, in hexadecimal, of a float32 tensor's little-endian bytes in C order.
+
+    Raises:
+        BadInput: the tensor is not float32, so that its hash would not be the recipe's.
+    """
+    if noise.dtype != torch.float32:
+        raise BadInput(f"a noise's sha256 is that of its float32 values, but the tensor is {noise.dtype}")
+    return hashlib.sha256(noise.detach().cpu().numpy().astype("<f4").tobytes()).hexdigest()
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise BadInput(f"a noise recipe needs an integer for {name}, not {value!r}")
+    return int(value)
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
