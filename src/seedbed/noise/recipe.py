@@ -31,21 +31,23 @@ _MOST_ELEMENTS = 2**30  # 4 GiB of float32: far above any latent, far below what
 class NoiseRecipe:
     """What an initial noise is made of; `draw()` makes it.
 
-    The random numbers come from numpy's counter-based Philox generator (Salmon et al., SC 2011), keyed by a hash
-    of `seed` and `candidate`, in float64, rounded to float32. They do not come from `torch.randn`: its CPU kernels
-    compute other last digits under another instruction set and take another path below 16 elements, and its CUDA
-    generator is another stream altogether. So the noise depends on the recipe alone: not on batch size, drawing
-    order, device, dtype, threads or processes, and a candidate never changes when others are added.
+    The random numbers come from numpy's counter-based Philox generator (Salmon et al., SC 2011), keyed by a
+    hash of `seed` and `candidate`, in float64, rounded to float32. They do not come from `torch.randn`: its
+    CPU kernels compute other last digits under another instruction set and take another path below 16
+    elements, and its CUDA generator is another stream altogether. So the noise depends on the recipe alone:
+    not on batch size, drawing order, device, dtype, threads or processes, and a candidate never changes
+    when others are added.
 
     Attributes:
         seed: 0 <= seed < 2**64.
         candidate: index of the noise among those of one seed, 0 <= candidate < 2**64.
         shape: of the noise, without a batch axis; every length at least 1.
         prior: name of the distribution, see `seedbed.noise.prior_named`.
-        frame_axis: the axis of `shape` that counts latent frames, 0 <= frame_axis < len(shape); None for images
-            and for packed tokens.
+        frame_axis: the axis of `shape` that counts latent frames, 0 <= frame_axis < len(shape); None for
+            images and for packed tokens.
         refinements: what was done to the noise after drawing it; this version knows none: it must be empty.
-        sha256: of the noise's little-endian float32 bytes in C order, 64 hexadecimal digits; None until `sealed`.
+        sha256: of the noise's little-endian float32 bytes in C order, 64 hexadecimal digits; None until
+            `sealed`.
 
     Raises:
         BadInput: a field is of the wrong type or out of its range.
@@ -100,7 +102,7 @@ class NoiseRecipe:
             BadRecord: the recipe is sealed and the noise is not the one it was sealed with.
         """
         key = hashlib.sha256(b"seedbed noise" + struct.pack("<QQ", self.seed, self.candidate)).digest()
-        philox = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8").astype(np.uint64))
+        philox = np.random.Philox(key=int.from_bytes(key[:16], "little"))
         noise = prior_named(self.prior).draw(self.shape, self.frame_axis, np.random.Generator(philox))
         if self.sha256 is not None and (found := sha256_of(noise)) != self.sha256:
             raise BadRecord(

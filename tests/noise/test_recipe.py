@@ -1,0 +1,255 @@
+"""A recipe draws the very same noise everywhere, and says so when it cannot."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import tempfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seedbed.errors import BadInput, BadRecord
+from seedbed.noise import NoiseRecipe, sha256_of
+
+GOLDEN = NoiseRecipe(
+    seed=7,
+    candidate=3,
+    shape=(4, 3, 2, 2),
+    frame_axis=0,
+    sha256="d5451cc836540c461c63dabeb72467913b6e596819cd5603d15a2a4f673d223f",
+)
+
+numbers = st.integers(0, 2**64 - 1)
+shapes = st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple)
+
+
+@st.composite
+def recipes(draw):
+    shape = draw(shapes)
+    frame_axis = draw(st.none() | st.integers(0, len(shape) - 1))
+    return NoiseRecipe(draw(numbers), draw(numbers), shape, frame_axis=frame_axis)
+
+
+def hash_in_another_process(fields, threads):
+    torch.set_num_threads(threads)
+    return sha256_of(NoiseRecipe(**fields).draw())
+
+
+def test_the_noise_of_a_recipe_is_known_for_ever():
+    noise = GOLDEN.draw()
+    assert noise.shape == (4, 3, 2, 2)
+    assert noise.dtype == torch.float32
+    assert noise.device.type == "cpu"
+    expected = torch.tensor([-0.254129082, -0.842804253, -1.98496127, 0.22695379])
+    assert torch.equal(noise.flatten()[:4], expected)
+
+
+def test_the_hash_is_that_of_the_little_endian_float32_bytes():
+    noise = GOLDEN.draw()
+    content = b"".join(np.float32(value).astype("<f4").tobytes() for value in noise.flatten().tolist())
+    assert sha256_of(noise) == hashlib.sha256(content).hexdigest() == GOLDEN.sha256
+    assert sha256_of(noise.flip(-1).flip(-1)) == GOLDEN.sha256
+    assert sha256_of(noise.permute(3, 2, 1, 0)) != GOLDEN.sha256
+    with pytest.raises(BadInput, match="float16"):
+        sha256_of(noise.half())
+
+
+def test_other_processes_and_thread_counts_draw_the_same_noise():
+    recipe = NoiseRecipe(11, 5, (13, 8, 30, 45), frame_axis=0)
+    fields = {"seed": 11, "candidate": 5, "shape": recipe.shape, "frame_axis": 0}
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        hashes = pool.starmap(hash_in_another_process, [(fields, 1), (fields, 2)], chunksize=1)
+    assert hashes == [sha256_of(recipe.draw())] * 2
+
+
+def test_the_noise_ignores_order_global_seeds_and_default_dtype():
+    recipes = [NoiseRecipe(2, candidate, (6, 5)) for candidate in range(4)]
+    expected = [recipe.draw() for recipe in recipes]
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = [recipe.draw() for recipe in reversed(recipes)][::-1]
+    finally:
+        torch.set_default_dtype(default)
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_drawn_noise_belongs_to_the_caller():
+    GOLDEN.draw().zero_()
+    assert sha256_of(GOLDEN.draw()) == GOLDEN.sha256
+
+
+@given(recipes())
+@settings(max_examples=100, deadline=None)
+def test_a_recipe_survives_its_dictionary_and_json(recipe):
+    sealed = recipe.sealed()
+    assert NoiseRecipe.from_dict(recipe.to_dict()) == recipe
+    back = NoiseRecipe.from_dict(json.loads(json.dumps(sealed.to_dict())))
+    assert back == sealed
+    assert torch.equal(back.draw(), recipe.draw())
+    assert tuple(back.draw().shape) == recipe.shape
+
+
+@given(recipes(), numbers, numbers)
+@settings(max_examples=100, deadline=None)
+def test_another_seed_or_candidate_is_another_noise(recipe, seed, candidate):
+    other = NoiseRecipe(seed, candidate, recipe.shape)
+    same = (seed, candidate) == (recipe.seed, recipe.candidate)
+    assert torch.equal(other.draw(), recipe.draw()) == same
+
+
+def test_seed_and_candidate_do_not_trade_places():
+    """Neither (1, 2) with (2, 1), nor neighbours with each other: all 64 noises differ."""
+    drawn = {sha256_of(NoiseRecipe(s, c, (8,)).draw()) for s, c in itertools.product(range(8), repeat=2)}
+    assert len(drawn) == 64
+
+
+def test_numpy_integers_and_lists_are_taken_as_what_they_say():
+    recipe = NoiseRecipe(np.int64(7), np.uint64(3), [np.int32(4), 3, 2, 2], frame_axis=np.int64(0))
+    assert recipe.sealed() == GOLDEN
+    assert hash(recipe.sealed()) == hash(GOLDEN)
+    json.dumps(recipe.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**64}, "seed must be at least 0 and below"),
+        ({"seed": 1.0}, "integer for seed, not 1.0"),
+        ({"seed": True}, "integer for seed, not True"),
+        ({"seed": "7"}, "integer for seed, not '7'"),
+        ({"candidate": -3}, "candidate must be at least 0"),
+        ({"candidate": None}, "integer for candidate"),
+        ({"shape": ()}, "shape must be a tuple"),
+        ({"shape": "43"}, "shape must be a tuple"),
+        ({"shape": 4}, "shape must be a tuple"),
+        ({"shape": (4, 0)}, "lengths of at least 1"),
+        ({"shape": (4, 2.0)}, "integer for each length"),
+        ({"shape": (2**16, 2**16)}, r"at most 2\*\*30 elements"),
+        ({"frame_axis": 4}, "0 to 3, not 4"),
+        ({"frame_axis": -1}, "0 to 3, not -1"),
+        ({"frame_axis": 0.0}, "integer for frame_axis"),
+        ({"prior": "cauchy"}, "no noise prior 'cauchy'.*'gaussian'"),
+        ({"prior": None}, "prior must be a name"),
+        ({"refinements": ("freeinit",)}, "no refinements"),
+        ({"refinements": None}, "no refinements"),
+        ({"sha256": "abc"}, "64 hexadecimal"),
+        ({"sha256": "D" * 64}, "64 hexadecimal"),
+        ({"sha256": 7}, "64 hexadecimal"),
+    ],
+)
+def test_a_field_out_of_range_is_refused_in_one_line(change, words):
+    fields = {"seed": 7, "candidate": 3, "shape": (4, 3, 2, 2), "frame_axis": 0}
+    with pytest.raises(BadInput, match=words) as caught:
+        NoiseRecipe(**{**fields, **change})
+    assert "\n" not in str(caught.value)
+    record = {**GOLDEN.to_dict(), **change}
+    with pytest.raises(BadRecord, match=words):
+        NoiseRecipe.from_dict(record)
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        GOLDEN.seed = 8
+
+
+def test_a_sealed_recipe_with_another_hash_is_refused_when_drawn():
+    with pytest.raises(BadRecord, match=r"seed 8, candidate 3.*altered"):
+        NoiseRecipe(8, 3, (4, 3, 2, 2), sha256=GOLDEN.sha256).draw()
+    with pytest.raises(BadRecord, match="altered"):
+        NoiseRecipe(8, 3, (4, 3, 2, 2), sha256=GOLDEN.sha256).sealed()
+
+
+def test_a_saved_recipe_is_sealed_and_loads(tmp_path):
+    path = NoiseRecipe(7, 3, (4, 3, 2, 2), frame_axis=0).save(tmp_path / "noise.json")
+    assert NoiseRecipe.load(path) == NoiseRecipe.load(str(path)) == GOLDEN
+    assert json.loads(path.read_text())["schema"] == {"name": "seedbed.noise-recipe", "version": 1}
+    assert os.listdir(tmp_path) == ["noise.json"]
+
+
+def altered(**changes):
+    return json.dumps({**GOLDEN.to_dict(), **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no JSON, or was cut short"),
+        (json.dumps(GOLDEN.to_dict()).encode()[:-9], "no JSON, or was cut short"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "no JSON"),
+        (b"[" * 200_000, "no JSON"),
+        (b"seed: 7", "no JSON"),
+        (b"[]", "not a noise recipe"),
+        (b"null", "not a noise recipe"),
+        (b"{}", "not a noise recipe"),
+        (b'{"schema": "seedbed.noise-recipe"}', "not a noise recipe"),
+        (altered(schema={"name": "someone.else", "version": 1}), "not a noise recipe"),
+        (altered(schema={"name": "seedbed.noise-recipe", "version": "1"}), "'1' is no version"),
+        (altered(schema={"name": "seedbed.noise-recipe", "version": True}), "True is no version"),
+        (altered(schema={"name": "seedbed.noise-recipe", "version": 0}), "0 is no version"),
+        (altered(schema={"name": "seedbed.noise-recipe", "version": 2}), "version 2.*update seedbed"),
+        (altered(seed=8), "altered"),
+        (altered(candidate=4), "altered"),
+        (altered(shape=[4, 3, 2, 3]), "altered"),
+        (altered(sha256="0" * 64), "altered"),
+        (altered(sha256=None), "no sha256"),
+        (altered(seed=7.5), "damaged.*integer for seed"),
+        (altered(prior="pink"), "damaged.*'pink'"),
+        (altered(colour="red"), "'colour' is unknown"),
+        (
+            json.dumps({k: v for k, v in GOLDEN.to_dict().items() if k != "shape"}).encode(),
+            "'shape' is missing",
+        ),
+    ],
+)
+def test_a_file_that_is_not_this_recipe_is_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "noise.json"
+    path.write_bytes(content)
+    with pytest.raises(BadRecord, match=words) as caught:
+        NoiseRecipe.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_no_bytes_whatever_load_or_raise_anything_else(content):
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        with pytest.raises(BadRecord):
+            NoiseRecipe.load(file.name)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_one_changed_character_never_yields_another_noise(data):
+    """A recipe whose file was damaged in one place is refused, or still draws the noise it was saved with."""
+    text = json.dumps(GOLDEN.to_dict())
+    place = data.draw(st.integers(0, len(text) - 1))
+    damaged = text[:place] + data.draw(st.sampled_from('0123456789abcdef",:{}[] -.')) + text[place + 1 :]
+    try:
+        noise = NoiseRecipe.from_dict(json.loads(damaged)).draw()
+    except (BadRecord, ValueError):
+        return
+    assert sha256_of(noise) == GOLDEN.sha256
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot read .*none\.json: No such file") as caught:
+        NoiseRecipe.load(tmp_path / "none.json")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match="cannot read"):
+        NoiseRecipe.load(tmp_path)
+    with pytest.raises(BadInput, match=r"the folder .*nowhere does not exist"):
+        GOLDEN.save(tmp_path / "nowhere" / "noise.json")
