@@ -1,0 +1,24 @@
+"""Fixtures shared by all rooms: the tiny pipelines of `pipelines.py`."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pipe_of() -> Callable[[str], Any]:
+    """`pipe_of(name)`: the session's own tiny pipeline of that family, built once.
+
+    For tests that only use a pipeline. A test that changes one builds its own with `pipelines.BUILDERS[name]()`.
+    """
+    from pipelines import BUILDERS
+
+    return cache(lambda name: BUILDERS[name]())
+
+
+@pytest.fixture(params=["cogvideox", "wan", "ltx", "animatediff", "sdxl"])
+def family(request: pytest.FixtureRequest) -> str:
+    """The name of each tiny pipeline in turn."""
+    return str(request.param)

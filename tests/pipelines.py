@@ -1,0 +1,305 @@
+"""Tiny pipelines of five families, built from diffusers' own classes with seeded random weights: no download.
+
+Each function returns a fresh pipeline whose defaults run in well under a second, and `CALLS[name]` holds the
+arguments of a small call. The families differ in what the probe must cope with:
+
+- cogvideox: joint text and video attention, latents `b f c h w`, v-prediction.
+- wan: self and cross attention, latents `b c f h w`, flow matching; `wan(two_denoisers=True)` is the 2.2 layout.
+- ltx: packed latents (`b tokens channels`), masked cross attention, flow matching.
+- animatediff: U-Net with spatial, cross and temporal attention; the batch is folded into frames or positions.
+- sdxl: an image pipeline, U-Net, two text encoders.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+    UNet2DConditionModel,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+WORDS = "a the red green blue yellow circle square triangle moving left right up down still and koala piano".split()
+PROMPT = "a red circle moving left"
+
+CALLS: dict[str, dict[str, Any]] = {
+    "cogvideox": dict(height=16, width=16, num_frames=9, num_inference_steps=2, max_sequence_length=8),
+    "wan": dict(height=16, width=16, num_frames=9, num_inference_steps=2, max_sequence_length=8),
+    "ltx": dict(height=32, width=32, num_frames=9, num_inference_steps=2, max_sequence_length=8),
+    "animatediff": dict(height=16, width=16, num_frames=3, num_inference_steps=2),
+    "sdxl": dict(height=16, width=16, num_inference_steps=2),
+}
+
+
+@contextmanager
+def _seeded(seed: int):
+    """Random weights that do not depend on, and do not disturb, the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _tokenizer(length: int) -> PreTrainedTokenizerFast:
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: 3 + i for i, word in enumerate(WORDS)}}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=length,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+def _t5(config_class: type = T5Config, model_class: type = T5EncoderModel) -> torch.nn.Module:
+    config = config_class(
+        vocab_size=3 + len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
+    )
+    return model_class(config)
+
+
+def _clip(model_class: type = CLIPTextModel) -> torch.nn.Module:
+    return model_class(
+        CLIPTextConfig(
+            vocab_size=3 + len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            projection_dim=16,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=1,
+        )
+    )
+
+
+def _image_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+
+
+def _quiet(pipe: Any) -> Any:
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def cogvideox(layers: int = 3) -> CogVideoXPipeline:
+    with _seeded(1):
+        return _quiet(
+            CogVideoXPipeline(
+                tokenizer=_tokenizer(226),
+                text_encoder=_t5(),
+                vae=AutoencoderKLCogVideoX(
+                    block_out_channels=(8, 8, 8),
+                    down_block_types=("CogVideoXDownBlock3D",) * 3,
+                    up_block_types=("CogVideoXUpBlock3D",) * 3,
+                    latent_channels=4,
+                    layers_per_block=1,
+                    norm_num_groups=4,
+                    temporal_compression_ratio=4,
+                ),
+                transformer=CogVideoXTransformer3DModel(
+                    num_attention_heads=2,
+                    attention_head_dim=8,
+                    in_channels=4,
+                    out_channels=4,
+                    time_embed_dim=8,
+                    text_embed_dim=16,
+                    num_layers=layers,
+                    sample_width=4,
+                    sample_height=4,
+                    sample_frames=9,
+                    patch_size=1,
+                    max_text_seq_length=8,
+                    spatial_interpolation_scale=1.0,
+                ),
+                scheduler=CogVideoXDDIMScheduler(
+                    prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True
+                ),
+            )
+        )
+
+
+def wan(two_denoisers: bool = False) -> WanPipeline:
+    def transformer() -> WanTransformer3DModel:
+        return WanTransformer3DModel(
+            patch_size=(1, 1, 1),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=16,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
+        )
+
+    with _seeded(2):
+        return _quiet(
+            WanPipeline(
+                tokenizer=_tokenizer(512),
+                text_encoder=_t5(UMT5Config, UMT5EncoderModel),
+                vae=AutoencoderKLWan(
+                    base_dim=4,
+                    z_dim=4,
+                    dim_mult=[1, 1, 1, 1],
+                    num_res_blocks=1,
+                    temperal_downsample=[False, True, True],
+                    latents_mean=[0.0] * 4,
+                    latents_std=[1.0] * 4,
+                ),
+                transformer=transformer(),
+                transformer_2=transformer() if two_denoisers else None,
+                boundary_ratio=0.9 if two_denoisers else None,
+                scheduler=UniPCMultistepScheduler(
+                    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+                ),
+            )
+        )
+
+
+def ltx() -> LTXPipeline:
+    with _seeded(3):
+        return _quiet(
+            LTXPipeline(
+                tokenizer=_tokenizer(128),
+                text_encoder=_t5(),
+                vae=AutoencoderKLLTXVideo(
+                    latent_channels=8,
+                    block_out_channels=(8, 8, 8, 8),
+                    decoder_block_out_channels=(8, 8, 8, 8),
+                    layers_per_block=(1, 1, 1, 1, 1),
+                    decoder_layers_per_block=(1, 1, 1, 1, 1),
+                    spatio_temporal_scaling=(True, True, False, False),
+                    decoder_spatio_temporal_scaling=(True, True, False, False),
+                ),
+                transformer=LTXVideoTransformer3DModel(
+                    in_channels=8,
+                    out_channels=8,
+                    num_attention_heads=2,
+                    attention_head_dim=8,
+                    cross_attention_dim=16,
+                    num_layers=2,
+                    caption_channels=16,
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            )
+        )
+
+
+def animatediff() -> AnimateDiffPipeline:
+    with _seeded(4):
+        unet = UNet2DConditionModel(
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+        adapter = MotionAdapter(
+            block_out_channels=(8, 16),
+            motion_layers_per_block=1,
+            motion_norm_num_groups=4,
+            motion_num_attention_heads=2,
+        )
+        return _quiet(
+            AnimateDiffPipeline(
+                tokenizer=_tokenizer(12),
+                text_encoder=_clip(),
+                vae=_image_vae(),
+                unet=unet,
+                motion_adapter=adapter,
+                scheduler=DDIMScheduler(beta_schedule="linear", steps_offset=1, clip_sample=False),
+            )
+        )
+
+
+def sdxl() -> StableDiffusionXLPipeline:
+    with _seeded(5):
+        return _quiet(
+            StableDiffusionXLPipeline(
+                tokenizer=_tokenizer(12),
+                tokenizer_2=_tokenizer(12),
+                text_encoder=_clip(),
+                text_encoder_2=_clip(CLIPTextModelWithProjection),
+                vae=_image_vae(),
+                unet=UNet2DConditionModel(
+                    block_out_channels=(8, 16),
+                    layers_per_block=1,
+                    sample_size=8,
+                    in_channels=4,
+                    out_channels=4,
+                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                    attention_head_dim=(2, 4),
+                    use_linear_projection=True,
+                    addition_embed_type="text_time",
+                    addition_time_embed_dim=8,
+                    transformer_layers_per_block=(1, 2),
+                    projection_class_embeddings_input_dim=64,
+                    cross_attention_dim=32,
+                    norm_num_groups=4,
+                ),
+                scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading"),
+            )
+        )
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "cogvideox": cogvideox,
+    "wan": wan,
+    "ltx": ltx,
+    "animatediff": animatediff,
+    "sdxl": sdxl,
+}
