@@ -1,0 +1,1 @@
+"""Pages, plots and video files made from plain data; this room knows no model."""
