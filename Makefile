@@ -1,0 +1,49 @@
+# Two commands set everything up on a machine that has python3 (3.10 or newer) and make:
+#   make demo   choose the best of ten noises with the embedded model; video, report and record in out/
+#   make test   lint, types, documentation and the default tests
+# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# An installation is known by what it was made from, so a second run has nothing to do.
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+RUNTIME := $(VENV)/.seedbed-runtime-$(KEY)
+DEV := $(VENV)/.seedbed-dev-$(KEY)
+
+# Nothing but the installation may reach for the network.
+export HF_HUB_OFFLINE := 1
+export MPLBACKEND := Agg
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo test
+.DELETE_ON_ERROR:
+
+demo: $(RUNTIME)
+	$(BIN)/seedbed generate "a red circle moving left" --candidates 10 --seed 0 --out out/demo.mp4
+
+test: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m pytest
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "seedbed needs Python 3.10 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): | $(BIN)/pip
+	@echo "installing seedbed into $(VENV)"
+	@rm -f $(VENV)/.seedbed-*
+	@$(INSTALL) -e .
+	@touch $@
+
+$(DEV): | $(BIN)/pip
+	@echo "installing seedbed and its development tools into $(VENV)"
+	@rm -f $(VENV)/.seedbed-*
+	@$(INSTALL) -e ".[dev]"
+	@touch $@ $(RUNTIME)
