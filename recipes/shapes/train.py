@@ -1,0 +1,36 @@
+"""Train the embedded shapes model from nothing: `python recipes/shapes/train.py --out runs/shapes`.
+
+Stages: autoencoder, latents, denoiser, export. Every stage resumes from its last checkpoint and is skipped once its
+result lies in the folder, so the same command continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import denoiser
+import vae as autoencoder
+from diffusers import AutoencoderKLCogVideoX
+from export import export
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    config, out = json.loads(arguments.config.read_text()), arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+
+    if not (out / "vae" / "config.json").exists():
+        vae = autoencoder.train(config["vae"], config["seed"], out)
+        autoencoder.whiten(vae, config["seed"] + 1)
+        vae.save_pretrained(out / "vae")
+    else:
+        vae = AutoencoderKLCogVideoX.from_pretrained(out / "vae")
+    data = out / "latents.safetensors"
+    if not data.exists():
+        autoencoder.encode_set(vae, config["latents"], config["seed"] + 2, data)
+    model = denoiser.train(config["denoiser"], config["seed"], data, out)
+    export(model, vae, config, out / config["name"])

@@ -1,0 +1,100 @@
+"""Stage 1: the video autoencoder, and the latents of the training set."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Run, shape_of
+from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from seedbed.worlds import shapes
+
+
+def build(config: dict[str, Any]) -> AutoencoderKLCogVideoX:
+    blocks = len(config["model"]["block_out_channels"])
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * blocks,
+        up_block_types=("CogVideoXUpBlock3D",) * blocks,
+        scaling_factor=1.0,
+        **config["model"],
+    )
+
+
+def videos(seed: int, count: int) -> torch.Tensor:
+    """Rendered training videos in [-1, 1], shape `(count, 3, frames, side, side)`."""
+    frames = np.stack([shapes.render(scene) for scene in itertools.islice(shapes.scenes(seed), count)])
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def edges(x: torch.Tensor) -> list[torch.Tensor]:
+    return [x.diff(dim=axis) for axis in (2, 3, 4)]
+
+
+def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVideoX:
+    torch.manual_seed(seed)
+    vae = build(config)
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=config["lr"], betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser.param_groups[0]["base_lr"] = config["lr"]
+    run = Run(folder, "vae", vae, [optimiser], config["ema"])
+    while run.step < config["steps"]:
+        x = videos(seed * 1000 + run.step, config["batch"])
+        torch.manual_seed(seed + run.step)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample()).sample
+        y = y.float()
+        # Nine tenths of every frame is black; what the verifier reads is the objects and their outlines.
+        near = F.max_pool3d((x.amax(dim=1, keepdim=True) > -0.9).float(), (1, 5, 5), 1, (0, 2, 2))
+        weight = 1 + config["object_weight"] * near
+        l1 = ((y - x).abs() * weight).mean() / weight.mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True)) / 3
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        centre = mean.mean(dim=(0, 2, 3, 4)).square().mean()
+        loss = l1 + config["edge_weight"] * edge + config["kl_weight"] * kl + config["mean_weight"] * centre
+        psnr = -10 * torch.log10(((y - x) / 2).square().mean())
+        facts = {"l1": l1.item(), "edge": edge.item(), "kl": kl.item(), "psnr": psnr.item()}
+        run.advance(loss, shape_of(run.step, config["steps"], config["warmup"], config["cooldown"]), facts)
+    run.save()
+    vae.load_state_dict(run.average)
+    return vae.eval()
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKLCogVideoX, seed: int) -> None:
+    """Give every latent channel unit variance by scaling the two convolutions that write and read it.
+
+    Only scales can move exactly: the decoder pads latents with zeros, so a shift would change its borders.
+    """
+    std = vae.encode(videos(seed, 512)).latent_dist.mean.std(dim=(0, 2, 3, 4))
+    channels = std.numel()
+    out, read = vae.encoder.conv_out.conv, vae.decoder.conv_in.conv
+    out.weight[:channels] /= std.view(-1, 1, 1, 1, 1)
+    out.bias[:channels] /= std
+    out.bias[channels:] -= 2 * std.log()
+    read.weight *= std.view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def encode_set(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int, path: Path) -> None:
+    """Latents of the training videos, frames first, as the denoiser reads them; captions beside them."""
+    scenes = list(itertools.islice(shapes.scenes(seed, pairs=config["pairs"]), config["count"]))
+    latents = []
+    for at in range(0, len(scenes), 64):
+        x = torch.from_numpy(np.stack([shapes.render(scene) for scene in scenes[at : at + 64]]))
+        x = x.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(x).latent_dist.mean.half().permute(0, 2, 1, 3, 4).contiguous())
+        if at % 6400 == 0:
+            print(f"encoded {at} of {len(scenes)}", flush=True)
+    save_file({"latents": torch.cat(latents)}, path.with_suffix(".tmp"))
+    path.with_suffix(".captions.json").write_text(json.dumps([scene.caption for scene in scenes]))
+    os.replace(path.with_suffix(".tmp"), path)

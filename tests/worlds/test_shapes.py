@@ -1,0 +1,145 @@
+"""The shapes world: scenes are lawful and reproducible, and the verifier reads exactly what was drawn."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed.errors import BadInput
+from seedbed.worlds import shapes, verifier
+from seedbed.worlds.shapes import Body, Scene, Thing
+
+
+def drawn(count, seed, **options):
+    return list(itertools.islice(shapes.scenes(seed, **options), count))
+
+
+def test_scenes_are_the_same_for_the_same_seed():
+    assert drawn(20, 3) == drawn(20, 3)
+    assert drawn(20, 3) != drawn(20, 4)
+
+
+def test_no_training_scene_is_held_out_and_every_held_out_scene_is():
+    assert not any(shapes.held_out([b.thing for b in s.bodies]) for s in drawn(300, 0))
+    assert all(shapes.held_out([b.thing for b in s.bodies]) for s in drawn(50, 0, held=True))
+
+
+def test_holding_out_ignores_the_order_of_the_objects():
+    pairs = [shapes.parse(c) for c in shapes.captions(200, objects=2, seed=0, held=True)]
+    assert all(shapes.held_out(pair[::-1]) for pair in pairs)
+
+
+def test_captions_are_distinct_split_and_complete():
+    kept = shapes.captions(10_000, objects=2, seed=0, held=False)
+    held = shapes.captions(10_000, objects=2, seed=0, held=True)
+    assert len({*kept, *held}) == len(kept) + len(held) == 60 * 45
+    singles = [len(shapes.captions(100, objects=1, seed=0, held=held)) for held in (False, True)]
+    assert sum(singles) == 60 and min(singles) > 0
+
+
+def test_a_caption_says_what_parse_reads():
+    for scene in drawn(50, 1):
+        assert shapes.parse(scene.caption) == [body.thing for body in scene.bodies]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "a koala", "a red circle", "a red circle moving left and", "a pink circle moving up"]
+)
+def test_other_sentences_are_refused_in_one_line(prompt):
+    with pytest.raises(BadInput, match="not a sentence of the shapes world") as caught:
+        shapes.parse(prompt)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+def test_coverage_has_the_area_and_centre_it_was_asked_for(shape):
+    mask = shapes.coverage(shape, np.array(15.3), np.array(16.1), np.array(6.0))
+    at = np.arange(shapes.SIDE) + 0.5
+    assert mask.sum() == pytest.approx(np.pi * 36, rel=0.02)
+    assert (mask.sum(axis=0) * at).sum() / mask.sum() == pytest.approx(15.3, abs=0.1)
+    assert (mask.sum(axis=1) * at).sum() / mask.sum() == pytest.approx(16.1, abs=0.15)
+
+
+def test_the_verifier_reads_rendered_videos_without_a_mistake():
+    scenes = drawn(150, 7)
+    readings = verifier.read(np.stack([shapes.render(scene) for scene in scenes]))
+    for scene, reading in zip(scenes, readings, strict=True):
+        assert verifier.judge(reading, scene.caption).all_right, (scene, reading)
+        assert reading.pieces == len(scene.bodies) and reading.flicker < 0.03
+
+
+def scene(*bodies):
+    return Scene(tuple(bodies))
+
+
+RED = Body(Thing("red", "square", "moving right"), 9.0, 9.0, 5.0, 1.2)
+BLUE = Body(Thing("blue", "circle", "staying still"), 22.0, 22.0, 5.0, 1.0)
+
+
+def verdict(frames, prompt):
+    return verifier.judge(verifier.read(frames[None])[0], prompt)
+
+
+def test_swapped_colours_and_shapes_are_seen():
+    frames = shapes.render(scene(RED, BLUE))
+    swapped = verdict(frames, "a blue square moving right and a red circle staying still")
+    assert swapped.count and swapped.colour == (True, True)
+    assert swapped.shape == (False, False) and swapped.motion == (False, False)
+    assert swapped.score == pytest.approx(3 / 7)
+
+
+def test_a_missing_and_an_extra_object_are_seen():
+    both, one = shapes.render(scene(RED, BLUE)), shapes.render(scene(RED))
+    assert not verdict(both, RED.thing.__str__()).count
+    missing = verdict(one, f"{RED.thing} and {BLUE.thing}")
+    assert missing.colour == (True, False) and not missing.count
+
+
+def test_an_object_in_two_pieces_is_two_objects():
+    frames = shapes.render(scene(BLUE))
+    frames[:, 21:23] = 0
+    result = verdict(frames, str(BLUE.thing))
+    assert not result.count and not result.all_right
+
+
+def test_a_rounded_block_is_neither_circle_nor_square_for_sure():
+    circle = shapes.coverage("circle", np.array(16.0), np.array(16.0), np.array(6.0))
+    half = np.where(np.arange(shapes.SIDE)[:, None] < 16, circle, 0.0)
+    frames = np.rint(half[..., None] * np.array(shapes.COLOURS["green"])).astype(np.uint8)
+    reading = verifier.read(np.repeat(frames[None], shapes.FRAMES, axis=0)[None])[0]
+    assert reading.objects[0].shape == verifier.UNCLEAR
+
+
+def test_a_diagonal_motion_is_unclear_and_a_black_video_is_empty():
+    frames = np.stack([shapes.render(scene(Body(BLUE.thing, 8 + t, 8 + t, 5.0, 0.0)))[0] for t in range(9)])
+    assert verifier.read(frames[None])[0].objects[0].motion == verifier.UNCLEAR
+    empty = verifier.read(np.zeros_like(frames)[None])[0]
+    assert empty.objects == () and empty.pieces == 0 and empty.sharpness == 0.0
+
+
+def test_blur_lowers_sharpness_and_size_changes_raise_flicker():
+    frames = shapes.render(scene(BLUE))
+    blurred = torch.nn.functional.avg_pool2d(
+        torch.from_numpy(frames).permute(0, 3, 1, 2).float(), 5, stride=1, padding=2
+    )
+    blurred = blurred.permute(0, 2, 3, 1).byte().numpy()
+    pulsing = np.stack(
+        [shapes.render(scene(Body(BLUE.thing, 20, 20, 4.5 + (t % 2), 0.0)))[0] for t in range(9)]
+    )
+    sharp, soft, pulse = verifier.read(np.stack([frames, blurred, pulsing]))
+    assert soft.sharpness < sharp.sharpness - 0.1
+    assert sharp.flicker < 0.01 and pulse.flicker > 0.2
+
+
+def test_score_is_the_share_of_right_attributes():
+    frames = np.stack([shapes.render(scene(RED)), shapes.render(scene(RED))])
+    scores = verifier.score(frames, [str(RED.thing), "a red circle moving right"])
+    assert scores.tolist() == [1.0, 0.75]
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(BadInput, match="uint8"):
+        verifier.read(np.zeros((1, 9, 32, 32, 3)))
+    with pytest.raises(BadInput, match="2 videos but 1 prompts"):
+        verifier.score(np.zeros((2, 9, 32, 32, 3), np.uint8), ["a red circle moving left"])
