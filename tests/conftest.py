@@ -11,9 +11,9 @@ import pytest
 def pipe_of() -> Callable[[str], Any]:
     """`pipe_of(name)`: the session's own tiny pipeline of that family, built once.
 
-    For tests that only use a pipeline. A test that changes one builds its own with `pipelines.BUILDERS[name]()`.
+    For tests that only use a pipeline. A test that changes one takes its own from `BUILDERS`.
     """
-    from pipelines import BUILDERS
+    from tests.pipelines import BUILDERS
 
     return cache(lambda name: BUILDERS[name]())
 

@@ -4,7 +4,7 @@ Each function returns a fresh pipeline whose defaults run in well under a second
 arguments of a small call. The families differ in what the probe must cope with:
 
 - cogvideox: joint text and video attention, latents `b f c h w`, v-prediction.
-- wan: self and cross attention, latents `b c f h w`, flow matching; `wan(two_denoisers=True)` is the 2.2 layout.
+- wan: self and cross attention, latents `b c f h w`, flow matching; `wan(two_denoisers=True)` is 2.2.
 - ltx: packed latents (`b tokens channels`), masked cross attention, flow matching.
 - animatediff: U-Net with spatial, cross and temporal attention; the batch is folded into frames or positions.
 - sdxl: an image pipeline, U-Net, two text encoders.
@@ -31,8 +31,8 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     MotionAdapter,
     StableDiffusionXLPipeline,
-    UniPCMultistepScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -51,7 +51,9 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-WORDS = "a the red green blue yellow circle square triangle moving left right up down still and koala piano".split()
+WORDS = (
+    "a the red green blue yellow circle square triangle moving left right up down still and koala piano"
+).split()
 PROMPT = "a red circle moving left"
 
 CALLS: dict[str, dict[str, Any]] = {

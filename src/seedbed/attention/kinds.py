@@ -1,0 +1,59 @@
+"""What an attention call attends over, told from shapes and from the arguments of the modules around it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+Arguments = dict[str, Any]
+
+
+def main_tensor(arguments: Arguments) -> Tensor | None:
+    """The first tensor among a module's arguments: what it transforms."""
+    return next((value for value in arguments.values() if isinstance(value, Tensor)), None)
+
+
+def kind_of(around: Sequence[Arguments], channels: int | None, fold: int, rows: int, keys: int) -> str:
+    """`self`, `cross`, `joint` (text and video in one sequence) or `temporal` (the sequence is the frames).
+
+    Text that the model joined to the video before its blocks cannot be told from more video: that is `self`.
+
+    Args:
+        around: arguments by name of the modules around the call, from the denoiser to the calling module.
+        channels: channels of the denoiser's input, which tell the frame axis of a video; None if unknown.
+        fold: batch rows of the call per candidate.
+        rows, keys: lengths of its two sequences.
+    """
+    for depth, arguments in enumerate(reversed(around)):
+        main, text = main_tensor(arguments), arguments.get("encoder_hidden_states")
+        if main is None or main.ndim not in (3, 4) or not isinstance(text, Tensor) or text is main:
+            continue
+        own = main.shape[1] if main.ndim == 3 else main.shape[2] * main.shape[3]
+        other = text.shape[1]
+        if keys == own + other:
+            return "joint"
+        if depth == 0:
+            # Given to the calling module itself. A model may drop padded text from a joint sequence.
+            if rows == keys and rows > own:
+                return "joint"
+            if not (rows == keys == own != other):
+                return "cross"
+        break
+    if rows != keys:
+        return "cross"
+    return "temporal" if _along_frames(around, channels, fold, rows) else "self"
+
+
+def _along_frames(around: Sequence[Arguments], channels: int | None, fold: int, rows: int) -> bool:
+    """Whether the sequence is the frames, and the positions are folded into the batch, not the reverse."""
+    video = main_tensor(around[0])
+    if video is not None and video.ndim == 5 and channels in video.shape[1:3]:
+        frames = video.shape[2] if video.shape[1] == channels else video.shape[1]
+        if rows == frames and rows > 1 and fold not in (1, frames):
+            return True
+    # As many positions as frames: only the module that folds the video can tell which of the two it kept.
+    for arguments in reversed(around[1:]):
+        folded = main_tensor(arguments)
+        if folded is not None and folded.ndim >= 4:
+            return rows > 1 and arguments.get("num_frames") == rows
+    return False

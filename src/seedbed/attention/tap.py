@@ -1,0 +1,300 @@
+"""See every attention call of a module, answer it, or stop the forward there, and leave no trace.
+
+Every softmax attention of a diffusers model ends in `torch.nn.functional.scaled_dot_product_attention`. A
+`TorchFunctionMode` intercepts that one function, so a handler receives the very queries, keys and values the
+model uses: after norms, rotary embedding and concatenation. Forward hooks say which layer is calling.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from seedbed.attention.kinds import kind_of
+from seedbed.errors import BadInput, NotSupported
+
+_ATTENTION = torch.nn.functional.scaled_dot_product_attention
+
+Handler = Callable[["AttentionCall"], Tensor | None]
+
+
+class _Stop(Exception):
+    """Ends the forward; an Exception, so that forward hooks with `always_call` see the stack unwind."""
+
+    def __init__(self, tap: "Tap") -> None:
+        super().__init__("the tap's handler stopped this forward")
+        self.tap = tap
+
+
+@dataclass(slots=True, eq=False)
+class AttentionCall:
+    """One attention call of the tapped module, as a handler receives it.
+
+    Rows of the batch are candidate-major: row r belongs to candidate `r // (batch // candidates)`.
+    """
+
+    layer: str
+    """Dotted name of the calling module inside the tapped one."""
+    index: int
+    """Position of this call within the current forward, from 0."""
+    step: int
+    """Number of the current forward since the tap was opened, from 0."""
+    block: int
+    """The last integer in `layer` (the nearest enclosing block of a `ModuleList`), or -1."""
+    kind: str
+    """`self`, `cross`, `joint` or `temporal`: see `seedbed.attention.kinds.kind_of`."""
+    query: Tensor = field(repr=False)
+    """(batch, heads, rows, width)"""
+    key: Tensor = field(repr=False)
+    """(batch, kv_heads, keys, width)"""
+    value: Tensor = field(repr=False)
+    """(batch, kv_heads, keys, width_v)"""
+    mask: Tensor | None = field(repr=False)
+    """Broadcastable to (batch, heads, rows, keys). Boolean: True attends; floating: added to the logits."""
+    scale: float
+    causal: bool
+    candidates: int
+    """Batch size of the tapped module's own input."""
+    _dropout: float = field(repr=False)
+    _tap: "Tap" = field(repr=False)
+
+    def output(
+        self, query: Tensor | None = None, key: Tensor | None = None, value: Tensor | None = None
+    ) -> Tensor:
+        """The model's own attention, (batch, heads, rows, width_v), with any of its tensors replaced.
+
+        No tap sees this call while a handler runs.
+        """
+        query = self.query if query is None else query
+        key = self.key if key is None else key
+        return _ATTENTION(
+            query,
+            key,
+            self.value if value is None else value,
+            attn_mask=self.mask,
+            dropout_p=self._dropout,
+            is_causal=self.causal,
+            scale=self.scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
+    def by_candidate(self, values: Tensor) -> Tensor:
+        """Mean of `values` (batch, ...) over everything but the candidate: (candidates,), float64.
+
+        Raises NotSupported where the model splits its batch, so that a call does not hold all candidates.
+        """
+        if values.shape[0] % self.candidates:
+            raise NotSupported(
+                f"{self.layer} attends over {values.shape[0]} batch rows for {self.candidates} candidates: "
+                "this model splits its batch, so score one candidate at a time (batch_size=1)"
+            )
+        return values.double().reshape(self.candidates, -1).mean(1)
+
+    def stop(self) -> NoReturn:
+        """Ends the forward here. The body of the `with` of this call's tap ends too, silently."""
+        raise _Stop(self._tap)
+
+
+class _Mode(TorchFunctionMode):
+    """Hands attention calls to its tap; active only while the tapped module's forward runs."""
+
+    def __init__(self, tap: "Tap") -> None:
+        super().__init__()
+        self.tap = tap
+        self.muted = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not _ATTENTION or self.muted:
+            return func(*args, **kwargs)
+        return self.tap._answer(*args, **kwargs)
+
+
+class Tap:
+    """Context manager that shows the attention calls of `module` to `handler`.
+
+    `handler(call: AttentionCall)` returns None to let the model attend as it would, or a tensor
+    (batch, heads, rows, width_v) to answer in its place. `call.stop()` ends the forward and the body of the
+    `with`; then `stopped` is True.
+
+    Only forwards of `module` itself, run by the thread that opened the tap, are seen; attention elsewhere
+    (text encoder, VAE) and code inside handlers never is. Taps nest, and the innermost is asked first: if it
+    answers, the outer ones do not see that call; if it returns None, the next one out is asked.
+
+    Inside, every attention processor that chooses a backend uses torch's native one. On exit, also by an
+    exception, hooks and backends are as before. One module must not be tapped from two threads at once.
+
+    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`.
+
+    Raises BadInput where a handler's tensor has another shape than the attention output it replaces.
+    """
+
+    def __init__(self, module: nn.Module, handler: Handler) -> None:
+        self.module = module
+        self.handler = handler
+        self.steps = 0
+        self.calls = 0
+        self.stopped = False
+        self._mode: _Mode | None = None
+        self._inside = False
+        self._index = 0
+        self._active = ExitStack()
+        self._stack: list[tuple[nn.Module, dict[str, Any]]] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> "Tap":
+        if self._mode is not None:
+            raise BadInput("this tap is already open: make a second Tap to nest it")
+        self.steps = self.calls = 0
+        self.stopped = False
+        self._mode = _Mode(self)
+        self._thread = threading.get_ident()
+        self._names = {module: name for name, module in self.module.named_modules()}
+        self._parameters: dict[type, list[str]] = {}
+        try:
+            for module in self._names:
+                # Prepended, so that nested taps unwind in the reverse of the order in which they began.
+                for handle in (
+                    module.register_forward_pre_hook(self._before, with_kwargs=True),
+                    module.register_forward_hook(self._after, always_call=True, prepend=True),
+                ):
+                    self._undo.append(handle.remove)
+                self._force_native(getattr(module, "processor", None))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._close()
+        self.stopped = isinstance(error, _Stop) and error.tap is self
+        return self.stopped
+
+    def _close(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+        # Only what is no Exception (Ctrl-C) skips the forward hooks and leaves the mode active until here.
+        self._active.close()
+        self._inside = False
+        self._stack.clear()
+        self._mode = None
+        self._names = {}
+
+    def _force_native(self, processor: Any) -> None:
+        if not hasattr(processor, "_attention_backend"):
+            return
+        if "_attention_backend" in vars(processor):
+            mine = processor._attention_backend
+            self._undo.append(lambda: setattr(processor, "_attention_backend", mine))
+        else:
+            self._undo.append(lambda: delattr(processor, "_attention_backend"))
+        processor._attention_backend = "native"
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._mode is None or threading.get_ident() != self._thread:
+            return
+        if module is self.module:
+            self._stack = []
+            self._index = 0
+            self.steps += 1
+            if not self._inside:
+                self._active.enter_context(self._mode)
+                self._inside = True
+        if self._inside:
+            self._stack.append((module, self._named(module, args, kwargs)))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._inside or self._mode is None or threading.get_ident() != self._thread:
+            return
+        while self._stack and self._stack.pop()[0] is not module:
+            pass
+        if module is self.module:
+            self._inside = False
+            self._active.close()
+
+    def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, in the order of the signature."""
+        kind = type(module)
+        if kind not in self._parameters:
+            # The class's own forward: offloading replaces the instance's by one without names.
+            self._parameters[kind] = list(inspect.signature(kind.forward).parameters)[1:]
+        given = dict(zip(self._parameters[kind], args, strict=False)) | kwargs
+        return {name: given[name] for name in self._parameters[kind] if name in given}
+
+    def _answer(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        module, _ = self._stack[-1]
+        layer = self._names[module]
+        if query.ndim not in (3, 4):
+            raise NotSupported(
+                f"{layer} attends with a query of shape {tuple(query.shape)}: 3 or 4 axes are expected"
+            )
+        flat = query.ndim == 3
+        mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
+        # Most models take one batched tensor, a few a list with one tensor per candidate.
+        around = [arguments for _, arguments in self._stack]
+        candidates = len(next((x for x in around[0].values() if isinstance(x, (Tensor, list))), query))
+        channels = getattr(getattr(self.module, "config", None), "in_channels", None)
+        blocks = [int(part) for part in layer.split(".") if part.isdigit()]
+        call = AttentionCall(
+            layer=layer,
+            index=self._index,
+            step=self.steps - 1,
+            block=blocks[-1] if blocks else -1,
+            kind=kind_of(around, channels, query.shape[0] // candidates, query.shape[-2], key.shape[-2]),
+            query=query[:, None] if flat else query,
+            key=key[:, None] if flat else key,
+            value=value[:, None] if flat else value,
+            mask=mask,
+            scale=query.shape[-1] ** -0.5 if scale is None else scale,
+            causal=is_causal,
+            candidates=candidates,
+            _dropout=dropout_p,
+            _tap=self,
+        )
+        self._index += 1
+        self.calls += 1
+        # What a handler computes is no call of the model: taps further out must not take it for one.
+        outer = [
+            m
+            for m in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+            if isinstance(m, _Mode) and not m.muted
+        ]
+        for mode in outer:
+            mode.muted = True
+        try:
+            answer = self.handler(call)
+        finally:
+            for mode in outer:
+                mode.muted = False
+        if answer is None:
+            return _ATTENTION(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        expected = (*call.query.shape[:-1], value.shape[-1])
+        if tuple(answer.shape) != expected:
+            raise BadInput(
+                f"the handler answered {layer} with a tensor of shape {tuple(answer.shape)}: "
+                f"expected {expected}, the shape of the attention output"
+            )
+        return answer[:, 0] if flat else answer
