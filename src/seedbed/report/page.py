@@ -26,20 +26,17 @@ _templates = jinja2.Environment(
 def selection_page(data: dict[str, Any]) -> str:
     """A self-contained HTML page about one selection, from plain data.
 
-    data is a selection's or generation's record (its `prompt`, `model`, `acquisition`, `prefer`, `reason`,
-    `best`, `order`, `totals`, `scores`, `layers`, `recipes`, `ledger`, `seconds` and `call` are shown), plus
-    what does not fit into JSON, each optional:
+    Args:
+        data: a selection's or generation's record, of which `prompt`, `model`, `acquisition`, `prefer`,
+            `reason`, `best`, `order`, `totals`, `scores`, `layers`, `recipes`, `ledger`, `seconds` and `call` are
+            shown, and where given `unit` (of the scores, such as "nats") and `fps` (8); plus, each optional:
+            `frames`, uint8 (frames, height, width, 3), the generated video; `previews`, one such array or None
+            per candidate, in the order of the pool; `replay`, the shell command that makes the video again.
 
-    - `frames`: uint8 (frames, height, width, 3), the generated video; `fps`: its frames per second (8);
-    - `previews`: one uint8 (frames, height, width, 3) or None per candidate, in the order of the pool;
-    - `replay`: the shell command that rebuilds the video;
-    - `unit`: of the scores, such as "nats".
-
-    Raises KeyError if the record lacks one of its keys.
+    Raises:
+        KeyError: the record lacks one of its keys.
     """
-    record = {
-        key: value for key, value in data.items() if key not in ("frames", "previews", "replay", "unit")
-    }
+    record = {key: value for key, value in data.items() if key not in ("frames", "previews", "replay")}
     order, best = list(data["order"]), data["best"]
     totals = [math.nan if total is None else float(total) for total in data["totals"]]
     previews = data.get("previews") or [None] * len(totals)

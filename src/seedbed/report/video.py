@@ -25,11 +25,16 @@ BT709 = 1
 def encode_video(frames: np.ndarray, fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
     """H.264 in an MP4 container; the same input gives the same bytes on the same build of x264.
 
-    frames: uint8 (frames, height, width, 3), RGB. fps: frames per second.
-    metadata: any JSON-able dict; it goes into the container's comment.
     Frames whose short side is under 256 pixels are enlarged by an integer factor (nearest neighbour), and odd
     sides repeat their last row or column, since 4:2:0 chroma needs even ones.
-    Raises BadInput for any other shape or dtype.
+
+    Args:
+        frames: uint8 (frames, height, width, 3), RGB.
+        fps: frames per second.
+        metadata: any JSON-able dict; it goes into the container's comment.
+
+    Raises:
+        BadInput: frames of any other shape or dtype.
     """
     frames = _enlarge(_checked(frames))
     _, height, width, _ = frames.shape
@@ -72,8 +77,10 @@ def write_video(
 ) -> None:
     """Write uint8 (frames, height, width, 3) as .mp4, or one frame as .png; `read_record` reads `metadata`.
 
-    Raises BadInput for another suffix or shape, a missing folder, or when the system cannot write (no space,
-    no permission). Nothing half-written remains.
+    Nothing half-written remains, whatever happens.
+
+    Raises:
+        BadInput: another suffix or shape, a missing folder, or a system that refuses to write (no space left).
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".mp4":
@@ -90,7 +97,9 @@ def write_video(
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record in a .json, .mp4 or .png file, as the dict that was written.
 
-    Raises BadInput if there is no such file, BadRecord if it holds no record or a damaged one.
+    Raises:
+        BadInput: there is no such file.
+        BadRecord: it holds no record, or a damaged one.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,0 +1,81 @@
+"""The options that several commands share: what each says in --help, once."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Dtype(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+CHOICE, CALL, MACHINE, OUTPUT = "Which noise", "The pipeline's call", "Model and machine", "Output"
+
+Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False)]
+Candidates = Annotated[int, typer.Option(help="How many noises to choose from.", rich_help_panel=CHOICE)]
+Seed = Annotated[
+    int, typer.Option(help="Of the candidates: noise i of a seed never changes.", rich_help_panel=CHOICE)
+]
+Acquisition = Annotated[
+    str,
+    typer.Option(
+        help="Score by random, entropy, bansa, bansa-dropout, reversed, or auto: the winner of the model's "
+        "calibration where one lies beside it, else bansa. Options follow a colon: bansa:place=logits.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option(help="Keep probability of bansa's masks, in (0, 1] (else 0.2).", rich_help_panel=CHOICE),
+]
+Masks = Annotated[
+    int | None, typer.Option(help="Number of bansa's masks, at least 2 (else 10).", rich_help_panel=CHOICE)
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Attention layers to score: self, cross, joint, temporal or a glob on the name; repeatable "
+        "(else all).",
+        show_default=False,
+        rich_help_panel=CHOICE,
+    ),
+]
+Depth = Annotated[
+    int | None,
+    typer.Option(
+        help="Stop scoring after this many attention layers (else after the last scored one).",
+        rich_help_panel=CHOICE,
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=CALL)]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale.", rich_help_panel=CALL)]
+Frames = Annotated[int | None, typer.Option(help="Number of frames.", rich_help_panel=CALL)]
+Height = Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=CALL)]
+Width = Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=CALL)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Folder of a diffusers pipeline, or its name on the Hugging Face Hub (else the embedded model).",
+        rich_help_panel=MACHINE,
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="Candidates per forward (else as many as fit).", rich_help_panel=MACHINE),
+]
+Precision = Annotated[
+    Dtype | None,
+    typer.Option(help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).", rich_help_panel=MACHINE),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda or cuda:1 (else cuda where there is one).", rich_help_panel=MACHINE),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, nothing else.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", rich_help_panel=OUTPUT)]
