@@ -97,7 +97,7 @@ def train(config: dict[str, Any], seed: int, data: Path, folder: Path) -> Condit
         said = [" and ".join(reversed(c.split(" and "))) if rng.random() < 0.5 else c for c in said]
         said = ["" if rng.random() < config["caption_dropout"] else c for c in said]
         ids = torch.tensor([encode[c] for c in said])
-        # Stratified timesteps: every batch sees the whole schedule, which lowers the variance of the gradient.
+        # Stratified timesteps: every batch sees the whole schedule, so gradients vary less.
         t = torch.from_numpy(((rng.permutation(batch) + rng.random(batch)) / batch * 1000).astype(np.int64))
         noise = torch.randn(x0.shape, generator=generator)
         noisy, target = schedule.add_noise(x0, noise, t), schedule.get_velocity(x0, noise, t)

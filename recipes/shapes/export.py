@@ -1,4 +1,4 @@
-"""Stage 3: put the trained parts into one half-precision `CogVideoXPipeline` folder, as `from_pretrained` reads it."""
+"""Stage 3: the trained parts as one half-precision folder for `CogVideoXPipeline.from_pretrained`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Train the embedded shapes model from nothing: `python recipes/shapes/train.py --out runs/shapes`.
 
-Stages: autoencoder, latents, denoiser, export. Every stage resumes from its last checkpoint and is skipped once its
-result lies in the folder, so the same command continues an interrupted run.
+Stages: autoencoder, latents, denoiser, export. Every stage resumes from its last checkpoint and is skipped
+once its result lies in the folder, so the same command continues an interrupted run.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ SPEEDS = (0.9, 1.5)  # pixels per frame
 GAP = 1.5  # least distance between the boxes of two objects, pixels
 HELD_OUT = 8  # one caption in so many is kept from training
 
-# Half width and half height of each shape's box, and the area it fills, for a circle of equal area with radius 1.
+# Half width of each shape's box and its height above and below the centre, at an equal-area radius of 1.
 _SQUARE = np.sqrt(np.pi) / 2
 _TRIANGLE = np.sqrt(np.pi / np.sqrt(3.0))
 _BOX = {"circle": (1.0, 1.0, 1.0), "square": (_SQUARE, _SQUARE, _SQUARE)}
@@ -62,7 +62,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Body:
-    """Where a caption's object is: centre of mass in the first frame, equal-area radius, speed; all in pixels."""
+    """Centre of mass in the first frame, radius of the circle of equal area, speed; all in pixels."""
 
     thing: Thing
     x: float
@@ -133,7 +133,7 @@ def captions(count: int, *, objects: int, seed: int, held: bool) -> list[str]:
 
 
 def place(things: list[Thing], rng: np.random.Generator, tries: int = 64) -> Scene | None:
-    """Random positions, sizes and speeds that keep every box inside the frame and apart, or None if unlucky."""
+    """Random positions, sizes and speeds that keep boxes inside the frame and apart; None if unlucky."""
     shape = (tries, len(things))
     radius, speed = rng.uniform(*RADII, size=shape), rng.uniform(*SPEEDS, size=shape)
     share = rng.random((tries, len(things), 2))
@@ -164,7 +164,7 @@ def place(things: list[Thing], rng: np.random.Generator, tries: int = 64) -> Sce
 
 
 def scenes(seed: int, *, pairs: float = 0.62, held: bool = False) -> Iterator[Scene]:
-    """Endless scenes of the training part (or the held-out part), a share `pairs` of them with two objects."""
+    """Endless scenes of the training (or held-out) part, a share `pairs` of them with two objects."""
     rng = np.random.default_rng(seed)
     things = all_things()
     while True:
@@ -182,8 +182,8 @@ def scenes(seed: int, *, pairs: float = 0.62, held: bool = False) -> Iterator[Sc
 def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, side: int = SIDE) -> np.ndarray:
     """How much of each pixel a shape covers, 0 to 1 with anti-aliased edges.
 
-    `x`, `y` (centre of mass) and `radius` (of the circle of equal area) broadcast together to `(...)`, in pixels;
-    returns `(..., side, side)`.
+    `x`, `y` (centre of mass) and `radius` (of the circle of equal area) broadcast together to `(...)`,
+    in pixels; returns `(..., side, side)`.
     """
     at = np.arange(side) + 0.5
     dx = at[None, :] - np.asarray(x)[..., None, None]

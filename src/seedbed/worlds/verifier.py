@@ -1,9 +1,9 @@
-"""Read a video of the shapes world back: how many objects, their colours, shapes and motions, without a network.
+"""Read a video of the shapes world back, without a network: its objects, colours, shapes and motions.
 
-Every number comes from geometry. A pixel belongs to the palette colour nearest in direction; an object is the
-connected region of one colour; its shape is the template of equal area and centre that overlaps it best; its motion
-is the displacement of its centre of mass. An object in two pieces is two objects, and a region that no template
-fits has no shape: it is `unclear`, which is right for no caption.
+Every number comes from geometry. A pixel belongs to the palette colour nearest in direction; an object is
+the connected region of one colour; its shape is the template of equal area and centre that overlaps it best;
+its motion is the displacement of its centre of mass. An object in two pieces is two objects, and a region
+that no template fits has no shape: it is `unclear`, which is right for no caption.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STILL = 2.5  # an object whose centre moves less than this over the clip stands 
 
 @dataclass(frozen=True)
 class Found:
-    """One object read from a video: `fit` is its overlap with the template of `shape`, `travel` its path in pixels."""
+    """One object read from a video: `fit` is its overlap with its best template, `travel` its path in pixels."""
 
     colour: str
     shape: str
@@ -40,8 +40,8 @@ class Found:
 class Reading:
     """What a video shows. `pieces` is the number of connected regions, the median over frames.
 
-    `sharpness` is 1 for hard edges and falls towards 0 as the objects blur; `flicker` is the mean relative change of
-    an object's area from one frame to the next (0 for a perfect clip).
+    `sharpness` is 1 for hard edges and falls towards 0 as the objects blur; `flicker` is the mean relative
+    change of an object's area from one frame to the next (0 for a perfect clip).
     """
 
     objects: tuple[Found, ...]

@@ -1,4 +1,4 @@
-"""Models that ship with the package: small, trained from a recipe in this repository, described by a card each."""
+"""Models that ship with the package: small, trained from a recipe in this repository, with a card each."""
 
 from __future__ import annotations
 
