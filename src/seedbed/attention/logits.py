@@ -1,0 +1,147 @@
+"""The scaled logits of an attention call, made block by block: the only place where rows meet keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput
+
+# A finite stand-in for minus infinity: exp() of it is 0, and 0 times it is 0 instead of NaN.
+EXCLUDED = -1e30
+# diffusers writes "masked" as -10000 (-9984 in bfloat16) where it adds the mask, others the dtype's minimum.
+MASKED_FROM = -9000.0
+
+# Entries of one block: on a CPU it should stay in the cache, on a GPU it should outweigh a kernel launch.
+_BLOCK = {"cpu": 2**18}
+_BLOCK_ELSEWHERE = 2**24
+# Fewer rows than this per block and reading the keys costs more than the products with them.
+_LEAST_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What one attention call compares, before its softmax.
+
+    Half-precision queries and keys are multiplied in float32, since bfloat16 logits lose the third digit
+    of every statistic; float64 stays float64.
+
+    Args:
+        query: (batch, heads, rows, width).
+        key: (batch, kv_heads, keys, width), kv_heads dividing heads (grouped-query attention).
+        scale: factor on the logits; None means 1 / sqrt(width).
+        mask: bool (True attends) or additive float, broadcastable to (batch, heads, rows, keys). An additive
+            value of -9000 or less excludes its key.
+        causal: row i sees keys 0..i.
+        rows: (n,) indices of the query rows wanted; None means all.
+
+    Raises:
+        BadInput: shapes that do not belong together, row indices out of range.
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Tensor | None
+    causal: bool
+    rows: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        key: Tensor,
+        scale: float | None,
+        mask: Tensor | None,
+        causal: bool,
+        rows: Tensor | None,
+    ) -> Logits:
+        if query.dim() != 4 or key.dim() != 4:
+            shapes = f"{tuple(query.shape)}, {tuple(key.shape)}"
+            raise BadInput(f"query and key must be (batch, heads, tokens, width); got {shapes}")
+        same = query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3]
+        if not same or key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+            raise BadInput(f"query {tuple(query.shape)} and key {tuple(key.shape)} do not belong together")
+        total = query.shape[2]
+        if rows is None:
+            rows = torch.arange(total, device=query.device)
+        elif rows.dim() != 1 or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < total):
+            raise BadInput(f"rows must be a vector of indices below {total}")
+        if mask is not None:
+            full = (query.shape[0], query.shape[1], total, key.shape[2])
+            try:
+                mask = mask.expand(full)
+            except RuntimeError:
+                raise BadInput(f"mask {tuple(mask.shape)} does not broadcast to {full}") from None
+        if scale is None:
+            scale = query.shape[3] ** -0.5
+        return cls(query, key, scale, mask, causal, rows.to(query.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.query.dtype == torch.float64 else torch.float32
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(batch, heads, rows)"""
+        return self.query.shape[0], self.query.shape[1], len(self.rows)
+
+    @property
+    def keys(self) -> int:
+        return self.key.shape[2]
+
+    @property
+    def masked(self) -> bool:
+        return self.causal or self.mask is not None
+
+    def block(self, batch: slice, groups: slice, rows: slice) -> Tensor:
+        """(batch, heads, rows, keys) logits of some batch entries, key heads and rows; EXCLUDED where masked."""
+        shared = self.query.shape[1] // self.key.shape[1]
+        heads = slice(groups.start * shared, groups.stop * shared)
+        positions = self.rows[rows]
+        query = self.query[batch, heads].index_select(2, positions).to(self.dtype) * self.scale
+        key = self.key[batch, groups].to(self.dtype)
+        # Heads that share a key stand below one another, so that keys are never repeated.
+        stacked = query.reshape(len(query), key.shape[1], shared * len(positions), query.shape[3])
+        logits = (stacked @ key.mT).reshape(len(query), query.shape[1], len(positions), self.keys)
+        if self.mask is not None:
+            mask = self.mask[batch, heads].index_select(2, positions)
+            if mask.dtype == torch.bool:
+                logits = logits.masked_fill_(~mask, EXCLUDED)
+            else:
+                logits = (logits + mask).masked_fill_(mask <= MASKED_FROM, EXCLUDED)
+        if self.causal:
+            later = torch.arange(self.keys, device=positions.device) > positions[:, None]
+            logits = logits.masked_fill_(later, EXCLUDED)
+        return logits
+
+    def blocks(self, chunk: int | None, copies: int = 1) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+        """Yields (batch, heads, rows, logits) until everything was seen once.
+
+        Args:
+            chunk: rows of a block; None chooses, so that a block has at most 2^18 entries on a CPU and 2^24
+                elsewhere, or 64 rows of one head if these are more.
+            copies: how many tensors of the size of the logits the caller makes at once.
+        """
+        batch, heads, total = self.shape
+        groups = self.key.shape[1]
+        shared = heads // groups
+        budget = _BLOCK.get(self.query.device.type, _BLOCK_ELSEWHERE) // copies
+        if chunk is None:
+            chunk = max(min(total, _LEAST_ROWS), budget // max(1, batch * heads * self.keys))
+        elif chunk < 1:
+            raise BadInput(f"chunk must be at least 1 row, not {chunk}")
+        units = max(1, budget // max(1, shared * min(chunk, total) * self.keys))
+        group_step = min(groups, units)
+        batch_step = max(1, units // groups)
+        for row in range(0, total, chunk):
+            rows = slice(row, min(row + chunk, total))
+            for first in range(0, batch, batch_step):
+                entries = slice(first, min(first + batch_step, batch))
+                for group in range(0, groups, group_step):
+                    some = slice(group, min(group + group_step, groups))
+                    block = slice(some.start * shared, some.stop * shared)
+                    yield entries, block, rows, self.block(entries, some, rows)
