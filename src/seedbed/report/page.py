@@ -28,10 +28,11 @@ def selection_page(data: dict[str, Any]) -> str:
 
     Args:
         data: a selection's or generation's record, of which `prompt`, `model`, `acquisition`, `prefer`,
-            `reason`, `best`, `order`, `totals`, `scores`, `layers`, `recipes`, `ledger`, `seconds` and `call` are
-            shown, and where given `unit` (of the scores, such as "nats") and `fps` (8); plus, each optional:
-            `frames`, uint8 (frames, height, width, 3), the generated video; `previews`, one such array or None
-            per candidate, in the order of the pool; `replay`, the shell command that makes the video again.
+            `reason`, `best`, `order`, `totals`, `scores`, `layers`, `recipes`, `ledger`, `seconds` and `call`
+            are shown, and where given `unit` (of the scores, such as "nats") and `fps` (8); plus, each
+            optional: `frames`, uint8 (frames, height, width, 3), the generated video; `previews`, one such
+            array or None per candidate, in the order of the pool; `replay`, the shell command that makes the
+            video again.
 
     Raises:
         KeyError: the record lacks one of its keys.

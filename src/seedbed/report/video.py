@@ -80,7 +80,7 @@ def write_video(
     Nothing half-written remains, whatever happens.
 
     Raises:
-        BadInput: another suffix or shape, a missing folder, or a system that refuses to write (no space left).
+        BadInput: another suffix or shape, a missing folder, or a system that refuses to write.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".mp4":
