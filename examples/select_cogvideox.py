@@ -30,6 +30,6 @@ for candidate in choice.order:
     print(f"candidate {candidate}: {choice.totals[candidate]:.6f}")
 print(f"cost: {choice.ledger.total:.1f} full evaluations of the denoiser")
 
-video = pipe(arguments.prompt, latents=choice.noise, output_type="np").frames[0]
+video = pipe(arguments.prompt, latents=choice.noise, output_type="np", **choice.call).frames[0]
 write_video(arguments.out, (video * 255).round().astype("uint8"))
 choice.save(f"{arguments.out}.json")
