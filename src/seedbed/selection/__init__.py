@@ -1,0 +1,28 @@
+"""Which noise: acquisition functions, the pool they choose from, and the record of the choice."""
+
+from seedbed.selection.acquisitions import NAMES, Acquisition, create
+from seedbed.selection.bansa import Bansa, Reversed
+from seedbed.selection.dropout import BansaDropout
+from seedbed.selection.entropy import Entropy
+from seedbed.selection.generation import Generation, generate, replay
+from seedbed.selection.pool import score, select
+from seedbed.selection.random import Random
+from seedbed.selection.record import GivenNoise, Selection
+
+__all__ = [
+    "NAMES",
+    "Acquisition",
+    "Bansa",
+    "BansaDropout",
+    "Entropy",
+    "Generation",
+    "GivenNoise",
+    "Random",
+    "Reversed",
+    "Selection",
+    "create",
+    "generate",
+    "replay",
+    "score",
+    "select",
+]

@@ -1,0 +1,218 @@
+"""Generating from the chosen noise, and rebuilding what was generated from its record."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput
+from seedbed.files import write_bytes_atomically
+from seedbed.noise import NoiseRecipe
+from seedbed.probe import Probe
+from seedbed.report.video import read_record, write_video
+from seedbed.selection.acquisitions import Acquisition, Prefer, positive
+from seedbed.selection.origin import Model, dtype_named, locate
+from seedbed.selection.pool import choose, recipes_for
+from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.record import Selection, sealed
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a pipeline made of the chosen noise.
+
+    Attributes:
+        frames: uint8 (frames, height, width, 3); one frame for an image.
+        selection: how the noise was chosen; its ledger and seconds include the generation.
+        fps: frames per second of the saved video.
+        identical: after `replay`: whether the frames are those of the record, bit by bit; None where there is
+            nothing to compare with.
+    """
+
+    frames: np.ndarray[Any, Any]
+    selection: Selection
+    fps: float = 8
+    identical: bool | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the frames' bytes in C order."""
+        return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """The selection's record with fps and the frames' shape and sha256."""
+        frames = {"fps": self.fps, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
+        return sealed({**self.selection.to_dict(), **frames})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the video (.mp4) or image (.png) with the record inside, or the record alone (.json).
+
+        Raises:
+            BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
+        """
+        if Path(path).suffix.lower() == ".json":
+            return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
+        write_video(path, self.frames, self.fps, self.record())
+        return Path(path)
+
+    def report(self, path: str | os.PathLike[str], **extra: Any) -> Path:
+        """Write a self-contained HTML page with the video; see `Selection.report`."""
+        return self.selection.report(path, **{**self.record(), "frames": self.frames, **extra})
+
+
+def generate(
+    pipe: Any,
+    prompt: str | None = None,
+    *,
+    candidates: int = 10,
+    seed: int = 0,
+    acquisition: str | Acquisition = "bansa",
+    layers: str | Sequence[str] | None = None,
+    depth: int | None = None,
+    prefer: Prefer | None = None,
+    batch_size: int | None = None,
+    previews: bool = False,
+    progress: Progress = True,
+    fps: float = 8,
+    **call: Any,
+) -> Generation:
+    """Choose a noise as `select` does, then let the pipeline generate from it.
+
+    Where the caller passes no `generator`, the pipeline gets one seeded with `seed`, so that a scheduler that
+    adds noise on its way can be replayed too.
+
+    Args:
+        fps: frames per second of the video that `Generation.save` writes; the others as in `select`.
+
+    Raises:
+        As `select`.
+    """
+    positive("candidates", candidates)
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not fps > 0:
+        raise BadInput(f"fps must be a number above 0, not {fps!r}")
+    probe = Probe(pipe, prompt, **_with_generator(pipe, call, seed))
+    selection = choose(
+        probe,
+        pipe,
+        recipes_for(probe, candidates, seed),
+        prompt=prompt,
+        call=call,
+        acquisition=acquisition,
+        layers=layers,
+        depth=depth,
+        prefer=prefer,
+        batch_size=batch_size,
+        previews=previews,
+        progress=progress,
+    )
+    started = perf_counter()
+    frames = _frames(probe, selection.recipe.draw(), progress)
+    seconds = {**selection.seconds, "generation": perf_counter() - started}
+    return Generation(frames, replace(selection, seconds=seconds), fps)
+
+
+def replay(
+    record: Mapping[str, Any] | str | os.PathLike[str],
+    pipe: Any = None,
+    *,
+    progress: Progress = True,
+    **missing: Any,
+) -> Generation:
+    """Generate again from a record, and say whether the very same frames came out.
+
+    The noise is the recorded one bit by bit, or an error. The frames are too, on the same kind of device with
+    the same packages; elsewhere kernels may round differently, and then `Generation.identical` is False.
+
+    Args:
+        record: a record, or the path of a .json, .mp4 or .png that carries one.
+        pipe: the pipeline; None loads it from where the record says, in the recorded dtypes, with the
+            recorded scheduler, and on a GPU if it ran on one and there is one.
+        progress: True for a bar on stderr, or a callable (what, done, total).
+        missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...).
+
+    Returns:
+        The frames, with the recorded selection; `identical` is None for a record of a selection alone.
+
+    Raises:
+        BadInput: no such file or model, an argument that the record lacks or already has, another pipeline.
+        BadRecord: a damaged, altered or foreign record, or noise that only its owner has.
+    """
+    content = record if isinstance(record, Mapping) else read_record(record)
+    selection = Selection.from_dict(content)
+    for name, kind in selection.missing.items():
+        if name not in missing:
+            raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
+    for name in missing:
+        if name not in selection.missing:
+            raise BadInput(f"{name} is not missing from the record: leave it out")
+    noise = selection.recipe.draw()
+    if pipe is None:
+        pipe = _load(selection.model)
+    if type(pipe).__name__ != selection.model.pipeline:
+        raise BadInput(
+            f"the record was made with a {selection.model.pipeline}, not with a {type(pipe).__name__}"
+        )
+    call = {**selection.call, **missing}
+    seed = selection.recipe.seed if isinstance(selection.recipe, NoiseRecipe) else 0
+    probe = Probe(pipe, selection.prompt, **_with_generator(pipe, call, seed))
+    if tuple(noise.shape) != tuple(probe.spec.shape):
+        raise BadInput(
+            f"the record's noise has shape {tuple(noise.shape)}, "
+            f"but this pipeline's latents have shape {tuple(probe.spec.shape)}"
+        )
+    replayed = Generation(_frames(probe, noise, progress), selection, content.get("fps", 8))
+    if "frames_sha256" not in content:
+        return replayed
+    same = content["frames_shape"] == list(replayed.frames.shape)
+    return replace(replayed, identical=same and content["frames_sha256"] == replayed.sha256)
+
+
+def _frames(probe: Probe, noise: Tensor, progress: Progress) -> np.ndarray[Any, Any]:
+    with reporting(progress) as show:
+        return probe.generate(noise, progress=lambda done, total: show("generation", done, total))
+
+
+def _with_generator(pipe: Any, call: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The call with a generator, if the pipeline takes one and the caller gave none."""
+    if call.get("generator") is not None or "generator" not in inspect.signature(pipe.__call__).parameters:
+        return dict(call)
+    return {**call, "generator": torch.Generator().manual_seed(seed)}
+
+
+def _load(model: Model) -> Any:
+    """The pipeline that a record names, as it was."""
+    import diffusers
+
+    if not model.model:
+        raise BadInput("the record's pipeline was built in memory: pass it, replay(record, pipe)")
+    name = locate(model.model)
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise BadInput(
+            f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
+        )
+    dtypes = {component: dtype_named(dtype) for component, dtype in model.dtypes.items()}
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            name, torch_dtype=dtypes or None, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot load the record's model {name}: {str(error).splitlines()[0]}") from error
+    if model.scheduler is not None:
+        scheduler = getattr(diffusers, model.scheduler["class"], None)
+        if scheduler is None:
+            raise BadInput(
+                f"this diffusers has no scheduler {model.scheduler['class']}: use replay(record, pipe)"
+            )
+        pipe.scheduler = scheduler.from_config(model.scheduler["config"])
+    return pipe.to("cuda") if model.device == "cuda" and torch.cuda.is_available() else pipe

@@ -1,0 +1,253 @@
+"""A pool of candidate noises, scored by an acquisition function: which one to generate from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput
+from seedbed.noise import NoiseRecipe
+from seedbed.probe import Probe
+from seedbed.selection.acquisitions import Acquisition, Prefer, positive, resolve
+from seedbed.selection.layers import plan
+from seedbed.selection.origin import Model, package_versions, recordable
+from seedbed.selection.profile import FILENAME, find_profile
+from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.record import GivenNoise, Selection
+from seedbed.selection.scoring import judge_pool, preview_pool, score_pool
+
+# Batches of different sizes round differently in float32; closer totals than this, relative to the largest,
+# are equal for us, or the choice would depend on the batch size.
+TIE = 1e-6
+
+
+def select(
+    pipe: Any,
+    prompt: str | None = None,
+    *,
+    candidates: int = 10,
+    seed: int = 0,
+    acquisition: str | Acquisition = "bansa",
+    layers: str | Sequence[str] | None = None,
+    depth: int | None = None,
+    prefer: Prefer | None = None,
+    batch_size: int | None = None,
+    previews: bool = False,
+    progress: Progress = True,
+    **call: Any,
+) -> Selection:
+    """Choose the most promising of several initial noises, before anything is generated.
+
+    Every candidate goes through the first denoiser evaluation of the pipeline's own call, without guidance,
+    and the acquisition function scores it by the attention it sees there (ANSE, arXiv 2505.17561). A score
+    depends neither on the other candidates nor on the batch, up to rounding; totals that agree to 1e-6 of the
+    largest count as equal, and the lower index wins.
+
+    Args:
+        pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
+        prompt: what to generate; or pass `prompt_embeds=`.
+        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number.
+        seed: of the noises.
+        acquisition: an `Acquisition`; or a name, options after a colon ("bansa:keep=0.5,place=logits"); or
+            "auto", the function that the model's profile names, else bansa.
+        layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
+        depth: stop each forward after that many attention layers; None: after the last scored one.
+        prefer: "low" or "high" total; None: what the acquisition function says.
+        batch_size: rows of one forward; None: all that fit in 4 million latent values. Where an acquisition
+            runs several copies of a candidate, each is a row, and they stay together.
+        previews: also decode what each candidate's first step predicts (one more evaluation each).
+        progress: True for a bar on stderr, or a callable (what, done, total).
+        call: further arguments of the pipeline's call (height, num_frames, num_inference_steps, ...).
+
+    Returns:
+        The selection; `pipe(prompt, latents=selection.noise, ...)` generates from its choice.
+
+    Raises:
+        BadInput: an argument that cannot be used, including a depth beyond the last layer.
+        BadOutput: a score that is not finite.
+        BadRecord: with "auto", a damaged profile.
+        NotSupported: a model without softmax attention, or a pipeline that cannot be probed.
+    """
+    positive("candidates", candidates)
+    probe = Probe(pipe, prompt, **call)
+    return choose(
+        probe,
+        pipe,
+        recipes_for(probe, candidates, seed),
+        prompt=prompt,
+        call=call,
+        acquisition=acquisition,
+        layers=layers,
+        depth=depth,
+        prefer=prefer,
+        batch_size=batch_size,
+        previews=previews,
+        progress=progress,
+    )
+
+
+def score(
+    pipe: Any,
+    prompt: str | None,
+    noises: Tensor | Sequence[NoiseRecipe | Tensor],
+    *,
+    acquisition: str | Acquisition = "bansa",
+    layers: str | Sequence[str] | None = None,
+    depth: int | None = None,
+    prefer: Prefer | None = None,
+    batch_size: int | None = None,
+    previews: bool = False,
+    progress: Progress = True,
+    **call: Any,
+) -> Selection:
+    """Score noises that you already have; arguments, result and errors as in `select`.
+
+    Args:
+        noises: (candidates, *shape), or a list of noises (*shape) and recipes. A record can redraw recipes,
+            not tensors: of these it keeps the sha256.
+
+    Raises:
+        BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
+    """
+    if len(noises) < 1:
+        raise BadInput("there is no noise to score: pass at least one")
+    probe = Probe(pipe, prompt, **call)
+    pool: list[NoiseRecipe | GivenNoise] = []
+    for index, noise in enumerate(noises):
+        if tuple(noise.shape) != tuple(probe.spec.shape):
+            raise BadInput(
+                f"noise {index} has shape {tuple(noise.shape)}, "
+                f"but this pipeline's latents have shape {tuple(probe.spec.shape)}"
+            )
+        if isinstance(noise, NoiseRecipe):
+            pool.append(noise.sealed())
+        elif bool(noise.isfinite().all()):
+            pool.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
+        else:
+            raise BadInput(f"noise {index} has values that are not finite")
+    return choose(
+        probe,
+        pipe,
+        tuple(pool),
+        prompt=prompt,
+        call=call,
+        acquisition=acquisition,
+        layers=layers,
+        depth=depth,
+        prefer=prefer,
+        batch_size=batch_size,
+        previews=previews,
+        progress=progress,
+    )
+
+
+def choose(
+    probe: Probe,
+    pipe: Any,
+    pool: Sequence[NoiseRecipe | GivenNoise],
+    *,
+    prompt: str | None,
+    call: dict[str, Any],
+    acquisition: str | Acquisition,
+    layers: str | Sequence[str] | None,
+    depth: int | None,
+    prefer: Prefer | None,
+    batch_size: int | None,
+    previews: bool,
+    progress: Progress,
+) -> Selection:
+    """Score a pool with a probe that is already there; see `select`."""
+    if prefer not in (None, "low", "high"):
+        raise BadInput(f"prefer must be 'low', 'high' or None, not {prefer!r}")
+    if batch_size is not None:
+        positive("batch_size", batch_size)
+    if isinstance(acquisition, str) and acquisition == "auto":
+        profile = find_profile(pipe)
+        if profile is None:
+            function = resolve("bansa")
+            reason = f"auto: no {FILENAME} lies beside the model, so the published function"
+        else:
+            function, reason = profile.acquisition, f"auto: the model's {FILENAME} names it: {profile.why}"
+            layers = profile.layers if layers is None else layers
+            depth = profile.depth if depth is None else depth
+            prefer = profile.prefer if prefer is None else prefer
+    else:
+        function, reason = resolve(acquisition), "asked for"
+
+    started = perf_counter()
+    names: tuple[str, ...] = ()
+    scores = torch.zeros(len(pool), 0, dtype=torch.float64)
+    totals = torch.full((len(pool),), math.nan, dtype=torch.float64)
+    seconds: dict[str, float] = {}
+    pictures: list[np.ndarray[Any, Any]] | None = None
+    with reporting(progress) as show:
+        if len(pool) == 1:
+            reason = "one candidate: nothing to choose, so nothing was scored"
+        elif function.uses_attention:
+            layout = plan(probe.layers, layers, depth)
+            names = layout.names
+            scores = score_pool(probe, pool, function, layout, batch_size, show)
+            totals = scores.mean(1)
+        else:
+            totals = judge_pool(function, pool)
+        seconds["scoring"] = perf_counter() - started
+        if previews:
+            started = perf_counter()
+            pictures = preview_pool(probe, pool, show)
+            seconds["preview"] = perf_counter() - started
+
+    better: Prefer = prefer or function.prefer
+    # What the model's own defaults added belongs to the call; a generator only if the caller passed it.
+    ours = {"generator"} if call.get("generator") is None else set()
+    plain, missing = recordable({name: value for name, value in probe.call.items() if name not in ours})
+    return Selection(
+        prompt=prompt,
+        model=Model.of(pipe),
+        call=plain,
+        missing=missing,
+        noise_dtype=probe.spec.dtype,
+        recipes=tuple(pool),
+        scores=scores,
+        totals=totals,
+        order=ranked(totals, better),
+        layers=names,
+        depth=depth,
+        acquisition=function.name,
+        options=recordable(function.options())[0],
+        prefer=better,
+        unit=function.unit,
+        reason=reason,
+        ledger=probe.ledger,
+        seconds=seconds,
+        versions=package_versions(),
+        previews=pictures,
+    )
+
+
+def ranked(totals: Tensor, prefer: Prefer) -> tuple[int, ...]:
+    """Candidates, best first; totals within 1e-6 of the largest are ties, in the order of their indices."""
+    values = (totals if prefer == "low" else -totals).tolist()
+    tolerance = TIE * max(map(abs, values))
+    waiting = sorted(range(len(values)), key=lambda index: values[index])
+    order: list[int] = []
+    while waiting:
+        tied = [index for index in waiting if not values[index] - values[waiting[0]] > tolerance]
+        order += sorted(tied)
+        waiting = waiting[len(tied) :]
+    return tuple(order)
+
+
+def recipes_for(probe: Probe, candidates: int, seed: int) -> tuple[NoiseRecipe, ...]:
+    """The sealed recipes of candidates 0, 1, ... of a seed, for the latents of this probe's pipeline."""
+    return tuple(
+        NoiseRecipe(
+            seed=seed, candidate=index, shape=tuple(probe.spec.shape), frame_axis=probe.spec.frame_axis
+        ).sealed()
+        for index in range(candidates)
+    )

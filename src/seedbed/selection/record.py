@@ -1,0 +1,267 @@
+"""The outcome of a selection, and the record from which it can be rebuilt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed import __version__
+from seedbed.errors import BadRecord
+from seedbed.files import write_bytes_atomically
+from seedbed.noise import NoiseRecipe, sha256_of
+from seedbed.probe import Ledger
+from seedbed.report.page import selection_page
+from seedbed.report.video import read_record
+from seedbed.selection.acquisitions import Prefer
+from seedbed.selection.origin import Model, dtype_named
+
+SCHEMA = "seedbed.selection/1"
+
+
+@dataclass(frozen=True)
+class GivenNoise:
+    """A noise that the caller brought: a record knows its hash, but cannot redraw it.
+
+    Attributes:
+        candidate: its index in the pool.
+        shape: without a batch axis.
+        sha256: of its float32 bytes.
+        values: float32 of `shape`; None after loading from a record.
+    """
+
+    candidate: int
+    shape: tuple[int, ...]
+    sha256: str
+    values: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, values: Tensor, candidate: int) -> GivenNoise:
+        """Describe one noise, float32 without a batch axis."""
+        return cls(candidate, tuple(values.shape), sha256_of(values), values)
+
+    def draw(self) -> Tensor:
+        """The values; BadRecord if they are not at hand."""
+        if self.values is None:
+            raise BadRecord(
+                f"noise {self.candidate} was the caller's own and is not in the record: "
+                f"pass it as latents= yourself (sha256 {self.sha256[:12]}…)"
+            )
+        return self.values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "given": True,
+            "candidate": self.candidate,
+            "seed": None,
+            "shape": list(self.shape),
+            "sha256": self.sha256,
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A pool of noises, what an acquisition function thought of them, and which one it chose.
+
+    Attributes:
+        recipes: one per candidate, sealed with the noise's sha256 (or `GivenNoise`, from `score`).
+        scores: (candidates, layers) float64; no columns if the function needs no layer.
+        totals: (candidates,) float64, the mean over the scored layers; nan where nothing was evaluated.
+        order: candidates, best first.
+        layers: the names of the scored layers.
+        ledger: what it cost, in full forwards of the denoiser for one candidate.
+        seconds: wall time by what was done.
+        acquisition, options, prefer, depth: what was asked of the pool; `unit`: of its scores.
+        reason: why this acquisition function.
+        prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
+            that JSON cannot hold.
+        noise_dtype: of the latents this pipeline takes.
+        previews: one decoded video (frames, height, width, 3) uint8 per candidate, if asked for; not saved.
+        versions: of the packages at work.
+    """
+
+    prompt: str | None
+    model: Model
+    call: dict[str, Any]
+    missing: dict[str, str]
+    noise_dtype: torch.dtype
+    recipes: tuple[NoiseRecipe | GivenNoise, ...]
+    scores: Tensor
+    totals: Tensor
+    order: tuple[int, ...]
+    layers: tuple[str, ...]
+    depth: int | None
+    acquisition: str
+    options: dict[str, Any]
+    prefer: Prefer
+    unit: str
+    reason: str
+    ledger: Ledger
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def best(self) -> int:
+        """The chosen candidate."""
+        return self.order[0]
+
+    @property
+    def recipe(self) -> NoiseRecipe | GivenNoise:
+        """The recipe of the chosen noise."""
+        return self.recipes[self.best]
+
+    @property
+    def noise(self) -> Tensor:
+        """The chosen noise as the pipeline's `latents=` wants it: (1, *shape), on the CPU."""
+        return self.recipe.draw()[None].to(self.noise_dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
+        return sealed(
+            {
+                "schema": SCHEMA,
+                "seedbed": __version__,
+                "prompt": self.prompt,
+                "model": self.model.model,
+                "pipeline": self.model.pipeline,
+                "dtypes": self.model.dtypes,
+                "device": self.model.device,
+                "scheduler": self.model.scheduler,
+                "call": self.call,
+                "missing": self.missing,
+                "noise_dtype": str(self.noise_dtype).removeprefix("torch."),
+                "seed": self.recipe.seed if isinstance(self.recipe, NoiseRecipe) else None,
+                "best": self.best,
+                "order": list(self.order),
+                "totals": [None if math.isnan(total) else total for total in self.totals.tolist()],
+                "scores": self.scores.tolist(),
+                "layers": list(self.layers),
+                "depth": self.depth,
+                "acquisition": self.acquisition,
+                "options": self.options,
+                "prefer": self.prefer,
+                "unit": self.unit,
+                "reason": self.reason,
+                "recipes": [recipe.to_dict() for recipe in self.recipes],
+                "ledger": dict(self.ledger.entries),
+                "seconds": self.seconds,
+                "versions": self.versions,
+            }
+        )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Selection:
+        """Read what `to_dict` wrote; the noises are checked when they are drawn.
+
+        Raises:
+            BadRecord: foreign, altered, damaged, or of a newer schema.
+        """
+        check(record)
+        try:
+            ledger = Ledger()
+            for what, evaluations in record["ledger"].items():
+                ledger.add(what, float(evaluations))
+            selection = cls(
+                prompt=record["prompt"],
+                model=Model(*(record[k] for k in ("model", "pipeline", "dtypes", "device", "scheduler"))),
+                call=dict(record["call"]),
+                missing=dict(record["missing"]),
+                noise_dtype=dtype_named(record["noise_dtype"]),
+                recipes=tuple(_recipe(entry) for entry in record["recipes"]),
+                scores=torch.tensor(record["scores"], dtype=torch.float64).reshape(
+                    len(record["recipes"]), len(record["layers"])
+                ),
+                totals=torch.tensor(
+                    [math.nan if total is None else total for total in record["totals"]], dtype=torch.float64
+                ),
+                order=tuple(record["order"]),
+                layers=tuple(record["layers"]),
+                depth=record["depth"],
+                acquisition=record["acquisition"],
+                options=dict(record["options"]),
+                prefer=record["prefer"],
+                unit=record["unit"],
+                reason=record["reason"],
+                ledger=ledger,
+                seconds=dict(record["seconds"]),
+                versions=dict(record["versions"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
+        count = len(selection.recipes)
+        if sorted(selection.order) != list(range(count)) or len(selection.totals) != count or not count:
+            raise BadRecord("the selection record is damaged: its order, totals and recipes do not agree")
+        return selection
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record as JSON, whole or not at all.
+
+        Raises:
+            BadInput: the folder does not exist, or the system refuses to write there.
+        """
+        return write_bytes_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Selection:
+        """Read a record: a .json from `save`, or a video or image from `Generation.save`.
+
+        Raises:
+            BadInput: there is no such file.
+            BadRecord: truncated, altered, foreign, or of a newer schema.
+        """
+        try:
+            return cls.from_dict(read_record(path))
+        except BadRecord as error:
+            raise BadRecord(error.args[0] if str(path) in str(error) else f"{path}: {error}") from error
+
+    def report(self, path: str | os.PathLike[str], **extra: Any) -> Path:
+        """Write a self-contained HTML page: the ranking, the scores by layer, the cost, the recipe.
+
+        Args:
+            extra: what else `seedbed.report.page.selection_page` shows, such as the command to `replay` it.
+
+        Raises:
+            BadInput: the folder does not exist, or the system refuses to write there.
+        """
+        page = selection_page({**self.to_dict(), "previews": self.previews, **extra})
+        return write_bytes_atomically(path, page.encode())
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the digest of everything else in it."""
+    body = {key: value for key, value in record.items() if key != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {**body, "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check(record: Mapping[str, Any]) -> None:
+    """Raise BadRecord unless this is a record of this schema, as it was written."""
+    schema = record.get("schema") if isinstance(record, Mapping) else None
+    kind = SCHEMA.partition("/")[0]
+    if not isinstance(schema, str) or not schema.startswith(kind + "/"):
+        raise BadRecord(f"not a selection record: its schema is {schema!r}, not {SCHEMA!r}")
+    if schema != SCHEMA:
+        raise BadRecord(f"the record has schema {schema!r}, this seedbed reads {SCHEMA!r}: update seedbed")
+    try:
+        intact = sealed(dict(record))["digest"] == record.get("digest")
+    except (TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")
+
+
+def _recipe(entry: Mapping[str, Any]) -> NoiseRecipe | GivenNoise:
+    if entry.get("given"):
+        return GivenNoise(entry["candidate"], tuple(entry["shape"]), entry["sha256"])
+    return NoiseRecipe.from_dict(entry)

@@ -1,0 +1,231 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from seedbed import BadInput, NotSupported
+from seedbed.attention.bansa import bansa_expected, bansa_masked
+from seedbed.attention.statistics import sample_rows
+from seedbed.selection import NAMES, Acquisition, Bansa, BansaDropout, Entropy, Random, Reversed, create
+from seedbed.selection.acquisitions import resolve
+from seedbed.selection.rows import mean_over_rows
+from tests.selection.calls import attention_call, attention_map
+
+
+def test_every_name_makes_the_function_of_that_name():
+    assert [create(name).name for name in NAMES] == list(NAMES)
+    assert set(NAMES) == {"random", "entropy", "bansa", "bansa-dropout", "reversed"}
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(BadInput, match=r"'bamsa'.*random, entropy, bansa, bansa-dropout, reversed or auto"):
+        resolve("bamsa")
+
+
+def test_options_follow_the_name_after_a_colon():
+    assert resolve("bansa:keep=0.5, place=logits,steps=3") == Bansa(keep=0.5, place="logits", steps=3)
+    assert resolve("entropy:rows=null,seed=4") == Entropy(seed=4)
+    mine = Bansa(masks=3)
+    assert resolve(mine) is mine
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("entropy:keep=0.5", "entropy has no option 'keep': it has rows, seed, steps"),
+        ("bansa:keep", "write option=value"),
+        ("bansa:keep=0", r"keep must be a number in \(0, 1\], not 0"),
+        ("bansa:keep=1.5", r"keep must be a number in \(0, 1\]"),
+        ("bansa:keep=nan", r"keep must be a number in \(0, 1\]"),
+        ("bansa:keep=true", r"keep must be a number in \(0, 1\]"),
+        ("bansa:masks=1", "masks must be a whole number of at least 2, not 1"),
+        ("bansa:masks=2.5", "masks must be a whole number"),
+        ("bansa:place=heads", "place must be 'probabilities' or 'logits', not 'heads'"),
+        ("bansa:estimator=guess", "estimator must be 'expected' or 'masked'"),
+        ("bansa:rows=0", "rows must be a whole number of at least 1"),
+        ("reversed:steps=0", "steps must be a whole number of at least 1"),
+        ("bansa-dropout:masks=1", "masks must be a whole number of at least 2"),
+        ("bansa-dropout:keep=0", "keep must be"),
+        ("entropy:rows=-1", "rows must be a whole number"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_line(text, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        resolve(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_something_that_is_no_acquisition_is_refused():
+    with pytest.raises(BadInput, match="not float"):
+        resolve(0.2)
+
+
+def test_options_are_what_makes_the_function_again():
+    for function in (
+        Bansa(keep=0.5, rows=4),
+        Reversed(masks=3),
+        Entropy(steps=2),
+        BansaDropout(),
+        Random(seed=3),
+    ):
+        assert create(function.name, **function.options()) == function
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            function.seed = 9
+    assert Acquisition().options() == {}
+
+
+def test_only_reversed_prefers_high():
+    assert {name for name in NAMES if create(name).prefer == "high"} == {"reversed"}
+
+
+def test_entropy_is_the_mean_over_heads_and_rows():
+    call = attention_call(candidates=3, fold=2, rows=5, keys=7, sharpness=2.0)
+    rows = -torch.special.xlogy(attention_map(call), attention_map(call)).sum(-1)
+    expected = rows.view(3, -1).mean(1)
+    torch.testing.assert_close(Entropy().observe(call), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_entropy_looks_at_the_sampled_rows_only():
+    call = attention_call(rows=9)
+    chosen = sample_rows(9, 4, 2)
+    entropies = -torch.special.xlogy(attention_map(call), attention_map(call)).sum(-1)
+    expected = entropies[:, :, chosen].mean((1, 2))
+    torch.testing.assert_close(Entropy(rows=4, seed=2).observe(call), expected, atol=1e-6, rtol=1e-6)
+    assert (expected - entropies.mean((1, 2))).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("place", ["probabilities", "logits"])
+def test_bansa_hands_its_options_on(place):
+    call = attention_call(candidates=2, fold=2, rows=8, keys=8)
+    options = dict(masks=4, keep=0.5, place=place)
+    rows = sample_rows(8, 5, 3)
+    given = dict(scale=call.scale, mask=None, causal=False, rows=rows, **options)
+    expected = bansa_expected(call.query, call.key, **given).double().view(2, -1).mean(1)
+    torch.testing.assert_close(Bansa(rows=5, seed=3, **options).observe(call), expected)
+
+    function = Bansa(estimator="masked", rows=5, seed=3, **options)
+    masked = (
+        bansa_masked(call.query, call.key, seed=function.mask_seed(call), **given)
+        .double()
+        .view(2, -1)
+        .mean(1)
+    )
+    torch.testing.assert_close(function.observe(call), masked)
+    assert (masked - expected).abs().min() > 1e-6
+
+
+def test_masks_differ_between_layers_evaluations_and_seeds():
+    calls = [attention_call(index=index, step=step) for index in range(3) for step in range(2)]
+    seeds = {Bansa(seed=seed).mask_seed(call) for call in calls for seed in (0, 1)}
+    assert len(seeds) == 12
+
+
+def test_reversed_scores_as_bansa_does():
+    call = attention_call()
+    assert torch.equal(Reversed(keep=0.4).observe(call), Bansa(keep=0.4).observe(call))
+
+
+def test_random_depends_on_the_noise_and_its_seed_alone():
+    noises = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    numbers = Random().judge(noises)
+    assert len(set(numbers.tolist())) == 5
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert torch.equal(Random().judge(noises.flip(0)), numbers.flip(0))
+    assert torch.equal(Random().judge(noises[2:3]), numbers[2:3])
+    assert not torch.equal(Random(seed=1).judge(noises), numbers)
+
+
+def test_random_is_uniform():
+    numbers = Random().judge(torch.arange(4000.0)[:, None])
+    # Four standard errors of the mean and of the variance of a uniform number.
+    assert abs(numbers.mean() - 1 / 2) < 4 * math.sqrt(1 / 12 / 4000)
+    assert abs(numbers.var() - 1 / 12) < 4 * math.sqrt(1 / 180 / 4000)
+
+
+def padded(candidates, rows, keys):
+    """Candidate 0 sees all keys, candidate 1 only the first four."""
+    mask = torch.ones(candidates, 1, rows, keys, dtype=torch.bool)
+    mask[1, ..., 4:] = False
+    return mask
+
+
+def test_padded_rows_do_not_count_in_self_attention():
+    full = padded(2, 1, 6)
+    call = attention_call(mask=full, kind="joint")
+    values = torch.arange(24.0).view(2, 2, 6)
+    assert mean_over_rows(call, values).tolist() == [values[0].mean().item(), values[1, :, :4].mean().item()]
+    additive = attention_call(mask=torch.where(full, 0.0, -10000.0), kind="joint")
+    assert torch.equal(mean_over_rows(additive, values), mean_over_rows(call, values))
+    some = torch.tensor([1, 5])
+    assert mean_over_rows(call, values[..., some], some).tolist() == [
+        values[0][:, some].mean().item(),
+        values[1, :, 1].mean().item(),
+    ]
+
+
+def test_padded_keys_of_another_sequence_leave_all_rows():
+    values = torch.arange(24.0).view(2, 2, 6)
+    call = attention_call(mask=padded(2, 1, 6), kind="cross")
+    assert torch.equal(mean_over_rows(call, values), values.double().mean((1, 2)))
+
+
+def test_rows_without_any_key_do_not_count():
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.bool)
+    mask[1, :, 2:] = False
+    values = torch.arange(24.0).view(2, 2, 6)
+    values[1, :, 2:] = torch.nan
+    assert mean_over_rows(attention_call(mask=mask), values)[1] == values[1, :, :2].double().mean()
+
+
+def dropped_maps(call, function):
+    """The kept entries, by one draw of all rows at once: (copies, heads, rows, keys)."""
+    generator = torch.Generator().manual_seed(function.seed * 1_000_003 + call.step * 10_007 + call.index)
+    shape = (call.query.shape[2], function.masks, call.query.shape[1], call.key.shape[2])
+    return (torch.rand(shape, generator=generator) < function.keep).permute(1, 2, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"fold": 3}, {"kv_heads": 1}, {"causal": True}, {"rows": 5, "keys": 9, "kind": "cross"}],
+    ids=str,
+)
+def test_dropout_scores_and_answers_as_written_out(options, monkeypatch):
+    function = BansaDropout(masks=3, keep=0.6, seed=5)
+    call = attention_call(candidates=6, index=2, **options)
+    fold = options.get("fold", 1)
+    kept = dropped_maps(call, function).double()
+    maps = attention_map(call).unflatten(0, (2, 3, fold)) * kept[None, :, None]
+    empty = maps.sum(-1, keepdim=True) == 0
+    maps = torch.where(empty, attention_map(call).unflatten(0, (2, 3, fold)), maps)
+    rows = maps / maps.sum(-1, keepdim=True)
+    entropy = lambda p: -torch.special.xlogy(p, p).sum(-1)  # noqa: E731
+    expected = (entropy(rows.mean(1)) - entropy(rows).mean(1)).flatten(1).mean(1)
+    value = call.value.double().repeat_interleave(2 // call.value.shape[1], 1)
+    answer = (maps / 0.6).flatten(0, 2) @ value
+
+    scores, output = function.attend(call)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.double(), answer, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("seedbed.selection.dropout._CHUNK", 1)
+    chunked, same = function.attend(call)
+    torch.testing.assert_close(chunked, scores)
+    torch.testing.assert_close(same, output)
+
+
+def test_dropout_of_nothing_is_the_models_own_attention():
+    mask = padded(4, 1, 6)
+    for call in (attention_call(candidates=4), attention_call(candidates=4, mask=mask, kind="joint")):
+        scores, output = BansaDropout(masks=2, keep=1.0).attend(call)
+        torch.testing.assert_close(output, call.output())
+        torch.testing.assert_close(scores, torch.zeros(2, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_dropout_runs_as_many_copies_as_masks():
+    assert BansaDropout(masks=7).copies == 7
+
+
+def test_dropout_refuses_a_split_batch():
+    with pytest.raises(NotSupported, match="splits its batch"):
+        call = attention_call(candidates=2)
+        BansaDropout(masks=2).attend(dataclasses.replace(call, candidates=3))

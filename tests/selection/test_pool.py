@@ -1,0 +1,402 @@
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed import BadInput, BadOutput, NoiseRecipe
+from seedbed.attention.bansa import bansa_expected
+from seedbed.attention.tap import Tap
+from seedbed.selection import Acquisition, Bansa, BansaDropout, Entropy, Random, score, select
+from seedbed.selection.pool import ranked
+from seedbed.selection.scoring import _batches
+from tests.pipelines import CALLS, PROMPT, cogvideox
+
+CALL = CALLS["cogvideox"]
+
+
+@pytest.fixture
+def pipe(pipe_of):
+    return pipe_of("cogvideox")
+
+
+def choose(pipe, **options):
+    return select(pipe, PROMPT, **{"candidates": 3, "progress": False, **CALL, **options})
+
+
+def test_the_totals_are_those_of_a_hand_computation(pipe):
+    choice = choose(pipe, candidates=4, seed=7, acquisition=Bansa(keep=0.3))
+    by_hand = []
+    for candidate in range(4):
+        noise = NoiseRecipe(seed=7, candidate=candidate, shape=choice.recipe.shape, frame_axis=0).draw()
+        layers = []
+
+        def observe(call, layers=layers):
+            if call.step == 0:
+                scores = bansa_expected(call.query, call.key, scale=call.scale, keep=0.3)
+                layers.append(scores.double().mean().item())
+
+        with Tap(pipe.transformer, observe):
+            pipe(PROMPT, latents=noise[None], guidance_scale=1.0, output_type="latent", **CALL)
+        by_hand.append(layers)
+    expected = torch.tensor(by_hand, dtype=torch.float64)
+    assert choice.scores.shape == (4, 3)
+    torch.testing.assert_close(choice.scores, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(choice.totals, expected.mean(1), rtol=1e-5, atol=0)
+    assert choice.order == tuple(expected.mean(1).argsort().tolist())
+    assert choice.best == expected.mean(1).argmin()
+
+
+def test_the_choice_is_a_noise_for_the_pipeline(pipe):
+    choice = choose(pipe)
+    assert choice.noise.shape == (1, *choice.recipe.shape)
+    assert torch.equal(choice.noise[0], choice.recipe.draw())
+    assert choice.recipe.candidate == choice.best
+    assert choice.recipe.sha256
+    assert choice.recipe.frame_axis == 0
+    assert [recipe.candidate for recipe in choice.recipes] == [0, 1, 2]
+    frames = pipe(PROMPT, latents=choice.noise, output_type="np", **CALL).frames
+    assert np.isfinite(frames).all()
+
+
+def test_the_noise_has_the_dtype_that_the_pipeline_takes():
+    pipe = cogvideox(layers=1).to(torch.bfloat16)
+    choice = choose(pipe, candidates=2)
+    assert choice.noise.dtype == torch.bfloat16
+    assert choice.recipe.draw().dtype == torch.float32
+
+
+def test_layers_are_named_in_the_order_they_run(pipe):
+    layers = choose(pipe).layers
+    assert len(layers) == 3
+    assert [name.split(".")[1] for name in layers] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "acquisition", ["bansa", "entropy", "bansa:place=logits", "bansa:estimator=masked,rows=6"]
+)
+def test_scores_do_not_depend_on_batch_size_or_pool(pipe, acquisition):
+    table = choose(pipe, candidates=10, acquisition=acquisition, batch_size=10)
+    for batch_size in (1, 3, None):
+        other = choose(pipe, candidates=10, acquisition=acquisition, batch_size=batch_size)
+        torch.testing.assert_close(other.scores, table.scores, rtol=1e-5, atol=0)
+        assert other.order == table.order
+    fewer = choose(pipe, candidates=4, acquisition=acquisition)
+    torch.testing.assert_close(fewer.scores, table.scores[:4], rtol=1e-5, atol=0)
+    # The candidates differ by far more than their scores wobble.
+    assert table.totals.std() / table.totals.mean() > 1e-4
+
+
+def test_reversed_and_prefer_pick_the_other_end(pipe):
+    low = choose(pipe, candidates=5)
+    high = choose(pipe, candidates=5, acquisition="reversed")
+    assert torch.equal(low.totals, high.totals)
+    assert high.order == low.order[::-1]
+    assert (low.prefer, high.prefer) == ("low", "high")
+    assert choose(pipe, candidates=5, prefer="high").order == high.order
+    assert choose(pipe, candidates=5, acquisition="reversed", prefer="low").order == low.order
+
+
+def test_another_seed_is_another_pool(pipe):
+    assert not torch.equal(choose(pipe, seed=1).totals, choose(pipe, seed=0).totals)
+
+
+def test_depth_and_layers_cost_what_they_run(pipe):
+    full = choose(pipe)
+    assert full.ledger.entries["scoring"] == pytest.approx(3)
+    shallow = choose(pipe, depth=2)
+    assert shallow.layers == full.layers[:2]
+    torch.testing.assert_close(shallow.scores, full.scores[:, :2], rtol=1e-6, atol=0)
+    assert shallow.ledger.entries["scoring"] == pytest.approx(3 * 2 / 3)
+    middle = choose(pipe, layers="transformer_blocks.1.*")
+    assert middle.layers == full.layers[1:2]
+    torch.testing.assert_close(middle.totals, full.scores[:, 1], rtol=1e-6, atol=0)
+    assert middle.ledger.entries["scoring"] == pytest.approx(3 * 2 / 3)
+    assert choose(pipe, layers=["joint"]).layers == full.layers
+
+
+def test_several_steps_are_averaged_and_paid(pipe):
+    one = choose(pipe, acquisition=Entropy(), num_inference_steps=3)
+    two = choose(pipe, acquisition=Entropy(steps=2), num_inference_steps=3)
+    assert one.ledger.entries["scoring"] == pytest.approx(3)
+    assert two.ledger.entries["scoring"] == pytest.approx(6)
+    shallow = choose(pipe, acquisition=Entropy(steps=2), num_inference_steps=3, depth=1)
+    assert shallow.ledger.entries["scoring"] == pytest.approx(3 * (1 + 1 / 3))
+    torch.testing.assert_close(shallow.scores, two.scores[:, :1], rtol=1e-6, atol=0)
+
+    by_step = {0: [], 1: []}
+
+    class Both(Acquisition):
+        name, steps = "both", 2
+
+        def observe(self, call):
+            scores = Entropy().observe(call)
+            by_step[call.step].append(scores)
+            return scores
+
+    choose(pipe, acquisition=Both(), num_inference_steps=3)
+    first, second = (torch.stack(by_step[step], 1) for step in (0, 1))
+    torch.testing.assert_close(one.scores, first, rtol=1e-6, atol=0)
+    torch.testing.assert_close(two.scores, (first + second) / 2, rtol=1e-6, atol=0)
+    assert (first - second).abs().min() > 0
+
+
+def test_more_steps_than_the_pipeline_makes_are_refused(pipe):
+    with pytest.raises(BadInput, match=r"steps=5, but the schedule has only 2: raise num_inference_steps"):
+        choose(pipe, acquisition=Entropy(steps=5))
+
+
+def test_random_costs_nothing(pipe):
+    choice = choose(pipe, candidates=6, acquisition="random")
+    assert choice.scores.shape == (6, 0)
+    assert choice.ledger.total == 0
+    noises = torch.stack([recipe.draw() for recipe in choice.recipes])
+    assert torch.equal(choice.totals, Random().judge(noises))
+    assert choice.best == choice.totals.argmin()
+    assert choose(pipe, candidates=6, acquisition="random:seed=1").order != choice.order
+
+
+def test_dropout_runs_each_candidate_several_times(pipe):
+    choice = choose(pipe, acquisition=BansaDropout(masks=4))
+    assert choice.ledger.entries["scoring"] == pytest.approx(12)
+    assert ((choice.scores > 0) & (choice.scores < math.log(4))).all()
+    single = choose(pipe, acquisition=BansaDropout(masks=4), batch_size=1)
+    torch.testing.assert_close(single.scores, choice.scores, rtol=1e-4, atol=0)
+    still = choose(pipe, acquisition=BansaDropout(masks=2, keep=1.0))
+    torch.testing.assert_close(still.scores, torch.zeros(3, 3, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_dropout_in_an_earlier_layer_is_felt_later(pipe):
+    both = choose(pipe, acquisition="bansa-dropout:masks=4")
+    last = choose(pipe, acquisition="bansa-dropout:masks=4", layers="transformer_blocks.2.*")
+    assert (both.scores[:, 2] - last.scores[:, 0]).abs().min() > 1e-6
+
+
+@dataclass(frozen=True)
+class Index(Acquisition):
+    """The candidate's row in its batch, so that the order of rows shows."""
+
+    offset: float = 0.0
+    name = "index"
+
+    def observe(self, call):
+        return torch.arange(call.candidates) + self.offset + 10.0 * call.index
+
+
+def test_rows_of_a_batch_stay_in_order(pipe):
+    choice = choose(pipe, candidates=5, batch_size=3, acquisition=Index(offset=0.5))
+    # Two batches, as even as possible: two candidates and three.
+    assert choice.scores[:, 0].tolist() == [0.5, 1.5, 0.5, 1.5, 2.5]
+    assert choice.scores[:, 2].tolist() == [20.5, 21.5, 20.5, 21.5, 22.5]
+    assert choice.order == (0, 2, 1, 3, 4)
+    assert (choice.acquisition, choice.options) == ("index", {"offset": 0.5})
+
+
+class Wrong(Acquisition):
+    name = "wrong"
+
+    def __init__(self, values):
+        self.values = values
+
+    def observe(self, call):
+        return self.values(call)
+
+
+def test_scores_of_another_shape_are_refused(pipe):
+    with pytest.raises(BadInput, match=r"wrong returned scores of shape \(3, 2\), not one for each of the 3"):
+        choose(pipe, acquisition=Wrong(lambda call: call.query[:, :, 0, 0]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_score_that_is_not_finite_names_candidate_and_layer(pipe, value):
+    def values(call):
+        scores = torch.zeros(call.candidates)
+        scores[-1] = value if call.index == 1 else 0.0
+        return scores
+
+    with pytest.raises(BadOutput, match=rf"candidate 3 is {value} at layer transformer_blocks\.1\."):
+        choose(pipe, candidates=4, batch_size=2, acquisition=Wrong(values))
+
+
+def test_a_broken_model_is_an_error_not_a_number():
+    pipe = cogvideox()
+    with torch.no_grad():
+        pipe.transformer.transformer_blocks[1].attn1.to_q.weight.fill_(torch.nan)
+    with pytest.raises(BadOutput, match=r"candidate 0 is nan at layer transformer_blocks\.1\."):
+        choose(pipe)
+
+
+def test_a_function_of_the_noise_must_be_finite_too(pipe):
+    class Judge(Acquisition):
+        name, uses_attention = "judge", False
+
+        def judge(self, noises):
+            return noises.flatten(1).mean(1) * torch.inf
+
+    with pytest.raises(BadOutput, match="judge of candidate 0 is"):
+        choose(pipe, acquisition=Judge())
+
+
+def test_a_function_without_observe_says_so(pipe):
+    with pytest.raises(NotImplementedError, match="Acquisition implements neither observe nor attend"):
+        choose(pipe, acquisition=Acquisition())
+
+
+def test_one_candidate_is_chosen_without_an_evaluation(pipe):
+    choice = choose(pipe, candidates=1)
+    assert (choice.best, choice.ledger.total, choice.scores.shape) == (0, 0, (1, 0))
+    assert choice.totals.isnan().all()
+    assert "nothing to choose" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidates": 0}, "candidates must be a whole number of at least 1, not 0"),
+        ({"candidates": 2.5}, "candidates must be a whole number"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"prefer": "best"}, "prefer must be 'low', 'high' or None, not 'best'"),
+        ({"depth": 4}, "depth 4 is beyond the last layer: the denoiser has 3"),
+        ({"layers": "temporal"}, "no layer matches 'temporal': the kinds here are 'joint'"),
+        ({"acquisition": "bald"}, "no acquisition function 'bald'"),
+        ({"acquisition": Bansa}, "acquisition must be a name or an Acquisition instance"),
+        ({"latents": torch.zeros(1)}, "latents cannot be passed"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(pipe, options, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        choose(pipe, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("", "empty"), (" \n", "empty"), (None, "a prompt is needed"), (["a", "b"], "must be one text")],
+)
+def test_a_prompt_is_one_text(pipe, prompt, message):
+    with pytest.raises(BadInput, match=message):
+        select(pipe, prompt, progress=False, **CALL)
+
+
+def test_prompt_embeds_stand_for_the_prompt(pipe):
+    embeds, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=8)
+    choice = select(pipe, prompt_embeds=embeds, candidates=3, progress=False, **CALL)
+    torch.testing.assert_close(choice.scores, choose(pipe).scores, rtol=1e-5, atol=0)
+    assert choice.prompt is None
+
+
+def test_score_of_recipes_is_that_of_select(pipe):
+    choice = choose(pipe, candidates=4)
+    table = score(pipe, PROMPT, list(choice.recipes[::-1]), progress=False, **CALL)
+    torch.testing.assert_close(table.scores, choice.scores.flip(0), rtol=1e-5, atol=0)
+    assert table.recipe == choice.recipe
+    assert torch.equal(table.noise, choice.noise)
+
+
+def test_score_of_tensors_keeps_them(pipe):
+    choice = choose(pipe, candidates=4)
+    noises = torch.stack([recipe.draw() for recipe in choice.recipes])
+    table = score(pipe, PROMPT, noises, progress=False, **CALL)
+    torch.testing.assert_close(table.scores, choice.scores, rtol=1e-5, atol=0)
+    assert torch.equal(table.noise, choice.noise)
+    assert [noise.sha256 for noise in table.recipes] == [recipe.sha256 for recipe in choice.recipes]
+
+
+def test_equal_noises_tie_and_the_first_wins(pipe):
+    noise = NoiseRecipe(seed=0, candidate=0, shape=choose(pipe, candidates=1).recipe.shape).draw()
+    for batch_size in (1, 2, 3):
+        table = score(pipe, PROMPT, [noise] * 5, batch_size=batch_size, progress=False, **CALL)
+        assert table.order == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("noises", "message"),
+    [
+        (
+            torch.zeros(2, 4, 4, 4),
+            r"noise 0 has shape \(4, 4, 4\), but this pipeline's latents have shape \(3, 4, 4, 4\)",
+        ),
+        ([], "no noise to score"),
+        (torch.full((1, 3, 4, 4, 4), torch.nan), "noise 0 has values that are not finite"),
+    ],
+)
+def test_score_refuses_noises_that_do_not_fit(pipe, noises, message):
+    with pytest.raises(BadInput, match=message):
+        score(pipe, PROMPT, noises, progress=False, **CALL)
+
+
+def test_near_ties_go_to_the_lower_index():
+    assert ranked(torch.tensor([3.0, 1.0 + 5e-7, 1.0, 2.0]), "low") == (1, 2, 3, 0)
+    assert ranked(torch.tensor([3.0, 1.0 + 5e-6, 1.0, 2.0]), "low") == (2, 1, 3, 0)
+    assert ranked(torch.tensor([3.0, 1.0, 3.0, 2.0]), "high") == (0, 2, 3, 1)
+    assert ranked(torch.tensor([torch.nan]), "low") == (0,)
+    assert ranked(torch.zeros(3), "high") == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "copies", "batch_size", "sizes"),
+    [
+        (10, 1, 3, [2, 3, 2, 3]),
+        (10, 1, 10, [10]),
+        (10, 1, None, [10]),
+        (3, 10, 4, [1, 1, 1]),
+        (4, 2, 4, [2, 2]),
+    ],
+)
+def test_batches_are_even_and_bounded(candidates, copies, batch_size, sizes):
+    recipes = [NoiseRecipe(seed=0, candidate=i, shape=(4,)) for i in range(candidates)]
+    batches = _batches(recipes, copies, batch_size)
+    assert [len(batch) for batch in batches] == sizes
+    assert [index for batch in batches for index in batch] == list(range(candidates))
+
+
+def test_a_large_model_gets_small_batches():
+    recipes = [NoiseRecipe(seed=0, candidate=i, shape=(13, 16, 60, 90)) for i in range(10)]
+    assert max(len(batch) for batch in _batches(recipes, 1, None)) == 3
+
+
+def test_progress_runs_to_the_total(pipe):
+    seen = []
+    choose(pipe, candidates=4, batch_size=2, depth=2, progress=lambda *now: seen.append(now))
+    assert {(what, total) for what, _, total in seen} == {("scoring", pytest.approx(4 * 2 / 3))}
+    done = [done for _, done, _ in seen]
+    assert done == sorted(done)
+    assert len(done) == 4
+    assert done[-1] == pytest.approx(4 * 2 / 3)
+
+
+def test_the_bar_goes_to_stderr(pipe, capsys):
+    choose(pipe, progress=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_previews_are_one_per_candidate(pipe):
+    choice = choose(pipe, previews=True, batch_size=2)
+    assert [preview.dtype for preview in choice.previews] == [np.uint8] * 3
+    assert {preview.shape for preview in choice.previews} == {(9, 16, 16, 3)}
+    assert choice.ledger.entries["preview"] == 6  # one step each, with guidance
+    assert any((choice.previews[0] != preview).any() for preview in choice.previews[1:])
+    assert choose(pipe).previews is None
+
+
+def test_the_pipeline_is_as_before(pipe):
+    noise = choose(pipe, candidates=1).noise
+    before = pipe(PROMPT, latents=noise, output_type="latent", **CALL).frames
+    choose(pipe, acquisition="bansa-dropout:masks=2")
+    with pytest.raises(BadInput):
+        choose(pipe, acquisition=Wrong(lambda call: call.query))
+    assert torch.equal(pipe(PROMPT, latents=noise, output_type="latent", **CALL).frames, before)
+
+
+def test_every_family_has_a_choice(pipe_of, family):
+    pipe, call = pipe_of(family), CALLS[family]
+    choice = select(pipe, PROMPT, candidates=3, progress=False, previews=True, **call)
+    assert choice.scores.shape == (3, len(choice.layers))
+    assert (choice.scores >= 0).all()
+    assert (choice.scores <= math.log(10)).all()
+    assert choice.totals.std() > 0
+    single = select(pipe, PROMPT, candidates=3, progress=False, batch_size=1, **call)
+    torch.testing.assert_close(single.scores, choice.scores, rtol=1e-4, atol=1e-7)
+    assert single.order == choice.order
+    pipe(PROMPT, latents=choice.noise, output_type="latent", **call)

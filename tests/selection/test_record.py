@@ -1,0 +1,228 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed import BadInput, BadRecord, __version__
+from seedbed.selection import Bansa, Selection, score, select
+from seedbed.selection.origin import Model, locate, recordable
+from seedbed.selection.record import sealed
+from tests.pipelines import CALLS, PROMPT, cogvideox
+
+CALL = CALLS["cogvideox"]
+
+
+@pytest.fixture(scope="module")
+def choice(pipe_of):
+    pipe = pipe_of("cogvideox")
+    return select(
+        pipe, PROMPT, candidates=3, seed=5, acquisition=Bansa(keep=0.3), previews=True, progress=False, **CALL
+    )
+
+
+@pytest.fixture
+def saved(choice, tmp_path):
+    return choice.save(tmp_path / "choice.json")
+
+
+def test_a_saved_choice_comes_back_whole(choice, saved):
+    loaded = Selection.load(saved)
+    assert loaded.to_dict() == choice.to_dict()
+    assert torch.equal(loaded.noise, choice.noise)
+    assert torch.equal(loaded.scores, choice.scores)
+    assert torch.equal(loaded.totals, choice.totals)
+    assert loaded.recipes == choice.recipes
+    assert loaded.model == choice.model
+    assert loaded.ledger.entries == choice.ledger.entries
+    assert loaded.previews is None
+    loaded.save(saved)
+    assert Selection.load(saved).to_dict() == choice.to_dict()
+
+
+def test_the_record_says_what_was_done(choice, saved):
+    record = json.loads(saved.read_text())
+    assert record["schema"] == "seedbed.selection/1"
+    assert record["seedbed"] == __version__
+    assert (record["prompt"], record["pipeline"], record["seed"]) == (PROMPT, "CogVideoXPipeline", 5)
+    assert (record["acquisition"], record["prefer"], record["unit"]) == ("bansa", "low", "nats")
+    assert record["options"]["keep"] == 0.3
+    assert record["call"]["num_frames"] == 9
+    assert record["missing"] == {}
+    assert record["dtypes"]["transformer"] == "float32"
+    assert record["scheduler"]["class"] == "CogVideoXDDIMScheduler"
+    assert record["totals"] == choice.totals.tolist()
+    assert record["scores"] == choice.scores.tolist()
+    assert [recipe["sha256"] for recipe in record["recipes"]] == [r.sha256 for r in choice.recipes]
+    assert record["ledger"] == {"scoring": pytest.approx(3), "preview": 6}
+    assert set(record["seconds"]) == {"scoring", "preview"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["best"] == record["order"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(best=(record["best"] + 1) % 3),
+        lambda record: record.update(prompt="a cat"),
+        lambda record: record["totals"].reverse(),
+        lambda record: record["recipes"][0].update(seed=6),
+        lambda record: record.pop("call"),
+        lambda record: record.pop("digest"),
+        lambda record: record.update(more=1),
+    ],
+)
+def test_a_changed_record_is_refused(saved, change):
+    record = json.loads(saved.read_text())
+    change(record)
+    saved.write_text(json.dumps(record))
+    with pytest.raises(BadRecord, match=r"choice\.json: the selection record was altered") as caught:
+        Selection.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ("seedbed.selection/2", "update seedbed"),
+        ("seedbed.profile/1", "not a selection record"),
+        (None, "not a selection record"),
+        ({"name": "seedbed.noise-recipe", "version": 1}, "not a selection record"),
+    ],
+)
+def test_newer_and_foreign_files_are_refused(saved, schema, message):
+    record = sealed({**json.loads(saved.read_text()), "schema": schema})
+    saved.write_text(json.dumps(record))
+    with pytest.raises(BadRecord, match=message):
+        Selection.load(saved)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused(saved, share):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(BadRecord, match=r"choice\.json") as caught:
+        Selection.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\x13", b"[1, 2]", b"null", b"{}", b"{" * 9999])
+def test_what_is_no_record_is_refused(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(BadRecord, match=r"x\.json"):
+        Selection.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(order=[0, 0, 1], best=0),
+        lambda record: record.update(order=[0, 1], best=0),
+        lambda record: record["totals"].pop(),
+        lambda record: record["scores"].pop(),
+        lambda record: record.pop("call"),
+        lambda record: record.update(noise_dtype="load"),
+        lambda record: record.update(recipes=[], order=[], totals=[], scores=[]),
+        lambda record: record.update(ledger=3),
+        lambda record: record["recipes"].__setitem__(1, {"seed": 3}),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused_even_with_a_digest(choice, change):
+    record = json.loads(json.dumps(choice.to_dict()))
+    change(record)
+    with pytest.raises(BadRecord, match=r"damaged|not a noise recipe") as caught:
+        Selection.from_dict(sealed(record))
+    assert "\n" not in str(caught.value)
+
+
+def test_noise_that_is_not_the_recorded_one_is_refused(choice):
+    record = json.loads(json.dumps(choice.to_dict()))
+    record["recipes"][choice.best]["sha256"] = "0" * 64
+    with pytest.raises(BadRecord, match="sha256"):
+        _ = Selection.from_dict(sealed(record)).noise
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(BadInput, match=r"none\.json"):
+        Selection.load(tmp_path / "none.json")
+
+
+def test_a_record_is_written_whole_or_not_at_all(choice, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(BadInput, match="No space left"):
+        choice.save(saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["choice.json"]
+
+
+def test_a_single_candidate_has_no_total(pipe_of, tmp_path):
+    choice = select(pipe_of("cogvideox"), PROMPT, candidates=1, progress=False, **CALL)
+    path = choice.save(tmp_path / "one.json")
+    assert json.loads(path.read_text())["totals"] == [None]
+    loaded = Selection.load(path)
+    assert loaded.totals.isnan().all()
+    assert loaded.scores.shape == (1, 0)
+
+
+def test_a_record_of_foreign_tensors_knows_their_hash_only(pipe_of, choice, tmp_path):
+    noises = torch.stack([recipe.draw() for recipe in choice.recipes])
+    table = score(pipe_of("cogvideox"), PROMPT, noises, progress=False, **CALL)
+    loaded = Selection.load(table.save(tmp_path / "table.json"))
+    assert loaded.recipes == table.recipes
+    assert loaded.order == table.order
+    with pytest.raises(BadRecord, match="was the caller's own"):
+        _ = loaded.noise
+
+
+def test_arguments_are_split_by_what_json_can_hold():
+    plain, missing = recordable(
+        {
+            "height": 16,
+            "timesteps": (3, 2),
+            "attention_kwargs": {"scale": 0.5},
+            "negative_prompt": None,
+            "prompt_embeds": torch.zeros(1, 8, 16),
+            "generator": torch.Generator(),
+            "eta": float("nan"),
+            "image": np.zeros(2),
+            "odd": {1: 2},
+        }
+    )
+    assert plain == {
+        "height": 16,
+        "timesteps": [3, 2],
+        "attention_kwargs": {"scale": 0.5},
+        "negative_prompt": None,
+    }
+    assert missing == {
+        "prompt_embeds": "tensor (1, 8, 16)",
+        "generator": "Generator",
+        "eta": "float",
+        "image": "ndarray",
+        "odd": "dict",
+    }
+
+
+def test_a_model_inside_the_package_is_found_again_anywhere(tmp_path):
+    pipe = cogvideox(layers=1)
+    inside = locate("seedbed:selection")
+    assert os.path.isdir(inside)
+    pipe.register_to_config(_name_or_path=inside)
+    assert Model.of(pipe).model == "seedbed:selection"
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    assert Model.of(pipe).model == str(tmp_path) == locate(str(tmp_path))
+
+
+def test_the_report_is_one_page(choice, tmp_path):
+    page = choice.report(tmp_path / "choice.html").read_text()
+    assert PROMPT in page
+    assert choice.reason in page
+    assert page.count("<video") + page.count("<img") >= 3
+    assert "http" not in page.replace("http://www.w3.org", "")
