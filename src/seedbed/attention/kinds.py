@@ -1,11 +1,31 @@
 """What an attention call attends over, told from shapes and from the arguments of the modules around it."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Arguments = dict[str, Any]
+
+
+def parameter_names(kind: type[nn.Module]) -> list[str]:
+    """Names of what the forward of a class of modules takes.
+
+    The class's own forward: offloading replaces an instance's by one that names nothing.
+    """
+    return list(inspect.signature(kind.forward).parameters)[1:]
+
+
+def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
+    """The arguments of a forward by name, in the order of `names`."""
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return {name: given[name] for name in names if name in given}
+
+
+def batch_size(arguments: Arguments) -> int | None:
+    """Batch rows of a module's input: most take one batched tensor, a few a list with one tensor per row."""
+    return next((len(value) for value in arguments.values() if isinstance(value, (Tensor, list))), None)
 
 
 def main_tensor(arguments: Arguments) -> Tensor | None:

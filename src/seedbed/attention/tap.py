@@ -5,7 +5,6 @@ Every softmax attention of a diffusers model ends in `torch.nn.functional.scaled
 model uses: after norms, rotary embedding and concatenation. Forward hooks say which layer is calling.
 """
 
-import inspect
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from seedbed.attention.kinds import kind_of
+from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
 
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
@@ -212,7 +211,10 @@ class Tap:
                 self._active.enter_context(self._mode)
                 self._inside = True
         if self._inside:
-            self._stack.append((module, self._named(module, args, kwargs)))
+            kind = type(module)
+            if kind not in self._parameters:
+                self._parameters[kind] = parameter_names(kind)
+            self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._inside or self._mode is None or threading.get_ident() != self._thread:
@@ -222,15 +224,6 @@ class Tap:
         if module is self.module:
             self._inside = False
             self._active.close()
-
-    def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name, in the order of the signature."""
-        kind = type(module)
-        if kind not in self._parameters:
-            # The class's own forward: offloading replaces the instance's by one without names.
-            self._parameters[kind] = list(inspect.signature(kind.forward).parameters)[1:]
-        given = dict(zip(self._parameters[kind], args, strict=False)) | kwargs
-        return {name: given[name] for name in self._parameters[kind] if name in given}
 
     def _answer(
         self,
@@ -251,9 +244,8 @@ class Tap:
             )
         flat = query.ndim == 3
         mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
-        # Most models take one batched tensor, a few a list with one tensor per candidate.
         around = [arguments for _, arguments in self._stack]
-        candidates = len(next((x for x in around[0].values() if isinstance(x, (Tensor, list))), query))
+        candidates = batch_size(around[0]) or query.shape[0]
         channels = getattr(getattr(self.module, "config", None), "in_channels", None)
         blocks = [int(part) for part in layer.split(".") if part.isdigit()]
         call = AttentionCall(

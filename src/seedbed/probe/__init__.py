@@ -1,0 +1,7 @@
+"""The only room that knows pipelines: it asks them, and never imitates them."""
+
+from seedbed.probe.layouts import NoiseSpec
+from seedbed.probe.ledger import Ledger
+from seedbed.probe.probe import Evaluation, LayerInfo, Probe
+
+__all__ = ["Evaluation", "LayerInfo", "Ledger", "NoiseSpec", "Probe"]
