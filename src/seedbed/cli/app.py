@@ -83,10 +83,10 @@ def generate(
     """
     with one_line_errors():
         video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
-        pool = _pool(acquisition, keep, masks, layers, depth, batch_size, quiet)
-        pipe = _load(model, dtype and dtype.value, device, quiet)
+        pool = _pool(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
         from seedbed.selection import generate as run
 
+        pipe = _load(model, dtype and dtype.value, device, quiet)
         call = _call(steps, guidance_scale, frames, height, width)
         result = run(pipe, prompt, candidates=candidates, seed=seed, previews=report, fps=fps, **pool, **call)
         if out is None and len(result.frames) == 1:
@@ -134,10 +134,10 @@ def select(
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
     with one_line_errors():
         path = checked(out or named_after(prompt, "-selection.json"), ".json")
-        pool = _pool(acquisition, keep, masks, layers, depth, batch_size, quiet)
-        pipe = _load(model, dtype and dtype.value, device, quiet)
+        pool = _pool(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
         from seedbed.selection import select as run
 
+        pipe = _load(model, dtype and dtype.value, device, quiet)
         call = _call(steps, guidance_scale, frames, height, width)
         result = run(pipe, prompt, candidates=candidates, seed=seed, **pool, **call)
         write_together({path: result.save})
@@ -173,7 +173,7 @@ def score(
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
     with one_line_errors():
-        pool = _pool(acquisition, keep, masks, layers, depth, batch_size, quiet)
+        pool = _pool(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
         try:
             numbers = [int(number) for number in seeds.split(",")] if seeds else []
         except ValueError:
@@ -223,32 +223,35 @@ def replay(
     Exits with 1 if the frames are not bit by bit those of the record.
     """
     with one_line_errors():
+        from seedbed.cli.pipeline import silence
         from seedbed.report.video import read_record
+        from seedbed.selection import Selection
+        from seedbed.selection import replay as run
+        from seedbed.selection.origin import locate
 
         content = read_record(record)
+        recorded = Selection.load(record).model
         suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
         video = checked(out or Path(f"{record.stem}-replay{suffix}"), ".mp4", ".png")
-        from seedbed.cli.pipeline import silence
-        from seedbed.selection import replay as run
-
+        place = locate(recorded.model)
+        if not model and (not place or (Path(place).is_absolute() and not Path(place).is_dir())):
+            raise BadInput(
+                f"the record's model {place or '(unnamed)'} is not here: say where with --model PATH"
+            )
+        pipe = _load(model, recorded.dtypes, None, quiet) if model else None
         silence()
-        pipe = _load(model, content.get("dtypes"), None, quiet) if model else None
         result = run(content, pipe, progress=_shown(quiet))
         write_together({video: result.save})
         if as_json:
             files = {"video": str(video)}
             print(json.dumps({"identical": result.identical, "files": files, "record": result.record()}))
         else:
-            verdict = {
-                True: "identical to the record's frames",
-                False: "NOT the record's frames",
-                None: "new",
-            }
-            print(f"video   {video} ({verdict[result.identical]})")
+            verdict = {True: "identical frames", False: "other frames", None: "new"}[result.identical]
+            print(f"video   {video} ({verdict})")
         if result.identical is False:
+            then = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
             print(
-                "warning: the frames differ from the record's: another device, or other versions of "
-                + ", ".join(f"{name} ({version} then)" for name, version in content["versions"].items()),
+                f"warning: the frames differ from the record's, made on {recorded.device} with {then}",
                 file=sys.stderr,
             )
             raise typer.Exit(1)
@@ -266,6 +269,7 @@ def _load(model: str | None, dtype: Any, device: str | None, quiet: bool) -> Any
 
 
 def _pool(
+    prompt: str,
     acquisition: str,
     keep: float | None,
     masks: int | None,
@@ -274,14 +278,18 @@ def _pool(
     batch_size: int | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """How to score, as `select`, `score` and `generate` take it and check it."""
+    """How to score, as `select`, `score` and `generate` take it; checked before a model is loaded."""
+    if not prompt.strip():
+        raise BadInput("the prompt is empty: say what to generate")
     given = [f"{name}={value}" for name, value in (("keep", keep), ("masks", masks)) if value is not None]
     if given and acquisition == "auto":
         raise BadInput("--keep and --masks are settings of bansa: add --acquisition bansa")
     if given:
         acquisition += ("," if ":" in acquisition else ":") + ",".join(given)
+    from seedbed.selection.acquisitions import resolve
+
     return {
-        "acquisition": acquisition,
+        "acquisition": acquisition if acquisition == "auto" else resolve(acquisition),
         "layers": layers or None,
         "depth": depth,
         "batch_size": batch_size,

@@ -15,7 +15,9 @@ class Dtype(str, Enum):
 CHOICE, CALL, MACHINE, OUTPUT = "Which noise", "The pipeline's call", "Model and machine", "Output"
 
 Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False)]
-Candidates = Annotated[int, typer.Option(help="How many noises to choose from.", rich_help_panel=CHOICE)]
+Candidates = Annotated[
+    int, typer.Option(min=1, help="How many noises to choose from.", rich_help_panel=CHOICE)
+]
 Seed = Annotated[
     int, typer.Option(help="Of the candidates: noise i of a seed never changes.", rich_help_panel=CHOICE)
 ]
@@ -32,7 +34,8 @@ Keep = Annotated[
     typer.Option(help="Keep probability of bansa's masks, in (0, 1] (else 0.2).", rich_help_panel=CHOICE),
 ]
 Masks = Annotated[
-    int | None, typer.Option(help="Number of bansa's masks, at least 2 (else 10).", rich_help_panel=CHOICE)
+    int | None,
+    typer.Option(min=2, help="Number of bansa's masks, at least 2 (else 10).", rich_help_panel=CHOICE),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -46,6 +49,7 @@ Layers = Annotated[
 Depth = Annotated[
     int | None,
     typer.Option(
+        min=1,
         help="Stop scoring after this many attention layers (else after the last scored one).",
         rich_help_panel=CHOICE,
     ),
@@ -65,7 +69,7 @@ Model = Annotated[
 ]
 Batch = Annotated[
     int | None,
-    typer.Option(help="Candidates per forward (else as many as fit).", rich_help_panel=MACHINE),
+    typer.Option(min=1, help="Candidates per forward (else as many as fit).", rich_help_panel=MACHINE),
 ]
 Precision = Annotated[
     Dtype | None,

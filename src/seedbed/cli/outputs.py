@@ -39,10 +39,11 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     except OSError as error:
         raise BadInput(f"cannot write in {folder}: {error.strerror or error}") from error
     with staging:
-        try:
-            for path, write in writers.items():
-                write(Path(staging.name, path.name))
-        except BadInput as error:
-            raise BadInput(str(error).replace(staging.name, str(folder))) from error
+        for path, write in writers.items():
+            staged = Path(staging.name, path.name)
+            try:
+                write(staged)
+            except BadInput as error:
+                raise BadInput(str(error).replace(str(staged), str(path))) from error
         for path in writers:
             os.replace(Path(staging.name, path.name), path)

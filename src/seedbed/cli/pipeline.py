@@ -46,6 +46,7 @@ def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str |
     if folder.exists():
         if not (folder / "model_index.json").is_file():
             raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
+        model = str(folder.resolve())  # goes into the record, which may be replayed from another folder
     elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BadInput(f"there is no model at {model}: give the folder of a diffusers pipeline")
 

@@ -1,0 +1,178 @@
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines import BUILDERS
+
+PROMPT = "a red circle"
+
+
+def one_line(outcome, *fragments: str) -> None:
+    code, out, err = outcome
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
+    for fragment in fragments:
+        assert fragment in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--model", "missing"], "there is no model at missing"),
+        (["--model", "some/one"], "there is no folder some/one, and the Hub did not give it"),
+        (["--out", "missing/a.mp4"], "the folder missing does not exist"),
+        (["--out", "a.gif"], "must end in .mp4 or .png"),
+        (["--keep", "0.5"], "add --acquisition bansa"),
+        (["--dtype", "int8"], "int8"),
+        (["--candidates", "ten"], "--candidates"),
+        (["--nonsense"], "--nonsense"),
+        (["--candidates", "0"], "--candidates"),
+        (["--candidates", "-3"], "--candidates"),
+        (["--depth", "0"], "--depth"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--acquisition", "bansa", "--keep", "0"], "keep"),
+        (["--acquisition", "bansa", "--keep", "1.5"], "keep"),
+        (["--acquisition", "bansa", "--masks", "1"], "--masks"),
+        (["--acquisition", "bansa:masks=1"], "masks"),
+        (["--acquisition", "entropy", "--keep", "0.5"], "keep"),
+        (["--acquisition", "bonsai"], "bonsai"),
+    ],
+)
+def test_refused_before_any_model_is_loaded(
+    seedbed, tmp_path: Path, arguments: list[str], fragment: str
+) -> None:
+    # --model comes first: where an argument is at fault, the missing model must not be looked for.
+    one_line(seedbed("generate", PROMPT, "--model", "missing", *arguments), fragment)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["generate", "select"])
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--depth", "99"], ["99", "3"]),
+        (["--layers", "nowhere*"], ["nowhere*"]),
+        (["--device", "quantum"], ["quantum"]),
+        (["--device", "cuda:99"], ["cuda:99"]),
+        (["--height", "17"], ["height"]),
+    ],
+)
+def test_what_the_model_cannot_do(seedbed, model, tmp_path: Path, command: str, arguments, fragments) -> None:
+    one_line(seedbed(command, PROMPT, "--model", model, *arguments), *fragments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_empty_prompt(seedbed, prompt: str) -> None:
+    for command in (["generate"], ["select"], ["score", "--seeds", "1"]):
+        one_line(seedbed(*command, prompt), "prompt is empty")
+
+
+def test_folder_that_is_no_pipeline(seedbed, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    one_line(seedbed("generate", PROMPT, "--model", "folder"), "folder is not a diffusers pipeline")
+    (tmp_path / "folder" / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+    one_line(seedbed("generate", PROMPT, "--model", "folder"), "does not load as a diffusers pipeline")
+
+
+def test_damaged_weights(seedbed, model, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "folder")
+    weights = tmp_path / "folder" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    one_line(seedbed("generate", PROMPT, "--model", "folder"), "does not load as a diffusers pipeline")
+
+
+def test_model_without_attention(seedbed, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    pipe = BUILDERS["sdxl"]()
+    config = {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
+    config |= {
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "mid_block_type": "UNetMidBlock2D",
+    }
+    pipe.unet = UNet2DConditionModel.from_config(config)
+    pipe.save_pretrained(tmp_path / "plain")
+    one_line(
+        seedbed("generate", PROMPT, "--model", "plain", "--height", 16, "--width", 16, "--steps", 2),
+        "attention",
+    )
+
+
+def test_model_that_returns_nan(seedbed, tmp_path: Path) -> None:
+    from tests.pipelines import CALLS
+
+    pipe = BUILDERS["cogvideox"]()
+    pipe.transformer.proj_out.weight.data[0, 0] = float("nan")
+    pipe.save_pretrained(tmp_path / "broken")
+    content = {"schema": "seedbed.model/1", "call": CALLS["cogvideox"]}
+    (tmp_path / "broken" / "seedbed.json").write_text(json.dumps(content))
+    one_line(seedbed("generate", PROMPT, "--model", "broken", "--candidates", 2), "finite")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_full_disk(seedbed, model, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    written = 0
+
+    def fill(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:  # two of the three files fit
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fill)
+    outcome = seedbed("generate", PROMPT, "--model", model, "--candidates", 2, "--out", "a.mp4")
+    one_line(outcome, "No space left on device")
+    assert ".seedbed-" not in outcome.err
+    assert written == 3
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.mp4": b"old"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(seedbed, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    one_line(seedbed("generate", PROMPT, "--out", "closed/a.mp4"), "not writable")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"schema": "seedbed.selection/99"}', bytes(range(256))]
+)
+def test_damaged_record(seedbed, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    one_line(seedbed("replay", "a.json"))
+    one_line(seedbed("score", PROMPT, "--noise", "a.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_altered_record(seedbed, model, tmp_path: Path) -> None:
+    assert seedbed("select", PROMPT, "--model", model, "--candidates", 2, "--out", "a.json").code == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**record, "prompt": "a blue square"}))
+    one_line(seedbed("replay", "a.json"), "altered")
+
+
+def test_record_that_is_not_there(seedbed) -> None:
+    one_line(seedbed("replay", "a.json"), "a.json", "no such file")
+
+
+def test_record_whose_model_is_gone(seedbed, model, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "here")
+    assert (
+        seedbed("select", PROMPT, "--model", tmp_path / "here", "--candidates", 2, "--out", "a.json").code
+        == 0
+    )
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    one_line(seedbed("replay", "a.json"), "--model")
+    assert seedbed("replay", "a.json", "--model", "there").code == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--seeds", "1,x"], ["--seeds", ","]])
+def test_score_without_noises(seedbed, arguments: list[str]) -> None:
+    one_line(seedbed("score", PROMPT, *arguments), "--seeds")

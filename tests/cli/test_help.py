@@ -1,0 +1,55 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from seedbed import __version__
+
+COMMAND = [sys.executable, "-c", "from seedbed.cli import main; main()"]
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "jinja2", "av", "huggingface_hub"}
+
+
+def test_help_answers_at_once() -> None:
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
+        after = os.times()
+        # Processor time of the child: a busy machine must not fail this.
+        spent.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
+    assert min(spent) < 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "--help"], ["replay", "--help"], ["--version"]]
+)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    python = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
+    done = subprocess.run(python, check=True, capture_output=True, text=True)
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_version(seedbed) -> None:
+    assert seedbed("--version") == (0, f"seedbed {__version__}\n", "")
+
+
+def test_nothing_typed_shows_the_help(seedbed) -> None:
+    code, out, err = seedbed()
+    assert code == 2 and err == ""
+    assert all(name in out for name in ("generate", "select", "score", "replay"))
+
+
+@pytest.mark.parametrize("command", ["generate", "select", "score", "replay"])
+def test_every_option_says_what_it_does(seedbed, command: str, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = seedbed(command, "--help")
+    assert code == 0
+    rows = re.findall(r"│ +(--[\w-]+)(?: +--?[\w-]+)* +(?:<[^>]+>|[A-Z][\w.,]*) +(.*?) *│", out)
+    assert len(rows) >= 5
+    assert all(len(text) > 5 for _, text in rows), rows

@@ -1,0 +1,56 @@
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def test_ctrl_c_writes_nothing_and_exits_130(model, tmp_path: Path) -> None:
+    """On a terminal of its own, as a user would: wait for the bar of the denoising, then interrupt."""
+    master, terminal = pty.openpty()
+    command = [
+        "generate",
+        "a red circle",
+        "--model",
+        model,
+        "--candidates",
+        "2",
+        "--steps",
+        "1000",
+        "--out",
+        "a.mp4",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from seedbed.cli import main; main()", *command],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown, sent, deadline = "", False, time.monotonic() + 120
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([master], [], [], 1)
+        if ready:
+            try:
+                shown += os.read(master, 65536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                break
+        if not sent and "generation" in shown:
+            os.kill(process.pid, signal.SIGINT)
+            sent = True
+        if process.poll() is not None and not ready:
+            break
+    assert sent, shown
+    assert process.wait(10) == 130
+    assert process.stdout is not None and process.stdout.read() == b""
+    process.stdout.close()
+    os.close(master)
+    assert "interrupted: nothing was written" in shown
+    assert "Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
