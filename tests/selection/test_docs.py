@@ -1,7 +1,10 @@
+import json
 import re
 from pathlib import Path
 
-from tests.pipelines import PROMPT
+import pytest
+
+from tests.pipelines import CALLS, PROMPT, cogvideox
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
 
@@ -10,12 +13,18 @@ def snippets():
     return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_documented_snippets_run(pipe_of, tmp_path, monkeypatch):
+def test_the_documented_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"pipe": pipe_of("cogvideox"), "prompt": PROMPT}
+    pipe = cogvideox()
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    (tmp_path / "seedbed.json").write_text(
+        json.dumps({"schema": "seedbed.model/1", "call": CALLS["cogvideox"]})
+    )
+    names = {"pipe": pipe, "prompt": PROMPT}
     for snippet in snippets():
         exec(compile(snippet, str(PAGE), "exec"), names)
     assert names["again"].identical
+    assert names["cheap"].ledger.entries["scoring"] == pytest.approx(10 / 3)
     assert names["choice"].acquisition == "first-key"
     assert (tmp_path / "koala.mp4").stat().st_size > 0
 

@@ -77,7 +77,7 @@ class BansaDropout(Acquisition):
         for start in range(0, total, chunk):
             rows = slice(start, min(start + chunk, total))
             block = logits.block(slice(0, batch), slice(0, call.key.shape[1]), rows)
-            attends = (block > EXCLUDED / 2).any(-1, keepdim=True)
+            attends = ~(block <= EXCLUDED / 2).all(-1, keepdim=True)  # true of a row of NaN, which stays NaN
             maps = torch.where(attends, block.softmax(-1), 0.0).unflatten(0, split)
             # Rows first, so that the masks do not depend on how many rows a chunk has.
             shape = (rows.stop - start, self.masks, heads, logits.keys)
