@@ -15,9 +15,9 @@ EXCLUDED = -1e30
 # diffusers writes "masked" as -10000 (-9984 in bfloat16) where it adds the mask, others the dtype's minimum.
 MASKED_FROM = -9000.0
 
-# Entries of one block: on a CPU it should stay in the cache, on a GPU it should outweigh a kernel launch.
-_BLOCK = {"cpu": 2**18}
-_BLOCK_ELSEWHERE = 2**24
+# Entries of a block and its copies: on a CPU they should stay in the cache, on a GPU outweigh a kernel launch.
+_BUDGET_CPU = 2**20
+_BUDGET_ELSEWHERE = 2**26
 # Fewer rows than this per block and reading the keys costs more than the products with them.
 _LEAST_ROWS = 64
 
@@ -98,7 +98,7 @@ class Logits:
         return self.causal or self.mask is not None
 
     def block(self, batch: slice, groups: slice, rows: slice) -> Tensor:
-        """(batch, heads, rows, keys) logits of some batch entries, key heads and rows; EXCLUDED where masked."""
+        """(batch, heads, rows, keys) of some batch entries, key heads and rows; EXCLUDED where masked."""
         shared = self.query.shape[1] // self.key.shape[1]
         heads = slice(groups.start * shared, groups.stop * shared)
         positions = self.rows[rows]
@@ -118,23 +118,31 @@ class Logits:
             logits = logits.masked_fill_(later, EXCLUDED)
         return logits
 
-    def blocks(self, chunk: int | None, copies: int = 1) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-        """Yields (batch, heads, rows, logits) until everything was seen once.
+    def rows_per_block(self, copies: int) -> int:
+        """Rows of all batch entries and heads that fill a block, and at least 64.
 
         Args:
-            chunk: rows of a block; None chooses, so that a block has at most 2^18 entries on a CPU and 2^24
-                elsewhere, or 64 rows of one head if these are more.
             copies: how many tensors of the size of the logits the caller makes at once.
+        """
+        batch, heads, total = self.shape
+        return max(min(total, _LEAST_ROWS), self._budget // copies // max(1, batch * heads * self.keys))
+
+    def blocks(self, chunk: int | None, copies: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+        """Yields (batch, heads, rows, logits) until everything was seen once; rows vary slowest.
+
+        Args:
+            chunk: rows of a block; None chooses, so that the caller's copies of a block have at most 2^20
+                entries on a CPU and 2^26 elsewhere, or 64 rows of the heads of one key if these have more.
+            copies: see `rows_per_block`.
         """
         batch, heads, total = self.shape
         groups = self.key.shape[1]
         shared = heads // groups
-        budget = _BLOCK.get(self.query.device.type, _BLOCK_ELSEWHERE) // copies
         if chunk is None:
-            chunk = max(min(total, _LEAST_ROWS), budget // max(1, batch * heads * self.keys))
+            chunk = self.rows_per_block(copies)
         elif chunk < 1:
             raise BadInput(f"chunk must be at least 1 row, not {chunk}")
-        units = max(1, budget // max(1, shared * min(chunk, total) * self.keys))
+        units = max(1, self._budget // copies // max(1, shared * min(chunk, total) * self.keys))
         group_step = min(groups, units)
         batch_step = max(1, units // groups)
         for row in range(0, total, chunk):
@@ -145,3 +153,7 @@ class Logits:
                     some = slice(group, min(group + group_step, groups))
                     block = slice(some.start * shared, some.stop * shared)
                     yield entries, block, rows, self.block(entries, some, rows)
+
+    @property
+    def _budget(self) -> int:
+        return _BUDGET_CPU if self.query.device.type == "cpu" else _BUDGET_ELSEWHERE

@@ -1,7 +1,8 @@
 """Statistics of attention rows from their log-sum-exp, without ever holding a map of rows x keys.
 
 A row of the map is `A = softmax(s)` over the keys it may see. With `M = max s`, `E = exp(s - M)` and
-`Z = sum E`: log-sum-exp `M + log Z`, entropy `log Z - sum E (s - M) / Z`, power sums `sum A^n = sum E^n / Z^n`.
+`Z = sum E`: log-sum-exp `M + log Z`, entropy `log Z - sum E (s - M) / Z`, power sums
+`sum A^n = sum E^n / Z^n`.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def row_statistics(
 def energy(output: Tensor) -> Tensor:
     """Squared length of every row of an attention output.
 
-    (batch, heads, rows, width) -> (batch, heads, rows). The energy of arXiv 2504.12027, `sum ((A V)_i)^2`; float64 if the
-    output is, else float32.
+    (batch, heads, rows, width) -> (batch, heads, rows). The energy of arXiv 2504.12027, `sum ((A V)_i)^2`;
+    float64 if the output is, else float32.
     """
     wide = output.to(torch.float64 if output.dtype == torch.float64 else torch.float32)
     return wide.detach().square().sum(-1)

@@ -1,0 +1,179 @@
+"""BANSA: how much randomly masked versions of an attention row disagree (arXiv 2505.17561, v3, section 3).
+
+Given K random masks of a row, `score = H(mean of the masked rows) - mean of their entropies`: the BALD score
+of active learning, a Jensen-Shannon divergence between 0 and log K. `bansa_masked` draws the masks,
+`bansa_expected` computes what their scores average to, without any.
+
+Two readings of "masking" are offered, since versions of the paper differ. place="probabilities": an entry
+is kept with probability `keep` and the row re-normalised over its kept keys. place="logits": a dropped
+entry's logit becomes 0. Keys that the model itself masks stay excluded in both.
+
+A mask that drops every key of a row leaves no distribution. Masks on the probabilities are therefore drawn
+conditional on keeping at least one key, which matters only for rows with few keys (with keep = 0.2, half of
+all masks would empty a row of three).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seedbed.attention.expectation import expected_of_logits, expected_of_probabilities
+from seedbed.attention.logits import EXCLUDED, Logits
+from seedbed.errors import BadInput
+
+Place = Literal["probabilities", "logits"]
+
+
+@torch.no_grad()
+def bansa_masked(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    masks: int = 10,
+    keep: float = 0.2,
+    place: Place = "probabilities",
+    rows: Tensor | None = None,
+    seed: int = 0,
+    chunk: int | None = None,
+) -> Tensor:
+    """The score of every attention row under `masks` random masks: the definition, as it stands.
+
+    The masks of a row depend on `seed`, the row's index, the head and the number of keys, and on nothing
+    else: all batch entries share them, whatever the batch size, `rows` and `chunk`. They are drawn on the
+    query's device, and a CPU draws others than a GPU.
+
+    Args:
+        query: (batch, heads, rows, width).
+        key: (batch, kv_heads, keys, width), kv_heads dividing heads.
+        scale: factor on the logits; None means 1 / sqrt(width).
+        mask: the model's own: bool (True attends) or additive float, broadcastable to
+            (batch, heads, rows, keys).
+        causal: row i sees keys 0..i.
+        masks: K, at least 2.
+        keep: probability that a mask keeps an entry, in (0, 1].
+        place: where the mask acts, see the module.
+        rows: (n,) indices of the rows wanted; None means all.
+        seed: of the masks.
+        chunk: rows worked on at a time; None chooses.
+
+    Returns:
+        (batch, heads, rows) in nats, float64 if the query is, else float32. A row that may attend to no
+        key scores 0.
+
+    Raises:
+        BadInput: masks below 2, keep outside (0, 1], an unknown place, shapes that do not belong together.
+    """
+    _check(masks, keep, place)
+    logits = Logits.of(query, key, scale, mask, causal, rows)
+    scores = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
+    generator = torch.Generator(query.device)
+    drawn = (masks, query.shape[1], logits.keys)
+    if chunk is None:
+        chunk = logits.rows_per_block(copies=4 + masks)
+    positions = logits.rows.tolist()
+    uniform = torch.empty(0)
+    drawn_for: slice | None = None
+    for batch, heads, some, block in logits.blocks(chunk, copies=4):
+        if some != drawn_for:
+            uniform = torch.stack(
+                [
+                    torch.rand(drawn, generator=generator.manual_seed(_mix(seed, row)), device=query.device)
+                    for row in positions[some]
+                ],
+                dim=2,
+            )
+            drawn_for = some
+        total = torch.zeros_like(block)
+        entropies = torch.zeros(block.shape[:-1], dtype=torch.float64, device=block.device)
+        probabilities = block.softmax(-1) if place == "probabilities" else block
+        for each in uniform[:, heads]:
+            if place == "probabilities":
+                masked = _masked_row(probabilities, block, each, keep)
+            else:
+                dropped = (each >= keep) & (block > EXCLUDED / 2)
+                masked = torch.where(dropped, 0, block).softmax(-1)
+            entropies += torch.special.entr(masked).sum(-1, dtype=torch.float64)
+            total += masked
+        score = torch.special.entr(total / masks).sum(-1, dtype=torch.float64) - entropies / masks
+        if logits.masked:
+            score = torch.where((block > EXCLUDED / 2).any(-1), score, 0)
+        # Jensen's inequality bounds the score by 0; rounding does not know it.
+        scores[batch, heads, some] = score.clamp_(min=0).to(scores.dtype)
+    return scores
+
+
+def _masked_row(probabilities: Tensor, logits: Tensor, uniform: Tensor, keep: float) -> Tensor:
+    """Rows re-normalised over the keys a mask keeps; uniform (heads, rows, keys) decides which."""
+    kept = probabilities * (uniform < keep)
+    normaliser = kept.sum(-1, keepdim=True)
+    masked = kept / normaliser
+    empty = normaliser.squeeze(-1) == 0
+    if empty.any():
+        # In how many-th round of drawing would each key first be kept? Those of the earliest round are what
+        # a mask redrawn until it keeps something keeps. Logits, for what it keeps may have underflowed.
+        uniform = uniform.expand_as(logits)[empty]
+        left = logits[empty]
+        rounds = (torch.log1p(-uniform) / math.log1p(-keep)).floor_()
+        rounds = torch.where(left > EXCLUDED / 2, rounds, torch.inf)
+        earliest = rounds == rounds.amin(-1, keepdim=True)
+        masked[empty] = torch.where(earliest, left, -torch.inf).softmax(-1)
+    return masked
+
+
+def _mix(seed: int, row: int) -> int:
+    """A 63-bit seed for the masks of one row (the finaliser of SplitMix64): near seeds must not correlate."""
+    x = (seed * 0x9E3779B97F4A7C15 + (row + 1) * 0xD1B54A32D192ED03) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return (x ^ (x >> 31)) >> 1
+
+
+@torch.no_grad()
+def bansa_expected(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    masks: int = 10,
+    keep: float = 0.2,
+    place: Place = "probabilities",
+    rows: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """The expectation of `bansa_masked` over its masks, computed without drawing any.
+
+    Takes the arguments of `bansa_masked`, less `seed`, and returns the same shape. docs/bansa.md derives it
+    and shows its error against drawn masks.
+
+    Raises:
+        BadInput: as `bansa_masked`.
+    """
+    _check(masks, keep, place)
+    logits = Logits.of(query, key, scale, mask, causal, rows)
+    scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
+    if keep == 1:
+        return scores
+    expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
+    for batch, heads, some, block in logits.blocks(chunk, copies=3):
+        excluded = block < EXCLUDED / 2 if logits.masked else None
+        score = expected(block, excluded, masks, keep).clamp_(min=0)
+        scores[batch, heads, some] = score if excluded is None else score.masked_fill(excluded.all(-1), 0)
+    return scores
+
+
+def _check(masks: int, keep: float, place: str) -> None:
+    if masks < 2:
+        raise BadInput(f"masks must be at least 2 (one mask agrees with itself), not {masks}")
+    if not 0 < keep <= 1:
+        raise BadInput(f"keep must lie in (0, 1], not {keep}")
+    if place not in ("probabilities", "logits"):
+        raise BadInput(f"place must be 'probabilities' or 'logits', not {place!r}")
