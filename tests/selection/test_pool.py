@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed import BadInput, BadOutput, NoiseRecipe
+from seedbed import BadInput, BadOutput, NoiseRecipe, NotSupported
 from seedbed.attention.bansa import bansa_expected
 from seedbed.attention.tap import Tap
+from seedbed.probe import LayerInfo
 from seedbed.selection import Acquisition, Bansa, BansaDropout, Entropy, Random, score, select
+from seedbed.selection.layers import plan
 from seedbed.selection.pool import ranked
-from seedbed.selection.scoring import _batches
+from seedbed.selection.scoring import _batches, score_pool
 from tests.pipelines import CALLS, PROMPT, cogvideox
+from tests.selection.calls import attention_call
 
 CALL = CALLS["cogvideox"]
 
@@ -96,6 +99,13 @@ def test_reversed_and_prefer_pick_the_other_end(pipe):
     assert (low.prefer, high.prefer) == ("low", "high")
     assert choose(pipe, candidates=5, prefer="high").order == high.order
     assert choose(pipe, candidates=5, acquisition="reversed", prefer="low").order == low.order
+
+
+def test_a_selection_prints_in_one_line(pipe):
+    choice = choose(pipe, acquisition="random:seed=3")
+    assert repr(choice) == (
+        f"<Selection: candidate {choice.best} of 3 by random, low is better, 0 evaluations>"
+    )
 
 
 def test_another_seed_is_another_pool(pipe):
@@ -247,6 +257,19 @@ def test_a_function_without_observe_says_so(pipe):
         choose(pipe, acquisition=Acquisition())
 
 
+def test_a_layer_that_is_skipped_in_a_later_step_is_refused():
+    layout = plan([LayerInfo("blocks.0", "self", 0), LayerInfo("blocks.1", "self", 1)])
+
+    class Caching:
+        def evaluate(self, noises, handler, **_):
+            for step, index in ((0, 0), (0, 1), (1, 0)):
+                handler(attention_call(candidates=len(noises), step=step, index=index))
+
+    pool = [NoiseRecipe(seed=0, candidate=i, shape=(4,)) for i in range(2)]
+    with pytest.raises(NotSupported, match=r"layer blocks\.1 ran in only 1 of 2 denoiser evaluations"):
+        score_pool(Caching(), pool, Entropy(steps=2), layout, None, lambda *_: None)
+
+
 def test_one_candidate_is_chosen_without_an_evaluation(pipe):
     choice = choose(pipe, candidates=1)
     assert (choice.best, choice.ledger.total, choice.scores.shape) == (0, 0, (1, 0))
@@ -260,7 +283,7 @@ def test_one_candidate_is_chosen_without_an_evaluation(pipe):
         ({"candidates": 0}, "candidates must be a whole number of at least 1, not 0"),
         ({"candidates": 2.5}, "candidates must be a whole number"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
-        ({"prefer": "best"}, "prefer must be 'low', 'high' or None, not 'best'"),
+        ({"prefer": "best"}, "prefer must be 'low' or 'high', not 'best'"),
         ({"depth": 4}, "depth 4 is beyond the last layer: the denoiser has 3"),
         ({"layers": "temporal"}, "no layer matches 'temporal': the kinds here are 'joint'"),
         ({"acquisition": "bald"}, "no acquisition function 'bald'"),

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,7 +28,7 @@ from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.record import Selection, sealed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """What a pipeline made of the chosen noise.
 
@@ -40,7 +40,7 @@ class Generation:
             nothing to compare with.
     """
 
-    frames: np.ndarray[Any, Any]
+    frames: np.ndarray[Any, Any] = field(repr=False)
     selection: Selection
     fps: float = 8
     identical: bool | None = None

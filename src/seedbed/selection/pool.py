@@ -61,7 +61,7 @@ def select(
         prefer: "low" or "high" total; None: what the acquisition function says.
         batch_size: rows of one forward; None: all that fit in 4 million latent values. Where an acquisition
             runs several copies of a candidate, each is a row, and they stay together.
-        previews: also decode what each candidate's first step predicts (one more evaluation each).
+        previews: also decode what each candidate's first step predicts (one more step each).
         progress: True for a bar on stderr, or a callable (what, done, total).
         call: further arguments of the pipeline's call (height, num_frames, num_inference_steps, ...).
 
@@ -163,8 +163,6 @@ def choose(
     progress: Progress,
 ) -> Selection:
     """Score a pool with a probe that is already there; see `select`."""
-    if prefer not in (None, "low", "high"):
-        raise BadInput(f"prefer must be 'low', 'high' or None, not {prefer!r}")
     if batch_size is not None:
         positive("batch_size", batch_size)
     if isinstance(acquisition, str) and acquisition == "auto":
@@ -179,6 +177,10 @@ def choose(
             prefer = profile.prefer if prefer is None else prefer
     else:
         function, reason = resolve(acquisition), "asked for"
+
+    better: Prefer = function.prefer if prefer is None else prefer
+    if better not in ("low", "high"):
+        raise BadInput(f"prefer must be 'low' or 'high', not {better!r}")
 
     started = perf_counter()
     names: tuple[str, ...] = ()
@@ -202,7 +204,6 @@ def choose(
             pictures = preview_pool(probe, pool, show)
             seconds["preview"] = perf_counter() - started
 
-    better: Prefer = prefer or function.prefer
     # What the model's own defaults added belongs to the call; a generator only if the caller passed it.
     ours = {"generator"} if call.get("generator") is None else set()
     plain, missing = recordable({name: value for name, value in probe.call.items() if name not in ours})

@@ -69,7 +69,7 @@ class GivenNoise:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """A pool of noises, what an acquisition function thought of them, and which one it chose.
 
@@ -110,6 +110,12 @@ class Selection:
     seconds: dict[str, float]
     versions: dict[str, str]
     previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Selection: candidate {self.best} of {len(self.recipes)} by {self.acquisition}, "
+            f"{self.prefer} is better, {self.ledger.total:g} evaluations>"
+        )
 
     @property
     def best(self) -> int:
