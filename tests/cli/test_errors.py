@@ -173,6 +173,26 @@ def test_record_whose_model_is_gone(seedbed, model, tmp_path: Path) -> None:
     assert seedbed("replay", "a.json", "--model", "there").code == 0
 
 
+def test_score_of_a_noise_of_another_shape(seedbed, model) -> None:
+    arguments = ("--model", model, "--candidates", 2, "--out", "wide.json")
+    assert seedbed("select", PROMPT, *arguments, "--width", 32).code == 0
+    one_line(
+        seedbed("score", PROMPT, "--model", model, "--noise", "wide.json"), "(3, 4, 4, 8)", "(3, 4, 4, 4)"
+    )
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    from seedbed.cli.outputs import write_together
+
+    def interrupted(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_together({tmp_path / "a": lambda path: path.write_bytes(b"whole"), tmp_path / "b": interrupted})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("arguments", [[], ["--seeds", "1,x"], ["--seeds", ","]])
 def test_score_without_noises(seedbed, arguments: list[str]) -> None:
     one_line(seedbed("score", PROMPT, *arguments), "--seeds")

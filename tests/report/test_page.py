@@ -171,6 +171,21 @@ def test_lines_are_drawn_where_the_scores_are() -> None:
     assert falling_y == rising_y[::-1]
 
 
+@pytest.mark.parametrize(
+    "values", [(1.40712, 1.41103), (0.0051, 0.0174), (3e-9, 8e-9), (-2.0, 250.0), (1.0, 1.0)]
+)
+def test_axis_encloses_the_scores_in_round_figures(values: tuple[float, float]) -> None:
+    data = selection(
+        scores=[[values[0]], [values[1]]], totals=list(values), candidates=2, layers=1, best=0, order=[0, 1]
+    )
+    shown = re.findall(r'text-anchor="end">(-?[\d.e-]+)</text>', selection_page(data))
+    ticks = [float(tick) for tick in shown]
+    assert 2 <= len(ticks) <= 7 and len(set(shown)) == len(shown)
+    assert min(ticks) <= min(values) and max(values) <= max(ticks)
+    np.testing.assert_allclose(np.diff(ticks), np.diff(ticks)[0], rtol=1e-6)
+    assert all(len(tick.lstrip("-").replace(".", "").lstrip("0").split("e")[0]) <= 5 for tick in shown)
+
+
 @pytest.mark.parametrize("prefer", ["low", "high"])
 def test_heat_map_colours_the_preferred_side(prefer: str) -> None:
     data = selection(
@@ -182,7 +197,7 @@ def test_heat_map_colours_the_preferred_side(prefer: str) -> None:
 
 def test_cost_adds_up() -> None:
     text = " ".join(Page(selection_page(selection(**FULL))).text)
-    assert "Choosing added 25 % to the evaluations of generating alone" in text
+    assert "On top of what generating alone takes: scoring 25 %." in text
     assert re.search(r"Total\s+20\s+2\.5", text)
 
 

@@ -36,15 +36,15 @@ def print_ranking(console: Console, record: dict[str, Any]) -> None:
 
 def print_summary(console: Console, record: dict[str, Any], files: dict[str, str]) -> None:
     """One line on how the noise was chosen, one on the cost, one per file."""
-    count = len(record["recipes"])
-    console.print(
-        Text(
-            f"noise {record['recipes'][record['best']]['candidate']} of {count} by {record['acquisition']}, "
-            f"{'lowest' if record['prefer'] == 'low' else 'highest'} score ({record['reason']})"
-        )
-    )
-    items = ", ".join(f"{what} {evaluations:.4g}" for what, evaluations in record["ledger"].items())
-    seconds = sum(record["seconds"].values())
-    console.print(Text(f"{sum(record['ledger'].values()):.4g} NFE ({items}) in {seconds:.1f} s"))
-    for what, path in files.items():
-        console.print(Text(f"{what:<7} {path}"), soft_wrap=True)
+    recipe, ledger = record["recipes"][record["best"]], record["ledger"]
+    seed = f" of seed {recipe['seed']}" if recipe["seed"] is not None else ""
+    end = "lowest" if record["prefer"] == "low" else "highest"
+    items = ", ".join(f"{what} {evaluations:.4g}" for what, evaluations in ledger.items())
+    lines = [
+        f"noise {recipe['candidate']}{seed}, {end} of {len(record['recipes'])} by {record['acquisition']} "
+        f"({record['reason']})",
+        f"{sum(ledger.values()):.4g} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
+        *(f"{what:<7} {path}" for what, path in files.items()),
+    ]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

@@ -106,7 +106,11 @@ def selection_page(data: dict[str, Any]) -> str:
         costs=costs,
         spent=f"{spent:,.4g}",
         elapsed=f"{sum(seconds.values()):,.1f}",
-        overhead=f"{100 * (spent / ledger['generation'] - 1):.0f}" if ledger.get("generation") else None,
+        overheads=[
+            f"{what} {100 * evaluations / ledger['generation']:.2g} %"
+            for what, evaluations in ledger.items()
+            if ledger.get("generation") and what != "generation"
+        ],
         replay=data.get("replay") or "seedbed replay RECORD.json",
         recipe=json.dumps(data["recipes"][best], indent=2),
     )

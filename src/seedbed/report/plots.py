@@ -31,7 +31,8 @@ def layer_lines(
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - score) / (high - low)
 
     parts = [_frame(f"Score by layer for {len(names)} candidates; the chosen one is {names[best]}.")]
-    digits = max(0, 1 - math.floor(math.log10(ticks[1] - ticks[0])))
+    exact = 1e-6 * (ticks[1] - ticks[0])
+    digits = next(d for d in range(99) if all(abs(round(tick, d) - tick) < exact for tick in ticks))
     for tick in ticks:
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
