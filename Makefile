@@ -22,6 +22,7 @@ export NO_MKDOCS_2_WARNING := 1
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
+	@mkdir -p out
 	$(BIN)/seedbed generate "a red circle moving left" --candidates 10 --seed 0 --out out/demo.mp4
 
 test: $(DEV)
