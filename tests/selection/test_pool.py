@@ -275,6 +275,15 @@ def test_one_candidate_is_chosen_without_an_evaluation(pipe):
     assert (choice.best, choice.ledger.total, choice.scores.shape) == (0, 0, (1, 0))
     assert choice.totals.isnan().all()
     assert "nothing to choose" in choice.reason
+    with pytest.raises(BadInput, match="depth 9 is beyond the last layer"):
+        choose(pipe, candidates=1, depth=9)
+
+
+def test_score_scores_a_single_noise(pipe):
+    choice = choose(pipe)
+    table = score(pipe, PROMPT, [choice.recipes[1]], progress=False, **CALL)
+    torch.testing.assert_close(table.totals, choice.totals[1:2], rtol=1e-5, atol=0)
+    assert table.ledger.entries["scoring"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

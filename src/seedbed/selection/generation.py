@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe
 from seedbed.report.video import read_record, write_video
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive
@@ -89,7 +87,7 @@ def generate(
 ) -> Generation:
     """Choose a noise as `select` does, then let the pipeline generate from it.
 
-    Where the caller passes no `generator`, the pipeline gets one seeded with `seed`, so that a scheduler that
+    Where the caller passes no `generator`, the pipeline gets one with a fixed seed, so that a scheduler that
     adds noise on its way can be replayed too.
 
     Args:
@@ -101,13 +99,10 @@ def generate(
     positive("candidates", candidates)
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not fps > 0:
         raise BadInput(f"fps must be a number above 0, not {fps!r}")
-    probe = Probe(pipe, prompt, **_with_generator(pipe, call, seed))
+    probe = Probe(pipe, prompt, **call)
     selection = choose(
         probe,
-        pipe,
         recipes_for(probe, candidates, seed),
-        prompt=prompt,
-        call=call,
         acquisition=acquisition,
         layers=layers,
         depth=depth,
@@ -163,9 +158,7 @@ def replay(
         raise BadInput(
             f"the record was made with a {selection.model.pipeline}, not with a {type(pipe).__name__}"
         )
-    call = {**selection.call, **missing}
-    seed = selection.recipe.seed if isinstance(selection.recipe, NoiseRecipe) else 0
-    probe = Probe(pipe, selection.prompt, **_with_generator(pipe, call, seed))
+    probe = Probe(pipe, selection.prompt, **{**selection.call, **missing})
     if tuple(noise.shape) != tuple(probe.spec.shape):
         raise BadInput(
             f"the record's noise has shape {tuple(noise.shape)}, "
@@ -181,13 +174,6 @@ def replay(
 def _frames(probe: Probe, noise: Tensor, progress: Progress) -> np.ndarray[Any, Any]:
     with reporting(progress) as show:
         return probe.generate(noise, progress=lambda done, total: show("generation", done, total))
-
-
-def _with_generator(pipe: Any, call: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The call with a generator, if the pipeline takes one and the caller gave none."""
-    if call.get("generator") is not None or "generator" not in inspect.signature(pipe.__call__).parameters:
-        return dict(call)
-    return {**call, "generator": torch.Generator().manual_seed(seed)}
 
 
 def _load(model: Model) -> Any:

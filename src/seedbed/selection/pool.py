@@ -52,7 +52,8 @@ def select(
     Args:
         pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
         prompt: what to generate; or pass `prompt_embeds=`.
-        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number.
+        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. One
+            is taken as it is, without an evaluation.
         seed: of the noises.
         acquisition: an `Acquisition`; or a name, options after a colon ("bansa:keep=0.5,place=logits"); or
             "auto", the function that the model's profile names, else bansa.
@@ -78,10 +79,7 @@ def select(
     probe = Probe(pipe, prompt, **call)
     return choose(
         probe,
-        pipe,
         recipes_for(probe, candidates, seed),
-        prompt=prompt,
-        call=call,
         acquisition=acquisition,
         layers=layers,
         depth=depth,
@@ -133,10 +131,7 @@ def score(
             raise BadInput(f"noise {index} has values that are not finite")
     return choose(
         probe,
-        pipe,
         tuple(pool),
-        prompt=prompt,
-        call=call,
         acquisition=acquisition,
         layers=layers,
         depth=depth,
@@ -144,16 +139,14 @@ def score(
         batch_size=batch_size,
         previews=previews,
         progress=progress,
+        even_one=True,
     )
 
 
 def choose(
     probe: Probe,
-    pipe: Any,
     pool: Sequence[NoiseRecipe | GivenNoise],
     *,
-    prompt: str | None,
-    call: dict[str, Any],
     acquisition: str | Acquisition,
     layers: str | Sequence[str] | None,
     depth: int | None,
@@ -161,12 +154,17 @@ def choose(
     batch_size: int | None,
     previews: bool,
     progress: Progress,
+    even_one: bool = False,
 ) -> Selection:
-    """Score a pool with a probe that is already there; see `select`."""
+    """Score a pool with a probe that is already there; see `select`.
+
+    Args:
+        even_one: score a pool of one, although there is nothing to choose.
+    """
     if batch_size is not None:
         positive("batch_size", batch_size)
     if isinstance(acquisition, str) and acquisition == "auto":
-        profile = find_profile(pipe)
+        profile = find_profile(probe.pipe)
         if profile is None:
             function = resolve("bansa")
             reason = f"auto: no {FILENAME} lies beside the model, so the published function"
@@ -189,8 +187,10 @@ def choose(
     seconds: dict[str, float] = {}
     pictures: list[np.ndarray[Any, Any]] | None = None
     with reporting(progress) as show:
-        if len(pool) == 1:
+        if len(pool) == 1 and not even_one:
             reason = "one candidate: nothing to choose, so nothing was scored"
+            if function.uses_attention and (layers, depth) != (None, None):
+                plan(probe.layers, layers, depth)  # a mistake is one for a pool of any size
         elif function.uses_attention:
             layout = plan(probe.layers, layers, depth)
             names = layout.names
@@ -204,12 +204,10 @@ def choose(
             pictures = preview_pool(probe, pool, show)
             seconds["preview"] = perf_counter() - started
 
-    # What the model's own defaults added belongs to the call; a generator only if the caller passed it.
-    ours = {"generator"} if call.get("generator") is None else set()
-    plain, missing = recordable({name: value for name, value in probe.call.items() if name not in ours})
+    plain, missing = recordable(probe.call)
     return Selection(
-        prompt=prompt,
-        model=Model.of(pipe),
+        prompt=probe.prompt,
+        model=Model.of(probe.pipe),
         call=plain,
         missing=missing,
         noise_dtype=probe.spec.dtype,
