@@ -52,8 +52,8 @@ def select(
     Args:
         pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
         prompt: what to generate; or pass `prompt_embeds=`.
-        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. One
-            is taken as it is, without an evaluation.
+        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
+            single one is taken as it is, without an evaluation.
         seed: of the noises.
         acquisition: an `Acquisition`; or a name, options after a colon ("bansa:keep=0.5,place=logits"); or
             "auto", the function that the model's profile names, else bansa.
