@@ -1,1 +1,16 @@
 """What a model's attention does: every call seen and answered, and numbers read off its rows; torch only."""
+
+from seedbed.attention.bansa import bansa_expected, bansa_masked
+from seedbed.attention.statistics import RowStatistics, energy, row_statistics, sample_rows
+from seedbed.attention.tap import AttentionCall, Tap
+
+__all__ = [
+    "AttentionCall",
+    "RowStatistics",
+    "Tap",
+    "bansa_expected",
+    "bansa_masked",
+    "energy",
+    "row_statistics",
+    "sample_rows",
+]
