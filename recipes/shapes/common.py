@@ -14,7 +14,7 @@ from torch import nn
 
 
 class Run:
-    """Model, moving average and optimisers of one stage; saved whole to one safetensors file or not at all."""
+    """Model, moving average and optimisers of one stage; saved whole to one file or not at all."""
 
     def __init__(
         self, folder: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], ema: float
@@ -59,7 +59,7 @@ class Run:
         print(f"resumed {self.path.name} at step {self.step}", flush=True)
 
     def advance(self, loss: torch.Tensor, shape: float, facts: dict[str, float], every: int = 50) -> None:
-        """One optimiser step with every group's `base_lr` times `shape`; logs, averages, now and then saves."""
+        """One optimiser step at `shape` times every group's `base_lr`; logs, averages, now and then saves."""
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:

@@ -1,8 +1,8 @@
 """Measure an exported shapes model on held-out captions and write its card and contact sheet.
 
-`python recipes/shapes/evaluate.py --out runs/shapes --noises 16`: every held-out single caption and a fixed draw of
-held-out pairs, each from the same numbered noises that `seedbed.select` would draw. Intervals are 95 % bootstrap
-intervals over captions, since the noises of one caption are not independent samples.
+`python recipes/shapes/evaluate.py --out runs/shapes --noises 16`: every held-out single caption and a fixed
+draw of held-out pairs, each from the same numbered noises that `seedbed.select` would draw. Intervals are
+95 % bootstrap intervals over captions, since the noises of one caption are not independent samples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seedbed.worlds import shapes, verifier
 
 
 def generate(pipe: CogVideoXPipeline, call: dict[str, Any], captions: list[str], noises: int) -> np.ndarray:
-    """Videos of every caption from noises 0 .. n-1 of seed 0: uint8 `(captions, noises, frames, side, side, 3)`."""
+    """Videos from noises 0 .. n-1 of seed 0: uint8 `(captions, noises, frames, side, side, 3)`."""
     config = pipe.transformer.config
     shape = (3, config.in_channels, config.sample_height, config.sample_width)
     latents = torch.stack(

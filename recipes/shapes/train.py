@@ -26,6 +26,7 @@ if __name__ == "__main__":
     if not (out / "vae" / "config.json").exists():
         vae = autoencoder.train(config["vae"], config["seed"], out)
         autoencoder.whiten(vae, config["seed"] + 1)
+        autoencoder.settle(vae, config["vae"], config["seed"] + 3)
         vae.save_pretrained(out / "vae")
     else:
         vae = AutoencoderKLCogVideoX.from_pretrained(out / "vae")

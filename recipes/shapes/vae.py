@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from common import Run, shape_of
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpatialNorm3D
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -38,6 +39,18 @@ def edges(x: torch.Tensor) -> list[torch.Tensor]:
     return [x.diff(dim=axis) for axis in (2, 3, 4)]
 
 
+def errors(y: torch.Tensor, x: torch.Tensor, config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Absolute error, weighted towards objects, and absolute error of the edges.
+
+    Nine tenths of every frame is black; what the verifier reads is the objects and their outlines.
+    """
+    near = F.max_pool3d((x.amax(dim=1, keepdim=True) > -0.9).float(), (1, 5, 5), 1, (0, 2, 2))
+    weight = 1 + config["object_weight"] * near
+    l1 = ((y - x).abs() * weight).mean() / weight.mean()
+    edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True)) / 3
+    return l1, edge
+
+
 def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVideoX:
     torch.manual_seed(seed)
     vae = build(config)
@@ -51,11 +64,7 @@ def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVi
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample
         y = y.float()
-        # Nine tenths of every frame is black; what the verifier reads is the objects and their outlines.
-        near = F.max_pool3d((x.amax(dim=1, keepdim=True) > -0.9).float(), (1, 5, 5), 1, (0, 2, 2))
-        weight = 1 + config["object_weight"] * near
-        l1 = ((y - x).abs() * weight).mean() / weight.mean()
-        edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True)) / 3
+        l1, edge = errors(y, x, config)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         centre = mean.mean(dim=(0, 2, 3, 4)).square().mean()
@@ -70,17 +79,41 @@ def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVi
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKLCogVideoX, seed: int) -> None:
-    """Give every latent channel unit variance by scaling the two convolutions that write and read it.
+    """Give every latent channel zero mean and unit variance, in the convolutions that write and read it.
 
-    Only scales can move exactly: the decoder pads latents with zeros, so a shift would change its borders.
+    Exact but for the decoder's outermost latents: its first convolution pads with zeros, which now stand for
+    the mean. `settle` mends that.
     """
-    std = vae.encode(videos(seed, 512)).latent_dist.mean.std(dim=(0, 2, 3, 4))
+    mean = vae.encode(videos(seed, 512)).latent_dist.mean
+    mean, std = mean.mean(dim=(0, 2, 3, 4)), mean.std(dim=(0, 2, 3, 4))
     channels = std.numel()
-    out, read = vae.encoder.conv_out.conv, vae.decoder.conv_in.conv
+    out = vae.encoder.conv_out.conv
     out.weight[:channels] /= std.view(-1, 1, 1, 1, 1)
-    out.bias[:channels] /= std
+    out.bias[:channels] = (out.bias[:channels] - mean) / std
     out.bias[channels:] -= 2 * std.log()
-    read.weight *= std.view(1, -1, 1, 1, 1)
+    norms = [m for m in vae.decoder.modules() if isinstance(m, CogVideoXSpatialNorm3D)]
+    for read in [vae.decoder.conv_in, *(conv for norm in norms for conv in (norm.conv_y, norm.conv_b))]:
+        read.conv.bias += (read.conv.weight * mean.view(1, -1, 1, 1, 1)).sum(dim=(1, 2, 3, 4))
+        read.conv.weight *= std.view(1, -1, 1, 1, 1)
+
+
+def settle(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int) -> None:
+    """Fit the decoder to the whitened latents, with the small errors a denoiser will make added to them."""
+    optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=config["settle_lr"], betas=(0.9, 0.99))
+    for step in range(config["settle_steps"]):
+        x = videos(seed * 1000 + step, config["batch"])
+        torch.manual_seed(seed + step)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                z = vae.encode(x).latent_dist.sample()
+            y = vae.decode(z + config["settle_noise"] * torch.randn_like(z)).sample
+        l1, edge = errors(y.float(), x, config)
+        (l1 + config["edge_weight"] * edge).backward()
+        optimiser.param_groups[0]["lr"] = config["settle_lr"] * (1 - step / config["settle_steps"])
+        optimiser.step()
+        optimiser.zero_grad()
+        if step % 50 == 0:
+            print({"settle": step, "l1": l1.item(), "edge": edge.item()}, flush=True)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ STILL = 2.5  # an object whose centre moves less than this over the clip stands 
 
 @dataclass(frozen=True)
 class Found:
-    """One object read from a video: `fit` is its overlap with its best template, `travel` its path in pixels."""
+    """One object of a video: `fit` is its overlap with its best template, `travel` its path in pixels."""
 
     colour: str
     shape: str
