@@ -2,8 +2,7 @@
 
 Random masks see a row only through sums over its keys, `sum_j f(e^{s_j})` with smooth `f`. Gauss quadrature
 turns such a sum into one over a few nodes: the largest key stands for itself (it alone can rule a row), and
-three effective keys with real-valued multiplicities take over the rest. The fourth root of e^s is the
-variable, so that three nodes span keys that differ by orders of magnitude.
+three effective keys with real-valued multiplicities take over the rest.
 """
 
 from __future__ import annotations
@@ -17,47 +16,66 @@ from torch import Tensor
 SHORT = 16
 
 
-def effective_keys(
-    logits: Tensor, excluded: Tensor | None, slope: float = 1, offset: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Effective keys of each row, and how many keys each of them stands for.
+def effective_probabilities(logits: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Effective keys for sums over the sizes `e^{s - max s}` of a row, such as a row's normaliser.
 
-    Exact are the sums of `weight * size^(k/4)` for k = 0..5, with the weight `size^(3/4)` where offset is
-    None (so that the sums of size and of size^2 are exact), else `slope * size + offset * e^-base`.
+    Exact are the sums of `size^(3/4 + k/4)` for k = 0..5, among them those of size and size^2: the fourth
+    root lets three nodes span keys that differ by orders of magnitude.
 
     Args:
         logits: (..., keys). Overwritten.
         excluded: bool, (..., keys), or None.
 
     Returns:
-        size: (..., nodes), `e^{s - base}` of each effective key.
-        count: (..., nodes), how many keys it stands for.
-        base: (..., 1), the largest logit, or 0 if that is negative and there is an offset.
+        size, count: (..., nodes) each; how large each effective key is, and how many keys it stands for.
     """
     largest = logits.max(-1, keepdim=True)
-    base = largest.values if offset is None else largest.values.clamp(min=0)
+    relative = logits.sub_(largest.values)
     if logits.shape[-1] <= SHORT:
-        size = logits.sub_(base).exp_()
-        return size, torch.ones_like(size) if excluded is None else (~excluded).to(size.dtype), base
-    first = (largest.values - base).exp()
-    root = logits.sub_(base).mul_(0.25).exp_()
-    if offset is None:
-        weight = root**3
-    else:
-        zero = (-base).exp()
-        weight = root.square().square_().mul_(slope).add_(offset * zero)
-        if excluded is not None:
-            weight = weight.masked_fill_(excluded, 0)
+        return relative.exp_(), _all_keys(logits, excluded)
+    root = relative.mul_(0.25).exp_()
     # The largest key stands for itself; the sums run over the others alone, which may be tiny beside it.
+    weight = (root * root).mul_(root).scatter_(-1, largest.indices, 0)
+    one = torch.ones_like(largest.values)
+    # 1e-6 stands for e^-55: nothing, but it can be divided by.
+    node, share = _gauss(root, weight, one)
+    node = node.clamp(min=1e-6)
+    return torch.cat([one, node.square().square()], -1), torch.cat([one, share / node**3], -1)
+
+
+def effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Effective keys for sums over keys of which each is either e^s or, masked, 1 = e^0.
+
+    Exact are the sums of `sqrt(keep e^s + 1 - keep) * log(1 + e^{s/2})^k` for k = 0..5: what a row makes of a
+    key levels off below s = 0 and grows like s e^s above it.
+
+    Returns:
+        size, count: (..., nodes), as above, but relative to `e^base`.
+        zero: (..., 1), the relative size e^-base of a masked key; base is the largest logit, or 0.
+    """
+    largest = logits.max(-1, keepdim=True)
+    base = largest.values.clamp(min=0)
+    zero = (-base).exp()
+    if logits.shape[-1] <= SHORT:
+        return logits.sub_(base).exp_(), _all_keys(logits, excluded), zero
+    first = (largest.values - base).exp()
+    weight = (logits - base).exp_().mul_(keep).add_((1 - keep) * zero).sqrt_()
+    if excluded is not None:
+        weight = weight.masked_fill_(excluded, 0)
     weight.scatter_(-1, largest.indices, 0)
-    node, share = _gauss(root, weight)
-    size = node.square().square()
-    count = share / (node**3 if offset is None else slope * size + offset * zero)
-    return torch.cat([first, size], -1), torch.cat([torch.ones_like(first), count], -1), base
+    x = torch.nn.functional.softplus(logits.mul_(0.5))
+    node, share = _gauss(x, weight, torch.nn.functional.softplus(largest.values / 2))
+    size = (torch.expm1(-node) * (node - base / 2).exp()).square()
+    count = share / (keep * size + (1 - keep) * zero).sqrt()
+    return torch.cat([first, size], -1), torch.cat([torch.ones_like(first), count], -1), zero
 
 
-def _gauss(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Three-point Gauss quadrature of the measure `weight` on points x in [0, 1], row by row.
+def _all_keys(logits: Tensor, excluded: Tensor | None) -> Tensor:
+    return torch.ones_like(logits) if excluded is None else (~excluded).to(logits.dtype)
+
+
+def _gauss(x: Tensor, weight: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Three-point Gauss quadrature of the measure `weight` on points x in [0, most], row by row.
 
     Returns nodes and weights, each (..., 3), that match the sums of weight * x^k for k = 0..5. Central
     moments keep their digits when the points lie close together. Rows of fewer than three distinct points
@@ -70,7 +88,7 @@ def _gauss(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     x = x.sub_(mean)
     product = weight.mul_(x)
     moments = [product.mul_(x).sum(-1, keepdim=True) / whole for _ in range(4)]
-    spread = moments[0].sqrt().clamp(min=1e-12)
+    spread = moments[0].sqrt().clamp(min=1e-6)
     skewness, kurtosis, fifth = (
         moment / spread**power for power, moment in zip((3, 4, 5), moments[1:], strict=True)
     )
@@ -78,11 +96,10 @@ def _gauss(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     # make beta 0; the floor keeps the third node apart, at a weight of the size of the floor.
     square = (kurtosis - skewness.square() - 1).clamp(min=1e-5)
     last = (fifth - 2 * skewness * kurtosis + skewness**3) / square
-    last = torch.minimum(torch.maximum(last, -mean / spread), (1 - mean) / spread)
+    last = torch.minimum(torch.maximum(last, -mean / spread), (most - mean) / spread)
     node = _cubic_roots(-(skewness + last), skewness * last - 1 - square, last)
     share = 1 / (1 + node.square() + (node.square() - skewness * node - 1).square() / square)
-    # Where no key is left all nodes are empty, and their place must only be one that can be divided by.
-    return (mean + spread * node).clamp(min=1e-6, max=1), share * total
+    return torch.minimum((mean + spread * node).clamp(min=0), most), share * total
 
 
 def _cubic_roots(b: Tensor, c: Tensor, d: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ EXCLUDED = -1e30
 # diffusers writes "masked" as -10000 (-9984 in bfloat16) where it adds the mask, others the dtype's minimum.
 MASKED_FROM = -9000.0
 
-# Entries of a block and its copies: on a CPU they should stay in the cache, on a GPU outweigh a kernel launch.
+# Entries of a block and its copies: few enough for a CPU's cache, enough to outweigh a GPU's kernel launch.
 _BUDGET_CPU = 2**20
 _BUDGET_ELSEWHERE = 2**26
 # Fewer rows than this per block and reading the keys costs more than the products with them.
