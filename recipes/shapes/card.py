@@ -1,23 +1,22 @@
 # ruff: noqa: E501 - the card is prose
 """Write the model card beside an exported model from its logs and its evaluation.
 
-`python recipes/shapes/card.py --out runs/shapes`, after `train.py` and `evaluate.py`.
+`python recipes/shapes/card.py src/seedbed/zoo/models/shapes-cogvideox`, once the trained and evaluated model
+lies there and the logs of its training in recipes/shapes/logs. The documentation gets the same page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from diffusers import CogVideoXPipeline
+from safetensors import safe_open
 
 from seedbed.worlds import shapes
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 
 def rows(path: Path) -> list[dict[str, float]]:
@@ -34,6 +33,11 @@ def smooth(values: list[float], share: float = 0.8) -> list[float]:
 
 
 def curves(out: Path, figure: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     vae, denoiser = rows(out / "vae.log.jsonl"), rows(out / "denoiser.log.jsonl")
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
     left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
@@ -58,7 +62,7 @@ def number(value: list[float]) -> str:
 
 
 def card(
-    config: dict[str, Any], result: dict[str, Any], sizes: dict[str, int], log: list[dict[str, float]]
+    config: dict[str, Any], result: dict[str, Any], sizes: dict[str, float], log: list[dict[str, float]]
 ) -> str:
     denoiser, single, pairs = config["denoiser"], result["single"], result["pairs"]
     again = result["reconstruction"]
@@ -76,8 +80,8 @@ def card(
     return f"""# {config["name"]}
 
 A complete text-to-video diffusion model, small enough to ship and to run on a laptop: diffusers' own
-`CogVideoXPipeline` with {sizes["transformer"] / 1e6:.1f} M (transformer), {sizes["vae"] / 1e6:.1f} M (autoencoder)
-and {sizes["text_encoder"] / 1e6:.1f} M (text encoder) parameters, trained from nothing by `recipes/shapes`.
+`CogVideoXPipeline` with {sizes["transformer"]:.1f} M (transformer), {sizes["vae"]:.1f} M (autoencoder)
+and {sizes["text_encoder"]:.1f} M (text encoder) parameters, trained from nothing by `recipes/shapes`.
 It exists to study initial noise: generation takes about a second, and whether a video shows what its prompt says
 can be read back exactly (`seedbed.worlds.verifier`). It knows only the sentences of that world.
 
@@ -133,18 +137,37 @@ precision; float32 and float16 reproduce the same seeds best.
 """
 
 
+def pages(folder: Path, recipe: Path) -> dict[Path, str]:
+    """The card beside the model, and the same page for the documentation, by path."""
+    config = json.loads((recipe / "config.json").read_text())
+    result = json.loads((folder / "evaluation.json").read_text())
+    log = rows(recipe / "logs/denoiser.log.jsonl")
+    text = card(config, result, sizes(folder), log)
+    page = text.replace("](contact-sheet.png)", "](figures/contact-sheet.png)")
+    page = page.replace("](loss.png)", "](figures/loss.png)")
+    return {folder / "README.md": text, recipe.parents[1] / "docs/model-card.md": page}
+
+
+def sizes(folder: Path) -> dict[str, float]:
+    """Millions of parameters of each part."""
+    files = {
+        part: next((folder / part).glob("*.safetensors")) for part in ("transformer", "vae", "text_encoder")
+    }
+    counts = {}
+    for part, file in files.items():
+        with safe_open(file, "pt") as tensors:
+            counts[part] = sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys()) / 1e6  # noqa: SIM118
+    return counts
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    config = json.loads(arguments.config.read_text())
-    folder = arguments.out / config["name"]
-    pipe = CogVideoXPipeline.from_pretrained(folder)
-    sizes = {
-        name: sum(p.numel() for p in getattr(pipe, name).parameters())
-        for name in ("transformer", "vae", "text_encoder")
-    }
-    curves(arguments.out, folder / "loss.png")
-    result = json.loads((folder / "evaluation.json").read_text())
-    (folder / "README.md").write_text(card(config, result, sizes, rows(arguments.out / "denoiser.log.jsonl")))
+    parser.add_argument("folder", type=Path, help="the exported and evaluated model")
+    folder, recipe = parser.parse_args().folder.resolve(), Path(__file__).resolve().parent
+    figures = recipe.parents[1] / "docs/figures"
+    figures.mkdir(exist_ok=True)
+    curves(recipe / "logs", folder / "loss.png")
+    for name in ("loss.png", "contact-sheet.png"):
+        shutil.copy(folder / name, figures / name)
+    for path, text in pages(folder, recipe).items():
+        path.write_text(text)

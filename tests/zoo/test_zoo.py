@@ -1,0 +1,76 @@
+"""The embedded model is what its card says, and loads as any pipeline does."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+
+from seedbed import zoo
+from seedbed.errors import BadInput
+from seedbed.noise import NoiseRecipe
+from seedbed.probe import Probe
+from seedbed.worlds import shapes, verifier
+
+RECIPE = Path(__file__).parents[2] / "recipes/shapes"
+FOLDER = zoo.path()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return zoo.load()
+
+
+def test_names_and_unknown_names():
+    assert zoo.DEFAULT in zoo.names()
+    with pytest.raises(BadInput, match=f"no embedded model is called 'koala'; there is .*{zoo.DEFAULT}"):
+        zoo.path("koala")
+
+
+def test_it_is_a_plain_pipeline_in_half_precision(pipe):
+    assert type(pipe) is CogVideoXPipeline
+    stored = CogVideoXPipeline.from_pretrained(FOLDER, torch_dtype="auto")
+    for part in (stored.transformer, stored.vae, stored.text_encoder):
+        assert {p.dtype for p in part.parameters()} == {torch.float16}
+    assert pipe.transformer.dtype == torch.float32
+    assert not list(FOLDER.rglob("*.bin")) and len(list(FOLDER.rglob("*.safetensors"))) == 3
+
+
+def test_the_tokenizer_class_is_one_that_old_and_new_transformers_know():
+    index = json.loads((FOLDER / "model_index.json").read_text())
+    assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    config = json.loads((FOLDER / "tokenizer/tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_every_word_of_the_world_is_in_the_vocabulary(pipe):
+    for caption in shapes.captions(60, objects=1, seed=0, held=False):
+        assert pipe.tokenizer.unk_token_id not in pipe.tokenizer(f"{caption} and {caption}").input_ids
+
+
+def test_it_draws_held_out_captions_about_as_well_as_its_card_says(pipe):
+    """Twelve videos: too few to confirm the card, enough to notice a wrong file, scale or tokenizer."""
+    claimed = json.loads((FOLDER / "evaluation.json").read_text())["single"]["score"][0]
+    captions = shapes.captions(4, objects=1, seed=0, held=True)
+    scores = []
+    for caption in captions:
+        probe = Probe(pipe, caption)
+        recipes = [
+            NoiseRecipe(seed=0, candidate=i, shape=probe.spec.shape, frame_axis=probe.spec.frame_axis)
+            for i in range(3)
+        ]
+        frames = np.stack([probe.generate(recipe.draw()) for recipe in recipes])
+        assert frames.shape == (3, shapes.FRAMES, shapes.SIDE, shapes.SIDE, 3)
+        scores += verifier.score(frames, [caption] * 3).tolist()
+    assert np.mean(scores) > claimed - 0.2
+
+
+def test_the_card_is_made_from_the_committed_evaluation():
+    sys.path.insert(0, str(RECIPE))
+    from card import pages
+
+    for path, text in pages(FOLDER, RECIPE).items():
+        assert path.read_text() == text, f"{path.name} is out of date: run recipes/shapes/card.py"
