@@ -69,7 +69,8 @@ def first_contact(call: Call) -> Contact:
         except Enough:
             pass
         except (ValueError, TypeError) as error:
-            raise BadInput(f"{call.name} refuses its arguments: {' '.join(str(error).split())}") from error
+            message = " ".join(str(error).split())
+            raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
     if not prepared or not called:
         raise NotSupported(f"{call.name} does not prepare latents and then call a transformer or a unet")
     return Contact(spec_of(call.name, prepared[0]), *called[0])
@@ -78,7 +79,8 @@ def first_contact(call: Call) -> Contact:
 def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[LayerInfo, ...]:
     """The attention layers that a denoiser's first forward runs, from tensors that have shapes alone.
 
-    Raises whatever the model raises: it may do in its forward what tensors without data cannot.
+    Offloaded weights count as being where the latents are. Raises whatever the model raises: it may do in its
+    forward what tensors without data cannot.
     """
     # Loading this takes longer than a small model's forward: a probe that never asks should not pay.
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -86,12 +88,17 @@ def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[LayerInf
 
     seen: list[LayerInfo] = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # A copy: models that cache tensors in their forward would keep empty ones. Its weights take no memory.
     weights = (*denoiser.parameters(), *denoiser.buffers())
-    twin = copy.deepcopy(denoiser, {id(weight): mode.from_tensor(weight) for weight in weights})
+    with mode:
+        empty = {id(w): torch.empty(w.shape, dtype=w.dtype, device=contact.spec.device) for w in weights}
+    # A copy, as models that cache tensors in their forward would keep empty ones. Its weights take no memory.
+    twin = copy.deepcopy(denoiser, {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()})
     for module in twin.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        if hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook"):
+            # Offloading wraps the instance's forward to move weights, of which there are none.
+            vars(module).pop("forward", None)
     with torch.no_grad(), mode:
         args, kwargs = tree_map_only(Tensor, mode.from_tensor, (contact.args, contact.kwargs))
         with Tap(twin, lambda call: seen.append(LayerInfo(call.layer, call.kind, call.block))):

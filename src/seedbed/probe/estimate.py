@@ -66,8 +66,8 @@ def clean_latents(
 def interrupt_after(pipe: Any, steps: int) -> list[Any]:
     """Makes the scheduler's call number `steps` (from 1) return the clean latents and interrupt `pipe`.
 
-    `pipe` then decodes those as it decodes its own. For a pipeline and a scheduler that are used once. Returns
-    a list of the timesteps that the scheduler met, filled as it goes.
+    `pipe` then decodes those as it decodes its own. For a pipeline and a scheduler that are used once.
+    Returns a list of the timesteps that the scheduler met, filled as it goes.
     """
     scheduler, met = pipe.scheduler, []
     take = scheduler.step

@@ -1,0 +1,104 @@
+"""Clean latents: exact where the model's output is, for every kind of scheduler and prediction."""
+
+import diffusers
+import pytest
+import torch
+
+from seedbed.errors import NotSupported
+from seedbed.probe.estimate import clean_latents
+from seedbed.probe.layouts import spec_of
+from seedbed.probe.ledger import Ledger
+
+SCHEDULERS = {
+    "ddim epsilon": ("DDIMScheduler", {"clip_sample": False}),
+    "ddim v": ("DDIMScheduler", {"clip_sample": False, "prediction_type": "v_prediction"}),
+    "cogvideox v": ("CogVideoXDDIMScheduler", {"prediction_type": "v_prediction"}),
+    "euler epsilon": ("EulerDiscreteScheduler", {}),
+    "euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "flow euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    "unipc flow": (
+        "UniPCMultistepScheduler",
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
+    ),
+    "unipc epsilon": ("UniPCMultistepScheduler", {}),
+    "dpm epsilon": ("DPMSolverMultistepScheduler", {}),
+    "dpm v": ("DPMSolverMultistepScheduler", {"prediction_type": "v_prediction"}),
+    "dpm sample": ("DPMSolverMultistepScheduler", {"prediction_type": "sample"}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lcm": ("LCMScheduler", {"clip_sample": False}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_recovers_the_clean_latents_from_a_perfect_prediction(name):
+    kind, options = SCHEDULERS[name]
+    scheduler = getattr(diffusers, kind)(**options)
+    scheduler.set_timesteps(4)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 4, 8, generator=generator) for _ in range(2))
+    step, t = 0, scheduler.timesteps[0]
+    if "flow" in name:
+        sigma = scheduler.sigmas[0]
+        alpha, model_output = 1 - sigma, noise - clean
+    elif "euler" in name:
+        alpha, sigma, model_output = 1.0, scheduler.sigmas[0], noise
+    else:
+        power = scheduler.alphas_cumprod[int(t)]
+        alpha, sigma = power**0.5, (1 - power) ** 0.5
+        if options.get("prediction_type") == "v_prediction":
+            model_output = alpha * noise - sigma * clean
+        else:
+            model_output = clean if "sample" in name else noise
+    sample = alpha * clean + sigma * noise
+    if "euler" in name and "flow" not in name:
+        scheduler.scale_model_input(sample, t)
+    output = scheduler.step(model_output, t, sample)
+    torch.testing.assert_close(
+        clean_latents(scheduler, step, output, model_output, t, sample), clean, rtol=1e-3, atol=2e-3
+    )
+
+
+def test_a_schedule_that_cannot_be_read_is_refused():
+    scheduler = diffusers.DPMSolverMultistepScheduler()
+    scheduler.set_timesteps(4)
+    x = torch.zeros(1, 4)
+    with pytest.raises(NotSupported, match="no preview: DPMSolverMultistepScheduler is at timestep 3"):
+        clean_latents(scheduler, 0, None, x, 3, x)
+    with pytest.raises(NotSupported, match="is at timestep"):
+        clean_latents(scheduler, 9, None, x, scheduler.timesteps[0], x)
+    scheduler.register_to_config(prediction_type="other")
+    with pytest.raises(NotSupported, match="predicts 'other'"):
+        clean_latents(scheduler, 0, None, x, scheduler.timesteps[0], x)
+
+    class Bare:
+        config = {"prediction_type": "epsilon"}  # noqa: RUF012
+
+    with pytest.raises(NotSupported, match="Bare tells neither"):
+        clean_latents(Bare(), 0, None, x, 3, x)
+
+
+@pytest.mark.parametrize(
+    "pipeline, shape, frame_axis",
+    [
+        ("CogVideoXImageToVideoPipeline", (1, 5, 16, 8, 8), 0),
+        ("WanPipeline", (1, 16, 5, 8, 8), 1),
+        ("Kandinsky5T2VPipeline", (1, 5, 8, 8, 16), 0),
+        ("FluxPipeline", (1, 64, 64), None),
+        ("StableDiffusionPipeline", (1, 4, 8, 8), None),
+        ("StableAudioPipeline", (1, 8), None),
+    ],
+)
+def test_layouts_tell_the_frame_axis(pipeline, shape, frame_axis):
+    spec = spec_of(pipeline, torch.zeros(shape))
+    assert spec.shape == shape[1:] and spec.frame_axis == frame_axis
+    assert len(spec.layout.split()) == len(shape)
+
+
+def test_ledger_adds_by_purpose():
+    ledger = Ledger()
+    ledger.add("scoring", 0.5)
+    ledger.add("generation", 4)
+    ledger.add("scoring", 0.25)
+    assert ledger.to_dict() == {"scoring": 0.75, "generation": 4.0} and ledger.total == 4.75
+    ledger.to_dict()["scoring"] = 9
+    assert ledger.total == 4.75

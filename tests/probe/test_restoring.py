@@ -1,0 +1,216 @@
+"""After a probe the pipeline is as before: state, models, offloading; and nothing holds on to it."""
+
+import copy
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed.probe import Probe
+from tests.pipelines import BUILDERS, CALLS, PROMPT
+
+
+def comparable(value):
+    """Tensors, arrays and containers of them in a form that `==` compares by content."""
+    if isinstance(value, torch.Tensor):
+        return (value.dtype, value.shape, value.numpy().tobytes())
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [comparable(item) for item in value]
+    return value
+
+
+def snapshot(pipe):
+    modules = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
+    return {
+        "pipe": {k: v for k, v in vars(pipe).items() if k != "_all_hooks"},
+        "scheduler": copy.deepcopy(comparable(vars(pipe.scheduler))),
+        "weights": [comparable(dict(m.state_dict())) for m in modules],
+        "hooks": [
+            [
+                dict(getattr(sub, n))
+                for n in vars(sub)
+                if n.endswith(("_hooks", "_always_called", "_with_kwargs"))
+            ]
+            for m in modules
+            for sub in m.modules()
+        ],
+        "processors": [
+            (s.processor, dict(vars(s.processor)))
+            for m in modules
+            for s in m.modules()
+            if hasattr(s, "processor")
+        ],
+        "forwards": [vars(s).get("forward") for m in modules for s in m.modules()],
+        "training": [s.training for m in modules for s in m.modules()],
+    }
+
+
+def noises_for(probe, count):
+    return torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
+
+
+def interrupted(error):
+    def handler(call):
+        if call.index == 1:
+            raise error
+
+    return handler
+
+
+USES = {
+    "spec": lambda probe, z: probe.spec,
+    "layers": lambda probe, z: probe.layers,
+    "evaluate": lambda probe, z: probe.evaluate(z, steps=2),
+    "stop": lambda probe, z: probe.evaluate(z, depth=1),
+    "stop by the handler": lambda probe, z: probe.evaluate(z, lambda call: call.stop()),
+    "error": lambda probe, z: probe.evaluate(z, interrupted(RuntimeError("from the handler"))),
+    "ctrl-c": lambda probe, z: probe.evaluate(z, interrupted(KeyboardInterrupt())),
+    "preview": lambda probe, z: probe.preview(z),
+    "generate": lambda probe, z: probe.generate(z[0]),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_pipeline_is_as_before(family, use):
+    pipe = BUILDERS[family]()
+    # Used before: some text encoders put hooks on themselves in their first run.
+    pipe(PROMPT, output_type="latent", **CALLS[family])
+    # A state that a run would change: another schedule, an interrupt, a bar of the user's.
+    pipe.scheduler.set_timesteps(5, **({"mu": 0.5} if family == "ltx" else {}))
+    pipe._interrupt = True
+    pipe.set_progress_bar_config(disable=True, desc="mine")
+    before, random = snapshot(pipe), torch.get_rng_state()
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    try:
+        USES[use](probe, torch.randn(2, *probe.spec.shape, generator=torch.Generator().manual_seed(0)))
+    except (RuntimeError, KeyboardInterrupt) as error:
+        assert use in ("error", "ctrl-c"), error
+    else:
+        assert use not in ("error", "ctrl-c")
+    after = snapshot(pipe)
+    for part in before:
+        assert before[part] == after[part], part
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_the_pipeline_generates_the_same_afterwards(family):
+    pipe = BUILDERS[family]()
+
+    def generate():
+        generator = torch.Generator().manual_seed(3)
+        output = pipe(PROMPT, generator=generator, output_type="np", **CALLS[family])
+        return np.asarray(output.frames if hasattr(output, "frames") else output.images)
+
+    before = generate()
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    probe.evaluate(noises_for(probe, 3), depth=1)
+    probe.preview(noises_for(probe, 1))
+    with pytest.raises(RuntimeError):
+        probe.evaluate(noises_for(probe, 2), interrupted(RuntimeError()))
+    assert np.array_equal(generate(), before)
+
+
+def test_an_earlier_state_of_the_pipeline_does_not_matter(family):
+    """A pipeline that was interrupted, or stopped mid-schedule, is probed as a fresh one."""
+    pipe = BUILDERS[family]()
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(probe, 2)
+    fresh = probe.evaluate(noises).prediction
+    pipe(PROMPT, output_type="latent", **CALLS[family])
+    pipe._interrupt = True
+    assert torch.equal(Probe(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, fresh)
+
+
+def test_model_offloading_goes_on_working(family):
+    pytest.importorskip("accelerate")
+    pipe = BUILDERS[family]()
+    plain = Probe(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(plain, 2)
+    expected, frames = plain.evaluate(noises).prediction, plain.generate(noises[0])
+    # On a CPU nothing moves, but the hooks, their order and their freeing are the real ones.
+    pipe.enable_model_cpu_offload(device="cpu")
+    hooked = {name for name, c in pipe.components.items() if hasattr(c, "_hf_hook")}
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    assert torch.equal(probe.evaluate(noises).prediction, expected)
+    assert len(probe.layers) == len(plain.layers) and "layers" not in probe.ledger.entries
+    moved = []
+    for hook in pipe._all_hooks:
+        hook.offload = lambda: moved.append(1)
+    probe.evaluate(noises, depth=1)
+    with pytest.raises(RuntimeError, match="mine"):
+        probe.evaluate(noises, interrupted(RuntimeError("mine")))
+    assert np.array_equal(probe.generate(noises[0]), frames)
+    assert {name for name, c in pipe.components.items() if hasattr(c, "_hf_hook")} == hooked
+    # The pipeline's own list is that of the hooks now on its models, so that it can free them.
+    on_models = {id(c._hf_hook) for c in pipe.components.values() if hasattr(c, "_hf_hook")}
+    assert {id(user.hook) for user in pipe._all_hooks} == on_models
+    pipe.remove_all_hooks()
+    assert not any(hasattr(c, "_hf_hook") for c in pipe.components.values())
+    assert torch.equal(Probe(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, expected)
+
+
+@pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])
+def test_group_offloading_goes_on_working(family, options):
+    pipe = BUILDERS[family]()
+    plain = Probe(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(plain, 2)
+    expected = plain.evaluate(noises).prediction
+    cpu = torch.device("cpu")
+    options = {"offload_type": "block_level"} | options
+    plain.denoiser.enable_group_offload(onload_device=cpu, offload_device=cpu, **options)
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    probe.evaluate(noises, depth=1)
+    assert torch.equal(probe.evaluate(noises).prediction, expected)
+
+
+def test_nothing_keeps_the_pipeline_alive(family):
+    pipe = BUILDERS[family]()
+    alive = [weakref.ref(pipe), *(weakref.ref(c) for c in pipe.components.values() if hasattr(c, "forward"))]
+    probe = Probe(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(probe, 2)
+    assert probe.layers
+    probe.evaluate(noises, lambda call: None, depth=1)
+    probe.preview(noises[:1])
+    with pytest.raises(RuntimeError):
+        probe.evaluate(noises, interrupted(RuntimeError()))
+    del pipe, probe
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * len(alive)
+
+
+def test_pipelines_in_two_threads_do_not_see_each_other():
+    families, results, errors = ("cogvideox", "wan"), {}, []
+    pipes = {name: BUILDERS[name]() for name in families}
+    barrier = threading.Barrier(2, timeout=60)
+
+    def work(name):
+        try:
+            probe = Probe(pipes[name], PROMPT, **CALLS[name])
+            noises, seen = noises_for(probe, 2), []
+            for _ in range(4):
+                barrier.wait()
+                prediction = probe.evaluate(noises, lambda call: seen.append(call.layer)).prediction
+            results[name] = (prediction, seen, [layer.name for layer in probe.layers])
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in families]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not errors
+    for name in families:
+        prediction, seen, layers = results[name]
+        assert seen == layers * 4
+        probe = Probe(pipes[name], PROMPT, **CALLS[name])
+        torch.testing.assert_close(probe.evaluate(noises_for(probe, 2)).prediction, prediction)
