@@ -13,7 +13,7 @@ from seedbed.selection import Acquisition, Bansa, BansaDropout, Entropy, Random,
 from seedbed.selection.layers import plan
 from seedbed.selection.pool import ranked
 from seedbed.selection.scoring import _batches, score_pool
-from tests.pipelines import CALLS, PROMPT, cogvideox
+from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox
 from tests.selection.calls import attention_call
 
 CALL = CALLS["cogvideox"]
@@ -233,12 +233,25 @@ def test_a_score_that_is_not_finite_names_candidate_and_layer(pipe, value):
         choose(pipe, candidates=4, batch_size=2, acquisition=Wrong(values))
 
 
-def test_a_broken_model_is_an_error_not_a_number():
+@pytest.mark.parametrize("acquisition", ["entropy", "bansa", "bansa:estimator=masked", "bansa-dropout"])
+@pytest.mark.parametrize("family", ["cogvideox", "ltx"])  # without a mask, and with one
+def test_a_broken_model_is_an_error_not_a_number(family, acquisition):
+    pipe = BUILDERS[family]()
+    with torch.no_grad():
+        for name, weight in pipe.transformer.named_parameters():
+            if name.startswith("transformer_blocks.1.attn") and ".to_q." in name:
+                weight.fill_(torch.nan)
+    with pytest.raises(BadOutput, match=r"candidate 0 is nan at layer transformer_blocks\.1\."):
+        choose(pipe, acquisition=acquisition, candidates=2, **CALLS[family])
+
+
+def test_a_function_that_hides_what_is_not_finite_does_not_hide_the_model():
     pipe = cogvideox()
     with torch.no_grad():
-        pipe.transformer.transformer_blocks[1].attn1.to_q.weight.fill_(torch.nan)
-    with pytest.raises(BadOutput, match=r"candidate 0 is nan at layer transformer_blocks\.1\."):
-        choose(pipe)
+        pipe.transformer.transformer_blocks[2].attn1.to_k.weight.fill_(torch.inf)
+    zeros = Wrong(lambda call: torch.zeros(call.candidates))
+    with pytest.raises(BadOutput, match=r"query and key of candidate 0 .* layer transformer_blocks\.2\."):
+        choose(pipe, acquisition=zeros)
 
 
 def test_a_function_of_the_noise_must_be_finite_too(pipe):

@@ -73,11 +73,15 @@ class _Observer:
                 f"the {len(self.batch)} candidates: call.by_candidate(...) makes them"
             )
         scores = scores.detach().double().cpu()
-        for index in (~scores.isfinite()).nonzero().flatten().tolist():
-            raise BadOutput(
-                f"{self.function.name} of candidate {self.batch[index]} is {scores[index].item()} at layer "
-                f"{self.plan.names[column]}: the model's values are not finite there; try float32 or bfloat16"
-            )
+        # A function may make a number of a row that is not finite, so what it looked at is checked too.
+        inputs = call.query.sum((1, 2, 3), dtype=torch.float32) + call.key.sum((1, 2, 3), dtype=torch.float32)
+        means = call.by_candidate(inputs).view(len(self.batch), -1).mean(1).cpu()
+        for what, values in (("the mean query and key", means), (self.function.name, scores)):
+            for index in (~values.isfinite()).nonzero().flatten().tolist():
+                raise BadOutput(
+                    f"{what} of candidate {self.batch[index]} is {values[index].item()} at layer "
+                    f"{self.plan.names[column]}: values are not finite there; try float32 or bfloat16"
+                )
         self.sums[:, column] += scores
         self.seen[column] += 1
         return output
