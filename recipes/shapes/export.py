@@ -21,18 +21,18 @@ def export(model: Conditioned, vae: AutoencoderKLCogVideoX, config: dict[str, An
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)
-    # transformers 5 writes a class name that 4.x does not know; both know this one.
-    for file, key in (
-        (folder / "model_index.json", "tokenizer"),
-        (folder / "tokenizer/tokenizer_config.json", None),
-    ):
-        content = json.loads(file.read_text())
-        if key:
-            content[key] = ["transformers", "PreTrainedTokenizerFast"]
-        else:
-            content["tokenizer_class"] = "PreTrainedTokenizerFast"
-        file.write_text(json.dumps(content, indent=2) + "\n")
+    # transformers 5 writes a tokenizer class that 4.x does not know: both know this one. And it loads the text
+    # encoder in the precision that its file names, where diffusers loads everything else in float32.
+    edit(folder / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
+    edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    edit(folder / "text_encoder/config.json", dtype="float32", torch_dtype="float32")
     call = {**config["call"], "max_sequence_length": TOKENS}
     (folder / "seedbed.json").write_text(
         json.dumps({"schema": "seedbed.model/1", "call": call}, indent=2) + "\n"
     )
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2) + "\n")
