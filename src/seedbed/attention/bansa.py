@@ -77,7 +77,7 @@ def bansa_masked(
     drawn = (masks, query.shape[1], logits.keys)
     if chunk is None:
         chunk = logits.rows_per_block(copies=4 + masks)
-    positions = logits.rows.tolist()
+    positions = logits.positions.tolist()
     uniform = torch.empty(0)
     drawn_for: slice | None = None
     for batch, heads, some, block in logits.blocks(chunk, copies=4):
@@ -103,7 +103,7 @@ def bansa_masked(
             total += masked
         score = torch.special.entr(total / masks).sum(-1, dtype=torch.float64) - entropies / masks
         if logits.masked:
-            score = torch.where((block > EXCLUDED / 2).any(-1), score, 0)
+            score = score.masked_fill_((block <= EXCLUDED / 2).all(-1), 0)
         # Jensen's inequality bounds the score by 0; rounding does not know it.
         scores[batch, heads, some] = score.clamp_(min=0).to(scores.dtype)
     return scores
@@ -160,13 +160,17 @@ def bansa_expected(
     _check(masks, keep, place)
     logits = Logits.of(query, key, scale, mask, causal, rows)
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
-    if keep == 1:
-        return scores
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
     for batch, heads, some, block in logits.blocks(chunk, copies=3):
-        excluded = block < EXCLUDED / 2 if logits.masked else None
+        if keep == 1:  # all masks agree; what is not finite stays so
+            scores[batch, heads, some] = block.sum(-1) * 0
+            continue
+        excluded = block <= EXCLUDED / 2 if logits.masked else None
         score = expected(block, excluded, masks, keep).clamp_(min=0)
-        scores[batch, heads, some] = score if excluded is None else score.masked_fill(excluded.all(-1), 0)
+        if excluded is not None:
+            # Rows of one key too, where all masks agree and quadrature would only come close.
+            score = score.masked_fill_((~excluded).sum(-1) <= 1, 0)
+        scores[batch, heads, some] = score
     return scores
 
 

@@ -81,17 +81,14 @@ def _gauss(x: Tensor, weight: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     moments keep their digits when the points lie close together. Rows of fewer than three distinct points
     get nodes of (almost) no weight. Overwrites its arguments.
     """
-    tiny = torch.finfo(x.dtype).tiny
     total = weight.sum(-1, keepdim=True)
-    whole = total.clamp(min=tiny)
+    whole = total.clamp(min=torch.finfo(x.dtype).tiny)
     mean = (weight * x).sum(-1, keepdim=True) / whole
     x = x.sub_(mean)
     product = weight.mul_(x)
-    moments = [product.mul_(x).sum(-1, keepdim=True) / whole for _ in range(4)]
-    spread = moments[0].sqrt().clamp(min=1e-6)
-    skewness, kurtosis, fifth = (
-        moment / spread**power for power, moment in zip((3, 4, 5), moments[1:], strict=True)
-    )
+    second, third, fourth, fifth = (product.mul_(x).sum(-1, keepdim=True) / whole for _ in range(4))
+    spread = second.sqrt().clamp(min=1e-6)
+    skewness, kurtosis, fifth = third / spread**3, fourth / spread**4, fifth / spread**5
     # Jacobi matrix [[0, 1, 0], [1, skewness, beta], [0, beta, last]] of the standardised measure. Two points
     # make beta 0; the floor keeps the third node apart, at a weight of the size of the floor.
     square = (kurtosis - skewness.square() - 1).clamp(min=1e-5)

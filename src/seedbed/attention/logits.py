@@ -47,7 +47,7 @@ class Logits:
     scale: float
     mask: Tensor | None
     causal: bool
-    rows: Tensor
+    rows: Tensor | None
 
     @classmethod
     def of(
@@ -66,10 +66,10 @@ class Logits:
         if not same or key.shape[1] == 0 or query.shape[1] % key.shape[1]:
             raise BadInput(f"query {tuple(query.shape)} and key {tuple(key.shape)} do not belong together")
         total = query.shape[2]
-        if rows is None:
-            rows = torch.arange(total, device=query.device)
-        elif rows.dim() != 1 or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < total):
-            raise BadInput(f"rows must be a vector of indices below {total}")
+        if rows is not None:
+            if rows.dim() != 1 or not all(0 <= row < total for row in rows.tolist()):
+                raise BadInput(f"rows must be a vector of indices below {total}")
+            rows = rows.to(query.device)
         if mask is not None:
             full = (query.shape[0], query.shape[1], total, key.shape[2])
             try:
@@ -78,7 +78,7 @@ class Logits:
                 raise BadInput(f"mask {tuple(mask.shape)} does not broadcast to {full}") from None
         if scale is None:
             scale = query.shape[3] ** -0.5
-        return cls(query, key, scale, mask, causal, rows.to(query.device))
+        return cls(query, key, scale, mask, causal, rows)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,7 +87,12 @@ class Logits:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(batch, heads, rows)"""
-        return self.query.shape[0], self.query.shape[1], len(self.rows)
+        return self.query.shape[0], self.query.shape[1], len(self.positions)
+
+    @property
+    def positions(self) -> Tensor:
+        """(rows,) the index of each row among all of the query's."""
+        return torch.arange(self.query.shape[2], device=self.query.device) if self.rows is None else self.rows
 
     @property
     def keys(self) -> int:
@@ -101,22 +106,25 @@ class Logits:
         """(batch, heads, rows, keys) of some batch entries, key heads and rows; EXCLUDED where masked."""
         shared = self.query.shape[1] // self.key.shape[1]
         heads = slice(groups.start * shared, groups.stop * shared)
-        positions = self.rows[rows]
-        query = self.query[batch, heads].index_select(2, positions).to(self.dtype) * self.scale
-        key = self.key[batch, groups].to(self.dtype)
+        query = self._some_rows(self.query[batch, heads], rows).to(self.dtype)
+        key = self.key[batch, groups].to(self.dtype).flatten(0, 1)
         # Heads that share a key stand below one another, so that keys are never repeated.
-        stacked = query.reshape(len(query), key.shape[1], shared * len(positions), query.shape[3])
-        logits = (stacked @ key.mT).reshape(len(query), query.shape[1], len(positions), self.keys)
+        stacked = query.reshape(len(key), -1, query.shape[3])
+        logits = torch.baddbmm(key.new_zeros(1, 1, 1), stacked, key.mT, beta=0, alpha=self.scale)
+        logits = logits.view(*query.shape[:3], self.keys)
         if self.mask is not None:
-            mask = self.mask[batch, heads].index_select(2, positions)
+            mask = self._some_rows(self.mask[batch, heads], rows)
             if mask.dtype == torch.bool:
                 logits = logits.masked_fill_(~mask, EXCLUDED)
             else:
-                logits = (logits + mask).masked_fill_(mask <= MASKED_FROM, EXCLUDED)
+                logits = logits.add_(mask).masked_fill_(mask <= MASKED_FROM, EXCLUDED)
         if self.causal:
-            later = torch.arange(self.keys, device=positions.device) > positions[:, None]
+            later = torch.arange(self.keys, device=query.device) > self.positions[rows, None]
             logits = logits.masked_fill_(later, EXCLUDED)
         return logits
+
+    def _some_rows(self, tensor: Tensor, rows: slice) -> Tensor:
+        return tensor[:, :, rows] if self.rows is None else tensor.index_select(2, self.rows[rows])
 
     def rows_per_block(self, copies: int) -> int:
         """Rows of all batch entries and heads that fill a block, and at least 64.

@@ -97,7 +97,7 @@ def row_statistics(
     for batch, heads, some, block in logits.blocks(chunk, copies=3):
         at = (batch, heads, some)
         if logits.masked:
-            keys[at] = (block > EXCLUDED / 2).sum(-1).to(keys.dtype)
+            keys[at] = (~(block <= EXCLUDED / 2)).sum(-1).to(keys.dtype)  # NaN is no mask, and stays
         top = block.amax(-1, keepdim=True)
         below = block.sub_(top)
         weights = below.exp()
