@@ -74,7 +74,7 @@ def bansa_masked(
     logits = Logits.of(query, key, scale, mask, causal, rows)
     scores = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
     generator = torch.Generator(query.device)
-    drawn = (masks, query.shape[1], logits.keys)
+    shape = (masks, query.shape[1], logits.keys)
     if chunk is None:
         chunk = logits.rows_per_block(copies=4 + masks)
     positions = logits.positions.tolist()
@@ -82,13 +82,7 @@ def bansa_masked(
     drawn_for: slice | None = None
     for batch, heads, some, block in logits.blocks(chunk, copies=4):
         if some != drawn_for:
-            uniform = torch.stack(
-                [
-                    torch.rand(drawn, generator=generator.manual_seed(_mix(seed, row)), device=query.device)
-                    for row in positions[some]
-                ],
-                dim=2,
-            )
+            uniform = torch.stack([mask_uniforms(seed, row, shape, generator) for row in positions[some]], 2)
             drawn_for = some
         total = torch.zeros_like(block)
         entropies = torch.zeros(block.shape[:-1], dtype=torch.float64, device=block.device)
@@ -127,12 +121,14 @@ def _masked_row(probabilities: Tensor, logits: Tensor, uniform: Tensor, keep: fl
     return masked
 
 
-def _mix(seed: int, row: int) -> int:
-    """A 63-bit seed for the masks of one row (the finaliser of SplitMix64): near seeds must not correlate."""
+def mask_uniforms(seed: int, row: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """(masks, heads, keys) uniforms in [0, 1) that belong to one row: a mask keeps what lies below `keep`."""
+    # The finaliser of SplitMix64: the seeds of near rows must not make their masks alike.
     x = (seed * 0x9E3779B97F4A7C15 + (row + 1) * 0xD1B54A32D192ED03) % 2**64
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-    return (x ^ (x >> 31)) >> 1
+    generator.manual_seed((x ^ (x >> 31)) >> 1)
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -162,13 +158,13 @@ def bansa_expected(
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
     for batch, heads, some, block in logits.blocks(chunk, copies=3):
-        if keep == 1:  # all masks agree; what is not finite stays so
+        if keep == 1 or logits.keys == 1:  # all masks agree; what is not finite stays so
             scores[batch, heads, some] = block.sum(-1) * 0
             continue
         excluded = block <= EXCLUDED / 2 if logits.masked else None
         score = expected(block, excluded, masks, keep).clamp_(min=0)
         if excluded is not None:
-            # Rows of one key too, where all masks agree and quadrature would only come close.
+            # In rows of one key, too, all masks agree, and quadrature would only come close.
             score = score.masked_fill_((~excluded).sum(-1) <= 1, 0)
         scores[batch, heads, some] = score
     return scores
