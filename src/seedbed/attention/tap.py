@@ -267,11 +267,7 @@ class Tap:
         self._index += 1
         self.calls += 1
         # What a handler computes is no call of the model: taps further out must not take it for one.
-        outer = [
-            m
-            for m in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-            if isinstance(m, _Mode) and not m.muted
-        ]
+        outer = [m for m in _get_current_function_mode_stack() if isinstance(m, _Mode) and not m.muted]
         for mode in outer:
             mode.muted = True
         try:
