@@ -5,23 +5,28 @@ layers, 8,192 video tokens, float32, random weights) runs one forward for one ca
 under a tap that scores every attention call with the mask-free BANSA over all query rows. Each runs in a
 process of its own. Reports, above what the weights and inputs take,
 
-- the peak of live tensor bytes, from a record of every allocation (on CUDA: the allocator's peak counter),
-- the rise of the process's peak resident memory (CPU only; it includes what the allocator keeps for later).
+- the peak of the bytes that live tensors hold, followed through every operation,
+- the rise of the process's peak resident memory, which also sees what kernels allocate inside (CPU), or the
+  allocator's peak (CUDA).
 
-One layer's attention map over all heads would take 2.1 GB. Writes benchmarks/results/scoring_memory.json and
+One layer's attention map over all heads would take 2.2 GB. Writes benchmarks/results/scoring_memory.json and
 exits with 1 where scoring needs more than 1.2 times the plain forward.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
+import weakref
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from seedbed.attention.bansa import bansa_expected
 from seedbed.attention.tap import AttentionCall, Tap
@@ -32,8 +37,41 @@ FRAMES, SIDE, TEXT = 8, 32, 16
 RESULT = Path(__file__).parent / "results" / "scoring_memory.json"
 
 
-def measure(scoring: bool, device: str) -> dict[str, float]:
-    """One forward in this process: peak bytes above its start, seconds, and the scores."""
+class LiveBytes(TorchDispatchMode):
+    """Follows the storages of all tensors that operations return: bytes now alive, and their peak.
+
+    Args:
+        held: tensors that were there before; views of them count nothing.
+    """
+
+    def __init__(self, held: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in held}
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key = storage._cdata
+                if key not in self.sizes:
+                    self.sizes[key] = storage.nbytes()
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._freed, key)
+        return output
+
+    def _freed(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+
+
+def measure(scoring: bool, following: bool, device: str) -> dict[str, Any]:
+    """One forward in this process: peak bytes above its start and the scores.
+
+    Args:
+        following: follow live tensors, which takes time and memory of its own, or look at the process.
+    """
     from diffusers import CogVideoXTransformer3DModel
 
     torch.manual_seed(0)
@@ -70,55 +108,43 @@ def measure(scoring: bool, device: str) -> dict[str, float]:
             with Tap(model, handler):
                 model(**inputs)
 
-    def resident() -> int:
+    def peak() -> int:
+        if device == "cuda":
+            return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    before, started = resident(), perf_counter()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        forward()
-        peak = torch.cuda.max_memory_allocated() - held
-    else:
-        forward()
-    seconds, rise = perf_counter() - started, resident() - before
-    if device == "cpu":
-        # A second run, since recording every allocation takes memory of its own.
-        scores.clear()
-        cpu = torch.profiler.ProfilerActivity.CPU
-        with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as profile:
+    if following:
+        with LiveBytes([*model.parameters(), *model.buffers(), *inputs.values()]) as tracker:
             forward()
-        events = profile.profiler.kineto_results.events()
-        moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        live = peak = 0
-        for _, size in moves:
-            live += size
-            peak = max(peak, live)
-    return {"live": peak, "resident": rise, "seconds": seconds, "scores": scores}
+        return {"live": tracker.peak, "scores": scores}
+    before = peak()
+    forward()
+    return {"resident": peak() - before, "scores": scores}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--measure", choices=["plain", "scoring"], help="measure one kind in this process")
+    parser.add_argument("--measure", nargs=2, help="plain or scoring, live or resident: in this process")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure == "scoring", arguments.device)))
+        kind, what = arguments.measure
+        print(json.dumps(measure(kind == "scoring", what == "live", arguments.device)))
         return 0
-    figures = {}
-    for kind in ("plain", "scoring"):
-        command = [sys.executable, __file__, "--device", arguments.device, "--measure", kind]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        # The profiler may print lines of its own before.
-        figures[kind] = json.loads(output.splitlines()[-1])
-    measured = ("live",) if arguments.device == "cuda" else ("live", "resident")
+    # Tensors above this size go back to the system when freed: the resident peak is then that of live memory.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**18)}
+    figures: dict[str, dict[str, Any]] = {"plain": {}, "scoring": {}}
+    for kind in figures:
+        for what in ("live", "resident"):
+            command = [sys.executable, __file__, "--device", arguments.device, "--measure", kind, what]
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            figures[kind] |= json.loads(run.stdout.splitlines()[-1])
     result = {
         "tokens": FRAMES * SIDE * SIDE + TEXT,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.machine(),
         "torch": torch.__version__,
-        "bytes": {kind: {name: figures[kind][name] for name in measured} for kind in figures},
-        "ratio": {name: figures["scoring"][name] / figures["plain"][name] for name in measured},
-        "seconds": {kind: figures[kind]["seconds"] for kind in figures},
+        "bytes": {kind: {name: figures[kind][name] for name in ("live", "resident")} for kind in figures},
+        "ratio": {name: figures["scoring"][name] / figures["plain"][name] for name in ("live", "resident")},
         "scores": figures["scoring"]["scores"],
         "limit": LIMIT,
     }
