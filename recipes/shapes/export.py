@@ -21,7 +21,7 @@ def export(model: Conditioned, vae: AutoencoderKLCogVideoX, config: dict[str, An
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)
-    # transformers 5 writes a tokenizer class that 4.x does not know: both know this one. And it loads the text
+    # transformers 5 writes a tokenizer class that 4.x does not know; both know this one. It loads the text
     # encoder in the precision that its file names, where diffusers loads everything else in float32.
     edit(folder / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
     edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
