@@ -158,7 +158,7 @@ def bansa_expected(
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
     for batch, heads, some, block in logits.blocks(chunk, copies=3):
-        if keep == 1 or logits.keys == 1:  # all masks agree; what is not finite stays so
+        if keep > 1 - 1e-6 or logits.keys == 1:  # all masks agree; what is not finite stays so
             scores[batch, heads, some] = block.sum(-1) * 0
             continue
         excluded = block <= EXCLUDED / 2 if logits.masked else None

@@ -66,7 +66,7 @@ def effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tu
     x = torch.nn.functional.softplus(logits.mul_(0.5))
     node, share = _gauss(x, weight, torch.nn.functional.softplus(largest.values / 2))
     size = (torch.expm1(-node) * (node - base / 2).exp()).square()
-    count = share / (keep * size + (1 - keep) * zero).sqrt()
+    count = share / (keep * size + (1 - keep) * zero).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
     return torch.cat([first, size], -1), torch.cat([torch.ones_like(first), count], -1), zero
 
 

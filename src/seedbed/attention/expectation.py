@@ -39,7 +39,8 @@ def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: in
     share = (size / (size * count).sum(-1, keepdim=True)).clamp_(min=_SHARP)
     # Chernoff: P(S < s) <= e E[e^{-S/s}]. Rows where that is below e^-8 do with the short grid.
     transform = (count * torch.log1p(keep * torch.expm1(-share / _ORDINARY))).sum(-1)
-    grids = ((transform < -9, _ORDINARY), (transform >= -9, _SHARP))
+    ordinary = transform < -9
+    grids = ((ordinary, _ORDINARY), (~ordinary, _SHARP))
     return _by_rows(partial(_disagreement, masks, keep), grids, (share, count, kept))
 
 
@@ -93,11 +94,12 @@ def expected_of_logits(logits: Tensor, excluded: Tensor | None, masks: int, keep
     size, count, zero = (part.double() for part in effective_logits(logits, excluded, keep))
     largest = (count * torch.maximum(size, zero)).sum(-1, keepdim=True)
     # No normaliser falls below this; rows that attend to nothing get any.
-    size = (size / largest).clamp(min=1e-30)  # never 0: it is divided by
-    zero = zero / largest
+    # Never 0, for both are divided by.
+    size, zero = (size / largest).clamp(min=1e-30), (zero / largest).clamp(min=1e-30)
     # No normaliser falls below this.
     least = (count * torch.minimum(size, zero)).sum(-1)
-    grids = ((least > _ORDINARY, _ORDINARY), (least <= _ORDINARY, _SHARPEST))
+    ordinary = least > _ORDINARY
+    grids = ((ordinary, _ORDINARY), (~ordinary, _SHARPEST))
     return _by_rows(partial(_logit_disagreement, masks, keep), grids, (size, zero, count)).to(dtype)
 
 
@@ -123,18 +125,31 @@ def _logit_disagreement(
     orders = math.lgamma(masks + 1) - torch.lgamma(chosen + 1) - torch.lgamma(masks + 1 - chosen)
     chance = (orders + chosen * math.log(keep) + (masks - chosen) * math.log1p(-keep)).exp()
     mean, variance, third = (
-        chosen * (size**power * kept[:, order])[:, None]
-        + (masks - chosen) * (zero**power * dropped[:, order])[:, None]
-        for power, order in ((1, 0), (2, 1), (3, 2))
+        chosen * (size**power * kept[:, power - 1])[:, None]
+        + (masks - chosen) * (zero**power * dropped[:, power - 1])[:, None]
+        for power in (1, 2, 3)
     )
-    # E[T log T] from the cubic through log E[T^n] at n = 0, 1, 2, 3.
-    spread = variance / mean.square()
-    total = mean * (mean.log() + spread.log1p() - (3 * spread + third / mean**3).log1p() / 6)
+    total = _entropic(mean, variance, third)
+    single = torch.zeros_like(size)
+    for number, probability, value, moments in (
+        (chosen, keep, size, kept),
+        (masks - chosen, 1 - keep, zero, dropped),
+    ):
+        first = value * moments[:, 0]
+        exact = value * moments[:, 3] + torch.xlogy(value, value) * moments[:, 0]
+        single = single + probability * exact
+        # What the cubic misses of a single term is known. It is a matter of the fourth cumulant: of a sum of
+        # terms it misses the sum of that, measured by the cube of the mean.
+        missed = exact - _entropic(first, value**2 * moments[:, 1], value**3 * moments[:, 2])
+        total = total + number * (missed * first**3)[:, None] / mean**3
     mixed = (chance.T @ (total - mean * math.log(masks))).squeeze(1) / masks
-    single = keep * (size * kept[:, 3] + torch.xlogy(size, size) * kept[:, 0]) + (1 - keep) * (
-        zero * dropped[:, 3] + torch.xlogy(zero, zero) * dropped[:, 0]
-    )
     return (count * (single - mixed)).sum(0)
+
+
+def _entropic(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:
+    """E[T log T] of a positive T from its cumulants: the cubic through log E[T^n] at n = 0, 1, 2, 3."""
+    spread = variance / mean.square()
+    return mean * (mean.log() + spread.log1p() - (3 * spread + third / mean**3).log1p() / 6)
 
 
 def _cumulants(moments: Tensor) -> Tensor:
