@@ -31,6 +31,8 @@ def test_ctrl_c_writes_nothing_and_exits_130(model, tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        # A shell that runs the tests in the background has them, and so this process, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(terminal)
     shown, sent, deadline = "", False, time.monotonic() + 120
