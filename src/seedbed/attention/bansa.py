@@ -161,12 +161,13 @@ def bansa_expected(
         if keep > 1 - 1e-6 or logits.keys == 1:  # all masks agree; what is not finite stays so
             scores[batch, heads, some] = block.sum(-1) * 0
             continue
+        shape, block = block.shape[:-1], block.flatten(0, -2)
         excluded = block <= EXCLUDED / 2 if logits.masked else None
         score = expected(block, excluded, masks, keep).clamp_(min=0)
         if excluded is not None:
             # In rows of one key, too, all masks agree, and quadrature would only come close.
             score = score.masked_fill_((~excluded).sum(-1) <= 1, 0)
-        scores[batch, heads, some] = score
+        scores[batch, heads, some] = score.view(shape)
     return scores
 
 

@@ -23,24 +23,25 @@ def effective_probabilities(logits: Tensor, excluded: Tensor | None) -> tuple[Te
     root lets three nodes span keys that differ by orders of magnitude.
 
     Args:
-        logits: (..., keys). Overwritten.
-        excluded: bool, (..., keys), or None.
+        logits: (rows, keys). Overwritten.
+        excluded: bool, (rows, keys), or None.
 
     Returns:
-        size, count: (..., nodes) each; how large each effective key is, and how many keys it stands for.
+        size, count: (nodes, rows) each; how large each effective key is, and how many keys it stands for.
     """
-    largest = logits.max(-1, keepdim=True)
-    relative = logits.sub_(largest.values)
+    largest, at = logits.max(-1, keepdim=True)
+    relative = logits.sub_(largest)
     if logits.shape[-1] <= SHORT:
-        return relative.exp_(), _all_keys(logits, excluded)
+        return relative.exp_().T.contiguous(), _all_keys(logits, excluded)
     root = relative.mul_(0.25).exp_()
     # The largest key stands for itself; the sums run over the others alone, which may be tiny beside it.
-    weight = (root * root).mul_(root).scatter_(-1, largest.indices, 0)
-    one = torch.ones_like(largest.values)
-    # 1e-6 stands for e^-55: nothing, but it can be divided by.
+    weight = (root * root).mul_(root).scatter_(-1, at, 0)
+    one = torch.ones_like(largest.T)
     node, share = _gauss(root, weight, one)
-    node = node.clamp(min=1e-6)
-    return torch.cat([one, node.square().square()], -1), torch.cat([one, share / node**3], -1)
+    # 1e-6 stands for e^-55: nothing, but it can be divided by.
+    node = node.clamp_(min=1e-6)
+    square = node * node
+    return torch.cat([one, square * square]), torch.cat([one, share.div_(square.mul_(node))])
 
 
 def effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,60 +51,66 @@ def effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tu
     key levels off below s = 0 and grows like s e^s above it.
 
     Returns:
-        size, count: (..., nodes), as above, but relative to `e^base`.
-        zero: (..., 1), the relative size e^-base of a masked key; base is the largest logit, or 0.
+        size, count: (nodes, rows), as above, but relative to `e^base`.
+        zero: (1, rows), the relative size e^-base of a masked key; base is the largest logit, or 0.
     """
-    largest = logits.max(-1, keepdim=True)
-    base = largest.values.clamp(min=0)
+    largest, at = logits.max(-1, keepdim=True)
+    base = largest.clamp(min=0)
     zero = (-base).exp()
     if logits.shape[-1] <= SHORT:
-        return logits.sub_(base).exp_(), _all_keys(logits, excluded), zero
-    first = (largest.values - base).exp()
+        return logits.sub_(base).exp_().T.contiguous(), _all_keys(logits, excluded), zero.T
     weight = (logits - base).exp_().mul_(keep).add_((1 - keep) * zero).sqrt_()
     if excluded is not None:
         weight = weight.masked_fill_(excluded, 0)
-    weight.scatter_(-1, largest.indices, 0)
+    weight.scatter_(-1, at, 0)
     x = torch.nn.functional.softplus(logits.mul_(0.5))
-    node, share = _gauss(x, weight, torch.nn.functional.softplus(largest.values / 2))
+    largest, base, zero = largest.T, base.T, zero.T
+    node, share = _gauss(x, weight, torch.nn.functional.softplus(largest / 2))
     size = (torch.expm1(-node) * (node - base / 2).exp()).square()
     count = share / (keep * size + (1 - keep) * zero).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
-    return torch.cat([first, size], -1), torch.cat([torch.ones_like(first), count], -1), zero
+    first = (largest - base).exp()
+    return torch.cat([first, size]), torch.cat([torch.ones_like(first), count]), zero
 
 
 def _all_keys(logits: Tensor, excluded: Tensor | None) -> Tensor:
-    return torch.ones_like(logits) if excluded is None else (~excluded).to(logits.dtype)
+    return torch.ones_like(logits.T) if excluded is None else (~excluded.T).to(logits.dtype)
 
 
 def _gauss(x: Tensor, weight: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     """Three-point Gauss quadrature of the measure `weight` on points x in [0, most], row by row.
 
-    Returns nodes and weights, each (..., 3), that match the sums of weight * x^k for k = 0..5. Central
-    moments keep their digits when the points lie close together. Rows of fewer than three distinct points
-    get nodes of (almost) no weight. Overwrites its arguments.
+    Takes (rows, keys), (rows, keys) and (1, rows); the first two are overwritten. Returns nodes and weights,
+    (3, rows) each, that match the sums of weight * x^k for k = 0..5. Central moments keep their digits when
+    the points lie close together. Rows of fewer than three distinct points get nodes of (almost) no weight.
     """
-    total = weight.sum(-1, keepdim=True)
+    total = weight.sum(-1)
     whole = total.clamp(min=torch.finfo(x.dtype).tiny)
-    mean = (weight * x).sum(-1, keepdim=True) / whole
-    x = x.sub_(mean)
+    mean = (weight * x).sum(-1).div_(whole)
+    x = x.sub_(mean[:, None])
     product = weight.mul_(x)
-    second, third, fourth, fifth = (product.mul_(x).sum(-1, keepdim=True) / whole for _ in range(4))
-    spread = second.sqrt().clamp(min=1e-6)
-    skewness, kurtosis, fifth = third / spread**3, fourth / spread**4, fifth / spread**5
+    second, third, fourth, fifth = (product.mul_(x).sum(-1).div_(whole) for _ in range(4))
+    spread = second.sqrt().clamp_(min=1e-6)
+    square = spread * spread
+    skewness = third.div_(square * spread)
+    kurtosis = fourth.div_(square * square)
+    fifth = fifth.div_(square * square * spread)
     # Jacobi matrix [[0, 1, 0], [1, skewness, beta], [0, beta, last]] of the standardised measure. Two points
     # make beta 0; the floor keeps the third node apart, at a weight of the size of the floor.
-    square = (kurtosis - skewness.square() - 1).clamp(min=1e-5)
-    last = (fifth - 2 * skewness * kurtosis + skewness**3) / square
-    last = torch.minimum(torch.maximum(last, -mean / spread), (most - mean) / spread)
-    node = _cubic_roots(-(skewness + last), skewness * last - 1 - square, last)
-    share = 1 / (1 + node.square() + (node.square() - skewness * node - 1).square() / square)
-    return torch.minimum((mean + spread * node).clamp(min=0), most), share * total
+    beta = (kurtosis - skewness * skewness - 1).clamp_(min=1e-5)  # squared
+    last = (fifth - skewness * (2 * kurtosis - skewness * skewness)).div_(beta)
+    last = torch.minimum(torch.maximum(last, -mean / spread), (most[0] - mean).div_(spread))
+    node = _cubic_roots(-(skewness + last), skewness * last - 1 - beta, last)
+    square = node * node
+    share = 1 / (square - skewness * node - 1).square_().div_(beta).add_(square).add_(1)
+    return torch.minimum((node.mul_(spread).add_(mean)).clamp_(min=0), most), share.mul_(total)
 
 
 def _cubic_roots(b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """The roots of x^3 + b x^2 + c x + d, known to be real: (..., 1) each -> (..., 3)."""
-    centre = -b / 3
-    radius = 2 * ((b.square() / 3 - c).clamp(min=0) / 3).sqrt()
-    value = -(2 * b**3 / 27 - b * c / 3 + d)
-    angle = torch.acos((4 * value / radius**3).clamp(-1, 1)) / 3
-    turns = torch.arange(3, dtype=b.dtype, device=b.device) * (2 * math.pi / 3)
+    """The roots of x^3 + b x^2 + c x + d, known to be real: (rows,) each -> (3, rows)."""
+    centre = b / -3
+    square = centre * centre
+    radius = 2 * (square - c / 3).clamp_(min=0).sqrt_()
+    value = 2 * centre * square - centre * c - d
+    angle = (4 * value / (radius * radius * radius)).clamp_(-1, 1).acos_().div_(3)
+    turns = torch.arange(3, dtype=b.dtype, device=b.device)[:, None] * (2 * math.pi / 3)
     return centre + radius * torch.cos(angle - turns)

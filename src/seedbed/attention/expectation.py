@@ -8,7 +8,7 @@ docs/bansa.md holds the derivation; the symbols are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 
 import torch
@@ -28,20 +28,20 @@ _SHARPEST = 1e-9
 
 
 def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
-    """Masks on the probabilities, each keeping at least one key: (..., keys) -> (...). Overwrites logits."""
+    """Masks on the probabilities that keep at least one key: (rows, keys) -> (rows,). Overwrites logits."""
     if excluded is None:
-        keys = torch.full_like(logits[..., :1], logits.shape[-1])
+        keys = logits.new_full((1, 1), logits.shape[-1]).expand(1, len(logits))
     else:
-        keys = (~excluded).sum(-1, keepdim=True).to(logits.dtype).clamp_(min=1)
+        keys = (~excluded).sum(-1).to(logits.dtype).clamp_(min=1)[None]
     # Of the masks that keep something, the part that keeps a given key.
     kept = keep / -torch.expm1(keys * math.log1p(-keep))
     size, count = effective_probabilities(logits, excluded)
-    share = (size / (size * count).sum(-1, keepdim=True)).clamp_(min=_SHARP)
+    share = size.div_((size * count).sum(0)).clamp_(min=_SHARP)
     # Chernoff: P(S < s) <= e E[e^{-S/s}]. Rows where that is below e^-8 do with the short grid.
-    transform = (count * torch.log1p(keep * torch.expm1(-share / _ORDINARY))).sum(-1)
-    ordinary = transform < -9
-    grids = ((ordinary, _ORDINARY), (~ordinary, _SHARP))
-    return _by_rows(partial(_disagreement, masks, keep), grids, (share, count, kept))
+    transform = (share / -_ORDINARY).expm1_().mul_(keep).log1p_().mul_(count).sum(0)
+    return _by_rows(
+        partial(_disagreement, masks, keep), _ORDINARY, _SHARP, ~(transform < -9), (share, count, kept)
+    )
 
 
 def _disagreement(
@@ -88,19 +88,22 @@ def _reciprocal_grid(smallest: float, dtype: torch.dtype, device: torch.device) 
 
 
 def expected_of_logits(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
-    """Masks that set logits to 0: (..., keys) -> (...). Overwrites logits."""
+    """Masks that set logits to 0: (rows, keys) -> (rows,). Overwrites logits."""
     dtype = logits.dtype
     # In float64 from here: the score is a small difference of moments.
     size, count, zero = (part.double() for part in effective_logits(logits, excluded, keep))
-    largest = (count * torch.maximum(size, zero)).sum(-1, keepdim=True)
-    # No normaliser falls below this; rows that attend to nothing get any.
+    largest = (count * torch.maximum(size, zero)).sum(0)
     # Never 0, for both are divided by.
     size, zero = (size / largest).clamp(min=1e-30), (zero / largest).clamp(min=1e-30)
     # No normaliser falls below this.
-    least = (count * torch.minimum(size, zero)).sum(-1)
-    ordinary = least > _ORDINARY
-    grids = ((ordinary, _ORDINARY), (~ordinary, _SHARPEST))
-    return _by_rows(partial(_logit_disagreement, masks, keep), grids, (size, zero, count)).to(dtype)
+    least = (count * torch.minimum(size, zero)).sum(0)
+    return _by_rows(
+        partial(_logit_disagreement, masks, keep),
+        _ORDINARY,
+        _SHARPEST,
+        ~(least > _ORDINARY),
+        (size, zero, count),
+    ).to(dtype)
 
 
 def _logit_disagreement(
@@ -179,17 +182,16 @@ def _moment_grid(smallest: float, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def _by_rows(
-    function: Callable[..., Tensor], grids: Iterable[tuple[Tensor, float]], parts: tuple[Tensor, ...]
+    function: Callable[..., Tensor], short: float, long: float, sharp: Tensor, parts: tuple[Tensor, ...]
 ) -> Tensor:
-    """Calls `function(grid, *parts)` for the rows that each grid is for, a limited number at a time.
+    """Calls `function(grid, *parts)` with the short grid, and again with the long one for the sharp rows.
 
-    Parts are (..., n) here and (n, rows) there; both results have one number per row.
+    Parts are (n, rows), a limited number of rows at a time; the result is (rows,).
     """
-    limit = _ROWS_CPU if parts[0].device.type == "cpu" else _ROWS_ELSEWHERE
-    columns = [part.flatten(0, -2).T.contiguous() for part in parts]
-    scores = torch.empty_like(columns[0][0])
-    for rows, grid in grids:
-        for some in rows.flatten().nonzero().squeeze(-1).split(limit):
-            if len(some):
-                scores[some] = function(grid, *(column[:, some] for column in columns))
-    return scores.view(parts[0].shape[:-1])
+    limit = _ROWS_CPU if sharp.device.type == "cpu" else _ROWS_ELSEWHERE
+    pieces = zip(*(part.split(limit, 1) for part in parts), strict=True)
+    scores = torch.cat([function(short, *piece) for piece in pieces])
+    at = sharp.nonzero().squeeze(1)
+    for some in at.split(limit) if len(at) else ():
+        scores[some] = function(long, *(part[:, some] for part in parts))
+    return scores
