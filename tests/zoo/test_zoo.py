@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
+from safetensors.torch import load_file
 
 from seedbed import zoo
 from seedbed.errors import BadInput
@@ -32,11 +33,16 @@ def test_names_and_unknown_names():
 
 def test_it_is_a_plain_pipeline_in_half_precision(pipe):
     assert type(pipe) is CogVideoXPipeline
-    stored = CogVideoXPipeline.from_pretrained(FOLDER, torch_dtype="auto")
-    for part in (stored.transformer, stored.vae, stored.text_encoder):
-        assert {p.dtype for p in part.parameters()} == {torch.float16}
-    assert pipe.transformer.dtype == torch.float32
-    assert not list(FOLDER.rglob("*.bin")) and len(list(FOLDER.rglob("*.safetensors"))) == 3
+    weights = list(FOLDER.rglob("*.safetensors"))
+    assert len(weights) == 3 and not list(FOLDER.rglob("*.bin"))
+    for file in weights:
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+
+
+def test_it_loads_in_float32_unless_asked_otherwise(pipe):
+    plain = CogVideoXPipeline.from_pretrained(FOLDER)
+    for loaded in (pipe, plain):
+        assert {loaded.transformer.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.float32}
 
 
 def test_the_tokenizer_class_is_one_that_old_and_new_transformers_know():

@@ -22,6 +22,7 @@ def silence() -> None:
     import diffusers
     import transformers
 
+    diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 

@@ -1,0 +1,46 @@
+"""The embedded model on the command line: what a newcomer types first."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from seedbed.cli import main; main()"]
+PROMPT = "a red circle moving left and a blue square staying still"
+
+
+def seedbed(folder, *arguments):
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedded")
+    result = seedbed(folder, "generate", PROMPT, "--quiet", "--out", "video.mp4")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return folder
+
+
+def test_generate_needs_no_model_and_leaves_three_files(made):
+    assert {path.name for path in made.iterdir()} >= {"video.mp4", "video.json", "video.html"}
+    record = json.loads((made / "video.json").read_text())
+    assert record["model"] == "seedbed:zoo/models/shapes-cogvideox"
+    assert record["call"]["max_sequence_length"] == 12
+    assert len(record["totals"]) == 10 and record["ledger"]["scoring"] == 10
+
+
+@pytest.mark.parametrize("record", ["video.mp4", "video.json"])
+def test_replay_makes_the_identical_file(made, record):
+    result = seedbed(made, "replay", record, "--out", f"again-{record}.mp4")
+    assert result.returncode == 0 and "identical frames" in result.stdout, result.stderr
+    assert (made / f"again-{record}.mp4").read_bytes() == (made / "video.mp4").read_bytes()
+
+
+def test_the_choice_does_not_depend_on_the_batch_size(made):
+    chosen = []
+    for size in ("1", "3", "10"):
+        result = seedbed(made, "select", PROMPT, "--json", "--batch-size", size, "--out", f"{size}.json")
+        chosen.append(json.loads(result.stdout)["record"]["order"])
+    assert chosen[0] == chosen[1] == chosen[2]
