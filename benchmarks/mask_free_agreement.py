@@ -112,7 +112,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a pipeline folder; default: the embedded model")
     parser.add_argument("--noises", type=int, default=64)
-    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument(
