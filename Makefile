@@ -30,7 +30,8 @@ test: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --quiet --strict
-	$(BIN)/python -m pytest
+	@# The tensors of the tests are tiny: a second thread per operation only gets in the way.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
