@@ -32,13 +32,13 @@ def smooth(values: list[float], share: float = 0.8) -> list[float]:
     return out
 
 
-def curves(out: Path, figure: Path) -> None:
+def curves(out: Path, name: str, figure: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    vae, denoiser = rows(out / "vae.log.jsonl"), rows(out / "denoiser.log.jsonl")
+    vae, denoiser = rows(out / "vae.log.jsonl"), rows(out / f"{name}.log.jsonl")
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
     left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
     left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
@@ -62,9 +62,14 @@ def number(value: list[float]) -> str:
 
 
 def card(
-    config: dict[str, Any], result: dict[str, Any], sizes: dict[str, float], log: list[dict[str, float]]
+    name: str,
+    config: dict[str, Any],
+    result: dict[str, Any],
+    sizes: dict[str, float],
+    log: list[dict[str, float]],
 ) -> str:
-    denoiser, single, pairs = config["denoiser"], result["single"], result["pairs"]
+    single, pairs = result["single"], result["pairs"]
+    denoiser = config["denoiser"] | config["variants"][name]
     again = result["reconstruction"]
     table = "\n".join(
         f"| {name} | {percent(single[key])} | {percent(pairs[key])} |"
@@ -77,7 +82,7 @@ def card(
         )
     )
     call = ", ".join(f"{key}={value}" for key, value in result["call"].items())
-    return f"""# {config["name"]}
+    return f"""# {name}
 
 A complete text-to-video diffusion model, small enough to ship and to run on a laptop: diffusers' own
 `CogVideoXPipeline` with {sizes["transformer"]:.1f} M (transformer), {sizes["vae"]:.1f} M (autoencoder)
@@ -141,11 +146,14 @@ def pages(folder: Path, recipe: Path) -> dict[Path, str]:
     """The card beside the model, and the same page for the documentation, by path."""
     config = json.loads((recipe / "config.json").read_text())
     result = json.loads((folder / "evaluation.json").read_text())
-    log = rows(recipe / "logs/denoiser.log.jsonl")
-    text = card(config, result, sizes(folder), log)
-    page = text.replace("](contact-sheet.png)", "](figures/contact-sheet.png)")
-    page = page.replace("](loss.png)", "](figures/loss.png)")
-    return {folder / "README.md": text, recipe.parents[1] / "docs/model-card.md": page}
+    log = rows(recipe / f"logs/{folder.name}.log.jsonl")
+    text = card(folder.name, config, result, sizes(folder), log)
+    pages, end = {folder / "README.md": text}, folder.name.removeprefix("shapes-cogvideox")
+    page = text.replace("](contact-sheet.png)", f"](figures/contact-sheet{end}.png)")
+    pages[recipe.parents[1] / f"docs/model-card{end}.md"] = page.replace(
+        "](loss.png)", f"](figures/loss{end}.png)"
+    )
+    return pages
 
 
 def sizes(folder: Path) -> dict[str, float]:
@@ -166,8 +174,9 @@ if __name__ == "__main__":
     folder, recipe = parser.parse_args().folder.resolve(), Path(__file__).resolve().parent
     figures = recipe.parents[1] / "docs/figures"
     figures.mkdir(exist_ok=True)
-    curves(recipe / "logs", folder / "loss.png")
-    for name in ("loss.png", "contact-sheet.png"):
-        shutil.copy(folder / name, figures / name)
+    curves(recipe / "logs", folder.name, folder / "loss.png")
+    end = folder.name.removeprefix("shapes-cogvideox")
+    for name in ("loss", "contact-sheet"):
+        shutil.copy(folder / f"{name}.png", figures / f"{name}{end}.png")
     for path, text in pages(folder, recipe).items():
         path.write_text(text)

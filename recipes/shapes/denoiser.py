@@ -74,10 +74,11 @@ def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.O
     return [muon, adam]
 
 
-def train(config: dict[str, Any], seed: int, data: Path, folder: Path) -> Conditioned:
+def train(config: dict[str, Any], data: Path, folder: Path, name: str) -> Conditioned:
+    seed = config["seed"]
     torch.manual_seed(seed)
     model = Conditioned(config)
-    run = Run(folder, "denoiser", model, optimisers(model, config), config["ema"])
+    run = Run(folder, name, model, optimisers(model, config), config["ema"])
     forward = torch.compile(model) if config["compile"] else model
     latents = load_file(data)["latents"]
     captions = json.loads(data.with_suffix(".captions.json").read_text())

@@ -1,8 +1,8 @@
 """Measure an exported shapes model on held-out captions and write its card and contact sheet.
 
-`python recipes/shapes/evaluate.py --out runs/shapes --noises 16`: every held-out single caption and a fixed
-draw of held-out pairs, each from the same numbered noises that `seedbed.select` would draw. Intervals are
-95 % bootstrap intervals over captions, since the noises of one caption are not independent samples.
+`python recipes/shapes/evaluate.py runs/shapes/shapes-cogvideox --noises 16`: every held-out single caption and
+a fixed draw of held-out pairs, each from the same numbered noises that `seedbed.select` would draw. Intervals
+are 95 % bootstrap intervals over captions, since the noises of one caption are not independent samples.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ def sheet(videos: np.ndarray, path: Path, scale: int = 3) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the exported model")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--noises", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
     config = json.loads(arguments.config.read_text())
-    folder = arguments.out / config["name"]
+    folder = arguments.folder
     pipe = CogVideoXPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     call = json.loads((folder / "seedbed.json").read_text())["call"]

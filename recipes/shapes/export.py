@@ -11,13 +11,19 @@ from denoiser import TOKENS, Conditioned, scheduler, tokenizer
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 
 
-def export(model: Conditioned, vae: AutoencoderKLCogVideoX, config: dict[str, Any], folder: Path) -> None:
+def export(
+    model: Conditioned,
+    vae: AutoencoderKLCogVideoX,
+    config: dict[str, Any],
+    call: dict[str, Any],
+    folder: Path,
+) -> None:
     pipe = CogVideoXPipeline(
         tokenizer=tokenizer(),
         text_encoder=model.text,
         vae=vae,
         transformer=model.transformer,
-        scheduler=scheduler(config["denoiser"]),
+        scheduler=scheduler(config),
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)
@@ -26,7 +32,7 @@ def export(model: Conditioned, vae: AutoencoderKLCogVideoX, config: dict[str, An
     edit(folder / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
     edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     edit(folder / "text_encoder/config.json", dtype="float32", torch_dtype="float32")
-    call = {**config["call"], "max_sequence_length": TOKENS}
+    call = {**call, "max_sequence_length": TOKENS}
     (folder / "seedbed.json").write_text(
         json.dumps({"schema": "seedbed.model/1", "call": call}, indent=2) + "\n"
     )

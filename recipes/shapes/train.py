@@ -1,7 +1,8 @@
-"""Train the embedded shapes model from nothing: `python recipes/shapes/train.py --out runs/shapes`.
+"""Train an embedded shapes model from nothing: `python recipes/shapes/train.py --out runs/shapes`.
 
 Stages: autoencoder, latents, denoiser, export. Every stage resumes from its last checkpoint and is skipped
-once its result lies in the folder, so the same command continues an interrupted run.
+once its result lies in the folder, so the same command continues an interrupted run. `--variant` names
+another denoiser of config.json, such as `shapes-cogvideox-snr`; all share the autoencoder and the latents.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variant", default="shapes-cogvideox")
     arguments = parser.parse_args()
     config, out = json.loads(arguments.config.read_text()), arguments.out
+    if arguments.variant not in config["variants"]:
+        parser.error(f"no variant {arguments.variant}: there is {', '.join(config['variants'])}")
+    settings = config["denoiser"] | config["variants"][arguments.variant]
     out.mkdir(parents=True, exist_ok=True)
 
     if not (out / "vae" / "config.json").exists():
@@ -33,5 +38,5 @@ if __name__ == "__main__":
     data = out / "latents.safetensors"
     if not data.exists():
         autoencoder.encode_set(vae, config["latents"], config["seed"] + 2, data)
-    model = denoiser.train(config["denoiser"], config["seed"], data, out)
-    export(model, vae, config, out / config["name"])
+    model = denoiser.train(settings, data, out, arguments.variant)
+    export(model, vae, settings, config["call"], out / arguments.variant)

@@ -138,6 +138,13 @@ def test_score_is_the_share_of_right_attributes():
     assert scores.tolist() == [1.0, 0.75]
 
 
+def test_attributes_are_counted_over_the_prompted_objects():
+    found = verifier.attributes(shapes.render(scene(RED))[None], [f"{RED.thing} and {BLUE.thing}"])
+    assert {name: value.item() for name, value in found.items()} == {
+        "score": 3 / 7, "all_right": 0.0, "colour": 0.5, "shape": 0.5, "motion": 0.5, "count": 0.0
+    }  # fmt: skip
+
+
 def test_wrong_inputs_are_named():
     with pytest.raises(BadInput, match="uint8"):
         verifier.read(np.zeros((1, 9, 32, 32, 3)))

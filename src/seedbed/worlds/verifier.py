@@ -175,11 +175,20 @@ def judge(reading: Reading, prompt: str) -> Verdict:
     )
 
 
-def score(frames: np.ndarray, prompts: list[str]) -> torch.Tensor:
-    """Share of prompted attributes that each video gets right, float64, shape `(videos,)`."""
+def attributes(frames: np.ndarray, prompts: list[str]) -> dict[str, torch.Tensor]:
+    """What each video gets right, float64, shape `(videos,)` each.
+
+    `score` is the share of all prompted attributes, `all_right` whether that is one; `colour`, `shape` and
+    `motion` are shares over the prompted objects, `count` is whether their number is right.
+    """
     if len(frames) != len(prompts):
         raise BadInput(f"{len(frames)} videos but {len(prompts)} prompts; give one prompt for each video")
-    readings = read(frames)
-    return torch.tensor(
-        [judge(r, p).score for r, p in zip(readings, prompts, strict=True)], dtype=torch.float64
-    )
+    verdicts = [judge(r, p) for r, p in zip(read(frames), prompts, strict=True)]
+    rows = [(v.score, v.all_right, *map(np.mean, (v.colour, v.shape, v.motion)), v.count) for v in verdicts]
+    names = ("score", "all_right", "colour", "shape", "motion", "count")
+    return dict(zip(names, torch.tensor(rows, dtype=torch.float64).reshape(-1, 6).unbind(1), strict=True))
+
+
+def score(frames: np.ndarray, prompts: list[str]) -> torch.Tensor:
+    """Share of prompted attributes that each video gets right, float64, shape `(videos,)`."""
+    return attributes(frames, prompts)["score"]
