@@ -1,0 +1,1 @@
+"""Experiments: what a signal is worth, on any model, with intervals."""
