@@ -73,7 +73,7 @@ def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "seedbed.profile/2"}, "schema"),
+        ({"schema": "seedbed.profile/3"}, "schema"),
         ({"schema": None}, "schema"),
         ({"acquisition": "auto"}, "no acquisition function 'auto'"),
         ({"acquisition": 3}, "acquisition"),

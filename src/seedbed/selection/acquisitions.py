@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput
+from seedbed.probe import Probe
 
 Prefer = Literal["low", "high"]
 
@@ -21,15 +22,17 @@ _NAMED = {
     "bansa": ("bansa", "Bansa"),
     "bansa-dropout": ("dropout", "BansaDropout"),
     "reversed": ("bansa", "Reversed"),
+    "learned": ("predictor", "Learned"),
 }
-NAMES = tuple(_NAMED)
+# What can be asked for by name alone: the learned one is nothing without what a calibration found.
+NAMES = tuple(name for name in _NAMED if name != "learned")
 
 
 class Acquisition:
     """One idea of how promising an initial noise is: a number per candidate and attention layer.
 
-    A subclass names itself, says which end of its scale is better, and implements `observe`. It must not
-    keep state between calls: the pool decides how many candidates share a forward.
+    A subclass names itself, says which end of its scale is better, and implements `observe`, `judge` or
+    `foresee`. It must not keep state between calls: the pool decides how many candidates share a forward.
 
     Attributes:
         name: how reports and records call it.
@@ -38,6 +41,7 @@ class Acquisition:
         copies: forwards per candidate; the copies of a candidate are neighbours in one batch.
         steps: the score is the mean over this many denoiser evaluations, the first one included.
         uses_attention: False for a function of the noise alone, which implements `judge` and costs nothing.
+        foresees: True for one that denoises the candidates itself, which implements `foresee`.
     """
 
     name: str = "unnamed"
@@ -46,6 +50,7 @@ class Acquisition:
     copies: int = 1
     steps: int = 1
     uses_attention: bool = True
+    foresees: bool = False
 
     def observe(self, call: AttentionCall) -> Tensor:
         """The score of each candidate at this call: (call.candidates,), usually `call.by_candidate(...)`."""
@@ -61,6 +66,13 @@ class Acquisition:
     def judge(self, noises: Tensor) -> Tensor:
         """The score of each noise, (candidates, *shape) -> (candidates,), if `uses_attention` is False."""
         raise NotImplementedError(f"{type(self).__name__} uses no attention and does not implement judge")
+
+    def foresee(self, probe: Probe, noises: Tensor, batch_size: int) -> Tensor:
+        """The score of each noise, (candidates, *shape) -> (candidates,), if `foresees` is True.
+
+        It may run the pipeline as it likes, `batch_size` candidates at a time: `probe.ledger` counts it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} foresees, but does not implement foresee")
 
     def options(self) -> dict[str, Any]:
         """The settings that go into a record: the fields, if the function is a dataclass."""

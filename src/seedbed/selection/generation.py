@@ -22,6 +22,7 @@ from seedbed.report.video import read_record, write_video
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive
 from seedbed.selection.origin import Model, dtype_named, locate
 from seedbed.selection.pool import choose, recipes_for
+from seedbed.selection.profile import Profile
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.record import Selection, sealed
 
@@ -75,7 +76,8 @@ def generate(
     *,
     candidates: int = 10,
     seed: int = 0,
-    acquisition: str | Acquisition = "bansa",
+    acquisition: str | Acquisition = "auto",
+    profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
     prefer: Prefer | None = None,
@@ -104,6 +106,7 @@ def generate(
         probe,
         recipes_for(probe, candidates, seed),
         acquisition=acquisition,
+        profile=profile,
         layers=layers,
         depth=depth,
         prefer=prefer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
@@ -17,10 +18,10 @@ from seedbed.probe import Probe
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive, resolve
 from seedbed.selection.layers import plan
 from seedbed.selection.origin import Model, package_versions, recordable
-from seedbed.selection.profile import FILENAME, find_profile
+from seedbed.selection.profile import FILENAME, Profile, find_profile, read_profile
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.record import GivenNoise, Selection
-from seedbed.selection.scoring import judge_pool, preview_pool, score_pool
+from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, score_pool
 
 # Batches of different sizes round differently in float32; closer totals than this, relative to the largest,
 # are equal for us, or the choice would depend on the batch size.
@@ -33,7 +34,8 @@ def select(
     *,
     candidates: int = 10,
     seed: int = 0,
-    acquisition: str | Acquisition = "bansa",
+    acquisition: str | Acquisition = "auto",
+    profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
     prefer: Prefer | None = None,
@@ -56,7 +58,8 @@ def select(
             single one is taken as it is, without an evaluation.
         seed: of the noises.
         acquisition: an `Acquisition`; or a name, options after a colon ("bansa:keep=0.5,place=logits"); or
-            "auto", the function that the model's profile names, else bansa.
+            "auto", the function that the profile names, else bansa.
+        profile: what "auto" follows: a profile or its file; None looks for the one beside the model.
         layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
         depth: stop each forward after that many attention layers; None: after the last scored one.
         prefer: "low" or "high" total; None: what the acquisition function says.
@@ -72,7 +75,7 @@ def select(
     Raises:
         BadInput: an argument that cannot be used, including a depth beyond the last layer.
         BadOutput: a score that is not finite.
-        BadRecord: with "auto", a damaged profile.
+        BadRecord: a damaged profile.
         NotSupported: a model without softmax attention, or a pipeline that cannot be probed.
     """
     positive("candidates", candidates)
@@ -81,6 +84,7 @@ def select(
         probe,
         recipes_for(probe, candidates, seed),
         acquisition=acquisition,
+        profile=profile,
         layers=layers,
         depth=depth,
         prefer=prefer,
@@ -95,7 +99,8 @@ def score(
     prompt: str | None,
     noises: Tensor | Sequence[NoiseRecipe | Tensor],
     *,
-    acquisition: str | Acquisition = "bansa",
+    acquisition: str | Acquisition = "auto",
+    profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
     prefer: Prefer | None = None,
@@ -133,6 +138,7 @@ def score(
         probe,
         tuple(pool),
         acquisition=acquisition,
+        profile=profile,
         layers=layers,
         depth=depth,
         prefer=prefer,
@@ -148,6 +154,7 @@ def choose(
     pool: Sequence[NoiseRecipe | GivenNoise],
     *,
     acquisition: str | Acquisition,
+    profile: Profile | str | os.PathLike[str] | None,
     layers: str | Sequence[str] | None,
     depth: int | None,
     prefer: Prefer | None,
@@ -164,17 +171,26 @@ def choose(
     if batch_size is not None:
         positive("batch_size", batch_size)
     if isinstance(acquisition, str) and acquisition == "auto":
-        profile = find_profile(probe.pipe)
         if profile is None:
+            found, origin = find_profile(probe.pipe), f"the model's {FILENAME}"
+        elif isinstance(profile, Profile):
+            found, origin = profile, "the profile"
+        else:
+            found, origin = read_profile(profile), str(profile)
+        if found is None:
             function = resolve("bansa")
             reason = f"auto: no {FILENAME} lies beside the model, so the published function"
         else:
-            function, reason = profile.acquisition, f"auto: the model's {FILENAME} names it: {profile.why}"
-            layers = profile.layers if layers is None else layers
-            depth = profile.depth if depth is None else depth
-            prefer = profile.prefer if prefer is None else prefer
+            function, reason = found.acquisition, f"auto: {origin} names it: {found.why}"
+            layers = found.layers if layers is None else layers
+            depth = found.depth if depth is None else depth
+            prefer = found.prefer if prefer is None else prefer
+    elif profile is not None:
+        raise BadInput("a profile names the acquisition function: leave out acquisition, or the profile")
     else:
         function, reason = resolve(acquisition), "asked for"
+    if function.foresees and (layers, depth) != (None, None):
+        raise BadInput(f"{function.name} does not score layers one by one: leave out layers and depth")
 
     better: Prefer = function.prefer if prefer is None else prefer
     if better not in ("low", "high"):
@@ -196,6 +212,10 @@ def choose(
             names = layout.names
             scores = score_pool(probe, pool, function, layout, batch_size, show)
             totals = scores.mean(1)
+        elif function.foresees:
+            show("scoring", 0, len(pool))
+            totals = foresee_pool(probe, pool, function, batch_size)
+            show("scoring", len(pool), len(pool))
         else:
             totals = judge_pool(function, pool)
         seconds["scoring"] = perf_counter() - started

@@ -103,10 +103,26 @@ def judge_pool(function: Acquisition, pool: Pool) -> Tensor:
     Raises:
         BadOutput: one that is not finite; names the candidate.
     """
-    totals = torch.cat([function.judge(recipe.draw()[None]).double().cpu() for recipe in pool])
-    for index in (~totals.isfinite()).nonzero().flatten().tolist():
-        raise BadOutput(f"{function.name} of candidate {index} is {totals[index].item()}")
-    return totals
+    return _finite(
+        function, torch.cat([function.judge(recipe.draw()[None]).double().cpu() for recipe in pool])
+    )
+
+
+def foresee_pool(probe: Probe, pool: Pool, function: Acquisition, batch_size: int | None) -> Tensor:
+    """The totals of a function that denoises the candidates itself: (candidates,) float64.
+
+    Raises:
+        BadInput: the function returns another shape.
+        BadOutput: a total that is not finite; names the candidate.
+    """
+    noises = torch.stack([recipe.draw() for recipe in pool])
+    totals = function.foresee(probe, noises, batch_size or rows_that_fit(pool[0].shape)).double().cpu()
+    if tuple(totals.shape) != (len(pool),):
+        raise BadInput(
+            f"{function.name} returned scores of shape {tuple(totals.shape)}, not one for each of the "
+            f"{len(pool)} candidates"
+        )
+    return _finite(function, totals)
 
 
 def preview_pool(probe: Probe, pool: Pool, show: Show) -> list[np.ndarray[Any, Any]]:
@@ -119,8 +135,19 @@ def preview_pool(probe: Probe, pool: Pool, show: Show) -> list[np.ndarray[Any, A
     return pictures
 
 
+def rows_that_fit(shape: Sequence[int]) -> int:
+    """How many rows of latents of this shape share a forward where the caller does not say."""
+    return max(1, _BATCH_VALUES // math.prod(shape))
+
+
+def _finite(function: Acquisition, totals: Tensor) -> Tensor:
+    for index in (~totals.isfinite()).nonzero().flatten().tolist():
+        raise BadOutput(f"{function.name} of candidate {index} is {totals[index].item()}")
+    return totals
+
+
 def _batches(pool: Pool, copies: int, batch_size: int | None) -> list[range]:
     """Consecutive candidates that share a forward, in batches as even as possible."""
-    most = batch_size or max(1, _BATCH_VALUES // math.prod(pool[0].shape))
+    most = batch_size or rows_that_fit(pool[0].shape)
     count = math.ceil(len(pool) / max(1, most // copies))
     return [range(*edges) for edges in pairwise(len(pool) * index // count for index in range(count + 1))]

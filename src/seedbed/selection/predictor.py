@@ -1,0 +1,179 @@
+"""A learned choice: a linear model over what the first steps show, fitted by a calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput, NotSupported
+from seedbed.probe import Probe
+from seedbed.selection.acquisitions import Acquisition, positive
+
+Array = np.ndarray[Any, Any]
+
+# Strengths of the penalty that `fit` tries, as shares of the mean square of a standardised signal.
+RIDGES = tuple(10.0**power for power in range(-3, 4))
+
+
+@dataclass(frozen=True)
+class Learned(Acquisition):
+    """A weighted sum of signals, each standardised within the pool: higher predicts a better video.
+
+    The signals are those of `seedbed.selection.signals.measure` at one step, minus the pool's mean and over
+    its standard deviation; one that is the same for every candidate counts 0. So a total, unlike that of the
+    other functions, depends on the pool it is in. It takes `step` + 1 guided evaluations for each candidate.
+
+    Args:
+        coefficients: signal, without its step ("entropy/3", "guidance_gap"), to weight. `seedbed.calibrate`
+            finds them; there are none that would hold for every model.
+        step: how many denoising steps are done when the signals are read; 0 is t = T.
+
+    Raises:
+        BadInput: no coefficient, one that is not finite, or a step below 0.
+    """
+
+    name = "learned"
+    prefer = "high"
+    uses_attention = False
+    foresees = True
+
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        positive("step", self.step, least=0)
+        if not isinstance(self.coefficients, Mapping) or not self.coefficients:
+            raise BadInput(
+                "learned needs the coefficients of a calibration: run seedbed calibrate and choose by its "
+                "profile"
+            )
+        for signal, weight in self.coefficients.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                raise BadInput(f"the coefficient of {signal!r} must be a finite number, not {weight!r}")
+        object.__setattr__(self, "coefficients", dict(self.coefficients))
+
+    def foresee(self, probe: Probe, noises: Tensor, batch_size: int) -> Tensor:
+        """(candidates, *shape) -> (candidates,) float64.
+
+        Raises:
+            NotSupported: the model has no such signal.
+        """
+        from seedbed.probe import Rollout
+        from seedbed.selection.signals import measure
+
+        rollout = Rollout(probe, noises, batch_size=batch_size, what="scoring")
+        signals = measure(rollout, [self.step])
+        return torch.from_numpy(self.total({name.partition("/")[2]: v for name, v in signals.items()}))
+
+    def total(self, signals: Mapping[str, Array]) -> Array:
+        """The weighted sum: signal, without its step, to (..., candidates) -> (..., candidates) float64."""
+        for name in self.coefficients:
+            if name not in signals:
+                raise NotSupported(
+                    f"this call of the model shows no signal {name!r}, which the learned choice needs: "
+                    "calibrate on this model with these arguments"
+                )
+        return np.add.reduce(
+            [weight * standardised(signals[name]) for name, weight in self.coefficients.items()]
+        )
+
+
+def standardised(values: Array) -> Array:
+    """(..., candidates) less their mean, over their standard deviation; 0 where they are all the same."""
+    values = np.asarray(values, dtype=np.float64)
+    centred = values - values.mean(-1, keepdims=True)
+    spread = centred.std(-1, keepdims=True)
+    # Rounding of equal values is no difference between candidates.
+    constant = spread <= 1e-12 * np.abs(values).max(-1, keepdims=True, initial=0.0)
+    return np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Coefficients of a ridge regression.
+
+    Attributes:
+        weights: (features,) float64, for standardised signals.
+        ridge: the strength of the penalty that was used.
+        errors: strength -> mean squared error over left-out prompts; empty if the strength was given.
+        predicted: (prompts, noises) float64, each prompt by the weights fitted without its fold.
+    """
+
+    weights: Array
+    ridge: float
+    errors: dict[float, float]
+    predicted: Array
+
+
+def fit(
+    signals: Array,
+    outcome: Array,
+    *,
+    ridge: float | None = None,
+    folds: int = 10,
+) -> Fit:
+    """Ridge regression of an outcome on signals, both within prompts, over prompts alike.
+
+    Minimises the mean over prompts and noises of (y - x w)^2 + ridge |w|^2, where x are the signals
+    standardised within their prompt and y is the outcome less its prompt's mean.
+
+    Args:
+        signals: (prompts, noises, features).
+        outcome: (prompts, noises).
+        ridge: strength of the penalty; None tries `RIDGES` and keeps the one with the least error on prompts
+            that were left out, the strongest where several agree.
+        folds: parts into which the prompts are split (prompt i goes to part i modulo `folds`); as many as
+            prompts, or more, leaves out one prompt at a time.
+
+    Raises:
+        BadInput: shapes that do not belong together, fewer than 2 prompts or noises, values that are not
+            finite, a ridge that is not above 0, or fewer than 2 folds.
+    """
+    signals, outcome = np.asarray(signals, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
+    if signals.ndim != 3 or signals.shape[:2] != outcome.shape or min(*outcome.shape, signals.shape[2]) < 1:
+        raise BadInput(
+            f"signals of shape {signals.shape} do not belong to outcomes of shape {outcome.shape}: "
+            "they must be (prompts, noises, features) and (prompts, noises)"
+        )
+    if min(outcome.shape) < 2:
+        raise BadInput(f"a fit needs at least 2 prompts and 2 noises, not {outcome.shape}")
+    if not (np.isfinite(signals).all() and np.isfinite(outcome).all()):
+        raise BadInput("signals and outcomes of a fit must be finite")
+    if ridge is not None and not ridge > 0:
+        raise BadInput(f"ridge must be above 0, not {ridge!r}")
+    positive("folds", folds, least=2)
+
+    x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)
+    y = outcome - outcome.mean(1, keepdims=True)
+    grams = x.swapaxes(1, 2) @ x  # (prompts, features, features)
+    moments = (x.swapaxes(1, 2) @ y[..., None])[..., 0]
+    part = np.arange(len(y)) % min(folds, len(y))
+
+    def solved(without: int | None, strengths: Sequence[float]) -> Array:
+        """(strengths, features): one decomposition serves every strength."""
+        kept = part != without if without is not None else np.full(len(y), True)
+        rows = kept.sum() * y.shape[1]
+        values, vectors = np.linalg.eigh(grams[kept].sum(0) / rows)
+        turned = vectors.T @ (moments[kept].sum(0) / rows)
+        shrunk = turned / (values.clip(min=0) + np.asarray(strengths)[:, None])
+        return np.asarray(shrunk @ vectors.T)
+
+    strengths = RIDGES if ridge is None else (ridge,)
+    predicted = np.empty((len(strengths), *y.shape))
+    for fold in range(min(folds, len(y))):
+        left = part == fold
+        predicted[:, left] = np.einsum("pnf,sf->spn", x[left], solved(fold, strengths))
+    errors = ((predicted - y) ** 2).mean((1, 2))
+    best = len(strengths) - 1 - int(errors[::-1].argmin())
+    return Fit(
+        weights=solved(None, strengths)[best],
+        ridge=strengths[best],
+        errors={} if ridge is not None else dict(zip(strengths, errors.tolist(), strict=True)),
+        predicted=predicted[best],
+    )
