@@ -3,5 +3,6 @@
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
 from seedbed.probe.probe import Evaluation, LayerInfo, Probe
+from seedbed.probe.rollout import Rollout
 
-__all__ = ["Evaluation", "LayerInfo", "Ledger", "NoiseSpec", "Probe"]
+__all__ = ["Evaluation", "LayerInfo", "Ledger", "NoiseSpec", "Probe", "Rollout"]

@@ -55,7 +55,9 @@ def _encoding_once(encode: Callable[..., Any], encoded: Encoded, count: int) -> 
         if prompt is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
             return encode(*args, **kwargs)
         if isinstance(prompt, list):
-            given["prompt"] = prompt[0]
+            for name, value in given.items():
+                if "prompt" in name and isinstance(value, list):
+                    given[name] = value[0]
         key = repr(sorted(given.items()))
         if key not in encoded:
             encoded[key] = encode(*bound.args, **bound.kwargs)

@@ -84,17 +84,19 @@ class Call:
     def running(self, count: int, *, guided: bool) -> Iterator[tuple[Any, functools.partial[Any]]]:
         """A borrowed pipeline, and its call with everything but `latents` and `output_type`.
 
-        Unguided: `count` candidates in one batch, guidance off, each with a generator of its own. Guided: one
-        candidate, with the caller's arguments.
+        `count` candidates go in as one batch, each with a generator of its own, all in the same state.
+        Guided: with the caller's arguments, and a single candidate as the caller would pass it. Unguided:
+        guidance off.
         """
+        single = guided and count == 1
         arguments = {n: repeated(v, count) if "prompt" in n else v for n, v in self.arguments.items()}
         if self.prompt is not None:
-            arguments["prompt"] = self.prompt if guided else [self.prompt] * count
+            arguments["prompt"] = self.prompt if single else [self.prompt] * count
         if "generator" in self._known:
             given = self.arguments.get("generator")
             given = given[0] if isinstance(given, list) else given
             copies = [same_generator(given) for _ in range(count)]
-            arguments["generator"] = copies[0] if guided else copies
+            arguments["generator"] = copies[0] if single else copies
         if not guided:
             configs: list[Any] = [getattr(module, "config", {}) for module in self.denoisers.values()]
             embedded = any(c.get("guidance_embeds") or c.get("time_cond_proj_dim") for c in configs)

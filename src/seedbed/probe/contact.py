@@ -30,12 +30,13 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class Contact:
-    """The noise a pipeline prepares, which denoiser it then calls, and with what arguments."""
+    """The noise a pipeline prepares, which denoiser it then calls, with what, and in how many steps."""
 
     spec: NoiseSpec
     denoiser_name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    steps: int
 
 
 def first_contact(call: Call) -> Contact:
@@ -46,10 +47,10 @@ def first_contact(call: Call) -> Contact:
         NotSupported: it does not prepare latents and then call a transformer or a unet.
     """
     prepared: list[Tensor] = []
-    called: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+    called: list[tuple[str, tuple[Any, ...], dict[str, Any], int]] = []
 
     def begin(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        called.append((name, args, kwargs))
+        called.append((name, args, kwargs, len(twin.scheduler.timesteps)))
         raise Enough
 
     with call.running(1, guided=False) as (twin, run), ExitStack() as hooks:

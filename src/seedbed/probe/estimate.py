@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,11 +64,16 @@ def clean_latents(
     raise NotSupported(f"no preview: {name} predicts {prediction!r}, which does not give clean latents")
 
 
-def interrupt_after(pipe: Any, steps: int) -> list[Any]:
-    """Makes the scheduler's call number `steps` (from 1) return the clean latents and interrupt `pipe`.
+def watch_steps(pipe: Any, wanted: Callable[[int], bool], meet: Callable[[int, Tensor], bool]) -> list[Any]:
+    """Shows the clean latents that a scheduler's calls imply, for a pipeline that is used once.
 
-    `pipe` then decodes those as it decodes its own. For a pipeline and a scheduler that are used once.
-    Returns a list of the timesteps that the scheduler met, filled as it goes.
+    Args:
+        wanted: of the number of a scheduler's call (from 0): whether to meet it. Others are left alone.
+        meet: called after those with the number and x0-hat; where it returns True, the scheduler gives back
+            these clean latents and `pipe` is interrupted, so that it decodes them as it decodes its own.
+
+    Returns:
+        The timesteps that the scheduler met, filled as it goes.
     """
     scheduler, met = pipe.scheduler, []
     take = scheduler.step
@@ -77,15 +83,23 @@ def interrupt_after(pipe: Any, steps: int) -> list[Any]:
     def step(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         met.append(given["timestep"])
-        if len(met) != steps:
+        number = len(met) - 1
+        if not wanted(number):
             return take(*args, **kwargs)
         as_tuple = not given.pop("return_dict", True)
         output = take(**given, return_dict=True)
         sample = given["sample"]
-        clean = clean_latents(scheduler, steps - 1, output, given["model_output"], given["timestep"], sample)
+        clean = clean_latents(scheduler, number, output, given["model_output"], given["timestep"], sample)
+        if not meet(number, clean):
+            return output.to_tuple() if as_tuple else output
         clean = clean.to(sample.dtype)
         pipe._interrupt = True
         return (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})
 
     scheduler.step = step
     return met
+
+
+def interrupt_after(pipe: Any, steps: int) -> list[Any]:
+    """Makes the scheduler's call number `steps` (from 1) return the clean latents and interrupt `pipe`."""
+    return watch_steps(pipe, lambda number: number + 1 == steps, lambda number, clean: True)

@@ -15,6 +15,7 @@ from seedbed.errors import BadInput, BadOutput, NotSupported
 from seedbed.probe.borrowing import Steps
 from seedbed.probe.call import Call, rows_of
 from seedbed.probe.contact import Contact, Enough, LayerInfo, first_contact, layers_without_data
+from seedbed.probe.decoding import decoded
 from seedbed.probe.estimate import interrupt_after
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
@@ -245,12 +246,7 @@ class Probe:
             raise BadInput(
                 f"steps={preview_after}, but the schedule has only {len(met)}: raise num_inference_steps"
             )
-        frames = output.frames if hasattr(output, "frames") else output.images
-        frames = np.asarray(frames[0], dtype=np.float32)
-        if not np.isfinite(frames).all():
-            raise BadOutput(f"{self._call.name} decoded values that are not finite: try float32 or bfloat16")
-        pixels = (frames.clip(0, 1) * 255).round().astype(np.uint8)
-        return pixels if pixels.ndim == 4 else pixels[None]
+        return decoded(output, self._call.name)[0]
 
     def _checked(self, noises: Tensor) -> Tensor:
         """The noises as this pipeline's latents."""
@@ -261,6 +257,11 @@ class Probe:
                 f"(candidates, {', '.join(map(str, spec.shape))})"
             )
         return noises.to(spec.device, spec.dtype)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the schedule: the most that `preview` can take."""
+        return self._contact.steps
 
     @functools.cached_property
     def _contact(self) -> Contact:

@@ -1,0 +1,299 @@
+"""Candidates denoised side by side, paused after any step, and continued without paying for a step twice."""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
+from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.errors import BadInput, NotSupported
+from seedbed.probe.call import rows_of
+from seedbed.probe.decoding import decoded
+from seedbed.probe.estimate import watch_steps
+from seedbed.probe.probe import Probe
+
+StepHandler = Callable[[AttentionCall, list[int], list[int]], Tensor | None]
+"""(call, candidates, rows): `rows` are the conditional row of each candidate among the call's batch rows."""
+
+StepOutputs = Callable[[int, list[int], Tensor, Tensor | None, Tensor], None]
+"""(step, candidates, conditional, unconditional, clean), a row for each candidate."""
+
+
+class Rollout:
+    """Candidates of one prompt denoised by the caller's own call, paused after any step, continued with any.
+
+    Every denoiser output is remembered. To go on, the pipeline's own `__call__` runs again from its start,
+    and evaluations that are remembered are answered from memory, so that the scheduler, the history of its
+    solver and the generators are as in a run without pauses. With `batch_size=1` finished frames are bit by
+    bit those of `Probe.generate`; larger batches agree up to rounding.
+
+    Args:
+        probe: the pipeline and the call; its ledger counts each fresh batch row once.
+        noises: (candidates, *probe.spec.shape).
+        batch_size: candidates that share a forward.
+        what: the ledger's entry.
+        progress: called with the number of candidates that begin a fresh step.
+
+    Attributes:
+        alive: the candidates still kept, ascending.
+        step: steps done, 0 at the start.
+        steps: of the whole schedule, in calls of the scheduler.
+
+    Raises:
+        BadInput: noises of another shape, or a batch size that is no positive number.
+        NotSupported: a denoiser whose caching must see every evaluation.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        noises: Tensor,
+        *,
+        batch_size: int = 1,
+        what: str = "preview",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise BadInput(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+        for name, module in probe._call.denoisers.items():
+            if getattr(module, "is_cache_enabled", False):
+                raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
+        self.probe = probe
+        self.batch_size = batch_size
+        self.what = what
+        self.noises = probe._checked(noises)
+        self.alive = list(range(len(noises)))
+        self.step = 0
+        self.steps = probe.steps
+        self._progress = progress or (lambda count: None)
+        self._memory: dict[int, list[Tensor]] = {candidate: [] for candidate in self.alive}
+
+    def advance(
+        self, to: int, handler: StepHandler | None = None, outputs: StepOutputs | None = None
+    ) -> list[np.ndarray]:
+        """Denoise the candidates that are alive until `to` steps are done, and decode what they will become.
+
+        Args:
+            to: from 1 and from `step` up to `steps`.
+            handler: `handler(call, candidates, rows)` receives every `AttentionCall` of every fresh
+                evaluation with conditional rows; `call.step` counts steps from 0. What it returns is the
+                answer, as for `seedbed.attention.tap.Tap`.
+            outputs: `outputs(step, candidates, conditional, unconditional, clean)` receives, after each fresh
+                step, the denoiser's raw outputs for the rows with the prompt and for those with another text
+                (None without guidance), and x0-hat of the shape of the noises.
+
+        Returns:
+            For each alive candidate uint8 (frames, height, width, 3): x0-hat of step number `to`, decoded by
+            the pipeline; the finished video where `to` is `steps`.
+
+        Raises:
+            BadInput: steps that are done already or that the schedule does not have; a handler that stops.
+            BadOutput: the decoded frames are not finite.
+            NotSupported: the pipeline cannot be interrupted, its scheduler tells no clean estimate, or its
+                denoiser returns more than one tensor; with handler or outputs, rows that cannot be told.
+        """
+        if to < max(1, self.step):
+            raise BadInput(
+                f"a rollout cannot advance to {to} steps: {self.step} are done, and 1 is the least"
+            )
+        if to > self.steps:
+            raise BadInput(f"steps={to}, but the schedule has only {self.steps}: raise num_inference_steps")
+        pause = to if to < self.steps else None
+        pipe = self.probe.pipe
+        if pause and not hasattr(type(pipe), "interrupt"):
+            raise NotSupported(f"no preview: {type(pipe).__name__} cannot be interrupted between steps")
+        frames: list[np.ndarray] = []
+        for start in range(0, len(self.alive), self.batch_size):
+            batch = self.alive[start : start + self.batch_size]
+            frames += _Pass(self, batch, handler, outputs).run(pause)
+        self.step = to
+        return frames
+
+    def finish(self) -> list[np.ndarray]:
+        """The finished videos of the candidates that are alive; errors as `advance`."""
+        return self.advance(self.steps)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with these candidates alone, and forget the others.
+
+        Raises:
+            BadInput: none, or one that is not alive.
+        """
+        for index in indices:
+            if index not in self.alive:
+                raise BadInput(f"candidate {index} cannot be kept: alive are {self.alive}")
+        if not len(indices):
+            raise BadInput("every candidate would be dropped: keep at least one")
+        self.alive = sorted(set(indices))
+        self._memory = {candidate: self._memory[candidate] for candidate in self.alive}
+
+    def memory(self, candidate: int) -> list[Tensor]:
+        """The remembered outputs of an alive candidate, one for each denoiser call: (rows, ...)."""
+        return list(self._memory[candidate])
+
+    def recall(self, candidate: int, outputs: Sequence[Tensor]) -> None:
+        """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout."""
+        self._memory[candidate] = [output.to(self.noises.device) for output in outputs]
+
+
+class _Pass:
+    """One run of the pipeline from its start for a batch: remembered evaluations first, then fresh ones."""
+
+    def __init__(
+        self, rollout: Rollout, batch: list[int], handler: StepHandler | None, outputs: StepOutputs | None
+    ) -> None:
+        self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
+        self.memories = [rollout._memory[candidate] for candidate in batch]
+        self.met: list[Any] = []
+        self.calls = 0
+        self.step = -1
+        self.fresh = False
+        self.halves: list[Tensor | None] = [None, None]
+        self.rows: list[int] = []
+
+    def run(self, pause: int | None) -> list[np.ndarray]:
+        """The batch's frames: of x0-hat after `pause` steps, or finished."""
+        call, finished = self.rollout.probe._call, False
+        with call.running(len(self.batch), guided=True) as (twin, run), ExitStack() as undo:
+            for module in dict.fromkeys(call.denoisers.values()):
+                if self.handler is not None:
+                    undo.enter_context(Tap(module, self._see))
+                before = vars(module).get("forward")
+                module.forward = functools.partial(self._forward, module, module.forward)
+                undo.callback(_restore, module, module.forward, before)
+
+            def wanted(number: int) -> bool:
+                return number + 1 == pause or (self.outputs is not None and self.fresh)
+
+            def meet(number: int, clean: Tensor) -> bool:
+                if self.outputs is not None and self.fresh:
+                    self._hand_over(number, clean)
+                return number + 1 == pause
+
+            self.met = watch_steps(twin, wanted, meet)
+            # The wrapped step refers to this pass, and the scheduler to it.
+            undo.callback(vars(twin.scheduler).pop, "step")
+            output = run(latents=self.rollout.noises[self.batch], output_type="np")
+            finished = True
+        if not finished:
+            raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
+        return decoded(output, call.name)
+
+    def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The denoiser's forward: its own where one candidate of the batch needs it, else from memory."""
+        rows, count, number = rows_of(module, args, kwargs), len(self.batch), self.calls
+        if rows % count:
+            raise NotSupported(
+                f"{type(module).__name__} is called with {rows} rows for {count} candidates: use batch_size=1"
+            )
+        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        self.calls += 1
+        if self.step != len(self.met):
+            self.step, self.fresh, self.halves = len(self.met), False, [None, None]
+        chunks: list[int | None] = [None, None]
+        if self.handler is not None or self.outputs is not None:
+            chunks = self._chunks(given, rows)
+        if all(len(memory) > number for memory in self.memories):
+            output = _joined([memory[number] for memory in self.memories])
+            self._keep_halves(output, chunks)
+            if not given.get("return_dict", True):
+                return (output,)
+            has_choice = "return_dict" in parameter_names(type(module))
+            return Transformer2DModelOutput(sample=output) if has_choice else output
+        if not self.fresh:
+            self.fresh = True
+            self.rollout._progress(count)
+        self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
+        self.rollout.probe.ledger.add(self.rollout.what, rows)
+        result = forward(*args, **kwargs)
+        output = result if isinstance(result, Tensor) else result[0]
+        extra = 0 if isinstance(result, Tensor) else len(result) - 1
+        if extra or not isinstance(output, Tensor) or len(output) != rows:
+            raise NotSupported(
+                f"{type(module).__name__} returns other things than one tensor of {rows} rows: it cannot be "
+                "remembered; generate without previews"
+            )
+        for position, memory in enumerate(self.memories):
+            memory[number:] = [output[position::count].clone()]
+        self._keep_halves(output, chunks)
+        return result
+
+    def _chunks(self, given: dict[str, Any], rows: int) -> list[int | None]:
+        """Which part of a forward's rows has the prompt, and which another text, in units of the batch.
+
+        Pipelines stack what guidance needs as whole batches, in one forward or in several. The prompt's rows
+        are those whose text is that of the pipeline's unguided call.
+        """
+        contact = self.rollout.probe._contact
+        names = parameter_names(type(self.rollout.probe.denoiser))
+        own = _text(named_arguments(names, contact.args, contact.kwargs))
+        text = _text(given)
+        if own is None or text is None or text.numel() != rows * own.numel():
+            raise NotSupported(
+                f"the rows of the prompt cannot be told in the {self.rollout.probe.denoiser_name}: its text "
+                "is no tensor, or has another length under guidance"
+            )
+        same = (text.reshape(rows, -1) == own.to(text.device).reshape(1, -1)).all(1)
+        parts = same.reshape(-1, len(self.batch)).tolist()
+        if any(any(part) and not all(part) for part in parts):
+            raise NotSupported(
+                "the rows of the candidates are not stacked as whole batches: use batch_size=1"
+            )
+        own_part = next((number for number, part in enumerate(parts) if all(part)), None)
+        return [own_part, next((number for number, part in enumerate(parts) if not any(part)), None)]
+
+    def _keep_halves(self, output: Tensor, chunks: list[int | None]) -> None:
+        count = len(self.batch)
+        for half, chunk in enumerate(chunks):
+            if chunk is not None and self.halves[half] is None:
+                self.halves[half] = output[chunk * count : (chunk + 1) * count]
+
+    def _see(self, call: AttentionCall) -> Tensor | None:
+        if not self.rows or self.handler is None:
+            return None
+        call.step = self.step
+        return self.handler(call, self.batch, self.rows)
+
+    def _hand_over(self, step: int, clean: Tensor) -> None:
+        conditional, unconditional = self.halves
+        if conditional is None:
+            raise NotSupported(
+                f"no forward of step {step} has rows of the prompt: their outputs cannot be told"
+            )
+        assert self.outputs is not None
+        self.outputs(step, self.batch, conditional, unconditional, clean)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """The rows of a batch, candidates fastest, as pipelines stack them; a copy, which they may write into."""
+    if len(pieces) == 1:
+        return pieces[0].clone()
+    return torch.stack(pieces, 1).flatten(0, 1)
+
+
+def _text(given: dict[str, Any]) -> Tensor | None:
+    """The largest of a denoiser's arguments that hold the text, of whatever name."""
+    main = main_tensor(given)
+    texts = [
+        value
+        for name, value in given.items()
+        if isinstance(value, Tensor)
+        and value is not main
+        and value.is_floating_point()
+        and any(part in name for part in ("encoder_hidden_states", "text", "prompt", "context"))
+    ]
+    return max(texts, key=Tensor.numel, default=None)
+
+
+def _restore(module: nn.Module, ours: Any, before: Any) -> None:
+    """Takes our forward off an instance. Offloading has done so itself where it hooked its models anew."""
+    if vars(module).get("forward") is ours:
+        del module.forward
+        if before is not None:
+            module.forward = before
