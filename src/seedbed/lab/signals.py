@@ -1,0 +1,66 @@
+"""The task `signals`: what each noise's first steps show, beside what its finished video is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from seedbed.errors import BadInput
+from seedbed.lab.verifiers import resolve as verifier_named
+from seedbed.noise import NoiseRecipe
+from seedbed.probe import Probe, Rollout
+from seedbed.selection.acquisitions import resolve
+from seedbed.selection.layers import plan
+from seedbed.selection.scoring import score_pool
+from seedbed.selection.signals import measure
+
+VERSION = 1
+
+
+def signals(
+    pipe: Any, prompt: str, recipes: list[NoiseRecipe], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One row per noise: all signals of `selection.signals.measure`, and the finished video's verdict.
+
+    Options:
+        steps: after how many denoising steps to look; 0 is t = T.
+        verifier: "shapes" or another name of `seedbed.lab.verifiers`; its numbers for the video are
+            `outcome.key`.
+        previews: whether it also judges the decoded prediction after each of the steps: `s/judge.key`.
+        functions: {step: {name: acquisition}}, more signals `s/name/layer`.
+        passes: {name: acquisition}, functions that need forwards of their own, at t = T: `0/name/layer`.
+        batch_size: noises that are denoised together.
+
+    Raises:
+        BadInput: an option that is unknown, or whose value cannot be used.
+    """
+    unknown = set(options) - {"steps", "verifier", "previews", "functions", "passes", "batch_size"}
+    if unknown:
+        raise BadInput(f"the task signals has no option {sorted(unknown)[0]!r}")
+    verifier = verifier_named(options["verifier"])
+    steps = list(options["steps"])
+    functions = {
+        int(step): {name: resolve(function) for name, function in some.items()}
+        for step, some in options.get("functions", {}).items()
+    }
+    probe = Probe(pipe, prompt)
+    rollout = Rollout(
+        probe, torch.stack([r.draw() for r in recipes]), batch_size=options.get("batch_size", len(recipes))
+    )
+
+    def judge(frames: list[np.ndarray[Any, Any]]) -> dict[str, torch.Tensor]:
+        verdict = verifier(np.stack(frames), [prompt] * len(frames))
+        return verdict if isinstance(verdict, dict) else {"score": verdict}
+
+    looking = judge if options.get("previews") else None
+    table = measure(rollout, steps, functions=functions, judge=looking)
+    for name, function in options.get("passes", {}).items():
+        resolved = resolve(function)
+        layout = plan(probe.layers)
+        scores = score_pool(probe, recipes, resolved, layout, None, lambda *_: None).numpy()
+        table |= {f"0/{name}/{layer}": scores[:, layer] for layer in range(scores.shape[1])}
+    table |= {f"outcome.{key}": values.numpy() for key, values in judge(rollout.finish()).items()}
+    return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]
