@@ -12,6 +12,7 @@ from rich.console import Console
 from seedbed import __version__
 from seedbed.cli import options as opt
 from seedbed.cli.exits import one_line_errors
+from seedbed.cli.lab import lab
 from seedbed.cli.outputs import checked, named_after, write_together
 from seedbed.cli.tables import print_ranking, print_summary
 from seedbed.errors import BadInput
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lab, name="lab")
 
 
 def _version(wanted: bool) -> None:

@@ -1,1 +1,24 @@
-"""Experiments: what a signal is worth, on any model, with intervals."""
+"""Experiments: what a signal is worth, on any model, with intervals.
+
+Names are loaded when first used: a worker process loads only what its task needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seedbed.lab.recipe import Recipe
+    from seedbed.lab.store import Store
+    from seedbed.lab.work import run
+
+__all__ = ["Recipe", "Store", "run"]
+
+_HOME = {"Recipe": "recipe", "Store": "store", "run": "work"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"seedbed.lab.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'seedbed.lab' has no attribute {name!r}")
