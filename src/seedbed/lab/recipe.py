@@ -69,7 +69,7 @@ class Recipe(_Part):
     def _one_kind(cls, value: Any) -> Any:
         """Read as the kind it names, so that an error speaks of that kind alone."""
         if not isinstance(value, dict):
-            return value
+            raise ValueError('write {"list": ["...", "..."]} or {"world": "shapes", ...}')
         return (WorldPrompts if "world" in value else ListedPrompts).model_validate(value)
 
     @field_validator("models")
@@ -91,7 +91,8 @@ class Recipe(_Part):
         except OSError as error:
             raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
+            # A misspelt key comes before the one that is missing for it.
+            first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
             where = ".".join(str(part) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":

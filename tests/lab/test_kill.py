@@ -1,0 +1,164 @@
+"""Kill a run anywhere, with all its processes or without, and go on: nothing lost, nothing done twice."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from seedbed.lab.store import Store
+from tests.lab.conftest import start
+
+UNITS, KILLS, WORKERS = 60, 20, 2
+
+
+class Bench:
+    """A recipe whose units wait at a gate, so that a run gets exactly as far as a test lets it."""
+
+    def __init__(self, folder, write):
+        self.out = folder / "out"
+        self.gate, self.log, self.beat = (folder / name for name in ("gate", "log", "beat"))
+        self.open(0)
+        self.log.write_text("")
+        self.beat.write_text("")
+        options = {"gate": str(self.gate), "log": str(self.log), "beat": str(self.beat)}
+        prompts = {"list": [str(number) for number in range(UNITS)]}
+        self.recipe = write(prompts=prompts, options=options)
+        self.process = None
+
+    def open(self, units):
+        """Let the first `units` through; whole or not at all, for the workers read it all the time."""
+        temporary = self.gate.with_suffix(".new")
+        temporary.write_text(str(units))
+        os.replace(temporary, self.gate)
+
+    def start(self, out=None):
+        self.process = start("lab", "run", self.recipe, "--out", out or self.out, "--workers", WORKERS)
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def finish(self):
+        out, err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, err
+        return out
+
+    def calls(self):
+        return [int(line) for line in self.log.read_text().split()]
+
+    def units_done(self):
+        return {int(row["prompt"]) for row in Store(self.out).rows()}
+
+
+@pytest.fixture
+def bench(tmp_path, write):
+    bench = Bench(tmp_path, write)
+    yield bench
+    if bench.process is not None and bench.process.poll() is None:
+        os.killpg(bench.process.pid, signal.SIGKILL)
+        bench.process.communicate()
+
+
+def test_twenty_kills_change_nothing(bench, tmp_path):
+    rng = random.Random(2505)
+    limit, progress, unfinished = 0, [], 0
+    for kill in range(KILLS):
+        done, before = bench.units_done(), len(bench.calls())
+        limit += rng.randint(1, 3)
+        bench.open(limit)
+        bench.start()
+        moment = kill % 4
+        if moment == 0:  # at any time, most often before there is a worker
+            time.sleep(rng.uniform(0, 0.4))
+        elif moment == 1:  # as soon as a unit is at work
+            bench.wait_for(lambda before=before: len(bench.calls()) > before)
+        else:  # all that may pass is on disk, and both workers wait in the middle of a unit
+            bench.wait_for(
+                lambda limit=limit: len(bench.units_done()) == limit and max(bench.calls()) >= limit
+            )
+        time.sleep(rng.uniform(0, 0.01))
+        assert bench.process.poll() is None
+        os.killpg(bench.process.pid, signal.SIGKILL)
+        bench.process.communicate()
+
+        called = bench.calls()[before:]
+        assert not done & set(called), "a finished unit was done again"
+        assert done <= bench.units_done(), "a finished unit was lost"
+        assert not (bench.out / "rows.parquet").exists()
+        progress.append(len(bench.units_done()))
+        unfinished += bool(set(called) - bench.units_done())
+    assert len(set(progress)) >= 10 and progress[-1] < UNITS
+    assert unfinished >= 10  # those kills hit a unit in its middle
+
+    done, before = bench.units_done(), len(bench.calls())
+    bench.open(UNITS)
+    bench.start()
+    assert f"{3 * UNITS} rows" in bench.finish()
+    assert sorted(bench.calls()[before:]) == sorted(set(range(UNITS)) - done)
+
+    bench.start(tmp_path / "undisturbed")
+    bench.finish()
+    killed = pyarrow.parquet.read_table(bench.out / "rows.parquet")
+    undisturbed = pyarrow.parquet.read_table(tmp_path / "undisturbed" / "rows.parquet")
+    assert killed.equals(undisturbed)
+    assert len(set(killed["key"].to_pylist())) == killed.num_rows == 3 * UNITS
+
+
+def test_workers_end_with_a_run_that_is_killed_alone(bench):
+    bench.open(3)
+    bench.start()
+    bench.wait_for(lambda: len(bench.calls()) == 3 + WORKERS)
+    os.kill(bench.process.pid, signal.SIGKILL)
+    bench.process.communicate()
+    deadline, beats = time.monotonic() + 30, -1
+    while beats != (beats := bench.beat.stat().st_size):  # workers that wait write here all the time
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    bench.open(UNITS)
+    bench.start()
+    bench.finish()
+    assert len(bench.units_done()) == UNITS
+
+
+def test_a_killed_worker_is_one_line_and_costs_one_unit(bench):
+    bench.open(3)
+    bench.start()
+    bench.wait_for(lambda: len(bench.units_done()) == 3 and len(bench.calls()) == 3 + WORKERS)
+    children = Path(f"/proc/{bench.process.pid}/task/{bench.process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == WORKERS
+    os.kill(int(workers[0]), signal.SIGKILL)
+    err = bench.process.communicate(timeout=60)[1]
+    assert bench.process.returncode == 2
+    assert err.count("\n") == 1 and "code -9" in err and "run again" in err
+    assert len(bench.units_done()) == 3
+
+
+def test_ctrl_c_says_what_is_kept_and_exits_130(bench):
+    bench.open(5)
+    bench.start()
+    bench.wait_for(lambda: len(bench.units_done()) == 5 and len(bench.calls()) == 5 + WORKERS)
+    os.killpg(bench.process.pid, signal.SIGINT)  # as a terminal does: to every process at once
+    out, err = bench.process.communicate(timeout=60)
+    assert (bench.process.returncode, out) == (130, "")
+    assert err == f"interrupted: 15 of {3 * UNITS} rows are kept in {bench.out}; run again to go on\n"
+
+
+def test_two_runs_in_one_folder_are_one_too_many(bench):
+    bench.open(2)
+    bench.start()
+    bench.wait_for(lambda: len(bench.units_done()) == 2)
+    second = start("lab", "run", bench.recipe, "--out", bench.out)
+    out, err = second.communicate(timeout=60)
+    assert (second.returncode, out) == (2, "")
+    assert err == f"error: another run is at work in {bench.out}: wait for it, or choose another folder\n"
+    bench.open(UNITS)
+    bench.finish()
+    assert len(bench.units_done()) == UNITS
