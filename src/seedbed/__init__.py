@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from seedbed import attention, noise, probe, report, selection, worlds, zoo
     from seedbed.attention import AttentionCall, Tap
     from seedbed.noise import NoiseRecipe
-    from seedbed.probe import Ledger, Probe
-    from seedbed.selection import Generation, Selection, generate, replay, score, select
+    from seedbed.probe import Ledger, Probe, Rollout
+    from seedbed.selection import (
+        Generation,
+        Selection,
+        Sheet,
+        generate,
+        pick,
+        preview,
+        previews,
+        replay,
+        score,
+        select,
+    )
 
 __version__ = "0.1.0"
 
@@ -29,12 +40,17 @@ __all__ = [
     "NoiseRecipe",
     "NotSupported",
     "Probe",
+    "Rollout",
     "SeedbedError",
     "Selection",
+    "Sheet",
     "Tap",
     "attention",
     "generate",
     "noise",
+    "pick",
+    "preview",
+    "previews",
     "probe",
     "replay",
     "report",
@@ -52,9 +68,14 @@ _HOME = {
     "NoiseRecipe": "noise",
     "Ledger": "probe",
     "Probe": "probe",
+    "Rollout": "probe",
     "Generation": "selection",
     "Selection": "selection",
+    "Sheet": "selection",
     "generate": "selection",
+    "pick": "selection",
+    "preview": "selection",
+    "previews": "selection",
     "replay": "selection",
     "score": "selection",
     "select": "selection",

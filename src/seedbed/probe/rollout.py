@@ -38,7 +38,7 @@ class Rollout:
         noises: (candidates, *probe.spec.shape).
         batch_size: candidates that share a forward.
         what: the ledger's entry.
-        progress: called with the number of candidates that begin a fresh step.
+        progress: called with the number of candidates that begin a fresh step; also an attribute.
 
     Attributes:
         alive: the candidates still kept, ascending.
@@ -71,7 +71,7 @@ class Rollout:
         self.alive = list(range(len(noises)))
         self.step = 0
         self.steps = probe.steps
-        self._progress = progress or (lambda count: None)
+        self.progress = progress or (lambda count: None)
         self._memory: dict[int, list[Tensor]] = {candidate: [] for candidate in self.alive}
 
     def advance(
@@ -136,6 +136,10 @@ class Rollout:
     def memory(self, candidate: int) -> list[Tensor]:
         """The remembered outputs of an alive candidate, one for each denoiser call: (rows, ...)."""
         return list(self._memory[candidate])
+
+    def spent(self, candidate: int) -> int:
+        """Evaluations of an alive candidate so far, remembered ones of another rollout included."""
+        return sum(len(output) for output in self._memory[candidate])
 
     def recall(self, candidate: int, outputs: Sequence[Tensor]) -> None:
         """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout."""
@@ -208,7 +212,7 @@ class _Pass:
             return Transformer2DModelOutput(sample=output) if has_choice else output
         if not self.fresh:
             self.fresh = True
-            self.rollout._progress(count)
+            self.rollout.progress(count)
         self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
         self.rollout.probe.ledger.add(self.rollout.what, rows)
         result = forward(*args, **kwargs)

@@ -14,7 +14,7 @@ from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
 
 PREVIEW_SIDE = 160  # pixels of a preview's long side on the page; larger ones only make the file heavy
 
-_templates = jinja2.Environment(
+templates = jinja2.Environment(
     loader=jinja2.PackageLoader("seedbed.report"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -29,10 +29,10 @@ def selection_page(data: dict[str, Any]) -> str:
     Args:
         data: a selection's or generation's record, of which `prompt`, `model`, `acquisition`, `prefer`,
             `reason`, `best`, `order`, `totals`, `scores`, `layers`, `recipes`, `ledger`, `seconds` and `call`
-            are shown, and where given `unit` (of the scores, such as "nats") and `fps` (8); plus, each
-            optional: `frames`, uint8 (frames, height, width, 3), the generated video; `previews`, one such
-            array or None per candidate, in the order of the pool; `replay`, the shell command that makes the
-            video again.
+            are shown, and where given `unit` (of the scores, such as "nats"), `fps` (8) and `rungs` (the
+            pauses of a selection by previews); plus, each optional: `frames`, uint8 (frames, height, width,
+            3), the generated video; `previews`, one such array or None per candidate, in the order of the
+            pool; `replay`, the shell command that makes the video again.
 
     Raises:
         KeyError: the record lacks one of its keys.
@@ -56,12 +56,19 @@ def selection_page(data: dict[str, Any]) -> str:
             "name": names[candidate],
             "seed": data["recipes"][candidate]["seed"],
             "chosen": candidate == best,
-            "total": _figure(totals[candidate], high - low),
+            "total": figure(totals[candidate], high - low),
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
-            "preview": _media(_shrink(previews[candidate]), fps) if previews[candidate] is not None else None,
+            "preview": media(shrunk(previews[candidate]), fps) if previews[candidate] is not None else None,
         }
         for rank, candidate in enumerate(order)
     ]
+
+    rungs = data.get("rungs") or []
+    for row, candidate in zip(rows, order, strict=True):
+        row["rungs"] = [
+            figure(scores[candidate], high - low) if candidate in scores else None
+            for scores in (dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in rungs)
+        ]
 
     layers: Sequence[str] = data["layers"]
     lines = heat = None
@@ -86,18 +93,20 @@ def selection_page(data: dict[str, Any]) -> str:
         for what in [*ledger, *(what for what in seconds if what not in ledger)]
     ]
 
-    return _templates.get_template("selection.html").render(
+    return templates.get_template("selection.html").render(
         data=data,
         unit=unit,
         fps=fps,
         version=data.get("seedbed"),
-        hero=_media(frames, fps, record) if frames is not None else None,
+        hero=media(frames, fps, record) if frames is not None else None,
         previewed=any(preview is not None for preview in previews),
         size="{0} frames, {2} × {1} pixels".format(*frames.shape) if frames is not None else "",
-        stand_in=_media(_shrink(previews[best]), fps) if previews[best] is not None else None,
+        stand_in=media(shrunk(previews[best]), fps) if previews[best] is not None else None,
         rows=rows,
-        low=_figure(low, high - low),
-        high=_figure(high, high - low),
+        rungs=rungs,
+        picked="picked" in data.get("options", {}),
+        low=figure(low, high - low),
+        high=figure(high, high - low),
         spread=f"{100 * (high - low) / mean:.2g}" if high > low and mean else None,
         chosen=next(row for row in rows if row["chosen"]),
         lines=lines,
@@ -116,7 +125,8 @@ def selection_page(data: dict[str, Any]) -> str:
     )
 
 
-def _media(frames: np.ndarray, fps: float, record: dict[str, Any] | None = None) -> dict[str, Any]:
+def media(frames: np.ndarray, fps: float, record: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A video or picture for the templates: its kind, its data as a URI, and whether it is tiny."""
     if len(frames) == 1:
         kind, data = "image/png", encode_image(frames[0], record)
     else:
@@ -125,9 +135,9 @@ def _media(frames: np.ndarray, fps: float, record: dict[str, Any] | None = None)
     return {"kind": kind, "uri": uri, "tiny": min(frames.shape[1:3]) < SHORT_SIDE / 2}
 
 
-def _shrink(frames: np.ndarray) -> np.ndarray:
-    """Mean over square blocks, down to at most twice the preview's size."""
-    factor = max(frames.shape[1:3]) // PREVIEW_SIDE
+def shrunk(frames: np.ndarray, side: int = PREVIEW_SIDE) -> np.ndarray:
+    """Mean over square blocks, down to a long side of at most twice `side`."""
+    factor = max(frames.shape[1:3]) // side
     if factor < 2:
         return frames
     height, width = (side // factor * factor for side in frames.shape[1:3])
@@ -137,7 +147,7 @@ def _shrink(frames: np.ndarray) -> np.ndarray:
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
-def _figure(value: float, spread: float) -> str:
+def figure(value: float, spread: float) -> str:
     """As many decimals as tell the candidates apart, and no more."""
     if not math.isfinite(value):
         return "–"

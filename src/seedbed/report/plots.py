@@ -20,7 +20,7 @@ def layer_lines(
     unit: of the scores, "" for none.
     """
     finite = scores[np.isfinite(scores)]
-    ticks = _ticks(float(finite.min()), float(finite.max()))
+    ticks = ticks_around(float(finite.min()), float(finite.max()))
     low, high = ticks[0], ticks[-1]
     count = len(layers)
 
@@ -123,7 +123,7 @@ def _layer_axis(count: int, x: Callable[[int], float]) -> list[str]:
     return parts
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks_around(low: float, high: float) -> list[float]:
     """Between 3 and 7 round numbers that enclose [low, high]."""
     span = (high - low) or abs(high) or 1.0
     magnitude = 10.0 ** math.floor(math.log10(span / 4))

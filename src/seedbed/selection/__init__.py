@@ -6,8 +6,11 @@ from seedbed.selection.dropout import BansaDropout
 from seedbed.selection.entropy import Entropy
 from seedbed.selection.generation import Generation, generate, replay
 from seedbed.selection.pool import score, select
+from seedbed.selection.previewing import preview
 from seedbed.selection.random import Random
 from seedbed.selection.record import GivenNoise, Selection
+from seedbed.selection.rungs import Rung
+from seedbed.selection.sheet import Sheet, pick, previews
 
 __all__ = [
     "NAMES",
@@ -19,9 +22,14 @@ __all__ = [
     "GivenNoise",
     "Random",
     "Reversed",
+    "Rung",
     "Selection",
+    "Sheet",
     "create",
     "generate",
+    "pick",
+    "preview",
+    "previews",
     "replay",
     "score",
     "select",

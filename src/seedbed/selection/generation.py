@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, NotSupported
 from seedbed.files import write_bytes_atomically
 from seedbed.probe import Probe
 from seedbed.report.video import read_record, write_video
@@ -25,6 +25,7 @@ from seedbed.selection.pool import choose, recipes_for
 from seedbed.selection.profile import Profile
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.record import Selection, sealed
+from seedbed.selection.scoring import preview_pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +94,15 @@ def generate(
     adds noise on its way can be replayed too.
 
     Args:
-        fps: frames per second of the video that `Generation.save` writes; the others as in `select`.
+        fps: frames per second of the video that `Generation.save` writes.
+        previews: as in `select`; where the pipeline cannot be interrupted, the selection's `reason` says so
+            instead. The others are as in `select`.
 
     Raises:
         As `select`.
     """
     positive("candidates", candidates)
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not fps > 0:
-        raise BadInput(f"fps must be a number above 0, not {fps!r}")
+    checked_fps(fps)
     probe = Probe(pipe, prompt, **call)
     selection = choose(
         probe,
@@ -111,13 +113,22 @@ def generate(
         depth=depth,
         prefer=prefer,
         batch_size=batch_size,
-        previews=previews,
+        previews=False,
         progress=progress,
     )
+    seconds, reason, pictures = dict(selection.seconds), selection.reason, None
+    if previews:
+        started = perf_counter()
+        try:
+            with reporting(progress) as show:
+                pictures = preview_pool(probe, selection.recipes, show)
+        except NotSupported as error:
+            reason += f"; {error}"
+        seconds["preview"] = perf_counter() - started
     started = perf_counter()
     frames = _frames(probe, selection.recipe.draw(), progress)
-    seconds = {**selection.seconds, "generation": perf_counter() - started}
-    return Generation(frames, replace(selection, seconds=seconds), fps)
+    seconds["generation"] = perf_counter() - started
+    return Generation(frames, replace(selection, seconds=seconds, reason=reason, previews=pictures), fps)
 
 
 def replay(
@@ -148,13 +159,25 @@ def replay(
     """
     content = record if isinstance(record, Mapping) else read_record(record)
     selection = Selection.from_dict(content)
+    if "sheet" in content and not selection.rungs:
+        raise BadInput("nobody has picked from these previews: use pick(record, candidate)")
+    noise = selection.recipe.draw()
+    probe = reopened(selection, pipe, missing)
+    replayed = Generation(_frames(probe, noise, progress), selection, content.get("fps", 8))
+    if "frames_sha256" not in content:
+        return replayed
+    same = content["frames_shape"] == list(replayed.frames.shape)
+    return replace(replayed, identical=same and content["frames_sha256"] == replayed.sha256)
+
+
+def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Probe:
+    """The pipeline and call of a recorded selection; arguments and errors as `replay`."""
     for name, kind in selection.missing.items():
         if name not in missing:
             raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
     for name in missing:
         if name not in selection.missing:
             raise BadInput(f"{name} is not missing from the record: leave it out")
-    noise = selection.recipe.draw()
     if pipe is None:
         pipe = _load(selection.model)
     if type(pipe).__name__ != selection.model.pipeline:
@@ -162,16 +185,18 @@ def replay(
             f"the record was made with a {selection.model.pipeline}, not with a {type(pipe).__name__}"
         )
     probe = Probe(pipe, selection.prompt, **{**selection.call, **missing})
-    if tuple(noise.shape) != tuple(probe.spec.shape):
+    if tuple(selection.recipe.shape) != tuple(probe.spec.shape):
         raise BadInput(
-            f"the record's noise has shape {tuple(noise.shape)}, "
+            f"the record's noise has shape {tuple(selection.recipe.shape)}, "
             f"but this pipeline's latents have shape {tuple(probe.spec.shape)}"
         )
-    replayed = Generation(_frames(probe, noise, progress), selection, content.get("fps", 8))
-    if "frames_sha256" not in content:
-        return replayed
-    same = content["frames_shape"] == list(replayed.frames.shape)
-    return replace(replayed, identical=same and content["frames_sha256"] == replayed.sha256)
+    return probe
+
+
+def checked_fps(fps: object) -> None:
+    """Refuse anything but a number above 0."""
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not fps > 0:
+        raise BadInput(f"fps must be a number above 0, not {fps!r}")
 
 
 def _frames(probe: Probe, noise: Tensor, progress: Progress) -> np.ndarray[Any, Any]:

@@ -24,6 +24,7 @@ from seedbed.report.page import selection_page
 from seedbed.report.video import read_record
 from seedbed.selection.acquisitions import Prefer
 from seedbed.selection.origin import Model, dtype_named
+from seedbed.selection.rungs import Rung
 
 SCHEMA = "seedbed.selection/1"
 
@@ -86,6 +87,7 @@ class Selection:
         prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
             that JSON cannot hold.
         noise_dtype: of the latents this pipeline takes.
+        rungs: the pauses of a selection by previews, in their order; empty for other selections.
         previews: one decoded video (frames, height, width, 3) uint8 per candidate, if asked for; not saved.
         versions: of the packages at work.
     """
@@ -110,6 +112,7 @@ class Selection:
     seconds: dict[str, float]
     versions: dict[str, str]
     previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
+    rungs: tuple[Rung, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -163,6 +166,7 @@ class Selection:
                 "ledger": dict(self.ledger.entries),
                 "seconds": self.seconds,
                 "versions": self.versions,
+                **({"rungs": [rung.to_dict() for rung in self.rungs]} if self.rungs else {}),
             }
         )
 
@@ -202,6 +206,7 @@ class Selection:
                 ledger=ledger,
                 seconds=dict(record["seconds"]),
                 versions=dict(record["versions"]),
+                rungs=tuple(Rung.from_dict(entry) for entry in record.get("rungs", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error

@@ -1,0 +1,60 @@
+"""Asking a verifier about the videos of one prompt, and refusing answers that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput, BadOutput
+
+Frames = np.ndarray[Any, Any]
+
+Verifier = Callable[[Frames, list[str]], "Tensor | Mapping[str, Tensor]"]
+"""From videos, uint8 (n, frames, height, width, 3), and a prompt for each to (n,), higher is better, or to a
+dict of such tensors with the key "score"."""
+
+
+def judged(
+    verifier: Verifier, frames: Sequence[Frames], prompt: str, candidates: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """What a verifier says of videos of one prompt: "score" and its other keys, each (n,) float64.
+
+    Args:
+        candidates: their numbers, for messages; None counts from 0.
+
+    Raises:
+        BadInput: it returns something else.
+        BadOutput: a number that is not finite; names the candidate.
+    """
+    verdict = verifier(np.stack(frames), [prompt] * len(frames))
+    columns = dict(verdict) if isinstance(verdict, Mapping) else {"score": verdict}
+    if "score" not in columns:
+        raise BadInput(f"the verifier returned {', '.join(map(str, columns)) or 'nothing'}, but no 'score'")
+    names = range(len(frames)) if candidates is None else candidates
+    result: dict[str, Tensor] = {}
+    for key, values in columns.items():
+        try:
+            numbers = torch.as_tensor(values).detach().double().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"the verifier's {key} is no tensor of numbers, but {values!r:.60}") from error
+        if tuple(numbers.shape) != (len(frames),):
+            raise BadInput(
+                f"the verifier's {key} has shape {tuple(numbers.shape)} for {len(frames)} videos: return one "
+                "number for each"
+            )
+        for index in (~numbers.isfinite()).nonzero().flatten().tolist():
+            raise BadOutput(
+                f"the verifier's {key} of candidate {names[index]} for {prompt!r} is {numbers[index].item()}"
+            )
+        result[str(key)] = numbers
+    return result
+
+
+def named(verifier: Verifier) -> str:
+    """What a record calls a verifier: the dotted name of a function, the class of anything else."""
+    kind = verifier if hasattr(verifier, "__qualname__") else type(verifier)
+    return f"{kind.__module__}.{kind.__qualname__}"
