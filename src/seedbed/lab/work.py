@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +21,8 @@ from seedbed.lab.store import Row, Store
 
 if TYPE_CHECKING:
     from seedbed.lab.recipe import Recipe
+
+GRACE = 2  # seconds that a worker has to end by itself
 
 
 def run(
@@ -124,9 +128,11 @@ def _pipeline(folder: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                folder, torch_dtype=torch.float32, use_safetensors=True
+            )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{folder} does not load as a diffusers pipeline: {reason}") from error
@@ -177,6 +183,9 @@ def _in_workers(units: Sequence[Unit], workers: int) -> Generator[list[Row]]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.join(GRACE)
             process.kill()
             process.join()
 
@@ -185,6 +194,8 @@ def _work(pipe: Any) -> None:
     """A worker process: answers units with their rows, and last with an error or a bug's traceback."""
     # Threads of several workers would only take turns. Read when torch or numpy are imported.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Leave as at any exit: libraries register what would otherwise be reported as leaked.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for rows in _in_turn(_received(pipe)):
