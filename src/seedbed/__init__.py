@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, SeedbedError
 
 if TYPE_CHECKING:
-    from seedbed import attention, noise, probe, report, selection, worlds, zoo
+    from seedbed import attention, lab, noise, probe, report, selection, worlds, zoo
     from seedbed.attention import AttentionCall, Tap
+    from seedbed.lab import Calibration, calibrate
     from seedbed.noise import NoiseRecipe
     from seedbed.probe import Ledger, Probe, Rollout
     from seedbed.selection import (
         Generation,
+        Profile,
         Selection,
         Sheet,
         generate,
@@ -35,18 +37,22 @@ __all__ = [
     "BadInput",
     "BadOutput",
     "BadRecord",
+    "Calibration",
     "Generation",
     "Ledger",
     "NoiseRecipe",
     "NotSupported",
     "Probe",
+    "Profile",
     "Rollout",
     "SeedbedError",
     "Selection",
     "Sheet",
     "Tap",
     "attention",
+    "calibrate",
     "generate",
+    "lab",
     "noise",
     "pick",
     "preview",
@@ -61,15 +67,18 @@ __all__ = [
     "zoo",
 ]
 
-_ROOMS = frozenset({"attention", "noise", "probe", "report", "selection", "worlds", "zoo"})
+_ROOMS = frozenset({"attention", "lab", "noise", "probe", "report", "selection", "worlds", "zoo"})
 _HOME = {
     "AttentionCall": "attention",
     "Tap": "attention",
+    "Calibration": "lab",
+    "calibrate": "lab",
     "NoiseRecipe": "noise",
     "Ledger": "probe",
     "Probe": "probe",
     "Rollout": "probe",
     "Generation": "selection",
+    "Profile": "selection",
     "Selection": "selection",
     "Sheet": "selection",
     "generate": "selection",

@@ -9,13 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seedbed.lab.calibration import Calibration, calibrate
     from seedbed.lab.recipe import Recipe
     from seedbed.lab.store import Store
     from seedbed.lab.work import run
 
-__all__ = ["Recipe", "Store", "run"]
+__all__ = ["Calibration", "Recipe", "Store", "calibrate", "run"]
 
-_HOME = {"Recipe": "recipe", "Store": "store", "run": "work"}
+_HOME = {
+    "Calibration": "calibration",
+    "Recipe": "recipe",
+    "Store": "store",
+    "calibrate": "calibration",
+    "run": "work",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from seedbed.selection.entropy import Entropy
 from seedbed.selection.generation import Generation, generate, replay
 from seedbed.selection.pool import score, select
 from seedbed.selection.previewing import preview
+from seedbed.selection.profile import Profile, find_profile, read_profile, save_profile
 from seedbed.selection.random import Random
 from seedbed.selection.record import GivenNoise, Selection
 from seedbed.selection.rungs import Rung
@@ -20,17 +21,21 @@ __all__ = [
     "Entropy",
     "Generation",
     "GivenNoise",
+    "Profile",
     "Random",
     "Reversed",
     "Rung",
     "Selection",
     "Sheet",
     "create",
+    "find_profile",
     "generate",
     "pick",
     "preview",
     "previews",
+    "read_profile",
     "replay",
+    "save_profile",
     "score",
     "select",
 ]

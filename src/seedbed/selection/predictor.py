@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, NotSupported
-from seedbed.probe import Probe
+from seedbed.probe import Probe, Rollout
 from seedbed.selection.acquisitions import Acquisition, positive
+from seedbed.selection.signals import measure
 
 Array = np.ndarray[Any, Any]
 
@@ -64,9 +65,6 @@ class Learned(Acquisition):
         Raises:
             NotSupported: the model has no such signal.
         """
-        from seedbed.probe import Rollout
-        from seedbed.selection.signals import measure
-
         rollout = Rollout(probe, noises, batch_size=batch_size, what="scoring")
         signals = measure(rollout, [self.step])
         return torch.from_numpy(self.total({name.partition("/")[2]: v for name, v in signals.items()}))
@@ -79,9 +77,8 @@ class Learned(Acquisition):
                     f"this call of the model shows no signal {name!r}, which the learned choice needs: "
                     "calibrate on this model with these arguments"
                 )
-        return np.add.reduce(
-            [weight * standardised(signals[name]) for name, weight in self.coefficients.items()]
-        )
+        weighted = [weight * standardised(signals[name]) for name, weight in self.coefficients.items()]
+        return np.asarray(np.sum(weighted, axis=0))
 
 
 def standardised(values: Array) -> Array:

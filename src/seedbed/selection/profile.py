@@ -28,7 +28,7 @@ Interval = tuple[float | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Finding:
     """One line of a calibration: what following a signal is worth on the prompts that tested it.
 
     An interval is (mean, low, high), 95 % by a bootstrap over prompts; its numbers are None where nothing
@@ -102,7 +102,7 @@ class Profile:
     why: str
     learned: Learned | None = None
     preview: Preview | None = None
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[Finding, ...] = ()
     calibrated: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -207,7 +207,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         content = json.loads(data)
         # Pairs are lists in JSON, which a strict model takes for tuples only when it reads the JSON itself.
         file = File.model_validate_json(json.dumps(content))
-        lines = TypeAdapter(tuple[Evidence, ...]).validate_json(json.dumps(file.evidence))
+        lines = TypeAdapter(tuple[Finding, ...]).validate_json(json.dumps(file.evidence))
         learned = None
         if file.learned is not None:
             from seedbed.selection.predictor import Learned
