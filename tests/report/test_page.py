@@ -41,7 +41,7 @@ def clip(frames: int, seed: int = 0) -> np.ndarray:
 class Page(HTMLParser):
     """Start tags with their attributes, the text, and whether every element was closed."""
 
-    VOID = frozenset({"meta", "img", "link", "br", "path"})
+    VOID = frozenset({"meta", "img", "link", "br", "path", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()

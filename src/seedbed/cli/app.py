@@ -122,6 +122,28 @@ def select(
     batch_size: opt.Batch = None,
     dtype: opt.Precision = None,
     device: opt.Device = None,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Write a page with what every noise will become, to pick from: `seedbed replay --pick N`.",
+            rich_help_panel=opt.PREVIEW,
+        ),
+    ] = False,
+    preview_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Denoising steps before the previews (else 30 %).", rich_help_panel=opt.PREVIEW
+        ),
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(
+            help="Score the previews too: shapes, clip:FOLDER or aesthetic:FOLDER.",
+            show_default=False,
+            rich_help_panel=opt.PREVIEW,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -133,8 +155,34 @@ def select(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
+    """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`.
+
+    With --preview nothing is chosen: a page shows what each noise will become, for you to pick from.
+    """
     with one_line_errors():
+        if preview:
+            if (acquisition, keep, masks, layers, depth) != ("auto", None, None, None, None):
+                raise BadInput(
+                    "--preview lets you pick and scores no attention: leave out --acquisition, --keep, "
+                    "--masks, --layers and --depth"
+                )
+            from seedbed.cli.previews import write_sheet
+
+            path = checked(out or named_after(prompt, "-previews.json"), ".json")
+            call = _call(steps, guidance_scale, frames, height, width)
+            call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}
+            call |= {"steps": preview_steps, "progress": _shown(quiet)}
+            write_sheet(
+                path,
+                lambda: _load(model, dtype and dtype.value, device, quiet),
+                prompt,
+                verifier,
+                call,
+                as_json,
+            )
+            return
+        if preview_steps is not None or verifier is not None:
+            raise BadInput("--preview-steps and --verifier are settings of --preview: add it")
         path = checked(out or named_after(prompt, "-selection.json"), ".json")
         pool = _pool(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
         from seedbed.selection import select as run
@@ -211,16 +259,26 @@ def replay(
             metavar="PATH", help="Where the model is now (else where it was).", rich_help_panel=opt.MACHINE
         ),
     ] = None,
+    pick: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Go on with this noise of `seedbed select --preview`, from the steps it has done.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Video to write (else RECORD-replay.mp4 here).", rich_help_panel=opt.OUTPUT
+            metavar="FILE",
+            help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --pick N).",
+            rich_help_panel=opt.OUTPUT,
         ),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Make the video of a record again, or that of a selection for the first time.
+    """Make the video of a record again, or that of a selection or of previews for the first time.
 
     Exits with 1 if the frames are not bit by bit those of the record.
     """
@@ -234,7 +292,10 @@ def replay(
         content = read_record(record)
         recorded = Selection.load(record).model
         suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
-        video = checked(out or Path(f"{record.stem}-replay{suffix}"), ".mp4", ".png")
+        stem = f"{record.stem.removesuffix('-previews')}-{'replay' if pick is None else pick}"
+        video = checked(out or Path(stem + suffix), ".mp4", ".png")
+        if pick is None and "sheet" in content and "rungs" not in content:
+            raise BadInput(f"nobody has picked from {record} yet: add --pick N")
         place = locate(recorded.model)
         if not model and (not place or (Path(place).is_absolute() and not Path(place).is_dir())):
             raise BadInput(
@@ -242,6 +303,11 @@ def replay(
             )
         pipe = _load(model, recorded.dtypes, None, quiet) if model else None
         silence()
+        if pick is not None:
+            from seedbed.cli.previews import write_picked
+
+            write_picked(record, pick, pipe, video, out is None, as_json, _shown(quiet))
+            return
         result = run(content, pipe, progress=_shown(quiet))
         write_together({video: result.save})
         if as_json:

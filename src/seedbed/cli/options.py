@@ -12,7 +12,8 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
-CHOICE, CALL, MACHINE, OUTPUT = "Which noise", "The pipeline's call", "Model and machine", "Output"
+CHOICE, PREVIEW, CALL = "Which noise", "Picking by eye", "The pipeline's call"
+MACHINE, OUTPUT = "Model and machine", "Output"
 
 Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False)]
 Candidates = Annotated[

@@ -39,6 +39,8 @@ def print_summary(console: Console, record: dict[str, Any], files: dict[str, str
     recipe, ledger = record["recipes"][record["best"]], record["ledger"]
     seed = f" of seed {recipe['seed']}" if recipe["seed"] is not None else ""
     end = "lowest" if record["prefer"] == "low" else "highest"
+    if "picked" in record["options"]:
+        end = "one"
     items = ", ".join(f"{what} {evaluations:.4g}" for what, evaluations in ledger.items())
     lines = [
         f"noise {recipe['candidate']}{seed}, {end} of {len(record['recipes'])} by {record['acquisition']} "

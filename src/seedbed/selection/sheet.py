@@ -81,6 +81,10 @@ class Sheet:
         if Path(path).suffix.lower() != ".json":
             raise BadInput(f"cannot write {path}: the record of previews must end in .json")
         self.save_memory(Path(path).with_suffix(".safetensors"))
+        return self.save_record(path)
+
+    def save_record(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record alone; errors as `save`."""
         return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
 
     def save_memory(self, path: str | os.PathLike[str]) -> Path:

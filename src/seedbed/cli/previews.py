@@ -1,0 +1,90 @@
+"""`seedbed select --preview` and `seedbed replay --pick`: previews for a person, and going on with one."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from seedbed.cli.outputs import checked, write_together
+from seedbed.cli.tables import print_ranking, print_summary
+from seedbed.errors import BadInput
+
+
+def write_sheet(
+    path: Path,
+    load: Callable[[], Any],
+    prompt: str,
+    verifier: str | None,
+    call: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Denoise the candidates a few steps and write the contact sheet, its record and what was computed.
+
+    Args:
+        path: of the record; the page (.html) and the memory (.safetensors) lie beside it.
+        call: arguments of `seedbed.previews`.
+    """
+    if not prompt.strip():
+        raise BadInput("the prompt is empty: say what to generate")
+    judge: Any = None
+    if verifier is not None:
+        from seedbed.lab.verifiers import Ratings, resolve
+
+        judge = resolve(verifier)
+        if isinstance(judge, Ratings):
+            raise BadInput(
+                f"{verifier} rates finished videos and cannot judge previews: leave out --verifier"
+            )
+    page, memory = checked(path.with_suffix(".html"), ".html"), path.with_suffix(".safetensors")
+    pipe = load()
+    from seedbed.selection import previews
+
+    sheet = previews(pipe, prompt, verifier=judge, **call)
+    command = f"seedbed replay {shlex.quote(path.name)} --pick"
+    write_together(
+        {path: sheet.save_record, memory: sheet.save_memory, page: lambda at: sheet.page(at, pick=command)}
+    )
+    record, files = sheet.record(), {"previews": str(page), "record": str(path), "memory": str(memory)}
+    if as_json:
+        print(json.dumps({"files": files, "record": record}))
+        return
+    console = Console(highlight=False)
+    if judge is not None:
+        print_ranking(console, record)
+    spent, seconds = sum(record["ledger"].values()), sum(record["seconds"].values())
+    lines = [
+        f"{len(record['recipes'])} previews after {sheet.steps} of {sheet.all} steps: look at {page}",
+        f"{spent:.4g} NFE in {seconds:.1f} s",
+        *(f"{what:<8} {file}" for what, file in files.items()),
+        f"go on with one: {command} N",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def write_picked(
+    record: Path, candidate: int, pipe: Any, video: Path, rename: bool, as_json: bool, progress: bool
+) -> None:
+    """Generate from one candidate of a contact sheet; video, report and record, as `seedbed generate`.
+
+    Args:
+        rename: the video's name may change to .png for an image.
+    """
+    from seedbed.selection import pick
+
+    result = pick(record, candidate, pipe, progress=progress)
+    if rename and len(result.frames) == 1:
+        video = video.with_suffix(".png")
+    page, again = video.with_suffix(".html"), video.with_suffix(".json")
+    command = f"seedbed replay {shlex.quote(video.name)}"
+    write_together(
+        {video: result.save, again: result.save, page: lambda at: result.report(at, replay=command)}
+    )
+    files = {"video": str(video), "report": str(page), "record": str(again)}
+    if as_json:
+        print(json.dumps({"files": files, "record": result.record()}))
+    else:
+        print_summary(Console(highlight=False), result.record(), files)

@@ -1,0 +1,177 @@
+"""Contact sheets: what they show, what they remember, and that going on from one pays for nothing twice."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from seedbed import BadInput, BadRecord
+from seedbed.probe import Probe
+from seedbed.selection import Selection, pick, previews, replay, select
+from seedbed.selection.record import sealed
+from tests.pipelines import BUILDERS, CALLS, PROMPT
+
+CALL = {**CALLS["cogvideox"], "num_inference_steps": 4, "guidance_scale": 3.0}
+
+
+@pytest.fixture
+def pipe(pipe_of):
+    return pipe_of("cogvideox")
+
+
+def brightness(frames, prompts):
+    return torch.from_numpy(frames.reshape(len(frames), -1).mean(1))
+
+
+@pytest.fixture(scope="module")
+def sheet(pipe_of):
+    return previews(pipe_of("cogvideox"), PROMPT, steps=3, candidates=3, seed=4, progress=False, **CALL)
+
+
+@pytest.fixture
+def saved(sheet, tmp_path):
+    return sheet.save(tmp_path / "koala-previews.json")
+
+
+def generated(pipe, sheet, candidate):
+    return Probe(pipe, PROMPT, **CALL).generate(sheet.selection.recipes[candidate].draw())
+
+
+def test_a_sheet_shows_every_candidate_and_chooses_none(pipe, sheet):
+    selection = sheet.selection
+    noises = torch.stack([recipe.draw() for recipe in selection.recipes])
+    expected = Probe(pipe, PROMPT, **CALL).preview(noises, steps=3)
+    assert all(map(np.array_equal, selection.previews, expected)) and len(expected) == 3
+    assert selection.order == (0, 1, 2) and selection.totals.isnan().all() and selection.rungs == ()
+    assert selection.ledger.entries == {"preview": 3 * 3 * 2}
+    assert (sheet.steps, sheet.all) == (3, 4) and "for a person to pick from" in selection.reason
+
+
+@pytest.mark.parametrize("candidate", [0, 2])
+def test_a_pick_goes_on_from_the_steps_that_were_done(pipe, sheet, saved, candidate):
+    video = pick(saved, candidate, pipe, progress=False)
+    assert np.array_equal(video.frames, generated(pipe, sheet, candidate))
+    assert video.selection.best == candidate and video.selection.options["picked"] == candidate
+    assert sorted(video.selection.order) == [0, 1, 2]
+    # 18 evaluations on the sheet and two for the last step; a plain generation takes eight.
+    assert video.selection.ledger.entries == {"preview": 12, "generation": 8}
+    assert video.selection.reason == "picked by a person from previews after 3 of 4 steps"
+    assert replay(video.record(), pipe, progress=False).identical
+    live = pick(sheet, candidate, pipe, progress=False)
+    assert np.array_equal(live.frames, video.frames)
+    assert live.selection.ledger.entries == video.selection.ledger.entries
+
+
+def test_only_the_remaining_steps_run(pipe, saved):
+    rows, seen = [], []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    pick(saved, 1, pipe, progress=lambda *step: seen.append(step))
+    hook.remove()
+    # The contact that reads the pipeline's latents, and four evaluations, three of them from memory.
+    assert rows == [1, 2, 2, 2, 2]
+    assert seen == [("generation", 0, 1), ("generation", 1, 1)]
+
+
+FOREIGN = {
+    "missing": (lambda path: path.unlink(), "is not there"),
+    "empty": (lambda path: path.write_bytes(b""), "is not the file written with the record"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not the file written"),
+    "of another run": (
+        lambda path: path.write_bytes(safetensors.torch.save({"0/0": torch.zeros(2, 3, 4, 4, 4)})),
+        "is not the file written",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_memory_that_is_not_the_sheets_is_not_used_and_it_says_so(pipe, sheet, saved, name):
+    harm, message = FOREIGN[name]
+    harm(saved.with_suffix(".safetensors"))
+    video = pick(saved, 1, pipe, progress=False)
+    assert np.array_equal(video.frames, generated(pipe, sheet, 1))
+    assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
+    assert "; started over, as " in video.selection.reason and message in video.selection.reason
+    assert "\n" not in video.selection.reason
+
+
+def test_memory_of_other_packages_is_not_used(pipe, saved):
+    content = json.loads(saved.read_text())
+    content["versions"]["torch"] = "1.0"
+    saved.write_text(json.dumps(sealed(content)))
+    video = pick(saved, 1, pipe, progress=False)
+    assert "with other packages" in video.selection.reason
+    assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
+
+
+def test_the_memory_is_bound_to_the_record(sheet, saved):
+    data = saved.with_suffix(".safetensors").read_bytes()
+    record = json.loads(saved.read_text())
+    assert record == sheet.record()
+    assert record["sheet"] == {
+        "steps": 3,
+        "of": 4,
+        "memory_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    tensors = safetensors.torch.load(data)
+    assert set(tensors) == {f"{candidate}/{call}" for candidate in range(3) for call in range(3)}
+    assert tensors["2/1"].shape == (2, 3, 4, 4, 4)
+    assert Selection.load(saved).to_dict() == sheet.selection.to_dict()
+
+
+def test_a_verifier_ranks_the_previews_and_drops_none(pipe, sheet):
+    judged = previews(
+        pipe, PROMPT, steps=3, candidates=3, seed=4, verifier=brightness, batch_size=2, progress=False, **CALL
+    )
+    scores = brightness(np.stack(sheet.selection.previews), [PROMPT] * 3)
+    assert judged.selection.totals.tolist() == pytest.approx(scores.tolist(), abs=0.1)
+    assert judged.selection.order == tuple(np.argsort(-scores.numpy(), kind="stable"))
+    (rung,) = judged.selection.rungs
+    assert rung.kept == judged.selection.order and rung.steps == 3
+    best = replay(judged.record(), pipe, progress=False)
+    assert np.array_equal(best.frames, generated(pipe, sheet, judged.selection.best))
+
+
+def test_every_family_is_picked_from(family):
+    pipe = BUILDERS[family]()
+    made = previews(pipe, PROMPT, steps=1, candidates=2, progress=False, **CALLS[family])
+    video = pick(made, 1, pipe, progress=False)
+    plain = Probe(pipe, PROMPT, **CALLS[family]).generate(made.selection.recipes[1].draw())
+    assert np.array_equal(video.frames, plain)
+    assert video.selection.ledger.entries == {"preview": 2, "generation": 4}
+
+
+def test_the_default_is_nearly_a_third_of_the_steps(pipe):
+    made = previews(pipe, PROMPT, candidates=1, progress=False, **CALL | {"num_inference_steps": 10})
+    assert (made.steps, made.all) == (3, 10)
+
+
+def test_what_cannot_be_is_refused_in_one_line(pipe, saved, tmp_path):
+    plain = select(pipe, PROMPT, candidates=2, acquisition="random", progress=False, **CALL)
+    for call, message in (
+        (lambda: pick(saved, 3, pipe), "there is no candidate 3: pick one from 0 to 2"),
+        (lambda: pick(saved, -1, pipe), "there is no candidate -1"),
+        (lambda: pick(saved, True, pipe), "there is no candidate True"),
+        (lambda: pick(plain.save(tmp_path / "plain.json"), 0, pipe), "no previews to pick from"),
+        (lambda: pick(tmp_path / "no.json", 0, pipe), "there is no such file"),
+        (lambda: replay(saved, pipe), "nobody has picked from these previews"),
+        (lambda: previews(pipe, PROMPT, steps=5, **CALL), "steps=5, but the schedule has only 4"),
+        (lambda: previews(pipe, PROMPT, steps=0, **CALL), "steps must be a whole number of at least 1"),
+        (lambda: previews(pipe, PROMPT, fps=-1, **CALL), "fps must be a number above 0"),
+    ):
+        with pytest.raises(BadInput, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+    saved.write_text(saved.read_text().replace('"seed": 4', '"seed": 5'))
+    with pytest.raises(BadRecord, match="altered or damaged"):
+        pick(saved, 0, pipe)
+
+
+def test_a_record_must_be_json(sheet, tmp_path):
+    with pytest.raises(BadInput, match=r"must end in \.json"):
+        sheet.save(tmp_path / "sheet.html")
+    assert list(tmp_path.iterdir()) == []
