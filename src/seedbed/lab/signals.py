@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from seedbed.errors import BadInput
+from seedbed.lab import statistics
+from seedbed.lab.evidence import Evidence, judge_signals
+from seedbed.lab.tables import Figure, Table
 from seedbed.lab.verifiers import resolve as verifier_named
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
@@ -18,6 +21,13 @@ from seedbed.selection.scoring import score_pool
 from seedbed.selection.signals import measure
 
 VERSION = 1
+
+NOTE = (
+    "Signal: steps done / name. NFE: evaluations of one candidate until it is known. Spearman with the outcome "
+    "within prompts; p by permutation within prompts, corrected for all signals of the table. Gain: outcome of "
+    "the noise with the lowest or highest value less that of a random noise. Share: of the gap between a random "
+    "and the best noise, at the better end. Reliability: agreement of the even and the odd rows."
+)
 
 
 def signals(
@@ -64,3 +74,38 @@ def signals(
         table |= {f"0/{name}/{layer}": scores[:, layer] for layer in range(scores.shape[1])}
     table |= {f"outcome.{key}": values.numpy() for key, values in judge(rollout.finish()).items()}
     return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table | Figure]:
+    """What each signal is worth on each model: see `seedbed.lab.evidence.judge_signals`."""
+    found: list[Table | Figure] = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        evidence = Evidence.of(rows, model)
+        truth = evidence.outcome()
+        names = [n for n in evidence.names() if "/judge." not in n or n.endswith("/judge.score")]
+        verdicts = judge_signals(evidence, names)
+        seeds = [
+            ["a random noise", statistics.bootstrap(statistics.random(truth))],
+            [f"the best of {truth.shape[1]}", statistics.bootstrap(statistics.oracle(truth))],
+        ]
+        found.append(
+            Table(
+                f"{model}: how much the seed matters", ["noise", "outcome"], seeds, f"{len(truth)} prompts."
+            )
+        )
+        found.append(
+            Table(
+                f"{model}: what each signal is worth",
+                ["signal", "NFE", "Spearman", "p, Holm", "gain, low", "gain, high", "share", "reliability"],
+                [
+                    [v.signal, v.evaluations, v.within, v.adjusted, v.low, v.high, v.share, v.reliability]
+                    for v in verdicts
+                ],
+                NOTE,
+            )
+        )
+        points = {"": [(v.signal, v.within) for v in verdicts]}
+        found.append(
+            Figure(f"{model}: correlation with the outcome", points, "signal", "Spearman within prompts")
+        )
+    return found
