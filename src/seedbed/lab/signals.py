@@ -23,10 +23,10 @@ from seedbed.selection.signals import measure
 VERSION = 1
 
 NOTE = (
-    "Signal: steps done / name. NFE: evaluations of one candidate until it is known. Spearman with the outcome "
-    "within prompts; p by permutation within prompts, corrected for all signals of the table. Gain: outcome of "
-    "the noise with the lowest or highest value less that of a random noise. Share: of the gap between a random "
-    "and the best noise, at the better end. Reliability: agreement of the even and the odd rows."
+    "Signal: steps done / name. NFE: evaluations of one candidate until it is known. Spearman with the "
+    "outcome within prompts; p by permutation within prompts, corrected for all signals of the table. Gain: "
+    "outcome of the noise with the lowest or highest value less that of a random noise. Share: of the gap "
+    "between a random and the best noise, at the better end. Reliability: agreement of even and odd rows."
 )
 
 
