@@ -6,27 +6,42 @@ import pytest
 
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
-PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def snippets():
-    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+def snippets(page="selection.md"):
+    return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_documented_snippets_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run_all(page, tmp_path):
+    """Every snippet of a page in one namespace, with the tiny pipeline."""
     pipe = cogvideox()
     pipe.register_to_config(_name_or_path=str(tmp_path))
     (tmp_path / "seedbed.json").write_text(
         json.dumps({"schema": "seedbed.model/1", "call": CALLS["cogvideox"]})
     )
     names = {"pipe": pipe, "prompt": PROMPT}
-    for snippet in snippets():
-        exec(compile(snippet, str(PAGE), "exec"), names)
+    for snippet in snippets(page):
+        exec(compile(snippet, page, "exec"), names)
+    return names
+
+
+def test_the_documented_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_all("selection.md", tmp_path)
     assert names["again"].identical
     assert names["cheap"].ledger.entries["scoring"] == pytest.approx(10 / 3)
     assert names["choice"].acquisition == "first-key"
     assert (tmp_path / "koala.mp4").stat().st_size > 0
+
+
+def test_the_documented_previews_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_all("preview.md", tmp_path)
+    assert names["picked"].selection.best == 2 and "started over" not in names["picked"].selection.reason
+    assert len(names["video"].selection.rungs) == 2 and len(names["frames"]) == 2
+    for file in ("koala.mp4", "koala.html", "koala-previews.html", "koala-2.mp4"):
+        assert (tmp_path / file).stat().st_size > 0
 
 
 def test_the_users_own_function_takes_fewer_than_twenty_lines():
