@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import math
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import numpy as np
 
 from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
-from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals, preview_evaluations, previewed
+from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
+from seedbed.lab.schedules import cost, crossed
 from seedbed.lab.store import Store
 from seedbed.selection.predictor import fit
 
 STEPS = 20
-PLAIN = 2 * STEPS  # evaluations of one guided generation
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
 RESULTS = Path(__file__).with_name("results")
 
@@ -81,81 +80,6 @@ def _variants(evidence: Evidence) -> list[str]:
     return [n.partition("/")[2] for n in evidence.names() if "bansa" in n]
 
 
-def schedules(judged: list[int], noises: int) -> list[tuple[tuple[tuple[int, int], ...], int]]:
-    """Every schedule of one or two rungs on the judged steps, and how many candidates it starts from."""
-    found = []
-    for candidates in range(2, noises + 1):
-        for at in judged:
-            for left in range(1, min(candidates, 4)):
-                found.append((((at, left),), candidates))
-        for first, second in product(judged, judged):
-            if first < second:
-                for middle in range(2, candidates):
-                    for left in range(1, min(middle, 3)):
-                        found.append((((first, middle), (second, left)), candidates))
-    return found
-
-
-def best_schedules(evidence: Evidence, judge: str, outcome: str) -> list[dict[str, Any]]:
-    """For each budget, the schedule that does best on one half of the captions, measured on the other half.
-
-    Both halves take both roles, so that every caption's outcome comes from a schedule chosen without it.
-    """
-    judged = sorted({int(n.split("/")[0]) + 1 for n in evidence.names() if f"/judge.{judge}" in n})
-    truth = evidence.outcome(outcome)
-    halves = [np.arange(len(truth))[start::2] for start in (0, 1)]
-    parts = [Evidence((), {k: v[half] for k, v in evidence.columns.items()}) for half in halves]
-    every = schedules(judged, truth.shape[1])
-    rows = []
-    for budget in BUDGETS:
-        # What spends little of its budget is another budget's schedule.
-        able = [
-            (s, m)
-            for s, m in every
-            if 0.9 * budget * PLAIN <= preview_evaluations(s, m, STEPS) <= budget * PLAIN
-        ]
-        gains, chosen = np.empty(len(truth)), []
-        for here, other, half in ((0, 1, halves[1]), (1, 0, halves[0])):
-            rough = [
-                previewed(parts[here], s, m, steps=STEPS, judge=judge, outcome=outcome, draws=4).mean()
-                for s, m in able
-            ]
-            leaders = [able[i] for i in np.argsort(rough)[::-1][:20]]
-            sure = [
-                previewed(parts[here], s, m, steps=STEPS, judge=judge, outcome=outcome, draws=60).mean()
-                for s, m in leaders
-            ]
-            schedule, candidates = leaders[int(np.argmax(sure))]
-            mine = previewed(
-                parts[other],
-                schedule,
-                candidates,
-                steps=STEPS,
-                judge=judge,
-                outcome=outcome,
-                draws=200,
-                seed=1,
-            )
-            gains[half] = mine - statistics.random(truth)[half]
-            chosen.append(
-                {
-                    "schedule": schedule,
-                    "candidates": candidates,
-                    "cost": preview_evaluations(schedule, candidates, STEPS) / PLAIN,
-                }
-            )
-        rows.append(
-            {
-                "budget": budget,
-                "chosen": chosen,
-                "gain": statistics.bootstrap(gains),
-                "share": statistics.share(gains, truth),
-                "per prompt": gains,
-            }
-        )
-    return rows
-
-
 def whole(evidence: Evidence, judge: str, outcome: str, budget: float) -> np.ndarray:
     """Best of N by the verifier on finished videos; between whole N, a mixture of both: (prompts,) gain."""
     truth, mark = evidence.outcome(outcome), evidence.outcome(f"outcome.{judge}")
@@ -171,13 +95,20 @@ def equal_cost(evidence: Evidence, judge: str = "score", outcome: str = OUTCOME)
     """Best of N on full videos against previews, at the same number of evaluations."""
     truth = evidence.outcome(outcome)
     rows = []
-    for row in best_schedules(evidence, judge, outcome):
-        full = whole(evidence, judge, outcome, row["budget"])
-        mine = row.pop("per prompt")
-        row["full videos"] = statistics.bootstrap(full)
-        row["full videos share"] = statistics.share(full, truth)
-        row["difference"] = statistics.bootstrap(mine - full)
-        rows.append(row)
+    for budget in BUDGETS:
+        mine, chosen = crossed(evidence, budget, steps=STEPS, judge=judge, outcome=outcome)
+        full = whole(evidence, judge, outcome, budget)
+        rows.append(
+            {
+                "budget": budget,
+                "chosen": [{**dataclasses.asdict(c), "cost": cost(c, STEPS)} for c in chosen],
+                "gain": statistics.bootstrap(mine),
+                "share": statistics.share(mine, truth),
+                "full videos": statistics.bootstrap(full),
+                "full videos share": statistics.share(full, truth),
+                "difference": statistics.bootstrap(mine - full),
+            }
+        )
     return {"judge": judge, "outcome": outcome, "rows": rows}
 
 

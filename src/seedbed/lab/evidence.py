@@ -33,7 +33,7 @@ class Evidence:
         """The rows of one model, as `lab.Store.rows` gives them.
 
         Raises:
-            BadInput: no row of that model, or prompts with different noises.
+            BadInput: no row of that model, or prompts with different numbers of noises.
         """
         kept = [row for row in rows if model is None or row["model"] == model]
         if not kept:
@@ -41,10 +41,9 @@ class Evidence:
         by_prompt: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {}
         for row in kept:
             by_prompt.setdefault(row["prompt"], {})[row["seed"], row["candidate"]] = row
-        pools = [sorted(some) for some in by_prompt.values()]
-        if any(pool != pools[0] for pool in pools):
-            raise BadInput("the prompts do not share their noises: finish the run first")
-        ordered = [[some[noise] for noise in pools[0]] for some in by_prompt.values()]
+        ordered = [[some[noise] for noise in sorted(some)] for some in by_prompt.values()]
+        if len({len(pool) for pool in ordered}) > 1:
+            raise BadInput("the prompts have different numbers of noises: finish the run first")
         names = [n for n, value in kept[0].items() if isinstance(value, float)]
         columns = {n: np.array([[row[n] for row in pool] for pool in ordered], np.float64) for n in names}
         return cls(tuple(by_prompt), columns)
@@ -156,61 +155,6 @@ def evaluations(signal: str, guided: int = 2) -> float:
     step, _, statistic = signal.partition("/")
     both = statistic.startswith(("judge.", "x0_", "guidance_gap"))
     return guided * int(step) + (guided if both else 1)
-
-
-def previewed(
-    evidence: Evidence,
-    schedule: Sequence[tuple[int, int]],
-    candidates: int,
-    *,
-    steps: int,
-    judge: str = "score",
-    outcome: str = OUTCOME,
-    draws: int = 50,
-    seed: int = 0,
-) -> Array:
-    """Mean outcome of `selection.preview` with this schedule, from previews that were measured, (prompts,).
-
-    Each prompt's pool is drawn `draws` times: `candidates` of its noises, without replacement.
-
-    Args:
-        schedule: (steps, survivors) rungs as in `preview`; more than one survivor of the last rung are judged
-            by their finished videos.
-        steps: of the whole schedule.
-        judge: which of the verifier's numbers chooses.
-
-    Raises:
-        BadInput: a rung whose predictions were not judged, or more candidates than noises.
-    """
-    truth = evidence.outcome(outcome)
-    count = truth.shape[1]
-    if not 1 <= candidates <= count:
-        raise BadInput(f"cannot draw {candidates} candidates of {count} noises")
-    rungs = [(evidence.signal(f"{at - 1}/judge.{judge}"), left) for at, left in schedule]
-    if schedule and schedule[-1][1] > 1:
-        rungs.append((evidence.outcome(f"outcome.{judge}"), 1))
-    rng = np.random.default_rng(seed)
-    rows = np.arange(len(truth))[:, None]
-    total = np.zeros(len(truth))
-    for _ in range(draws):
-        alive = rng.permuted(np.tile(np.arange(count), (len(truth), 1)), axis=1)[:, :candidates]
-        for values, left in rungs:
-            # Ties keep the order of the draw, which is a random one.
-            best = np.argsort(-values[rows, alive], axis=1, kind="stable")[:, :left]
-            alive = np.take_along_axis(alive, np.sort(best, axis=1), axis=1)
-        total += truth[rows[:, 0], alive[:, 0]]
-    return total / draws
-
-
-def preview_evaluations(
-    schedule: Sequence[tuple[int, int]], candidates: int, steps: int, guided: int = 2
-) -> int:
-    """What `preview` spends with this schedule, in evaluations."""
-    spent, alive, before = 0, candidates, 0
-    for at, left in [*schedule, (steps, 1)]:
-        spent += guided * alive * (at - before)
-        alive, before = left, at
-    return spent
 
 
 def depth_of(evidence: Evidence, name: str, tau: float = 0.7) -> dict[str, Any]:

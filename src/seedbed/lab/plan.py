@@ -67,12 +67,12 @@ def plan(recipe: Recipe) -> list[Unit]:
         raise BadInput("two of the recipe's models are the same files: name each model once")
     units = []
     for model, folder in folders.items():
-        for prompt in recipe.captions():
+        for number, prompt in enumerate(recipe.captions()):
             for method, own in (recipe.methods or {recipe.task: {}}).items():
                 options = {**recipe.options, **own}
                 draws = []
                 for candidate in range(recipe.noises.count):
-                    seed = recipe.noises.seed
+                    seed = recipe.noises.seed + number
                     parts = [recipe.task, version, content[model], prompt, seed, candidate, method, options]
                     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
                     draws.append(Draw(seed, candidate, hashlib.sha256(text.encode()).hexdigest()))

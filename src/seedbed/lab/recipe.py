@@ -36,7 +36,11 @@ class WorldPrompts(_Part):
 
 
 class Noises(_Part):
-    """Noises 0, 1, ..., count - 1 of a seed."""
+    """Candidates 0, 1, ..., count - 1 of seed + n, for prompt number n (from 0).
+
+    No two prompts share a noise: a noise that is good or bad for every prompt would else be counted once for
+    each of them, and intervals over prompts would be too narrow.
+    """
 
     seed: int = Field(default=0, ge=0, lt=2**64)
     count: int = Field(ge=1)
@@ -50,7 +54,7 @@ class Recipe(_Part):
         task: a name in `seedbed.lab.work.TASKS`, or "module:function" of one's own.
         models: embedded models' names or folders; none for a task that needs no model.
         prompts: a list, or how many captions of a world.
-        noises: the same ones for every prompt.
+        noises: a pool of its own for every prompt, the same ones for every model and method.
         options: the task's own.
         methods: options that differ, by method; one method of the task's name where left out.
     """

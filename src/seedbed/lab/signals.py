@@ -11,11 +11,13 @@ import torch
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, judge_signals
-from seedbed.lab.tables import Figure, Table
-from seedbed.lab.verifiers import resolve as verifier_named
+from seedbed.lab.tables import Cell, Figure, Table
+from seedbed.lab.verifiers import Ratings
+from seedbed.lab.verifiers import resolve as resolve_verifier
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
 from seedbed.selection.acquisitions import resolve
+from seedbed.selection.judging import judged
 from seedbed.selection.layers import plan
 from seedbed.selection.scoring import score_pool
 from seedbed.selection.signals import measure
@@ -50,7 +52,9 @@ def signals(
     unknown = set(options) - {"steps", "verifier", "previews", "functions", "passes", "batch_size"}
     if unknown:
         raise BadInput(f"the task signals has no option {sorted(unknown)[0]!r}")
-    verifier = verifier_named(options["verifier"])
+    verifier = resolve_verifier(options["verifier"])
+    if isinstance(verifier, Ratings):
+        raise BadInput(f"{options['verifier']}: ratings judge no new video, name a verifier that does")
     steps = list(options["steps"])
     functions = {
         int(step): {name: resolve(function) for name, function in some.items()}
@@ -62,8 +66,7 @@ def signals(
     )
 
     def judge(frames: list[np.ndarray[Any, Any]]) -> dict[str, torch.Tensor]:
-        verdict = verifier(np.stack(frames), [prompt] * len(frames))
-        return verdict if isinstance(verdict, dict) else {"score": verdict}
+        return judged(verifier, frames, prompt)
 
     looking = judge if options.get("previews") else None
     table = measure(rollout, steps, functions=functions, judge=looking)
@@ -84,7 +87,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table | Figure]:
         truth = evidence.outcome()
         names = [n for n in evidence.names() if "/judge." not in n or n.endswith("/judge.score")]
         verdicts = judge_signals(evidence, names)
-        seeds = [
+        seeds: list[list[Cell]] = [
             ["a random noise", statistics.bootstrap(statistics.random(truth))],
             [f"the best of {truth.shape[1]}", statistics.bootstrap(statistics.oracle(truth))],
         ]

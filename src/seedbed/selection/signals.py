@@ -71,8 +71,8 @@ def measure(
         if judge is not None:
             for key, values in judge(frames).items():
                 reader.put(f"{step}/judge.{key}", rollout.alive, values)
-    for name, values in reader.table.items():
-        if not np.isfinite(values).all():
+    for name, column in reader.table.items():
+        if not np.isfinite(column).all():
             raise BadOutput(f"the signal {name} is not finite: try float32 or bfloat16")
     return reader.table
 
