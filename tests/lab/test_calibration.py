@@ -168,6 +168,15 @@ def test_a_cache_of_another_calibration_is_refused(pipe, first):
         run(pipe, save=path, steps=(0,))
 
 
+def test_other_ratings_are_another_calibration(pipe, tmp_path, first):
+    outcome = first[0].evidence.outcome()
+    options = {"cache": tmp_path / "rows", "steps": (0,), "acquisitions": ("random",)}
+    found = run(pipe, verifier=rated(first[0], outcome), **options)
+    assert found.profile.calibrated["verifier"].endswith(f"of {outcome.size} videos")
+    with pytest.raises(BadInput, match="holds rows of another calibration"):
+        run(pipe, verifier=rated(first[0], outcome + 1), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -242,3 +251,21 @@ def test_the_profile_can_be_saved_into_the_models_folder_for_auto(first, tmp_pat
     choice = select(pipe, PROMPTS[0], candidates=3, progress=False, **CALL)
     assert (choice.acquisition, choice.prefer) == ("entropy", "high")
     assert "planted" in choice.reason
+
+
+def test_the_report_is_one_page_with_the_choice_the_table_and_the_figures(first, tmp_path):
+    calibration, _ = first
+    page = calibration.report(tmp_path / "report.html").read_text()
+    assert calibration.profile.why[1:] in page.replace("&#39;", "'")
+    assert page.count("<svg viewBox") >= 2 + 2 * 2  # brand and gains; both rules for two functions
+    assert "1/judge.score" in page and "full_score" not in page
+    assert "://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_table_has_a_row_for_every_signal_best_first(first):
+    table = first[0].table
+    gains = [row[3].mean for row in table.rows]
+    assert gains == sorted(gains, reverse=True)
+    assert len(gains) == len(first[0].findings.verdicts) == len(first[0].profile.evidence) / 2
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert {row[1] for row in table.rows} >= {"learned", "random", "judge.score", "x0_change"}

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from seedbed import BadInput, BadOutput
-from seedbed.lab.verifiers import Clip, Ratings, judged, resolve
+from seedbed import BadInput
+from seedbed.lab.verifiers import Clip, Ratings, resolve
 from seedbed.noise import NoiseRecipe
 from seedbed.worlds.verifier import attributes
 from tests.pipelines import WORDS, _tokenizer
@@ -59,27 +59,6 @@ def test_what_is_no_verifier_is_refused_in_one_line(name, message, tmp_path, mon
     with pytest.raises(BadInput, match=message) as caught:
         resolve(name)
     assert "\n" not in str(caught.value)
-
-
-def test_a_bare_tensor_is_the_score_and_other_keys_are_kept():
-    frames = list(videos(2))
-    assert judged(lambda f, p: torch.tensor([1, 2]), frames, PROMPT)["score"].tolist() == [1.0, 2.0]
-    found = judged(lambda f, p: {"score": [0.5, 1], "sharp": np.ones(2)}, frames, PROMPT)
-    assert {key: values.tolist() for key, values in found.items()} == {"score": [0.5, 1], "sharp": [1, 1]}
-
-
-@pytest.mark.parametrize(
-    ("verdict", "error", "message"),
-    [
-        ({"sharp": torch.ones(2)}, BadInput, "returned sharp, but no 'score'"),
-        (torch.ones(3), BadInput, r"score has shape \(3,\) for 2 videos"),
-        (torch.ones(2, 1), BadInput, r"score has shape \(2, 1\) for 2 videos"),
-        (torch.tensor([1.0, torch.nan]), BadOutput, "score of video 1 of 'a red circle moving left' is nan"),
-    ],
-)
-def test_a_verdict_that_cannot_be_used_is_refused(verdict, error, message):
-    with pytest.raises(error, match=message):
-        judged(lambda frames, prompts: verdict, list(videos(2)), PROMPT)
 
 
 def test_clip_likeness_is_that_of_the_whole_model(clip):

@@ -21,14 +21,15 @@ from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
 from seedbed.lab.choice import Findings, end_of, findings, gain_of, is_learned
 from seedbed.lab.evidence import Evidence
-from seedbed.lab.measuring import label, measured, name_of, weights_sha256
+from seedbed.lab.measuring import label, measured, weights_sha256
 from seedbed.lab.statistics import Interval
 from seedbed.lab.store import Row, Store
 from seedbed.lab.tables import Figure, Table, cell_text
-from seedbed.lab.verifiers import Ratings, Verifier, resolve
+from seedbed.lab.verifiers import Ratings, resolve
 from seedbed.probe import Probe
 from seedbed.selection.acquisitions import Acquisition
 from seedbed.selection.acquisitions import resolve as acquisition_named
+from seedbed.selection.judging import Verifier, named
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import recipes_for
 from seedbed.selection.profile import Profile, save_profile
@@ -142,16 +143,22 @@ class Calibration:
         Raises:
             BadInput: a path that cannot be written.
         """
-        facts = {
-            "choice": self.profile.acquisition.name,
-            "why": self.profile.why,
-            "random noise": cell_text(self.random),
-            "best noise of the pool": cell_text(self.oracle),
-            **{key: str(value) for key, value in self.profile.calibrated.items()},
-        }
         from seedbed.lab.page import document
 
-        page = document("Calibration", facts, [self.table, *self.figures])
+        about = self.profile.calibrated
+        facts = {
+            "choice": self.profile.acquisition.name,
+            "a random noise": cell_text(self.random),
+            "the best of the pool": cell_text(self.oracle),
+            "prompts": str(about["prompts"]),
+            "noises of each": str(about["noises"]),
+            "seed": str(about["seed"]),
+            "verifier": about["verifier"],
+            "model": about["model"] or "built in memory",
+            "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
+        }
+        lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
+        page = document("Calibration", lead, facts, [self.table, *self.figures])
         return write_bytes_atomically(path, page.encode())
 
 
@@ -215,7 +222,7 @@ def calibrate(
         "call": recordable(whole_call)[0],
         "steps": list(steps),
         "functions": {name: {"name": f.name, **recordable(f.options())[0]} for name, f in functions.items()},
-        "verifier": verifier if isinstance(verifier, str) else name_of(judge),
+        "verifier": _described(judge) if callable(verifier) or isinstance(judge, Ratings) else str(verifier),
     }
     if save is not None:
         save = Path(save)
@@ -267,6 +274,14 @@ def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
         raise BadInput(f"noises must be a whole number of at least {LEAST_NOISES}, not {noises!r}")
     if not steps or steps[0] != 0:
         raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
+
+
+def _described(judge: Verifier | Ratings) -> str:
+    """What a cache and a profile call a verifier; other ratings are another verifier."""
+    if not isinstance(judge, Ratings):
+        return named(judge)
+    digest = hashlib.sha256(repr(sorted(judge.ratings.items())).encode()).hexdigest()
+    return f"ratings {digest[:12]} of {len(judge.ratings)} videos"
 
 
 def _evidence(rows: Sequence[Row], noises: int) -> Evidence:

@@ -9,9 +9,10 @@ from typing import Any
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.tables import Figure, Table, groups
-from seedbed.lab.verifiers import Ratings, Verifier, judged, resolve
+from seedbed.lab.verifiers import Ratings, resolve
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe
+from seedbed.selection.judging import Verifier, judged
 
 VERSION = 1
 

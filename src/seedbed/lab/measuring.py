@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from seedbed.lab.verifiers import Ratings, Verifier, judged
+from seedbed.lab.verifiers import Ratings
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
 from seedbed.selection.acquisitions import Acquisition
+from seedbed.selection.judging import Verifier, judged
 from seedbed.selection.layers import plan
 from seedbed.selection.scoring import judge_pool, rows_that_fit, score_pool
 from seedbed.selection.signals import measure
@@ -87,12 +88,6 @@ def redrawn(function: Acquisition) -> Acquisition | None:
     settings: Any = function
     again: Acquisition = dataclasses.replace(settings, seed=settings.seed + 1)
     return again
-
-
-def name_of(verifier: object) -> str:
-    """What a cache knows a verifier by."""
-    kind: Any = verifier if hasattr(verifier, "__qualname__") else type(verifier)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def weights_sha256(pipe: Any) -> str:

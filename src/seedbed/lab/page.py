@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -37,6 +37,32 @@ def page(recipe: Recipe, rows: Sequence[Row], found: Iterable[Table | Figure]) -
         rows: those that the tables were made of.
         found: in the order in which they are shown.
     """
+    return _templates.get_template("experiment.html").render(
+        name=recipe.name,
+        recipe=recipe,
+        source=recipe.to_json(),
+        parts=_parts(found),
+        rows=len(rows),
+        prompts=len({row["prompt"] for row in rows}),
+        asked=len(recipe.captions()),
+        version=__version__,
+    )
+
+
+def document(title: str, lead: str, facts: Mapping[str, str], found: Iterable[Table | Figure]) -> str:
+    """A self-contained HTML page of tables and figures that come from no recipe.
+
+    Args:
+        lead: what was found, in a sentence.
+        facts: more of it by name; in the order in which they are shown.
+    """
+    return _templates.get_template("document.html").render(
+        name=title, lead=lead, facts=facts, parts=_parts(found), version=__version__
+    )
+
+
+def _parts(found: Iterable[Table | Figure]) -> list[dict[str, Any]]:
+    """What the templates show of each table and figure."""
     parts: list[dict[str, Any]] = []
     for each in found:
         if isinstance(each, Figure):
@@ -52,15 +78,7 @@ def page(recipe: Recipe, rows: Sequence[Row], found: Iterable[Table | Figure]) -
             parts.append({"svg": None, "names": []})
         texts = [[cell_text(cell) for cell in row] for row in cells]
         parts[-1] |= {"title": each.title, "note": each.note, "columns": columns, "rows": texts}
-    return _templates.get_template("experiment.html").render(
-        recipe=recipe,
-        source=recipe.to_json(),
-        parts=parts,
-        rows=len(rows),
-        prompts=len({row["prompt"] for row in rows}),
-        asked=len(recipe.captions()),
-        version=__version__,
-    )
+    return parts
 
 
 def svg(figure: Figure) -> Markup:

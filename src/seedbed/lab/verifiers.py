@@ -6,19 +6,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, BadOutput
+from seedbed.errors import BadInput
 from seedbed.noise import NoiseRecipe
-
-Frames = np.ndarray[Any, Any]
-Verifier = Callable[[Frames, list[str]], "Tensor | Mapping[str, Tensor]"]
+from seedbed.selection.judging import Frames, Verifier
 
 # Frames that go through a neural judge together.
 _AT_ONCE = 64
@@ -59,31 +56,6 @@ def resolve(verifier: str | os.PathLike[str] | Verifier | Ratings) -> Verifier |
         f"there is no verifier {text!r}: use shapes, clip:FOLDER, aesthetic:FOLDER, a .csv file of ratings, "
         "or a callable"
     )
-
-
-def judged(verifier: Verifier, frames: Sequence[Frames], prompt: str) -> dict[str, Tensor]:
-    """What a verifier says of videos of one prompt: "score" and its other keys, each (videos,) float64.
-
-    Raises:
-        BadInput: it returns something else.
-        BadOutput: a number that is not finite; names the video.
-    """
-    verdict = verifier(np.stack(frames), [prompt] * len(frames))
-    columns = dict(verdict) if isinstance(verdict, Mapping) else {"score": verdict}
-    if "score" not in columns:
-        raise BadInput(f"the verifier returned {', '.join(columns) or 'nothing'}, but no 'score'")
-    result = {}
-    for key, values in columns.items():
-        numbers = torch.as_tensor(values).detach().double().cpu()
-        if tuple(numbers.shape) != (len(frames),):
-            raise BadInput(
-                f"the verifier's {key} has shape {tuple(numbers.shape)} for {len(frames)} videos: return one "
-                "number for each"
-            )
-        for index in (~numbers.isfinite()).nonzero().flatten().tolist():
-            raise BadOutput(f"the verifier's {key} of video {index} of {prompt!r} is {numbers[index].item()}")
-        result[str(key)] = numbers
-    return result
 
 
 class Ratings:
