@@ -235,16 +235,14 @@ def _attributes(evidence: Evidence) -> dict[str, dict[str, np.ndarray]]:
 
 def pools(evidence: Evidence, more: Evidence) -> dict[str, Any]:
     """Gain against the size of the pool, from 2 to 32 noises."""
-    both = Evidence(
-        evidence.prompts,
-        {
-            name: np.concatenate([values, more.columns[name]], axis=1)
-            for name, values in evidence.columns.items()
-            if name in more.columns
-        },
-    )
-    if both.prompts != more.prompts:
+    shared = len(more.prompts)
+    if evidence.prompts[:shared] != more.prompts:
         raise SystemExit("evidence and pool have other captions: run both recipes as they are committed")
+    names = [name for name in evidence.columns if name in more.columns]
+    both = Evidence(
+        more.prompts,
+        {n: np.concatenate([evidence.columns[n][:shared], more.columns[n]], axis=1) for n in names},
+    )
     truth = both.outcome()
     signals = {
         "bansa low": ("0/bansa", "low"),

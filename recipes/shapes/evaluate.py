@@ -1,8 +1,8 @@
 """Measure an exported shapes model on held-out captions and write its card and contact sheet.
 
-`python recipes/shapes/evaluate.py runs/shapes/shapes-cogvideox --noises 16`: every held-out single caption and
-a fixed draw of held-out pairs, each from the same numbered noises that `seedbed.select` would draw. Intervals
-are 95 % bootstrap intervals over captions, since the noises of one caption are not independent samples.
+`python recipes/shapes/evaluate.py runs/shapes/shapes-cogvideox --noises 16`: every held-out single caption
+and a fixed draw of held-out pairs, each from the same numbered noises that `seedbed.select` would draw.
+Intervals are 95 % bootstrap intervals over captions, since the noises of one caption are not independent.
 """
 
 from __future__ import annotations
