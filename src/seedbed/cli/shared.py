@@ -1,0 +1,79 @@
+"""What the commands share: loading with a spinner, options to arguments, and what is printed at the end."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from seedbed.cli.tables import print_ranking, print_summary
+from seedbed.errors import BadInput
+
+
+def shown(quiet: bool) -> bool:
+    """Whether progress goes to the terminal."""
+    return not quiet and sys.stderr.isatty()
+
+
+def loaded(model: str | None, dtype: Any, device: str | None, quiet: bool) -> Any:
+    """The pipeline, as `seedbed.cli.pipeline.load`, with a spinner while it loads."""
+    with Console(stderr=True, quiet=not shown(quiet)).status("loading the model"):
+        from seedbed.cli.pipeline import load
+
+        return load(model, dtype, device)
+
+
+def pool_of(
+    prompt: str,
+    acquisition: str,
+    keep: float | None,
+    masks: int | None,
+    layers: list[str] | None,
+    depth: int | None,
+    batch_size: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """How to score, as `select`, `score` and `generate` take it; checked before a model is loaded."""
+    if not prompt.strip():
+        raise BadInput("the prompt is empty: say what to generate")
+    given = [f"{name}={value}" for name, value in (("keep", keep), ("masks", masks)) if value is not None]
+    if given and acquisition == "auto":
+        raise BadInput("--keep and --masks are settings of bansa: add --acquisition bansa")
+    if given:
+        acquisition += ("," if ":" in acquisition else ":") + ",".join(given)
+    from seedbed.selection.acquisitions import resolve
+
+    return {
+        "acquisition": acquisition if acquisition == "auto" else resolve(acquisition),
+        "layers": layers or None,
+        "depth": depth,
+        "batch_size": batch_size,
+        "progress": shown(quiet),
+    }
+
+
+def call_of(
+    steps: int | None, guidance: float | None, frames: int | None, height: int | None, width: int | None
+) -> dict[str, Any]:
+    """The pipeline's arguments that were given; the pipeline has its own defaults for the others."""
+    call = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "num_frames": frames,
+        "height": height,
+        "width": width,
+    }
+    return {name: value for name, value in call.items() if value is not None}
+
+
+def show(record: dict[str, Any], files: dict[str, Path], as_json: bool, ranking: bool = False) -> None:
+    """A record and its files, as one JSON object or for people."""
+    names = {what: str(path) for what, path in files.items()}
+    if as_json:
+        print(json.dumps({"files": names, "record": record}))
+        return
+    console = Console(highlight=False)
+    if ranking:
+        print_ranking(console, record)
+    print_summary(console, record, names)
