@@ -102,11 +102,11 @@ def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table | Figur
     recipe = Recipe.load(store.recipe)
     rows = store.rows()
     whole = whole_prompts(recipe, rows)
-    if not store.parquet.exists():
-        print(
-            f"unfinished: {len(whole)} of {len(rows)} rows so far belong to finished prompts", file=sys.stderr
-        )
-    return recipe, whole, tables_of(recipe.task, whole)
+    found = tables_of(recipe.task, whole)
+    prompts, asked = len({row["prompt"] for row in whole}), len(recipe.captions())
+    if prompts < asked:
+        print(f"unfinished: {prompts} of {asked} prompts are finished", file=sys.stderr)
+    return recipe, whole, found
 
 
 def _bar(name: str) -> Any:
