@@ -1,12 +1,16 @@
 """Calibrating a tiny random pipeline: what is planted is found, chance is called chance, kills do no harm."""
 
 import dataclasses
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import seedbed
 import seedbed.lab.calibration as module
 from seedbed import BadInput, NotSupported
 from seedbed.lab.calibration import calibrate
@@ -269,3 +273,27 @@ def test_the_table_has_a_row_for_every_signal_best_first(first):
     assert len(gains) == len(first[0].findings.verdicts) == len(first[0].profile.evidence) / 2
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert {row[1] for row in table.rows} >= {"learned", "random", "judge.score", "x0_change"}
+
+
+def test_the_documented_snippets_run(pipe, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "calibration.md"
+    snippets = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    pipe = cogvideox(layers=2)
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    (tmp_path / "seedbed.json").write_text(json.dumps({"schema": "seedbed.model/1", "call": CALL}))
+
+    def small(*arguments, **options):
+        return calibrate(*arguments, **{**options, "noises": 4, "steps": (0,), "acquisitions": ("entropy",)})
+
+    monkeypatch.setattr(seedbed, "calibrate", small)
+    names = {"pipe": pipe, "prompts": PROMPTS, "prompt": PROMPTS[0], "judge": brightness}
+    for snippet in snippets:
+        exec(compile(snippet, str(page), "exec"), names)
+    assert names["choice"].reason.startswith("auto: profile.json names it")
+    assert sorted(path.name for path in tmp_path.glob("*.mp4")) == [
+        "0-0.mp4",
+        "0-1.mp4",
+        "1-0.mp4",
+        "1-1.mp4",
+    ]

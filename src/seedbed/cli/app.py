@@ -8,6 +8,7 @@ import typer
 
 from seedbed import __version__
 from seedbed.cli import options as opt
+from seedbed.cli.calibrate import calibrate
 from seedbed.cli.exits import one_line_errors
 from seedbed.cli.lab import lab
 from seedbed.cli.outputs import checked, named_after, write_together
@@ -46,6 +47,7 @@ def generate(
     candidates: opt.Candidates = 10,
     seed: opt.Seed = 0,
     acquisition: opt.Acquisition = "auto",
+    profile: opt.Profile = None,
     keep: opt.Keep = None,
     masks: opt.Masks = None,
     layers: opt.Layers = None,
@@ -83,7 +85,7 @@ def generate(
     """
     with one_line_errors():
         video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
-        pool = pool_of(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
         from seedbed.selection import generate as run
 
         pipe = loaded(model, dtype and dtype.value, device, quiet)
@@ -107,6 +109,7 @@ def select(
     candidates: opt.Candidates = 10,
     seed: opt.Seed = 0,
     acquisition: opt.Acquisition = "auto",
+    profile: opt.Profile = None,
     keep: opt.Keep = None,
     masks: opt.Masks = None,
     layers: opt.Layers = None,
@@ -182,7 +185,7 @@ def select(
         if preview_steps is not None or verifier is not None:
             raise BadInput("--preview-steps and --verifier are settings of --preview: add it")
         path = checked(out or named_after(prompt, "-selection.json"), ".json")
-        pool = pool_of(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
         from seedbed.selection import select as run
 
         pipe = loaded(model, dtype and dtype.value, device, quiet)
@@ -203,6 +206,7 @@ def score(
         typer.Option(metavar="FILE", help="Record or video whose noise to score; repeatable."),
     ] = None,
     acquisition: opt.Acquisition = "auto",
+    profile: opt.Profile = None,
     keep: opt.Keep = None,
     masks: opt.Masks = None,
     layers: opt.Layers = None,
@@ -221,7 +225,7 @@ def score(
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
     with one_line_errors():
-        pool = pool_of(prompt, acquisition, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
         try:
             numbers = [int(number) for number in seeds.split(",")] if seeds else []
         except ValueError:
@@ -247,3 +251,4 @@ def score(
 
 
 app.command()(replay)
+app.command()(calibrate)

@@ -1,6 +1,7 @@
 """The options that several commands share: what each says in --help, once."""
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,15 @@ Acquisition = Annotated[
     typer.Option(
         help="Score by random, entropy, bansa, bansa-dropout, reversed, or auto: the winner of the model's "
         "calibration where one lies beside it, else bansa. Options follow a colon: bansa:place=logits.",
+        rich_help_panel=CHOICE,
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Choose as this profile of `seedbed calibrate` says (else as the one beside the model).",
+        show_default=False,
         rich_help_panel=CHOICE,
     ),
 ]

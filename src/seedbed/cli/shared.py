@@ -27,6 +27,7 @@ def loaded(model: str | None, dtype: Any, device: str | None, quiet: bool) -> An
 def pool_of(
     prompt: str,
     acquisition: str,
+    profile: Path | None,
     keep: float | None,
     masks: int | None,
     layers: list[str] | None,
@@ -38,14 +39,20 @@ def pool_of(
     if not prompt.strip():
         raise BadInput("the prompt is empty: say what to generate")
     given = [f"{name}={value}" for name, value in (("keep", keep), ("masks", masks)) if value is not None]
+    if profile is not None and acquisition != "auto":
+        raise BadInput("--profile names the function: leave out --acquisition, or the profile")
     if given and acquisition == "auto":
         raise BadInput("--keep and --masks are settings of bansa: add --acquisition bansa")
     if given:
         acquisition += ("," if ":" in acquisition else ":") + ",".join(given)
     from seedbed.selection.acquisitions import resolve
+    from seedbed.selection.profile import read_profile
 
+    if profile is not None:
+        read_profile(profile)  # a mistake is one before the model is loaded
     return {
         "acquisition": acquisition if acquisition == "auto" else resolve(acquisition),
+        "profile": profile,
         "layers": layers or None,
         "depth": depth,
         "batch_size": batch_size,

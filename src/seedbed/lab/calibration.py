@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from seedbed import __version__
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
-from seedbed.lab.choice import Findings, end_of, findings, gain_of, is_learned
+from seedbed.lab.choice import Findings, findings
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.measuring import label, measured, weights_sha256
-from seedbed.lab.statistics import Interval
+from seedbed.lab.showing import figures_of, table_of
 from seedbed.lab.store import Row, Store
 from seedbed.lab.tables import Figure, Table, cell_text
 from seedbed.lab.verifiers import Ratings, resolve
@@ -73,61 +72,12 @@ class Calibration:
     @property
     def table(self) -> Table:
         """Every signal at its better end, largest gain first."""
-        verdicts = sorted(self.findings.verdicts, key=lambda verdict: -gain_of(verdict).mean)
-        tested = len(self.findings.tested)
-        return Table(
-            "What each signal is worth",
-            ("steps done", "signal", "prefer", "gain", "share of the gap", "within-prompt Spearman", "p",
-             "reliability", "NFE", "prompts"),
-            [
-                (
-                    *verdict.signal.split("/", 1),
-                    end_of(verdict),
-                    gain_of(verdict),
-                    verdict.share,
-                    verdict.within,
-                    verdict.adjusted,
-                    verdict.reliability and verdict.reliability.mean,
-                    verdict.evaluations,
-                    tested if is_learned(verdict) else len(self.evidence.prompts),
-                )
-                for verdict in verdicts
-            ],
-            "Gain: outcome of the chosen noise minus that of a random one. Intervals are 95 %, by a "
-            "bootstrap over prompts. p: two-sided, by permutation within prompts, corrected for all signals "
-            "(Holm). NFE: for each candidate. A signal named learned was fitted on the other prompts.",
-        )  # fmt: skip
+        return table_of(self.findings)
 
     @property
     def figures(self) -> list[Figure]:
         """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
-        verdicts = self.findings.verdicts
-        gains = Figure(
-            "Gain over a random noise",
-            {
-                "highest chosen": [(verdict.signal, verdict.high) for verdict in verdicts],
-                "lowest chosen": [(v.signal, v.low) for v in verdicts if not is_learned(v)],
-            },
-            "steps done / signal",
-            "gain",
-        )
-        depths = [
-            Figure(
-                f"{name}: correlation of the score down to a layer with {what}",
-                {
-                    kind: [(i + 1, Interval(r, math.nan, math.nan)) for i, r in enumerate(found[rule][kind])]
-                    for kind in ("pooled", "within")
-                },
-                "attention layer",
-                "Pearson correlation",
-                f"Pooled over prompts, as published, it reaches 0.7 at layer {found[rule]['depth']}."
-                if found[rule]["depth"]
-                else "Pooled over prompts, as published, it never reaches 0.7 in size.",
-            )
-            for name, found in self.findings.depths.items()
-            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome"))
-        ]
-        return [gains, *depths]
+        return figures_of(self.findings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.

@@ -1,0 +1,100 @@
+"""`seedbed calibrate`, and the profiles that other commands follow."""
+
+import json
+
+import pytest
+
+from tests.pipelines import CALLS, WORDS
+
+PROMPTS = [f"a {colour} {shape}" for colour in WORDS[2:6] for shape in WORDS[6:8]]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n\n")
+    return path
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    path = tmp_path / "ratings.csv"
+    rows = [f"{prompt},{p},{c},{(c * 7 + p) % 5}" for p, prompt in enumerate(PROMPTS) for c in range(4)]
+    path.write_text("\n".join(["prompt,seed,candidate,rating", *rows]))
+    return path
+
+
+def test_a_calibration_writes_profile_and_report_that_generate_follows(seedbed, model, prompts, ratings):
+    arguments = ("calibrate", "--model", model, "--prompts", prompts, "--ratings", ratings)
+    code, out, err = seedbed(*arguments, "--noises", 4, "--after", "0", "--out", "mine.json")
+    assert (code, err) == (0, "")
+    assert "choice  " in out and "report  mine.html" in out
+    profile = json.loads(prompts.with_name("mine.json").read_text())
+    assert profile["schema"] == "seedbed.profile/2"
+    assert profile["calibrated"]["prompts"] == len(PROMPTS)
+    assert profile["calibrated"]["call"] == CALLS["cogvideox"]
+    code, out, err = seedbed(
+        "select", PROMPTS[0], "--model", model, "--candidates", 3, "--profile", "mine.json"
+    )
+    assert (code, err) == (0, "")
+    assert f"by {profile['acquisition']} (auto: mine.json names it" in out
+
+
+def test_json_is_the_profile_and_nothing_else(seedbed, model, prompts, ratings):
+    arguments = ("calibrate", "--model", model, "--prompts", prompts, "--ratings", ratings, "--no-report")
+    code, out, _ = seedbed(*arguments, "--noises", 4, "--after", "0", "--json")
+    content = json.loads(out)
+    assert code == 0
+    assert content["files"] == {"profile": "seedbed-profile.json"}
+    assert content["profile"]["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --prompts FILE or --world shapes"),
+        (["--prompts", "p.txt", "--world", "shapes"], "either --prompts FILE or --world shapes"),
+        (["--prompts", "none.txt"], "cannot read none.txt: No such file or directory"),
+        (["--world", "cubes"], "there is no world 'cubes': use shapes"),
+        (["--prompts", "prompts.txt"], "--verifier NAME or --ratings FILE.csv"),
+        (["--world", "shapes", "--verifier", "shapely"], "no verifier 'shapely'"),
+        (["--world", "shapes", "--verifier", "shapes", "--ratings", "r.csv"], "leave one out"),
+        (["--world", "shapes", "--after", "0;1"], "cannot read --after 0;1"),
+        (["--world", "shapes", "--out", "profile.txt"], "must end in .json"),
+        (["--world", "shapes", "--count", "3"], "3 prompts are too few"),
+    ],
+)
+def test_a_mistake_is_one_line(seedbed, prompts, model, arguments, message):
+    code, out, err = seedbed("calibrate", "--model", model, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+
+
+def test_ctrl_c_says_what_is_kept(seedbed, model, prompts, ratings, monkeypatch):
+    import seedbed.lab.calibration as module
+
+    real, calls = module.measured, []
+
+    def interrupted(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "measured", interrupted)
+    arguments = ("calibrate", "--model", model, "--prompts", prompts, "--ratings", ratings)
+    code, out, err = seedbed(*arguments, "--noises", 4, "--after", "0")
+    assert (code, out) == (130, "")
+    assert err == "interrupted: 2 of 8 prompts are kept in seedbed-profile.json.rows; run again to go on\n"
+
+
+def test_a_profile_and_a_function_cannot_both_choose(seedbed, model):
+    code, _, err = seedbed(
+        "select", PROMPTS[0], "--model", model, "--profile", "p.json", "--acquisition", "bansa"
+    )
+    assert code == 2 and "leave out --acquisition, or the profile" in err
+
+
+def test_a_missing_profile_is_one_line(seedbed, model):
+    code, _, err = seedbed("generate", PROMPTS[0], "--model", model, "--profile", "none.json")
+    assert (code, err) == (2, "error: cannot read the profile none.json: No such file or directory\n")
