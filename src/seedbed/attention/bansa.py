@@ -157,7 +157,7 @@ def bansa_expected(
     logits = Logits.of(query, key, scale, mask, causal, rows)
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
-    for batch, heads, some, block in logits.blocks(chunk, copies=3):
+    for batch, heads, some, block in logits.blocks(chunk, copies=4):
         if keep > 1 - 1e-6 or logits.keys == 1:  # all masks agree; what is not finite stays so
             scores[batch, heads, some] = block.sum(-1) * 0
             continue

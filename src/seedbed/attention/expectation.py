@@ -14,17 +14,18 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from seedbed.attention.effective import effective_logits, effective_probabilities
+from seedbed.attention.effective import SHORT, effective_logits, effective_probabilities
 
-# Rows worked on at a time; on a CPU what they need should stay in the cache.
-_ROWS_CPU = 2**11
-_ROWS_ELSEWHERE = 2**17
+# Entries of what is worked on at a time; on a CPU this should stay in the cache.
+_ENTRIES_CPU = 2**17
+_ENTRIES_ELSEWHERE = 2**23
 
 # The smallest normaliser that is resolved, as a share of the largest: in ordinary rows, and in rows of which
-# the larger keys may all be dropped (probabilities, logits).
-_ORDINARY = 4e-3
-_SHARP = 1e-6
-_SHARPEST = 1e-9
+# the larger keys may all be dropped.
+_ORDINARY, _SHARP = 1e-3, 1e-6
+_ORDINARY_LOGITS, _SHARP_LOGITS = 4e-3, 1e-9
+# How many keys stand for themselves in rows of the latter kind.
+_APART = 8
 
 
 def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
@@ -35,13 +36,19 @@ def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: in
         keys = (~excluded).sum(-1).to(logits.dtype).clamp_(min=1)[None]
     # Of the masks that keep something, the part that keeps a given key.
     kept = keep / -torch.expm1(keys * math.log1p(-keep))
-    size, count = effective_probabilities(logits, excluded)
-    share = size.div_((size * count).sum(0)).clamp_(min=_SHARP)
-    # Chernoff: P(S < s) <= e E[e^{-S/s}]. Rows where that is below e^-8 do with the short grid.
+    if logits.shape[-1] <= SHORT:
+        nodes = effective_probabilities(logits, logits.shape[-1])
+        return _disagreement(masks, keep, _SHARP, *nodes, kept)
+    share, count = effective_probabilities(logits, 0)
+    scores = _disagreement(masks, keep, _ORDINARY, share, count, kept)
+    # Chernoff: P(S < s) <= e E[e^{-S/s}]. Rows where that is below e^-3 (and the chance itself much lower) do
+    # with this. The others, and rows of few keys in a longer call, are few enough to be done again with care.
     transform = (share / -_ORDINARY).expm1_().mul_(keep).log1p_().mul_(count).sum(0)
-    return _by_rows(
-        partial(_disagreement, masks, keep), _ORDINARY, _SHARP, ~(transform < -9), (share, count, kept)
-    )
+    again = (~(transform < -4) | (keys[0] <= SHORT)).nonzero().squeeze(1)
+    if len(again):
+        nodes = effective_probabilities(logits[again], _APART)
+        scores[again] = _disagreement(masks, keep, _SHARP, *nodes, kept[:, again])
+    return scores
 
 
 def _disagreement(
@@ -49,18 +56,22 @@ def _disagreement(
 ) -> Tensor:
     """(nodes, rows), (nodes, rows), (1, rows) -> (rows,)."""
     t, bound, inverse, constant, quadrature = _reciprocal_grid(smallest, share.dtype, share.device)
-    # Every name but those of the grid holds a quantity less its value at t = 0 or u = 0: small differences
-    # count, and rounding must not eat them. Shapes: (nodes, t or u, rows).
-    fall = torch.expm1(share[:, None] * -t)
-    factor = keep * fall
-    whole = torch.expm1(factor.log1p().mul_(count[:, None]).sum(0))
-    # E[e^{-tS}] given that the key is kept: its own factor is e^{-t a}, no longer random.
-    own = fall.mul_(1 - keep).div_(factor.add_(1)).mul_(whole + 1).add_(whole)
-    # E[e^{-u/S}] from it; S is at least the key's own share a, which bounds the fall by u / a.
-    change = (inverse @ own).sub_(constant).clamp_(-1, 0)
-    change = torch.maximum(change, bound / share[:, None], out=change).mul_(kept)
-    agreement = quadrature @ change.log1p().mul_(masks).expm1_().div_(masks).sub_(change)
-    return math.log(masks) - (agreement.squeeze(1).mul_(share).mul_(count)).sum(0)
+    entries = _ENTRIES_CPU if share.device.type == "cpu" else _ENTRIES_ELSEWHERE
+    limit = max(1, entries // (len(share) * len(t)))
+    scores = []
+    for a, n, p in zip(share.split(limit, 1), count.split(limit, 1), kept.split(limit, 1), strict=True):
+        # Every name but those of the grid holds a quantity less its value at t = 0 or u = 0: small
+        # differences count, and rounding must not eat them. Shapes: (nodes, t or u, rows).
+        factor = torch.mul(a[:, None], -t).expm1_().mul_(keep)
+        whole = factor.log1p().mul_(n[:, None]).sum(0).expm1_()
+        # E[e^{-tS}] given that the key is kept: its own factor is e^{-t a}, no longer random.
+        own = factor.div_(factor + 1).mul_((whole + 1).mul_(p * ((1 - keep) / keep)))
+        # E[e^{-u/S}] from it; S is at least the key's own share a, which bounds the fall by u / a.
+        change = (inverse @ own).add_((inverse @ whole).sub_(constant).mul_(p)).clamp_(-1, 0)
+        change = torch.maximum(change, bound * (p / a)[:, None], out=change)
+        agreement = quadrature @ change.log1p().mul_(masks).expm1_().sub_(change, alpha=masks)
+        scores.append(math.log(masks) - (agreement.squeeze(1).mul_(a).mul_(n)).sum(0) / masks)
+    return torch.cat(scores)
 
 
 @cache
@@ -68,12 +79,13 @@ def _reciprocal_grid(smallest: float, dtype: torch.dtype, device: torch.device) 
     """Nodes t, -u, and weights: e^{-u/S} - 1 = sum_t inverse[u, t] (e^{-tS} - 1) - constant[u].
 
     On a logarithmic scale both sides are steps of the same shape that run against one another, so the fit is
-    well-conditioned: good to 1e-3 for a single S in [smallest, 1], and to 4e-5 in the scores. `quadrature`
-    integrates over du / u^2 from 0 to infinity, given that the integrand starts as u^2 and ends constant.
+    well-conditioned: good to about 1e-3 for a single S in [smallest, 1]. `quadrature` integrates over
+    du / u^2 from 0 to infinity, given that the integrand starts as u^2 and ends constant.
     """
-    # Found by search: the cheapest grids whose scores are good to 4e-5, over sharpness, keys, masks and keep.
-    step_t, step_u = 0.8, 1.0
-    t = torch.arange(math.log(0.15), math.log(20 / smallest) + step_t, step_t, dtype=torch.float64).exp()
+    # Found by search: the cheapest grids whose scores are good to 4e-5 in the ordinary rows of K = 10 and
+    # keep = 0.2, and to 2e-4 over sharpness, keys, masks and keep (root mean square).
+    step_t, step_u = 0.9, 1.1
+    t = torch.arange(math.log(0.2), math.log(8 / smallest) + step_t, step_t, dtype=torch.float64).exp()
     u = torch.arange(math.log(0.1 * smallest), math.log(5) + step_u, step_u, dtype=torch.float64).exp()
     s = torch.linspace(math.log(smallest / 50), 0, 1500, dtype=torch.float64).exp()[:, None]
     trust = torch.where(s < smallest, 0.1, 1)
@@ -99,9 +111,9 @@ def expected_of_logits(logits: Tensor, excluded: Tensor | None, masks: int, keep
     least = (count * torch.minimum(size, zero)).sum(0)
     return _by_rows(
         partial(_logit_disagreement, masks, keep),
-        _ORDINARY,
-        _SHARPEST,
-        ~(least > _ORDINARY),
+        _ORDINARY_LOGITS,
+        _SHARP_LOGITS,
+        ~(least > _ORDINARY_LOGITS),
         (size, zero, count),
     ).to(dtype)
 
@@ -117,7 +129,7 @@ def _logit_disagreement(
     fall = torch.expm1(gap[:, None] * -t)
     factor = torch.log1p(torch.where(grows, keep, 1 - keep)[:, None] * fall)
     # The floor keeps every normaliser within the longest grid.
-    least = (count * low).sum(0) + _SHARPEST
+    least = (count * low).sum(0) + _SHARP_LOGITS
     whole = (count[:, None] * factor).sum(0) - t * least
     lower = (whole - factor).exp_()
     lower, upper = _cumulants(weights @ lower), _cumulants(weights @ fall.add_(1).mul_(lower))
@@ -188,7 +200,7 @@ def _by_rows(
 
     Parts are (n, rows), a limited number of rows at a time; the result is (rows,).
     """
-    limit = _ROWS_CPU if sharp.device.type == "cpu" else _ROWS_ELSEWHERE
+    limit = 2**11 if sharp.device.type == "cpu" else 2**17
     pieces = zip(*(part.split(limit, 1) for part in parts), strict=True)
     scores = torch.cat([function(short, *piece) for piece in pieces])
     at = sharp.nonzero().squeeze(1)
