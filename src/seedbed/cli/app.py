@@ -12,6 +12,7 @@ from seedbed.cli.calibrate import calibrate
 from seedbed.cli.exits import one_line_errors
 from seedbed.cli.lab import lab
 from seedbed.cli.outputs import checked, named_after, write_together
+from seedbed.cli.previews import instead_of_scores, judge_named, write_sheet
 from seedbed.cli.replay import replay
 from seedbed.cli.shared import call_of, loaded, pool_of, show, shown
 from seedbed.errors import BadInput
@@ -61,6 +62,7 @@ def generate(
     batch_size: opt.Batch = None,
     dtype: opt.Precision = None,
     device: opt.Device = None,
+    verifier: opt.Verifier = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -81,16 +83,26 @@ def generate(
 ) -> None:
     """Choose the best of several noises and generate the video from it.
 
+    With --verifier the noises are denoised a little, judged by what they will become, and the best goes on.
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
     with one_line_errors():
         video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
         pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
+        if verifier is not None:
+            instead_of_scores("--verifier", acquisition, profile, keep, masks, layers, depth)
+            judge = judge_named(verifier)
         from seedbed.selection import generate as run
+        from seedbed.selection import preview
 
         pipe = loaded(model, dtype and dtype.value, device, quiet)
         call = call_of(steps, guidance_scale, frames, height, width)
-        result = run(pipe, prompt, candidates=candidates, seed=seed, previews=report, fps=fps, **pool, **call)
+        call |= {"candidates": candidates, "seed": seed, "fps": fps}
+        if verifier is None:
+            result = run(pipe, prompt, previews=report, **pool, **call)
+        else:
+            call |= {"batch_size": batch_size or 1, "progress": shown(quiet)}
+            result = preview(pipe, prompt, verifier=judge, **call)
         if out is None and len(result.frames) == 1:
             video = video.with_suffix(".png")
         page, record = video.with_suffix(".html"), video.with_suffix(".json")
@@ -137,14 +149,7 @@ def select(
             min=1, help="Denoising steps before the previews (else 30 %).", rich_help_panel=opt.PREVIEW
         ),
     ] = None,
-    verifier: Annotated[
-        str | None,
-        typer.Option(
-            help="Score the previews too: shapes, clip:FOLDER or aesthetic:FOLDER.",
-            show_default=False,
-            rich_help_panel=opt.PREVIEW,
-        ),
-    ] = None,
+    verifier: opt.Verifier = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -162,13 +167,7 @@ def select(
     """
     with one_line_errors():
         if preview:
-            if (acquisition, keep, masks, layers, depth) != ("auto", None, None, None, None):
-                raise BadInput(
-                    "--preview lets you pick and scores no attention: leave out --acquisition, --keep, "
-                    "--masks, --layers and --depth"
-                )
-            from seedbed.cli.previews import write_sheet
-
+            instead_of_scores("--preview", acquisition, profile, keep, masks, layers, depth)
             path = checked(out or named_after(prompt, "-previews.json"), ".json")
             call = call_of(steps, guidance_scale, frames, height, width)
             call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}

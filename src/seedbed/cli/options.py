@@ -13,7 +13,7 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
-CHOICE, PREVIEW, CALL = "Which noise", "Picking by eye", "The pipeline's call"
+CHOICE, PREVIEW, CALL = "Which noise", "Choosing by previews", "The pipeline's call"
 MACHINE, OUTPUT = "Model and machine", "Output"
 
 Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False)]
@@ -63,6 +63,15 @@ Depth = Annotated[
         min=1,
         help="Stop scoring after this many attention layers (else after the last scored one).",
         rich_help_panel=CHOICE,
+    ),
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What judges previews: shapes, clip:FOLDER or aesthetic:FOLDER.",
+        show_default=False,
+        rich_help_panel=PREVIEW,
     ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=CALL)]

@@ -29,15 +29,7 @@ def write_sheet(
     """
     if not prompt.strip():
         raise BadInput("the prompt is empty: say what to generate")
-    judge: Any = None
-    if verifier is not None:
-        from seedbed.lab.verifiers import Ratings, resolve
-
-        judge = resolve(verifier)
-        if isinstance(judge, Ratings):
-            raise BadInput(
-                f"{verifier} rates finished videos and cannot judge previews: leave out --verifier"
-            )
+    judge = None if verifier is None else judge_named(verifier)
     page, memory = checked(path.with_suffix(".html"), ".html"), path.with_suffix(".safetensors")
     pipe = load()
     from seedbed.selection import previews
@@ -63,6 +55,25 @@ def write_sheet(
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def judge_named(verifier: str) -> Any:
+    """The verifier that --verifier names; BadInput for one that knows finished videos only."""
+    from seedbed.lab.verifiers import Ratings, resolve
+
+    judge = resolve(verifier)
+    if isinstance(judge, Ratings):
+        raise BadInput(f"{verifier} rates finished videos and cannot judge previews: use another --verifier")
+    return judge
+
+
+def instead_of_scores(option: str, acquisition: str, *settings: Any) -> None:
+    """Refuse options on how to score attention beside `option`, which does not."""
+    if acquisition != "auto" or any(setting is not None for setting in settings):
+        raise BadInput(
+            f"{option} chooses by previews and scores no attention: leave out --acquisition, --profile, "
+            "--keep, --masks, --layers and --depth"
+        )
 
 
 def write_picked(
