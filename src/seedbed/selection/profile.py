@@ -180,12 +180,12 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
 
     class Schedule(BaseModel):
-        model_config = ConfigDict(extra="forbid")
+        model_config = ConfigDict(extra="forbid", strict=True)
         schedule: tuple[tuple[int, int], ...] = Field(min_length=1)
         verifier: str
 
     class Weights(BaseModel):
-        model_config = ConfigDict(extra="forbid")
+        model_config = ConfigDict(extra="forbid", strict=True)
         step: int
         coefficients: dict[str, float]
 
