@@ -46,6 +46,28 @@ def test_pauses_and_drops_change_nothing_and_nothing_is_paid_twice(pipe_of, fami
     assert not same(expected[4][:1], expected[4][1:2])
 
 
+def test_a_scheduler_that_returns_tuples_unasked():
+    pipe = cogvideox()
+    pipe.scheduler = diffusers.CogVideoXDPMScheduler.from_config(pipe.scheduler.config)
+    probe = probe_of(pipe, "cogvideox")
+    noises = noises_for(probe, 2)
+    rollout = Rollout(probe, noises)
+    for step in (1, 2, 3):
+        outputs = record(rollout, step)[1]
+        assert set(outputs) == {(step - 1, 0), (step - 1, 1)}
+        assert same(rollout.advance(step), probe.preview(noises, steps=step))
+    assert same(rollout.finish(), [probe.generate(z) for z in noises])
+
+
+def test_a_pipeline_that_ends_before_its_schedule(pipe_of):
+    probe = probe_of(pipe_of("sdxl"), "sdxl", denoising_end=0.6)
+    rollout = Rollout(probe, noises_for(probe, 1))
+    rollout.advance(2)
+    with pytest.raises(BadInput, match="steps=3, but StableDiffusionXLPipeline takes only 2"):
+        rollout.advance(3)
+    assert same(rollout.finish(), [probe.generate(noises_for(probe, 1)[0])])
+
+
 SCHEDULERS = {
     "stochastic": ("EulerAncestralDiscreteScheduler", 5),
     "multistep": ("DPMSolverMultistepScheduler", 5),

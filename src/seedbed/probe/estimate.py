@@ -88,10 +88,11 @@ def watch_steps(pipe: Any, wanted: Callable[[int], bool], meet: Callable[[int, T
             return take(*args, **kwargs)
         as_tuple = not given.pop("return_dict", True)
         output = take(**given, return_dict=True)
+        as_tuple = as_tuple or isinstance(output, tuple)  # some schedulers give one whatever they are asked
         sample = given["sample"]
         clean = clean_latents(scheduler, number, output, given["model_output"], given["timestep"], sample)
         if not meet(number, clean):
-            return output.to_tuple() if as_tuple else output
+            return output.to_tuple() if as_tuple and not isinstance(output, tuple) else output
         clean = clean.to(sample.dtype)
         pipe._interrupt = True
         return (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})

@@ -10,13 +10,14 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.probe.call import rows_of
 from seedbed.probe.decoding import decoded
 from seedbed.probe.estimate import watch_steps
 from seedbed.probe.probe import Probe
+from seedbed.probe.rows import prompt_parts
 
 StepHandler = Callable[[AttentionCall, list[int], list[int]], Tensor | None]
 """(call, candidates, rows): `rows` are the conditional row of each candidate among the call's batch rows."""
@@ -187,6 +188,8 @@ class _Pass:
             finished = True
         if not finished:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
+        if pause and len(self.met) < pause:  # as the pipeline was told to end before its schedule does
+            raise BadInput(f"steps={pause}, but {call.name} takes only {len(self.met)}")
         return decoded(output, call.name)
 
     def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -202,7 +205,7 @@ class _Pass:
             self.step, self.fresh, self.halves = len(self.met), False, [None, None]
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
-            chunks = self._chunks(given, rows)
+            chunks = prompt_parts(self.rollout.probe, given, rows, count)
         if all(len(memory) > number for memory in self.memories):
             output = _joined([memory[number] for memory in self.memories])
             self._keep_halves(output, chunks)
@@ -227,30 +230,6 @@ class _Pass:
             memory[number:] = [output[position::count].clone()]
         self._keep_halves(output, chunks)
         return result
-
-    def _chunks(self, given: dict[str, Any], rows: int) -> list[int | None]:
-        """Which part of a forward's rows has the prompt, and which another text, in units of the batch.
-
-        Pipelines stack what guidance needs as whole batches, in one forward or in several. The prompt's rows
-        are those whose text is that of the pipeline's unguided call.
-        """
-        contact = self.rollout.probe._contact
-        names = parameter_names(type(self.rollout.probe.denoiser))
-        own = _text(named_arguments(names, contact.args, contact.kwargs))
-        text = _text(given)
-        if own is None or text is None or text.numel() != rows * own.numel():
-            raise NotSupported(
-                f"the rows of the prompt cannot be told in the {self.rollout.probe.denoiser_name}: its text "
-                "is no tensor, or has another length under guidance"
-            )
-        same = (text.reshape(rows, -1) == own.to(text.device).reshape(1, -1)).all(1)
-        parts = same.reshape(-1, len(self.batch)).tolist()
-        if any(any(part) and not all(part) for part in parts):
-            raise NotSupported(
-                "the rows of the candidates are not stacked as whole batches: use batch_size=1"
-            )
-        own_part = next((number for number, part in enumerate(parts) if all(part)), None)
-        return [own_part, next((number for number, part in enumerate(parts) if not any(part)), None)]
 
     def _keep_halves(self, output: Tensor, chunks: list[int | None]) -> None:
         count = len(self.batch)
@@ -279,20 +258,6 @@ def _joined(pieces: list[Tensor]) -> Tensor:
     if len(pieces) == 1:
         return pieces[0].clone()
     return torch.stack(pieces, 1).flatten(0, 1)
-
-
-def _text(given: dict[str, Any]) -> Tensor | None:
-    """The largest of a denoiser's arguments that hold the text, of whatever name."""
-    main = main_tensor(given)
-    texts = [
-        value
-        for name, value in given.items()
-        if isinstance(value, Tensor)
-        and value is not main
-        and value.is_floating_point()
-        and any(part in name for part in ("encoder_hidden_states", "text", "prompt", "context"))
-    ]
-    return max(texts, key=Tensor.numel, default=None)
 
 
 def _restore(module: nn.Module, ours: Any, before: Any) -> None:

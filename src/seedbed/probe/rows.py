@@ -1,0 +1,53 @@
+"""Which rows of a guided forward have the prompt, and which another text or none."""
+
+from typing import Any
+
+from torch import Tensor
+
+from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
+from seedbed.errors import NotSupported
+from seedbed.probe.probe import Probe
+
+
+def prompt_parts(probe: Probe, given: dict[str, Any], rows: int, count: int) -> list[int | None]:
+    """Which part of a forward's rows has the prompt, and which another text; None for no such part.
+
+    Pipelines stack what guidance needs as whole batches of candidates, in one forward or in several. The
+    prompt's rows are those whose text is that of the pipeline's unguided call.
+
+    Args:
+        given: the denoiser's arguments by name; of `rows` rows, for `count` candidates.
+
+    Raises:
+        NotSupported: the text cannot be compared, or parts of it are not whole batches.
+    """
+    contact = probe._contact
+    names = parameter_names(type(probe.denoiser))
+    own, text = _text(named_arguments(names, contact.args, contact.kwargs)), _text(given)
+    if own is None or text is None or text.numel() != rows * own.numel():
+        raise NotSupported(
+            f"the rows of the prompt cannot be told in the {probe.denoiser_name}: its text is no tensor, or "
+            "has another length under guidance"
+        )
+    same = (text.reshape(rows, -1) == own.to(text.device).reshape(1, -1)).all(1)
+    parts = same.reshape(-1, count).tolist()
+    if any(any(part) and not all(part) for part in parts):
+        raise NotSupported("the rows of the candidates are not stacked as whole batches: use batch_size=1")
+    return [
+        next((number for number, part in enumerate(parts) if all(part)), None),
+        next((number for number, part in enumerate(parts) if not any(part)), None),
+    ]
+
+
+def _text(given: dict[str, Any]) -> Tensor | None:
+    """The largest of a denoiser's arguments that hold the text, of whatever name."""
+    main = main_tensor(given)
+    texts = [
+        value
+        for name, value in given.items()
+        if isinstance(value, Tensor)
+        and value is not main
+        and value.is_floating_point()
+        and any(part in name for part in ("encoder_hidden_states", "text", "prompt", "context"))
+    ]
+    return max(texts, key=Tensor.numel, default=None)
