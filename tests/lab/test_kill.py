@@ -1,5 +1,6 @@
 """Kill a run anywhere, with all its processes or without, and go on: nothing lost, nothing done twice."""
 
+import contextlib
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ class Bench:
         options = {"gate": str(self.gate), "log": str(self.log), "beat": str(self.beat)}
         prompts = {"list": [str(number) for number in range(UNITS)]}
         self.recipe = write(prompts=prompts, options=options)
-        self.process = None
+        self.processes = []
 
     def open(self, units):
         """Let the first `units` through; whole or not at all, for the workers read it all the time."""
@@ -37,6 +38,7 @@ class Bench:
 
     def start(self, out=None):
         self.process = start("lab", "run", self.recipe, "--out", out or self.out, "--workers", WORKERS)
+        self.processes.append(self.process)
 
     def wait_for(self, condition):
         deadline = time.monotonic() + 60
@@ -61,9 +63,10 @@ class Bench:
 def bench(tmp_path, write):
     bench = Bench(tmp_path, write)
     yield bench
-    if bench.process is not None and bench.process.poll() is None:
-        os.killpg(bench.process.pid, signal.SIGKILL)
-        bench.process.communicate()
+    for process in bench.processes:
+        with contextlib.suppress(ProcessLookupError):  # all of the group have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_twenty_kills_change_nothing(bench, tmp_path):
@@ -116,7 +119,7 @@ def test_workers_end_with_a_run_that_is_killed_alone(bench):
     bench.start()
     bench.wait_for(lambda: len(bench.calls()) == 3 + WORKERS)
     os.kill(bench.process.pid, signal.SIGKILL)
-    bench.process.communicate()
+    bench.process.wait()
     deadline, beats = time.monotonic() + 30, -1
     while beats != (beats := bench.beat.stat().st_size):  # workers that wait write here all the time
         assert time.monotonic() < deadline

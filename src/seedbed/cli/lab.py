@@ -51,6 +51,8 @@ def run(
             try:
                 rows = work(content, folder, workers, progress)
             except KeyboardInterrupt:
+                if not last[1]:
+                    raise  # before the folder was opened
                 stack.close()
                 print(
                     f"interrupted: {last[0]} of {last[1]} rows are kept in {folder}; run again to go on",

@@ -68,9 +68,7 @@ def run(
         left = [unit for unit in left if unit.draws]
         done = len(finished)
         progress(done, len(keys))
-        with closing(
-            _in_workers(left, min(workers, len(left))) if workers > 1 else _in_turn(left)
-        ) as results:
+        with closing(_in_workers(left, workers) if workers > 1 else _in_turn(left)) as results:
             for rows in results:
                 store.append(rows)
                 done += len(rows)
