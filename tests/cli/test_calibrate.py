@@ -42,11 +42,13 @@ def test_a_calibration_writes_profile_and_report_that_generate_follows(seedbed, 
 
 def test_json_is_the_profile_and_nothing_else(seedbed, model, prompts, ratings):
     arguments = ("calibrate", "--model", model, "--prompts", prompts, "--ratings", ratings, "--no-report")
-    code, out, _ = seedbed(*arguments, "--noises", 4, "--after", "0", "--json")
+    tried = ("--acquisition", "entropy:rows=3", "--acquisition", "random")
+    code, out, _ = seedbed(*arguments, *tried, "--noises", 4, "--after", "0", "--json")
     content = json.loads(out)
     assert code == 0
+    signals = {line["signal"] for line in content["profile"]["evidence"]}
+    assert {"entropy:rows=3", "random", "learned"} <= signals and "bansa" not in signals
     assert content["files"] == {"profile": "seedbed-profile.json"}
-    assert content["profile"]["evidence"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def test_help_answers_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["generate", "--help"], ["replay", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["generate", "--help"], ["replay", "--help"], ["calibrate", "--help"], ["--version"]],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     python = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
@@ -42,10 +43,10 @@ def test_version(seedbed) -> None:
 def test_nothing_typed_shows_the_help(seedbed) -> None:
     code, out, err = seedbed()
     assert code == 2 and err == ""
-    assert all(name in out for name in ("generate", "select", "score", "replay"))
+    assert all(name in out for name in ("generate", "select", "score", "replay", "calibrate"))
 
 
-@pytest.mark.parametrize("command", ["generate", "select", "score", "replay"])
+@pytest.mark.parametrize("command", ["generate", "select", "score", "replay", "calibrate"])
 def test_every_option_says_what_it_does(seedbed, command: str, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = seedbed(command, "--help")

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
-from seedbed import BadInput
-from seedbed.selection import create
+from seedbed import BadInput, BadOutput
+from seedbed.selection import Acquisition, create, select
 from seedbed.selection.acquisitions import resolve
 from seedbed.selection.predictor import RIDGES, Learned, fit, standardised
+from tests.pipelines import CALLS, PROMPT
 
 
 def drawn(seed, *shape):
@@ -151,3 +153,47 @@ def test_the_learned_function_is_nothing_without_coefficients():
 def test_coefficients_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(BadInput, match=message):
         create("learned", **options)
+
+
+class Foreseeing(Acquisition):
+    """A function that runs the pipeline itself, here to look at the first step's prediction."""
+
+    name = "foreseeing"
+    prefer = "high"
+    uses_attention = False
+    foresees = True
+
+    def __init__(self, answer=None):
+        self.answer = answer
+
+    def foresee(self, probe, noises, batch_size):
+        if self.answer is not None:
+            return self.answer
+        batches = noises.split(batch_size)
+        return torch.cat([probe.evaluate(batch).prediction.float().flatten(1).std(1) for batch in batches])
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_function_may_run_the_pipeline_itself(pipe_of, batch_size):
+    pipe, options = pipe_of("cogvideox"), {"candidates": 3, "progress": False, **CALLS["cogvideox"]}
+    choice = select(pipe, PROMPT, acquisition=Foreseeing(), batch_size=batch_size, **options)
+    assert choice.best == choice.totals.argmax()
+    assert choice.ledger.entries == {"scoring": 3}
+    assert (choice.layers, choice.scores.shape, choice.acquisition) == ((), (3, 0), "foreseeing")
+    alone = select(pipe, PROMPT, acquisition=Foreseeing(), **{**options, "candidates": 1})
+    assert alone.ledger.total == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (torch.zeros(2), BadInput, r"scores of shape \(2,\), not one for each of the 3"),
+        (torch.tensor([1, torch.nan, 2]), BadOutput, "foreseeing of candidate 1 is nan"),
+    ],
+)
+def test_what_it_answers_is_checked(pipe_of, answer, error, message):
+    with pytest.raises(error, match=message):
+        select(
+            pipe_of("cogvideox"), PROMPT, acquisition=Foreseeing(answer), candidates=3, progress=False,
+            **CALLS["cogvideox"],
+        )  # fmt: skip

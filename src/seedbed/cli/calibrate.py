@@ -43,6 +43,15 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    acquisition: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Acquisition function to try at t = T, options after a colon; repeatable (else entropy and "
+            "bansa in three variants).",
+            show_default=False,
+        ),
+    ] = None,
     noises: Annotated[int, typer.Option(help="Noises of each prompt, at least 4.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the noises: prompt number p has seed + p.")] = 0,
     after: Annotated[
@@ -83,7 +92,8 @@ def calibrate(
                 f"cannot read --after {after}: write whole numbers with commas, as in 0,1,3"
             ) from None
         pipe = loaded(model, dtype and dtype.value, device, quiet)
-        from seedbed.lab import calibrate as run
+        from seedbed.lab.calibration import FUNCTIONS
+        from seedbed.lab.calibration import calibrate as run
 
         done = [0]
         try:
@@ -94,6 +104,7 @@ def calibrate(
                 verifier=judge,
                 seed=seed,
                 steps=moments,
+                acquisitions=acquisition or FUNCTIONS,
                 batch_size=batch_size,
                 save=path,
                 progress=_counting(done, quiet),
