@@ -188,3 +188,340 @@ def front_table() -> str:
         [f"the best of {spread['noises']} noises", f"{spread['noises']} ×", signed(spread["gap"]), "100 %"]
     )
     return rows_of(lines, ["choice among 16 noises", "cost", "gain in score", "share of the gap"])
+
+
+def learned_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        [
+            str(r["step"]),
+            f"{r['evaluations']:g}",
+            signed(r["within"]),
+            p_value(r["p"]),
+            signed(r["gain"]),
+            percent(r["share"]),
+        ]
+        for r in rows
+    ]
+    return rows_of(lines, ["steps", "NFE", "Spearman", "p", "gain", "share"])
+
+
+def judge_table(parts: list[dict[str, Any]]) -> str:
+    names = {"look": "colour and shape", "motion": "motion"}
+    lines = []
+    for part in parts:
+        judge, outcome = part["judge"].split("_")[0], part["outcome"].removeprefix("outcome.").split("_")[0]
+        for row in part["rows"]:
+            if row["budget"] in (2.0, 3.0):
+                lines.append(
+                    [
+                        names[judge],
+                        names[outcome],
+                        f"{row['budget']:g} ×",
+                        signed(row["gain"]),
+                        signed(row["full videos"]),
+                    ]
+                )
+    return rows_of(lines, ["chosen by", "reported", "cost", "preview: gain", "best of N: gain"])
+
+
+def average_table(rows: dict[str, Any]) -> str:
+    lines = [
+        [
+            ", ".join(json.loads(k) and map(str, json.loads(k))),
+            signed(r["within"]),
+            signed(r["low"]),
+            signed(r["high"]),
+        ]
+        for k, r in rows.items()
+    ]
+    return rows_of(lines, ["after steps", "Spearman", "gain, lowest", "gain, highest"])
+
+
+def depth_line(evidence: dict[str, Any]) -> str:
+    found = {
+        name: {rule: evidence["d*"][name][rule]["depth"] for rule in ("full_score", "quality")}
+        for name in evidence["d*"]
+    }
+    return "; ".join(
+        f"{name}: {rules['full_score']} by `full_score`, {rules['quality'] or 'none reaches .7'} by `quality`"
+        for name, rules in found.items()
+    )
+
+
+def mask_table() -> str:
+    rows = json.loads((ROOT / "benchmarks/results/mask_noise.json").read_text())["rows"]
+    lines = [
+        [
+            row["place"],
+            str(row["masks"]),
+            str(row["tokens"]),
+            str(row["rows"]),
+            str(row["heads"]),
+            plain(row["reliability"]),
+            plain(row["mask_free"]),
+        ]
+        for row in rows
+    ]
+    return rows_of(
+        lines,
+        [
+            "masks on",
+            "K",
+            "tokens",
+            "rows",
+            "heads",
+            "two sets of masks agree",
+            "one set agrees with mask-free",
+        ],
+    )
+
+
+def snr_table(models: dict[str, Any]) -> str:
+    lines = []
+    for model, found in models.items():
+        for row in found["signals"]:
+            if row["step"] == 0:
+                lines.append(
+                    [
+                        model,
+                        SIGNALS[row["signal"]],
+                        signed(row["within"]),
+                        p_value(row["adjusted"]),
+                        signed(row["low"]),
+                        signed(row["high"]),
+                    ]
+                )
+    return rows_of(
+        lines, ["model", "signal at t = T", "Spearman", "p, Holm", "gain, lowest", "gain, highest"]
+    )
+
+
+def spread_table(models: dict[str, Any]) -> str:
+    first = load("first-step")
+    lines = [
+        [
+            model,
+            plain(found["spread"]["random"]),
+            plain(found["spread"]["oracle"]),
+            *(f"{first[model][s][0]:.2f}" for s in "0136"),
+        ]
+        for model, found in models.items()
+    ]
+    heads = [
+        "model",
+        "random",
+        "best of 16",
+        "x̂0 depends on the noise: t = T",
+        "after 1",
+        "after 3",
+        "after 6",
+    ]
+    return rows_of(lines, heads)
+
+
+SUMMARY = """- **The seed matters**, and half of what it decides can be had for one more generation: at twice the cost of
+  a plain video, a preview that judges decoded x̂0 halfway recovers half of the gap between a random noise and the best
+  of sixteen, significantly more than best of 2. That needs a verifier.
+- **The first step knows nothing here.** No attention score at t = T, published or mask-free, low or high, of any depth,
+  ranks the noises of a prompt; neither does a predictor learned from all of them. Choosing by them is choosing at
+  random. The schedule has zero terminal SNR; see below what a schedule without it does.
+- **Pooled over prompts, the published correlation appears all the same**, with the published sign. It is a property of
+  prompts (hard captions have a higher score), not of noises: it vanishes within a prompt.
+- **The published K = 10 score ranks mostly the noise of its own masks** on this model.
+- **Selection improves what the verifier looks at, and nothing else.**"""
+
+AFTER_SIGNALS = """Until three steps are done nothing but the verifier's look at the decoded x̂0 knows which noise will do
+better, and at t = T not even that does. After six steps the guidance gap and the spread of x̂0 correlate with the outcome
+weakly but surely. The halves of the rows look at different places of the frame, so where a signal is about places they
+may order the noises in opposite ways: a negative reliability."""
+
+AFTER_VARIANTS = """Nothing is significant, in either direction. The mask-free rows of this table were computed with a more
+exact and slower form of the score than the one now in `bansa_expected`; the two rank noises alike at Spearman .99."""
+
+AFTER_MASKS = ""
+AFTER_SNR = ""
+AFTER_LEARNED = """At t = T it knows nothing either."""
+AFTER_EQUAL = """What bounds it is how late the verifier can see: before half of the steps its look at x̂0 is too
+uncertain to drop anyone by, and every candidate that is looked at costs its steps."""
+AFTER_JUDGES = """Chosen by colour and shape, the videos get better in colour and shape and no better in motion, and the
+other way round: no harm is done to what the verifier does not see, and no good either. Gains are real, but only for what
+is asked."""
+
+
+def page() -> str:
+    evidence, equal, judges = load("evidence"), load("equal-cost"), load("held-out-judge")
+    models = load("terminal-snr")
+    spread, wrong = evidence["spread"], evidence["confident but wrong"]
+    two = next(row for row in equal["rows"] if row["budget"] == 2.0)
+    return f"""# Does selection help?
+
+What follows was measured on the embedded model, `shapes-cogvideox`, whose verifier reads a video back without a mistake
+([model card](model-card.md)): {spread["captions"]} held-out captions with two objects × {spread["noises"]} noises, other noises for every
+caption, guidance 6, 20 steps. The outcome is the share of prompted attributes that the finished video gets right. A
+user chooses within one prompt, so everything is computed within prompts; intervals are 95 %, by a bootstrap over
+prompts; p-values are two-sided, by permutation within prompts, and Holm-corrected for all
+{len(evidence["signals"]) + len(evidence["variants"])} signals and variants on this page. Cost is in denoiser evaluations (NFE); a plain generation takes 40. What to
+measure was fixed before (`recipes/selection/README.md`).
+
+## In short
+
+{SUMMARY}
+
+{rows_front()}
+
+## How much the seed matters
+
+A random noise scores {plain(spread["random"])}, the best of {spread["noises"]} {plain(spread["oracle"])}: a gap of {plain(spread["gap"])}. The best of 2
+full videos recovers {percent(spread["best of 2 share"])} of it. {percent(spread["all right"])} of the videos are right in everything.
+
+## Every signal, from the first step to the sixth
+
+A signal "after s steps" is read in evaluation s + 1; 0 is t = T. Gain: the outcome of the noise with the lowest or
+highest value, less that of a random noise. Share: of the gap, at the better end. Reliability: how far two independent
+halves of the rows order the noises alike; "–" where a signal has no estimate to repeat.
+
+{signal_table(evidence["signals"])}
+
+{AFTER_SIGNALS}
+
+## Every published variant of BANSA, at t = T
+
+{variant_table(evidence["variants"])}
+
+Pooled over all captions and noises, as published, the score and the outcome correlate at
+{signed(evidence["pooled"]["bansa.k10.0"])} (K = 10), {signed(evidence["pooled"]["bansa"])} (mask-free) and {signed(evidence["pooled"]["entropy"])}
+(entropy): Pearson, captions resampled whole. Within captions, where a user chooses, nothing of it is left.
+
+With K = 1 the score is 0 for every noise, by its definition. Two halves of the rows of the mask-free form agree at
+{plain(evidence["mask-free reliability over half the rows"])}.
+
+{AFTER_VARIANTS}
+
+**Pools of 2 to 32 noises** ({load("evidence")["spread"]["captions"]} captions for 16, the first 160 for 32):
+
+![gain against the size of the pool](figures/evidence-pool.png)
+
+**Depth.** The mean over the first d layers, against the outcome within prompts (left), and ANSE's two rules for d*
+pooled over prompts as published (right). d* at τ = .7: {depth_line(evidence)}.
+
+![depth](figures/evidence-depth.png)
+
+**More steps averaged** (the mean of mask-free BANSA over the evaluations after these steps):
+
+{average_table(evidence["steps averaged"])}
+
+## How much of the published ranking is the noise of its masks?
+
+Two independent sets of masks score the same 16 noises of 40 captions at t = T (`benchmarks/mask_noise.py`). Sizes the
+model was not trained on still have attention maps, and they show how it goes with the number of tokens.
+
+![agreement of two sets of masks](figures/evidence-mask-noise.png)
+
+{mask_table()}
+
+{AFTER_MASKS}
+
+## The terminal-SNR question
+
+**The argument.** With zero terminal SNR the input at t = T is pure noise, whatever the video was: the noise tells
+nothing about x0, the ideal prediction is the mean over all videos of the caption, and the ideal v is its negative. So
+an ideal first step gives the same answer for every noise, and whatever still differs between noises there is the
+model's error. Which video comes out is decided by the later steps, where noise and prediction mix. Without zero
+terminal SNR (Stable Diffusion's and AnimateDiff's schedules) a trace of x0 is in the input during training, the model
+learns to look for it, and at generation it reads one into the noise: then the first step does know something.
+
+{spread_table(models)}
+
+"Depends on the noise": the standard deviation over noises of the predicted clean latents, as a share of their overall
+deviation.
+
+**The test**, as planned: four signals at t = T on four models, Holm over the sixteen.
+
+{snr_table(models)}
+
+![correlations by step](figures/evidence-terminal-snr.png)
+
+{AFTER_SNR}
+
+## Confident but wrong
+
+How often the noise that a score likes best gives a video that is not right in everything: lowest BANSA
+{percent(wrong["0/bansa low"])}, highest {percent(wrong["0/bansa high"])}, lowest entropy {percent(wrong["0/entropy low"])}, a random noise {percent(wrong["random"])}. Below, the
+surest failures: left, the video from the noise whose BANSA lies furthest below its pool's; right, from the noise of
+the same pool that did best.
+
+![confident but wrong](figures/evidence-wrong.png)
+
+{gallery_list(wrong["gallery"][:6])}
+
+## A learned predictor
+
+Ridge regression on attention statistics of every layer, the guidance gap and statistics of x̂0, standardised within
+the pool; every caption is predicted by weights that were fitted without its tenth of the captions.
+
+{learned_table(evidence["learned"])}
+
+{AFTER_LEARNED}
+
+## Equal cost
+
+`seedbed.preview` denoises all candidates a few steps, lets the verifier judge the decoded x̂0, drops the worst and goes
+on with the rest. Best of N judges finished videos by the same verifier; between whole numbers it is a mixture. The
+schedule for each budget is chosen on one half of the captions and measured on the other, both ways.
+
+![score against cost](figures/evidence-cost.png)
+
+{equal_table(equal["rows"])}
+
+At 2 × the preview recovers {percent(two["share"])} of the gap, best of 2 {percent(two["full videos share"])}. {AFTER_EQUAL}
+
+**Gamed or real?** The same with a verifier that sees only half of the attributes, and the other half as the judge:
+
+{judge_table(judges)}
+
+{AFTER_JUDGES}
+
+## Run it again
+
+```
+seedbed lab run recipes/selection/evidence.json --out runs/lab/evidence
+seedbed lab run recipes/selection/pool.json --out runs/lab/pool
+seedbed lab run recipes/selection/terminal-snr.json --out runs/lab/terminal-snr
+python recipes/shapes/train.py --out runs/shapes --variant shapes-cogvideox-repeat
+python recipes/shapes/train.py --out runs/shapes --variant shapes-cogvideox-snr-repeat
+seedbed lab run recipes/selection/terminal-snr-repeats.json --out runs/lab/terminal-snr-repeats
+python recipes/selection/first_step.py shapes-cogvideox shapes-cogvideox-snr runs/shapes/shapes-cogvideox-repeat runs/shapes/shapes-cogvideox-snr-repeat
+python benchmarks/mask_noise.py
+python recipes/selection/summarise.py --runs runs/lab
+python recipes/selection/figures.py
+python recipes/selection/page.py
+```
+"""
+
+
+def rows_front() -> str:
+    return front_table()
+
+
+def gallery_list(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"{i + 1}. {row['prompt']}: {row['score']:.2f} by the chosen noise ({row['deviations below']:.1f} deviations below "
+        f"the pool's mean), {row['best score']:.2f} by the best"
+        for i, row in enumerate(rows)
+    )
+
+
+def pages() -> dict[Path, str]:
+    """docs/evidence.md and the README with its table, by path."""
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    return {
+        ROOT / "docs/evidence.md": page(),
+        ROOT / "README.md": f"{before}{START}\n{front_table()}\n{END}{after}",
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)

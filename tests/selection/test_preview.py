@@ -196,7 +196,8 @@ def test_the_default_schedule_fits_any_pool(candidates, steps):
     plan = planned(None, candidates, steps)
     assert planned(plan, candidates, steps) == plan
     assert plan[-1][1] == 1 and 1 <= len(plan) <= 2
-    assert planned(None, 10, 20) == ((3, 5), (6, 1))
+    assert planned(None, 6, 20) == ((7, 2), (10, 1))
+    assert planned(None, 10, 20) == ((7, 4), (10, 1))
     assert planned(None, 1, 20) == ()
 
 

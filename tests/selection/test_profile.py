@@ -10,6 +10,8 @@ from seedbed.selection.predictor import Learned
 from seedbed.selection.profile import Finding, Preview, Profile, find_profile, read_profile, save_profile
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
+RUNGS = {"schedule": [[3, 4], [6, 1]], "verifier": "shapes", "candidates": 10, "why": "it gained"}
+
 OLD = {
     "schema": "seedbed.profile/1",
     "acquisition": "entropy",
@@ -35,7 +37,7 @@ GOOD = {
     **OLD,
     "schema": "seedbed.profile/2",
     "learned": {"step": 1, "coefficients": {"entropy/0": -0.5, "guidance_gap": 0.25}},
-    "preview": {"schedule": [[3, 4], [6, 1]], "verifier": "shapes"},
+    "preview": RUNGS,
     "evidence": [FINDING],
     "calibrated": {"model": "somewhere", "prompts": 96},
 }
@@ -115,9 +117,10 @@ def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
         ({"learned": {"step": 0, "coefficients": {"entropy/0": "1"}}}, "learned.coefficients.entropy/0"),
         ({"learned": {"step": 0, "coefficients": {"a": 1.0}, "code": "x"}}, "learned.code"),
         ({"acquisition": "learned", "options": {}, "learned": None}, "learned needs the coefficients"),
-        ({"preview": {"schedule": [], "verifier": "shapes"}}, "preview.schedule"),
-        ({"preview": {"schedule": [[3]], "verifier": "shapes"}}, "preview.schedule"),
-        ({"preview": {"schedule": [[3, 1]], "verifier": "os.system"}}, "verifier must be one of shapes"),
+        ({"preview": {**RUNGS, "schedule": []}}, "preview.schedule"),
+        ({"preview": {**RUNGS, "schedule": [[3]]}}, "preview.schedule"),
+        ({"preview": {**RUNGS, "candidates": 1}}, "preview.candidates"),
+        ({"preview": {**RUNGS, "verifier": "os.system"}}, "verifier must be one of shapes"),
         ({"evidence": [{**FINDING, "gain": [0.1]}]}, "gain"),
         ({"evidence": [{**FINDING, "prefer": "best"}]}, "prefer"),
         ({"evidence": ["entropy"]}, "evidence"),
@@ -149,7 +152,7 @@ FULL = Profile(
     depth=None,
     why="Spearman +0.2 over 96 prompts",
     learned=LEARNED,
-    preview=Preview(((3, 4), (6, 1)), "shapes"),
+    preview=Preview(((3, 4), (6, 1)), "shapes", 10, "it gained"),
     evidence=(
         Finding(
             "entropy", 0, "high", (0.02, 0.01, 0.03), (None,) * 3, (0.1, 0.05, 0.15), None, 0.01, 1.0, 96
@@ -214,7 +217,7 @@ def test_the_learned_function_of_a_profile_is_its_own(tmp_path):
 
 def test_a_preview_cannot_name_what_would_have_to_be_imported():
     with pytest.raises(BadInput, match=r"verifier must be one of shapes, not 'my\.module:judge'"):
-        Preview(((3, 1),), "my.module:judge")
+        Preview(((3, 1),), "my.module:judge", 4, "")
 
 
 def test_reading_a_profile_imports_nothing_it_names(tmp_path):

@@ -145,9 +145,9 @@ def test_every_family_is_picked_from(family):
     assert video.selection.ledger.entries == {"preview": 2, "generation": 4}
 
 
-def test_the_default_is_nearly_a_third_of_the_steps(pipe):
+def test_the_default_is_half_of_the_steps(pipe):
     made = previews(pipe, PROMPT, candidates=1, progress=False, **CALL | {"num_inference_steps": 10})
-    assert (made.steps, made.all) == (3, 10)
+    assert (made.steps, made.all) == (5, 10)
 
 
 def test_what_cannot_be_is_refused_in_one_line(pipe, saved, tmp_path):

@@ -1,6 +1,7 @@
 """The commands. Nothing heavy is imported before a command runs, so that --help answers at once."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from seedbed.cli.calibrate import calibrate
 from seedbed.cli.exits import one_line_errors
 from seedbed.cli.lab import lab
 from seedbed.cli.outputs import checked, named_after, write_together
-from seedbed.cli.previews import instead_of_scores, judge_named, write_sheet
+from seedbed.cli.previews import followed, instead_of_scores, judge_named, write_sheet
 from seedbed.cli.replay import replay
 from seedbed.cli.shared import call_of, loaded, pool_of, show, shown
 from seedbed.errors import BadInput
@@ -45,7 +46,14 @@ def _root(
 @app.command()
 def generate(
     prompt: opt.Prompt,
-    candidates: opt.Candidates = 10,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many noises to choose from (else what the profile says, 6 for previews, 10).",
+            rich_help_panel=opt.CHOICE,
+        ),
+    ] = None,
     seed: opt.Seed = 0,
     acquisition: opt.Acquisition = "auto",
     profile: opt.Profile = None,
@@ -83,26 +91,43 @@ def generate(
 ) -> None:
     """Choose the best of several noises and generate the video from it.
 
-    With --verifier the noises are denoised a little, judged by what they will become, and the best goes on.
+    With --verifier, or where the model's profile says so, the noises are denoised a while, judged by what
+    they will become, and the best goes on.
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
     with one_line_errors():
         video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
         pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
+        judge = None
         if verifier is not None:
             instead_of_scores("--verifier", acquisition, profile, keep, masks, layers, depth)
             judge = judge_named(verifier)
         from seedbed.selection import generate as run
         from seedbed.selection import preview
+        from seedbed.selection.profile import find_profile, read_profile
 
         pipe = loaded(model, dtype and dtype.value, device, quiet)
         call = call_of(steps, guidance_scale, frames, height, width)
-        call |= {"candidates": candidates, "seed": seed, "fps": fps}
-        if verifier is None:
-            result = run(pipe, prompt, previews=report, **pool, **call)
+        call |= {"seed": seed, "fps": fps}
+        follows = None
+        if verifier is None and acquisition == "auto" and not layers and depth is None:
+            follows = read_profile(profile) if profile is not None else find_profile(pipe)
+            judge = followed(follows, prompt)
+        if judge is None:
+            result = run(pipe, prompt, candidates=candidates or 10, previews=report, **pool, **call)
         else:
             call |= {"batch_size": batch_size or 1, "progress": shown(quiet)}
+            rungs = follows.preview if follows is not None else None
+            if candidates is not None:
+                call["candidates"] = candidates
+            elif rungs is not None:
+                call["candidates"] = rungs.candidates
+                # It was measured on the model's own number of steps.
+                call["schedule"] = rungs.schedule if steps is None else None
             result = preview(pipe, prompt, verifier=judge, **call)
+            if rungs is not None:
+                reason = f"auto: {result.selection.reason}, as the model's profile does: {rungs.why}"
+                result = replace(result, selection=replace(result.selection, reason=reason))
         if out is None and len(result.frames) == 1:
             video = video.with_suffix(".png")
         page, record = video.with_suffix(".html"), video.with_suffix(".json")
@@ -146,7 +171,7 @@ def select(
     preview_steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Denoising steps before the previews (else 30 %).", rich_help_panel=opt.PREVIEW
+            min=1, help="Denoising steps before the previews (else half).", rich_help_panel=opt.PREVIEW
         ),
     ] = None,
     verifier: opt.Verifier = None,

@@ -56,7 +56,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the noises: prompt number p has seed + p.")] = 0,
     after: Annotated[
         str, typer.Option(metavar="S,S,...", help="Denoising steps after which signals are read; 0 is none.")
-    ] = "0,1,3,6",
+    ] = "0,1,3,6,9",
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     frames: opt.Frames = None,

@@ -4,13 +4,16 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from seedbed.cli.outputs import checked, write_together
 from seedbed.cli.tables import print_ranking, print_summary
 from seedbed.errors import BadInput
+
+if TYPE_CHECKING:
+    from seedbed.selection.profile import Profile
 
 
 def write_sheet(
@@ -64,6 +67,20 @@ def judge_named(verifier: str) -> Any:
     judge = resolve(verifier)
     if isinstance(judge, Ratings):
         raise BadInput(f"{verifier} rates finished videos and cannot judge previews: use another --verifier")
+    return judge
+
+
+def followed(profile: Profile | None, prompt: str) -> Any:
+    """The verifier by which a profile previews, if it has one that can judge the prompt; else None."""
+    if profile is None or profile.preview is None:
+        return None
+    judge = judge_named(profile.preview.verifier)
+    from seedbed.worlds import shapes
+
+    try:
+        shapes.parse(prompt)  # the one world whose verifier a profile can name
+    except BadInput:
+        return None
     return judge
 
 

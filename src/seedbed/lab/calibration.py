@@ -18,7 +18,7 @@ from seedbed import __version__
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
-from seedbed.lab.choice import Findings, findings
+from seedbed.lab.choice import Findings, findings, previewing
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.measuring import label, measured, weights_sha256
 from seedbed.lab.showing import figures_of, table_of
@@ -31,7 +31,7 @@ from seedbed.selection.acquisitions import resolve as acquisition_named
 from seedbed.selection.judging import Verifier, named
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import recipes_for
-from seedbed.selection.profile import Profile, save_profile
+from seedbed.selection.profile import VERIFIERS, Profile, save_profile
 from seedbed.selection.progress import Progress, reporting
 
 # Raised whenever the rows would come out differently.
@@ -119,7 +119,7 @@ def calibrate(
     *,
     verifier: str | os.PathLike[str] | Verifier | Ratings,
     seed: int = 0,
-    steps: Sequence[int] = (0, 1, 3, 6),
+    steps: Sequence[int] = (0, 1, 3, 6, 9),
     acquisitions: Sequence[str | Acquisition] = FUNCTIONS,
     batch_size: int | None = None,
     save: str | os.PathLike[str] | None = None,
@@ -204,7 +204,9 @@ def calibrate(
         "seedbed": __version__,
         "versions": package_versions(),
     }
-    calibration = Calibration(dataclasses.replace(found.profile, calibrated=calibrated), found, evidence)
+    preview = previewing(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
+    profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated)
+    calibration = Calibration(profile, found, evidence)
     if save is not None:
         calibration.save(save)
     return calibration

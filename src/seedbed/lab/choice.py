@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from seedbed.lab import statistics
+from seedbed.errors import BadInput
+from seedbed.lab import schedules, statistics
 from seedbed.lab.evidence import Evidence, Verdict, depth_of, judge_signals
 from seedbed.lab.statistics import Array, Interval
 from seedbed.selection.acquisitions import Acquisition, Prefer
 from seedbed.selection.predictor import Learned, fit
-from seedbed.selection.profile import Finding, Profile
+from seedbed.selection.profile import Finding, Preview, Profile
 from seedbed.selection.random import Random
 
 # After t = T, a choice is worth its price if a pool of so many costs no more than one generation.
 POOL = 10
 LEVEL = 0.05
 TAU = 0.7
+# Of a schedule of previews, in plain generations.
+BUDGET = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +203,29 @@ def choose(
     if isinstance(option.acquisition, Learned):
         first = option.acquisition
     return Profile(option.acquisition, end_of(winner), None, option.depth, why, first, None, lines)
+
+
+def previewing(evidence: Evidence, verifier: str) -> Preview | None:
+    """The schedule of previews that does best for three generations' cost; None where none is sure to gain.
+
+    Chosen on all prompts; the gain that `why` tells is that of schedules chosen on the other half of them.
+    """
+    steps = round(float(evidence.columns["cost.generation"].mean() / evidence.columns["cost.step"].mean()))
+    try:
+        gains, _ = schedules.crossed(evidence, BUDGET, steps=steps)
+    except BadInput:  # too few steps were looked at to make a schedule of that cost
+        return None
+    gain, share = statistics.bootstrap(gains), statistics.share(gains, evidence.outcome())
+    if not gain.low > 0:
+        return None
+    choice = schedules.best(evidence, BUDGET, steps=steps)
+    prompts, noises = evidence.outcome().shape
+    why = (
+        f"previews gained {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over a random noise at "
+        f"{schedules.cost(choice, steps):.2g} generations' cost, {share.mean:.0%} of the way to the best "
+        f"noise ({prompts} prompts x {noises} noises)"
+    )
+    return Preview(choice.schedule, verifier, choice.candidates, why)
 
 
 def is_sure(verdict: Verdict) -> bool:

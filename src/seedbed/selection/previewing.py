@@ -20,7 +20,7 @@ from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import ranked, recipes_for
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.record import Selection
-from seedbed.selection.rungs import Rung, Schedule, planned
+from seedbed.selection.rungs import CANDIDATES, Rung, Schedule, planned
 
 
 def preview(
@@ -28,7 +28,7 @@ def preview(
     prompt: str,
     *,
     verifier: Verifier,
-    candidates: int = 10,
+    candidates: int = CANDIDATES,
     seed: int = 0,
     schedule: Schedule | None = None,
     batch_size: int = 1,
@@ -51,8 +51,8 @@ def preview(
             single one is generated without being judged.
         seed: of the noises.
         schedule: ((steps, survivors), ...): after so many steps so many candidates go on. More than one at
-            the end are judged again by their finished videos. None: half of them after 15 % of the steps,
-            one after 30 %.
+            the end are judged again by their finished videos. None: a third of them after 35 % of the
+            steps, one after half.
         batch_size: candidates that share a forward. With 1 the frames are bit by bit those that `replay`
             makes; more round differently.
         progress: True for a bar on stderr, or a callable (what, done, total) in candidates' steps.

@@ -67,10 +67,14 @@ class Preview:
     Attributes:
         schedule: (steps, survivors) pairs, as `seedbed.preview` takes them.
         verifier: one of `VERIFIERS`.
+        candidates: that it starts from.
+        why: one line of evidence.
     """
 
     schedule: tuple[tuple[int, int], ...]
     verifier: str
+    candidates: int
+    why: str
 
     def __post_init__(self) -> None:
         if self.verifier not in VERIFIERS:
@@ -164,8 +168,8 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
     The file is {"schema": "seedbed.profile/2", "acquisition": name, "options": {...}, "prefer": "low", "high"
     or null, "layers": kind, glob, list of them or null, "depth": number or null, "why": text} and, each
     optional, "learned": {"step": number, "coefficients": {signal: weight}}, "preview": {"schedule": [[steps,
-    survivors], ...], "verifier": name}, "evidence": [...] and "calibrated": {...}. With "acquisition":
-    "learned" the options are those under "learned".
+    survivors], ...], "verifier": name, "candidates": number, "why": text}, "evidence": [...] and
+    "calibrated": {...}. With "acquisition": "learned" the options are those under "learned".
 
     Raises:
         BadInput: there is no such file.
@@ -183,6 +187,8 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         model_config = ConfigDict(extra="forbid", strict=True)
         schedule: tuple[tuple[int, int], ...] = Field(min_length=1)
         verifier: str
+        candidates: int = Field(ge=2)
+        why: str
 
     class Weights(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)

@@ -120,7 +120,7 @@ def previews(
     """Denoise every candidate a few steps and decode what each will become, for a person to pick from.
 
     Args:
-        steps: denoising steps of the pipeline's own call, guidance included; None: 30 % of them.
+        steps: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, as in `preview`; nobody is dropped.
         candidates, seed, batch_size, progress, fps, call: as in `preview`.
 
