@@ -70,7 +70,7 @@ def judge_named(verifier: str) -> Any:
     return judge
 
 
-def followed(profile: Profile | None, prompt: str) -> Any:
+def followed(profile: "Profile | None", prompt: str) -> Any:
     """The verifier by which a profile previews, if it has one that can judge the prompt; else None."""
     if profile is None or profile.preview is None:
         return None
