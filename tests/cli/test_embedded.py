@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from seedbed import zoo
+
 COMMAND = [sys.executable, "-c", "from seedbed.cli import main; main()"]
 PROMPT = "a red circle moving left and a blue square staying still"
 
@@ -28,7 +30,26 @@ def test_generate_needs_no_model_and_leaves_three_files(made):
     record = json.loads((made / "video.json").read_text())
     assert record["model"] == "seedbed:zoo/models/shapes-cogvideox"
     assert record["call"]["max_sequence_length"] == 12
-    assert len(record["totals"]) == 10 and record["ledger"]["scoring"] == 10
+    rungs = json.loads((zoo.path() / "seedbed-profile.json").read_text())["preview"]
+    assert record["acquisition"] == "preview" and record["reason"].startswith("auto: ")
+    assert record["options"]["schedule"] == rungs["schedule"] and len(record["totals"]) == rungs["candidates"]
+
+
+def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_loss(tmp_path):
+    for arguments in (["--acquisition", "bansa"], ["--depth", "2"]):
+        result = seedbed(
+            tmp_path, "generate", PROMPT, "--json", "--candidates", "2", "--no-report", *arguments
+        )
+        record = json.loads(result.stdout)["record"]
+        assert record["acquisition"] != "preview" and "generation" in record["ledger"]
+    result = seedbed(tmp_path, "generate", "a koala", "--json", "--no-report")
+    assert json.loads(result.stdout)["record"]["acquisition"] != "preview"
+
+
+def test_embedded_models_go_by_their_names(tmp_path):
+    arguments = ["--model", "shapes-cogvideox-snr", "--acquisition", "bansa", "--candidates", "2", "--json"]
+    result = seedbed(tmp_path, "select", PROMPT, *arguments)
+    assert json.loads(result.stdout)["record"]["model"] == "seedbed:zoo/models/shapes-cogvideox-snr"
 
 
 @pytest.mark.parametrize("record", ["video.mp4", "video.json"])
@@ -41,6 +62,7 @@ def test_replay_makes_the_identical_file(made, record):
 def test_the_choice_does_not_depend_on_the_batch_size(made):
     chosen = []
     for size in ("1", "3", "10"):
-        result = seedbed(made, "select", PROMPT, "--json", "--batch-size", size, "--out", f"{size}.json")
+        arguments = ["--acquisition", "bansa", "--json", "--batch-size", size, "--out", f"{size}.json"]
+        result = seedbed(made, "select", PROMPT, *arguments)
         chosen.append(json.loads(result.stdout)["record"]["order"])
     assert chosen[0] == chosen[1] == chosen[2]

@@ -18,6 +18,7 @@ from seedbed.worlds import shapes, verifier
 
 RECIPE = Path(__file__).parents[2] / "recipes/shapes"
 FOLDER = zoo.path()
+TWIN = zoo.path("shapes-cogvideox-snr")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,11 @@ def test_every_word_of_the_world_is_in_the_vocabulary(pipe):
         assert pipe.tokenizer.unk_token_id not in pipe.tokenizer(f"{caption} and {caption}").input_ids
 
 
-def test_it_draws_held_out_captions_about_as_well_as_its_card_says(pipe):
+@pytest.mark.parametrize("name", ["shapes-cogvideox", "shapes-cogvideox-snr"])
+def test_it_draws_held_out_captions_about_as_well_as_its_card_says(name):
     """Twelve videos: too few to confirm the card, enough to notice a wrong file, scale or tokenizer."""
-    claimed = json.loads((FOLDER / "evaluation.json").read_text())["single"]["score"][0]
+    pipe = zoo.load(name)
+    claimed = json.loads((zoo.path(name) / "evaluation.json").read_text())["single"]["score"][0]
     captions = shapes.captions(4, objects=1, seed=0, held=True)
     scores = []
     for caption in captions:
@@ -78,5 +81,14 @@ def test_the_card_is_made_from_the_committed_evaluation():
     sys.path.insert(0, str(RECIPE))
     from card import pages
 
-    for path, text in pages(FOLDER, RECIPE).items():
-        assert path.read_text() == text, f"{path.name} is out of date: run recipes/shapes/card.py"
+    for folder in (FOLDER, TWIN):
+        for path, text in pages(folder, RECIPE).items():
+            assert path.read_text() == text, f"{path.name} is out of date: run recipes/shapes/card.py"
+
+
+def test_the_twin_differs_in_its_schedule_and_training_alone():
+    schedules = [json.loads((f / "scheduler/scheduler_config.json").read_text()) for f in (FOLDER, TWIN)]
+    assert [s["rescale_betas_zero_snr"] for s in schedules] == [True, False]
+    parts = ("vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "transformer/config.json")
+    for part in parts:
+        assert (FOLDER / part).read_bytes() == (TWIN / part).read_bytes()

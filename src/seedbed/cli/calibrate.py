@@ -27,7 +27,7 @@ def calibrate(
         str | None,
         typer.Option(help="Take captions of this world instead: shapes.", show_default=False),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many of the world's captions.")] = 96,
+    count: Annotated[int, typer.Option(min=1, help="How many of the world's captions.")] = 80,
     verifier: Annotated[
         str | None,
         typer.Option(

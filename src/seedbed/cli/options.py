@@ -83,7 +83,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="Folder of a diffusers pipeline, or its name on the Hugging Face Hub (else the embedded model).",
+        help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
+        "shapes-cogvideox).",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -28,7 +28,7 @@ def silence() -> None:
 
 
 def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str | None) -> Any:
-    """The pipeline in a folder or of a name on the Hub; None is the embedded model.
+    """The pipeline in a folder, of an embedded model's name or of one on the Hub; None: the embedded model.
 
     dtype: of all components or by component; None is float32 on the CPU, bfloat16 or float16 on a GPU.
     device: None is "cuda" where there is one, else "cpu".
@@ -39,17 +39,20 @@ def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str |
     import diffusers
     import torch
 
-    if model is None:
-        from seedbed import zoo
+    from seedbed import zoo
 
-        model = str(zoo.path())
+    if model is None or (model in zoo.names() and not Path(model).exists()):
+        model = str(zoo.path(model or zoo.DEFAULT))
     folder = Path(model)
     if folder.exists():
         if not (folder / "model_index.json").is_file():
             raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
         model = str(folder.resolve())  # goes into the record, which may be replayed from another folder
     elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        raise BadInput(f"there is no model at {model}: give the folder of a diffusers pipeline")
+        raise BadInput(
+            f"there is no model at {model}: give the folder of a diffusers pipeline, or one of "
+            f"{', '.join(zoo.names())}"
+        )
 
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
