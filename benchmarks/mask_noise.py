@@ -1,6 +1,6 @@
 """How much of the published score's ranking is the noise of its own masks?
 
-`python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 40 held-out captions are scored
+`python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 16 held-out captions are scored
 with two independent sets of K masks. Their Spearman correlation within a caption is the reliability of the
 ranking; its square root is about how well one draw follows the score's own order. Varied are K, the tokens (by the size of the frames; sizes the model was not trained on have attention all the same), the rows
 and the heads. `mask_free` is the correlation of one draw with the mask-free form. 95 % bootstrap intervals
@@ -89,7 +89,7 @@ def main(captions: list[str], noises: int) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--noises", type=int, default=16)
-    parser.add_argument("--captions", type=int, default=40)
+    parser.add_argument("--captions", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/mask_noise.json")
     arguments = parser.parse_args()
     captions = shapes.captions(arguments.captions, objects=2, seed=0, held=True)

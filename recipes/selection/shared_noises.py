@@ -1,11 +1,11 @@
 """What happens to intervals over prompts when all prompts share their noises.
 
-`python recipes/selection/shared_noises.py MODEL`: three pools of 16 noises, each shared by 40 held-out captions
-with two objects. Within-prompt Spearman correlations of the signals at t = T with the outcome, per pool, with
-the usual interval over prompts. A noise that is good or bad for every prompt, and has its own entropy for every
-prompt, is then counted forty times: if that matters, the pools' means lie further apart than their intervals
-allow. `spread` is their standard deviation over the mean standard error; about 1 if the intervals are honest.
-Writes recipes/selection/results/shared-noises.json.
+`python recipes/selection/shared_noises.py MODEL`: three pools of 16 noises, each shared by 40 held-out
+captions with two objects. Within-prompt Spearman correlations of the signals at t = T with the outcome, per
+pool, with the usual interval over prompts. A noise that is good or bad for every prompt, and has its own
+entropy for every prompt, is then counted forty times: if that matters, the pools' means lie further apart
+than their intervals allow. `spread` is their standard deviation over the mean standard error; about 1 if the
+intervals are honest. Writes recipes/selection/results/shared-noises.json.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def generate(
                 call["schedule"] = rungs.schedule if steps is None else None
             result = preview(pipe, prompt, verifier=judge, **call)
             if rungs is not None:
-                reason = f"auto: {result.selection.reason}, as the model's profile does: {rungs.why}"
+                reason = f"auto: {result.selection.reason}, as the model's profile says: {rungs.why}"
                 result = replace(result, selection=replace(result.selection, reason=reason))
         if out is None and len(result.frames) == 1:
             video = video.with_suffix(".png")
