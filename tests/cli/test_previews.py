@@ -24,7 +24,7 @@ def test_a_sheet_is_written_and_a_pick_goes_on(seedbed, sheet, tmp_path: Path) -
     made = {f"{STEM}-previews.{kind}" for kind in ("html", "json", "safetensors")}
     assert names(tmp_path) == made
     command = f"seedbed replay {STEM}-previews.json --pick"
-    assert f"{command} N" in sheet.out and "1 of 4 steps" in sheet.out
+    assert f"{command} N" in sheet.out and "2 of 4 steps" in sheet.out
     page = (tmp_path / f"{STEM}-previews.html").read_text()
     assert page.count("<video") == 3 and command in page
 
@@ -73,13 +73,13 @@ def test_a_verifier_scores_the_previews(seedbed, model, tmp_path: Path) -> None:
 
 
 def test_generate_with_a_verifier_chooses_by_previews(seedbed, model, tmp_path: Path) -> None:
-    arguments = ["--model", model, "--candidates", 3, "--steps", 4, "--verifier", "shapes", "--fps", 4]
+    arguments = ["--model", model, "--candidates", 6, "--steps", 4, "--verifier", "shapes", "--fps", 4]
     code, out, err = seedbed("generate", PROMPT, *arguments)
     assert (code, err) == (0, "") and "judged previews after 1 and 2 of 4 steps" in out
     record = json.loads((tmp_path / f"{STEM}.json").read_text())
     assert record["acquisition"] == "preview" and record["fps"] == 4
-    assert record["rungs"][0]["candidates"] == [0, 1, 2] and record["ledger"]["generation"] == 8
-    assert (tmp_path / f"{STEM}.html").read_text().count("<video") == 4
+    assert record["rungs"][0]["candidates"] == list(range(6)) and record["ledger"]["generation"] == 8
+    assert (tmp_path / f"{STEM}.html").read_text().count("<video") == 7
     assert seedbed("replay", f"{STEM}.mp4").code == 0
     refused(seedbed("generate", PROMPT, *arguments, "--depth", 2), "leave out --acquisition")
 
