@@ -2,9 +2,10 @@
 
 `python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 16 held-out captions are scored
 with two independent sets of K masks. Their Spearman correlation within a caption is the reliability of the
-ranking; its square root is about how well one draw follows the score's own order. Varied are K, the tokens (by the size of the frames; sizes the model was not trained on have attention all the same), the rows
-and the heads. `mask_free` is the correlation of one draw with the mask-free form. 95 % bootstrap intervals
-over captions. Writes benchmarks/results/mask_noise.json.
+ranking; its square root is about how well one draw follows the score's own order. Varied are K, the tokens (by
+the size of the frames; sizes the model was not trained on have attention all the same), the rows and the heads.
+`mask_free` is the correlation of one draw with the mask-free form. 95 % bootstrap intervals over captions.
+Writes benchmarks/results/mask_noise.json.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ from seedbed.worlds import shapes
 PLACES = ("probabilities", "logits")
 
 
-def scores(probe: Probe, noises: int, masks: tuple[int, ...]) -> dict[tuple[str, int, int], np.ndarray]:
-    """(place, K, draw) -> (noises, layers, heads, rows) float32; K = 0 is the mask-free form with K = 10."""
+def scores(
+    probe: Probe, noises: int, masks: tuple[int, ...], number: int
+) -> dict[tuple[str, int, int], np.ndarray]:
+    """(place, K, draw) -> (noises, layers, heads, rows) float32; K = 0 is the mask-free form with K = 10.
+
+    Noises and masks are those of caption `number` alone: shared ones would make captions dependent.
+    """
     found: dict[tuple[str, int, int], list[np.ndarray]] = {}
 
     def see(call: AttentionCall) -> None:
@@ -38,12 +44,12 @@ def scores(probe: Probe, noises: int, masks: tuple[int, ...]) -> dict[tuple[str,
             found.setdefault((place, 0, 0), []).append(free.numpy())
             for count in masks:
                 for draw in (0, 1):
-                    seed = draw * 1_000_003 + call.index
+                    seed = (2 * number + draw) * 1_000_003 + call.index
                     score = bansa_masked(call.query, call.key, **same, masks=count, seed=seed)
                     found.setdefault((place, count, draw), []).append(score.numpy())
 
     spec = probe.spec
-    pool = [NoiseRecipe(seed=0, candidate=i, shape=spec.shape).draw() for i in range(noises)]
+    pool = [NoiseRecipe(seed=number, candidate=i, shape=spec.shape).draw() for i in range(noises)]
     probe.evaluate(torch.stack(pool), see)
     return {key: np.stack(layers, axis=1) for key, layers in found.items()}
 
@@ -60,9 +66,9 @@ def main(captions: list[str], noises: int) -> list[dict[str, Any]]:
     for side in (32, 64, 96):
         masks = (3, 5, 7, 10, 30) if side == 32 else (10,)
         rankings: dict[tuple[Any, ...], list[list[np.ndarray]]] = {}
-        for caption in captions:
+        for number, caption in enumerate(captions):
             probe = Probe(pipe, caption, height=side, width=side)
-            found = scores(probe, noises, masks)
+            found = scores(probe, noises, masks, number)
             tokens = found["probabilities", 0, 0].shape[-1]
             order = np.random.default_rng(0).permutation(tokens)
             cuts = (
