@@ -1,11 +1,11 @@
 """How much of the published score's ranking is the noise of its own masks?
 
-`python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 16 held-out captions are scored
-with two independent sets of K masks. Their Spearman correlation within a caption is the reliability of the
-ranking; its square root is about how well one draw follows the score's own order. Varied are K, the tokens (by
-the size of the frames; sizes the model was not trained on have attention all the same), the rows and the heads.
-`mask_free` is the correlation of one draw with the mask-free form. 95 % bootstrap intervals over captions.
-Writes benchmarks/results/mask_noise.json.
+`python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 16 held-out captions are
+scored with two independent sets of K masks. Their Spearman correlation within a caption is the reliability
+of the ranking; its square root is about how well one draw follows the score's own order. Varied are K, the
+tokens (by the size of the frames; sizes the model was not trained on have attention all the same), the rows
+and the heads. `mask_free` is the correlation of one draw with the mask-free form. 95 % bootstrap intervals
+over captions. Writes benchmarks/results/mask_noise.json.
 """
 
 from __future__ import annotations
