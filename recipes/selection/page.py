@@ -40,7 +40,7 @@ def signed(interval: list[float | None]) -> str:
 
 
 def plain(interval: list[float | None]) -> str:
-    return "–" if interval[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*interval)
+    return "–" if interval[0] is None else "{:.3f} [{:.3f}, {:.3f}]".format(*interval).replace("-", "−")
 
 
 def percent(interval: list[float | None]) -> str:
@@ -62,7 +62,7 @@ def signal_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         step, _, name = row["signal"].partition("/")
-        agreement = "–" if row["reliability"] is None else f"{row['reliability'][0]:.2f}"
+        agreement = "–" if row["reliability"] is None else f"{row['reliability'][0]:.2f}".replace("-", "−")
         lines.append(
             [
                 SIGNALS[name],
@@ -330,27 +330,31 @@ SUMMARY = """- **The seed matters**, and half of what it decides can be had for 
 - **The published K = 10 score ranks mostly the noise of its own masks** on this model.
 - **Selection improves what the verifier looks at, and nothing else.**"""
 
-AFTER_SIGNALS = """Until three steps are done nothing but the verifier's look at the decoded x̂0 knows which noise will do
-better, and at t = T not even that does. After six steps the guidance gap and the spread of x̂0 correlate with the outcome
+AFTER_SIGNALS = """Up to three steps nothing but the verifier's look at the decoded x̂0 knows which noise will do better,
+and at t = T not even that does. The share is that of the end that came out better, chosen in hindsight. After six steps the guidance gap and the spread of x̂0 correlate with the outcome
 weakly but surely. The halves of the rows look at different places of the frame, so where a signal is about places they
 may order the noises in opposite ways: a negative reliability."""
 
-AFTER_VARIANTS = """Nothing is significant, in either direction. The mask-free rows of this table were computed with a more
+AFTER_VARIANTS = """No correlation is significant, in either direction; of the 28 gains one interval excludes zero, about what
+chance would have it. The mask-free rows of this table were computed with a more
 exact and slower form of the score than the one now in `bansa_expected`; the two rank noises alike at Spearman .99."""
 
-AFTER_MASKS = """On this model two draws of the published score (masks on the probabilities, K = 10) hardly agree on an
-order, K = 30 agrees half, and more tokens help only slowly: the spread between noises shrinks with the tokens too. Masks on
-the logits agree from K = 5 on. The mask-free form has no such noise."""
+AFTER_MASKS = """The table of variants above has the agreement at 60 tokens on all captions: two draws of the published
+score (masks on the probabilities) agree at .18 with K = 10 and at .60 with K = 30, masks on the logits at .95 with
+K = 10. The mask-free form has no such noise. More tokens do not help much, as the spread between noises shrinks with
+them."""
 AFTER_SNR = """**Refuted**, by the plan's own rule: without zero terminal SNR the entropy at t = T is not significant in
 either training, nor is any other signal. The argument itself holds: with zero terminal SNR the first prediction hardly
 depends on the noise, without it it does (the table above). But that a prediction depends on the noise does not say that
-attention there knows which noise will do better. The trial's model was smaller, trained once and half as accurate, and
-all its prompts shared their sixteen noises; which of these made the difference was not measured. What does come back in
+attention there knows which noise will do better. The trial's model was smaller, trained once and much less
+accurate; what made the difference was not measured. What does come back in
 all four models, uncorrected, is late: after six steps a *smaller* guidance gap goes with a better video. This is one
 world, one architecture and four trainings; U-Nets and flow matching are not measured yet."""
-AFTER_LEARNED = """At t = T it knows nothing either."""
-AFTER_EQUAL = """What bounds it is how late the verifier can see: before half of the steps its look at x̂0 is too
-uncertain to drop anyone by, and every candidate that is looked at costs its steps."""
+AFTER_LEARNED = """At t = T it knows nothing either; p-values here are not corrected, and the gain after two steps, whose
+correlation is not significant, is one of four."""
+AFTER_EQUAL = """What bounds it is how late the verifier can see: before a third of the steps its look at x̂0 is too
+uncertain to drop many by, and every candidate that is looked at costs its steps. Schedules were replayed on previews
+measured after 1, 2, 3, 4, 5, 7 and 10 steps; later rungs were not tried."""
 AFTER_JUDGES = """Chosen by colour and shape, the videos get better in colour and shape and no better in motion, and the
 other way round: no harm is done to what the verifier does not see, and no good either. Gains are real, but only for what
 is asked."""

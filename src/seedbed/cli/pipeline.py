@@ -27,6 +27,17 @@ def silence() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def one_thread() -> None:
+    """Compute on one thread.
+
+    The embedded models' tensors are tiny: on a busy machine, threads that wait for one another are many times
+    slower.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str | None) -> Any:
     """The pipeline in a folder, of an embedded model's name or of one on the Hub; None: the embedded model.
 
@@ -43,6 +54,7 @@ def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str |
 
     if model is None or (model in zoo.names() and not Path(model).exists()):
         model = str(zoo.path(model or zoo.DEFAULT))
+        one_thread()
     folder = Path(model)
     if folder.exists():
         if not (folder / "model_index.json").is_file():

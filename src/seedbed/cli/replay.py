@@ -48,7 +48,7 @@ def replay(
     Exits with 1 if the frames are not bit by bit those of the record.
     """
     with one_line_errors():
-        from seedbed.cli.pipeline import silence
+        from seedbed.cli.pipeline import one_thread, silence
         from seedbed.report.video import read_record
         from seedbed.selection import Selection
         from seedbed.selection import replay as run
@@ -68,6 +68,8 @@ def replay(
             )
         pipe = loaded(model, recorded.dtypes, None, quiet) if model else None
         silence()
+        if not model and recorded.model.startswith("seedbed:"):
+            one_thread()
         if pick is not None:
             from seedbed.cli.previews import write_picked
 
