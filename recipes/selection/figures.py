@@ -145,6 +145,8 @@ def mask_noise() -> None:
         )
     left.set(xlabel="K masks (60 tokens)", ylabel="agreement of two sets of masks")
     right.set(xlabel="tokens (K = 10)", xscale="log")
+    right.set_xticks([60, 204, 444], ["60", "204", "444"])
+    right.minorticks_off()
     left.legend(frameon=False, fontsize=8)
     save(figure, "mask-noise")
 

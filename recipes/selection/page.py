@@ -151,7 +151,7 @@ def front_table() -> str:
     def cost(evaluations: float, pool: int = 10) -> str:
         return f"{1 + pool * evaluations / 40:.2f} ×"
 
-    lines = [["a random noise", "1 ×", plain(spread["random"]), "–"]]
+    lines = [["a random noise", "1 ×", "score " + plain(spread["random"]), "–"]]
 
     def line(label: str, price: str, interval: list[float], share: list[float]) -> None:
         lines.append([label, price, signed(interval), percent(share)])
@@ -187,7 +187,7 @@ def front_table() -> str:
     lines.append(
         [f"the best of {spread['noises']} noises", f"{spread['noises']} ×", signed(spread["gap"]), "100 %"]
     )
-    return rows_of(lines, ["choice among 16 noises", "cost", "gain in score", "share of the gap"])
+    return rows_of(lines, ["choice, attention among 16 noises", "cost", "gain in score", "share of the gap"])
 
 
 def learned_table(rows: list[dict[str, Any]]) -> str:
