@@ -1,0 +1,109 @@
+"""The task `signals` on the embedded model, and the verdicts that are made of its rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed import zoo
+from seedbed.errors import BadInput
+from seedbed.lab import statistics
+from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
+from seedbed.lab.signals import signals, tables
+from seedbed.noise import NoiseRecipe
+from seedbed.probe import Probe, Rollout
+from seedbed.selection.signals import measure
+from seedbed.worlds import verifier
+
+PROMPT = "a red circle moving left"
+OPTIONS = {
+    "steps": [0],
+    "verifier": "shapes",
+    "previews": True,
+    "functions": {"0": {"mine": "bansa:keep=0.5"}},
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    pipe = zoo.load()
+    probe = Probe(pipe, PROMPT, num_inference_steps=2)
+    pool = [NoiseRecipe(3, i, tuple(probe.spec.shape), frame_axis=0) for i in range(3)]
+    return pipe, pool, signals(pipe, PROMPT, pool, OPTIONS)
+
+
+def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
+    pipe, pool, rows = made
+    probe = Probe(pipe, PROMPT)
+    noises = torch.stack([recipe.draw() for recipe in pool])
+    rollout = Rollout(probe, noises, batch_size=3)
+    expected = measure(rollout, [0])
+    first, finished = rollout.advance(1), rollout.finish()
+    seen = {"0/judge": verifier.attributes(np.stack(first), [PROMPT] * 3)}
+    seen["outcome"] = verifier.attributes(np.stack(finished), [PROMPT] * 3)
+    for i, row in enumerate(rows):
+        for name, values in expected.items():
+            assert row[name] == pytest.approx(values[i], rel=1e-5)
+        for where, columns in seen.items():
+            assert all(row[f"{where}.{key}"] == values[i] for key, values in columns.items())
+        assert f"0/mine/{len(probe.layers) - 1}" in row
+
+
+@pytest.mark.parametrize("options", [{"stepz": [0]}, {"previews": 1, "batch": 2}])
+def test_unknown_options_are_named(made, options):
+    with pytest.raises(BadInput, match="has no option"):
+        signals(made[0], PROMPT, made[1], {**OPTIONS, **options})
+
+
+def planted(prompts=30, noises=8, layers=3):
+    """A first layer that is noise, later ones that follow the outcome, and a constant signal."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(prompts, noises))
+    columns = {"outcome.score": truth, "0/flat": np.ones_like(truth)}
+    for layer in range(layers):
+        columns[f"0/sharp/{layer}"] = (-truth if layer else 0) + 0.1 * rng.normal(size=truth.shape)
+    names = list(map(str, range(prompts)))
+    return [
+        {"model": "m", "prompt": names[p], "seed": p, "candidate": i}
+        | {name: float(values[p, i]) for name, values in columns.items()}
+        for p in range(prompts)
+        for i in reversed(range(noises))
+    ]
+
+
+def test_verdicts_are_the_statistics_of_the_mean_over_layers():
+    evidence = Evidence.of(planted())
+    sharp, flat = judge_signals(evidence, ["0/sharp", "0/flat"])
+    values, truth = evidence.signal("0/sharp"), evidence.outcome()
+    np.testing.assert_allclose(values, np.mean([evidence.columns[f"0/sharp/{i}"] for i in range(3)], 0))
+    assert sharp.prefer == "low" and sharp.within == statistics.bootstrap(statistics.within(values, truth))
+    assert sharp.low == statistics.bootstrap(statistics.gain(values, truth, "low"))
+    assert sharp.adjusted == pytest.approx(2 * sharp.p) and sharp.constant == 0
+    assert flat.constant == 30 and flat.p == 1 and flat.high.mean == pytest.approx(0, abs=1e-12)
+
+
+def test_depths_follow_the_layers_that_agree():
+    rules = depth_of(Evidence.of(planted()), "0/sharp")
+    assert rules["full_score"]["depth"] == rules["quality"]["depth"] == 2
+    partial = np.mean([Evidence.of(planted()).columns[f"0/sharp/{i}"] for i in range(2)], 0).ravel()
+    truth = Evidence.of(planted()).outcome().ravel()
+    assert rules["quality"]["pooled"][1] == pytest.approx(np.corrcoef(partial, truth)[0, 1])
+
+
+def test_what_a_signal_costs():
+    assert [evaluations(n) for n in ("0/entropy", "3/bansa", "0/guidance_gap", "6/judge.score")] == [
+        1,
+        7,
+        2,
+        14,
+    ]
+
+
+def test_rows_that_lack_a_noise_are_refused():
+    with pytest.raises(BadInput, match="different numbers of noises"):
+        Evidence.of(planted()[:-1])
+
+
+def test_the_table_shows_every_signal_once():
+    seeds, worth, figure = tables(planted())
+    assert [row[0] for row in worth.rows] == ["0/flat", "0/sharp"] and len(seeds.rows) == 2
+    assert [name for name, _ in figure.series[""]] == ["0/flat", "0/sharp"]
