@@ -185,25 +185,6 @@ def test_resamples_without_a_gap_are_left_out():
     assert lab.share([0.25, 0, 0], outcome) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_sign_flip_agrees_with_all_signs():
-    values = np.array([0.9, -0.2, 0.4, 0.7, 0.1, 0.6, -0.3, 0.8])
-    sums = [abs(np.dot(signs, values)) for signs in itertools.product((-1, 1), repeat=8)]
-    exact = np.mean([total >= abs(values.sum()) - 1e-12 for total in sums])
-    assert lab.sign_flip(values, draws=40000) == pytest.approx(exact, abs=4 * math.sqrt(exact / 40000))
-    assert lab.sign_flip(-values, draws=4000) == lab.sign_flip(values, draws=4000)
-    assert lab.sign_flip([*values, math.nan]) == lab.sign_flip(values)
-
-
-def test_a_mean_of_zero_or_no_value_at_all_is_no_find():
-    assert lab.sign_flip([1.0, -1.0]) == 1
-    assert lab.sign_flip([]) == 1
-    assert lab.sign_flip([0.0, 0.0]) == 1
-
-
-def test_the_smallest_p_value_counts_the_finding_itself():
-    assert lab.sign_flip(np.ones(60), draws=999) == pytest.approx(1 / 1000)
-
-
 def test_permutation_agrees_with_all_permutations():
     signal = np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 2.0]])
     outcome = np.array([[1.0, 2.0, 3.0], [0.4, 0.2, 0.4]])
@@ -251,15 +232,6 @@ def test_holm_is_its_definition(p):
     np.testing.assert_allclose(lab.holm(p), expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("p", P_VALUES[:-1])
-def test_benjamini_hochberg_is_scipys(p):
-    np.testing.assert_allclose(lab.benjamini_hochberg(p), scipy.stats.false_discovery_control(p))
-
-
-def test_no_p_value_stays_none():
-    assert lab.benjamini_hochberg([]).shape == (0,)
-
-
 GOOD = np.ones((2, 3))
 HOLE = np.array([[1.0, 2.0, 3.0], [4.0, math.nan, 6.0]])
 REFUSED = {
@@ -267,7 +239,6 @@ REFUSED = {
     "nan in an outcome": lambda: lab.within(GOOD, HOLE),
     "nan in many signals": lambda: lab.permutation(np.stack([GOOD, HOLE]), GOOD),
     "an infinite value": lambda: lab.bootstrap([1.0, math.inf]),
-    "an infinite flip": lambda: lab.sign_flip([1.0, math.inf]),
     "a matrix to bootstrap": lambda: lab.bootstrap(GOOD),
     "nan in gains": lambda: lab.share([math.nan, 0.0], GOOD),
     "too few gains": lambda: lab.share([0.0], GOOD),
@@ -282,7 +253,6 @@ REFUSED = {
     "half a noise": lambda: lab.expected_best_of(GOOD, 1.5),
     "another end": lambda: lab.gain(GOOD, GOOD, "best"),
     "p above 1": lambda: lab.holm([0.1, 1.5]),
-    "p that is nan": lambda: lab.benjamini_hochberg([math.nan]),
 }
 
 

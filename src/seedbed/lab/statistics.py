@@ -142,20 +142,6 @@ def reliability(a: ArrayLike, b: ArrayLike) -> Array:
     return within(a, b)
 
 
-def sign_flip(values: ArrayLike, draws: int = 4000, seed: int = 0) -> float:
-    """Two-sided p-value of a mean over prompts, if its sign were chance: (1 + as extreme) / (1 + draws).
-
-    Args:
-        values: (prompts,), differences that are symmetric about 0 under the hypothesis; nan is left out.
-
-    Raises:
-        BadInput: not one value per prompt, or an infinite one.
-    """
-    known = _per_prompt("sign_flip", values)
-    signs = 1 - 2 * np.random.default_rng(seed).integers(0, 2, (draws, len(known)))
-    return float(_p_value(np.abs(signs @ known), np.abs(known.sum())))
-
-
 def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: int = 0) -> Array:
     """Two-sided p-values of mean within-prompt rank correlations, outcomes permuted within their prompts.
 
@@ -188,14 +174,6 @@ def holm(p: ArrayLike) -> Array:
     order = np.argsort(values)
     adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     return _in_place(adjusted, order)
-
-
-def benjamini_hochberg(p: ArrayLike) -> Array:
-    """p-values adjusted by Benjamini & Hochberg (1995): the expected share of false finds stays below it."""
-    values = _p_values(p)
-    order = np.argsort(values)
-    scaled = values[order] * len(values) / np.arange(1, len(values) + 1)
-    return _in_place(np.minimum.accumulate(scaled[::-1])[::-1], order)
 
 
 def _interval(above: Array, below: Array, draws: int, seed: int) -> Interval:
