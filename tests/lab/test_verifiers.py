@@ -12,7 +12,7 @@ from seedbed import BadInput
 from seedbed.lab.verifiers import Clip, Ratings, resolve
 from seedbed.noise import NoiseRecipe
 from seedbed.worlds.verifier import attributes
-from tests.pipelines import WORDS, _tokenizer
+from tests.pipelines import WORDS, tokenizer
 
 PROMPT = "a red circle moving left"
 
@@ -31,7 +31,7 @@ def clip(tmp_path_factory):
         torch.manual_seed(0)
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=6))
     model.save_pretrained(folder)
-    _tokenizer(12).save_pretrained(folder)
+    tokenizer(12).save_pretrained(folder)
     return folder
 
 

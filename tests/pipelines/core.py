@@ -1,7 +1,6 @@
-"""Tiny pipelines of five families, built from diffusers' own classes with seeded random weights: no download.
+"""The five families that every test of the probe and of selection runs over.
 
-Each function returns a fresh pipeline whose defaults run in well under a second, and `CALLS[name]` holds the
-arguments of a small call. The families differ in what the probe must cope with:
+They differ in what the probe must cope with:
 
 - cogvideox: joint text and video attention, latents `b f c h w`, v-prediction.
 - wan: self and cross attention, latents `b c f h w`, flow matching; `wan(two_denoisers=True)` is 2.2.
@@ -11,13 +10,10 @@ arguments of a small call. The families differ in what the probe must cope with:
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from diffusers import (
     AnimateDiffPipeline,
-    AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
@@ -36,25 +32,9 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPTextModelWithProjection, UMT5Config, UMT5EncoderModel
 
-WORDS = (
-    "a the red green blue yellow circle square triangle moving left right up down still and koala piano"
-).split()
-PROMPT = "a red circle moving left"
+from tests.pipelines.parts import clip, image_vae, quiet, seeded, t5, tokenizer
 
 CALLS: dict[str, dict[str, Any]] = {
     "cogvideox": dict(height=16, width=16, num_frames=9, num_inference_steps=2, max_sequence_length=8),
@@ -65,77 +45,12 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
-@contextmanager
-def _seeded(seed: int):
-    """Random weights that do not depend on, and do not disturb, the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _tokenizer(length: int) -> PreTrainedTokenizerFast:
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: 3 + i for i, word in enumerate(WORDS)}}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=length,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-    )
-
-
-def _t5(config_class: type = T5Config, model_class: type = T5EncoderModel) -> torch.nn.Module:
-    config = config_class(
-        vocab_size=3 + len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
-    )
-    return model_class(config)
-
-
-def _clip(model_class: type = CLIPTextModel) -> torch.nn.Module:
-    return model_class(
-        CLIPTextConfig(
-            vocab_size=3 + len(WORDS),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            projection_dim=16,
-            pad_token_id=0,
-            bos_token_id=2,
-            eos_token_id=1,
-        )
-    )
-
-
-def _image_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-
-
-def _quiet(pipe: Any) -> Any:
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            component.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def cogvideox(layers: int = 3) -> CogVideoXPipeline:
-    with _seeded(1):
-        return _quiet(
+    with seeded(1):
+        return quiet(
             CogVideoXPipeline(
-                tokenizer=_tokenizer(226),
-                text_encoder=_t5(),
+                tokenizer=tokenizer(226),
+                text_encoder=t5(),
                 vae=AutoencoderKLCogVideoX(
                     block_out_channels=(8, 8, 8),
                     down_block_types=("CogVideoXDownBlock3D",) * 3,
@@ -182,11 +97,11 @@ def wan(two_denoisers: bool = False) -> WanPipeline:
             rope_max_seq_len=32,
         )
 
-    with _seeded(2):
-        return _quiet(
+    with seeded(2):
+        return quiet(
             WanPipeline(
-                tokenizer=_tokenizer(512),
-                text_encoder=_t5(UMT5Config, UMT5EncoderModel),
+                tokenizer=tokenizer(512),
+                text_encoder=t5(UMT5Config, UMT5EncoderModel),
                 vae=AutoencoderKLWan(
                     base_dim=4,
                     z_dim=4,
@@ -207,11 +122,11 @@ def wan(two_denoisers: bool = False) -> WanPipeline:
 
 
 def ltx() -> LTXPipeline:
-    with _seeded(3):
-        return _quiet(
+    with seeded(3):
+        return quiet(
             LTXPipeline(
-                tokenizer=_tokenizer(128),
-                text_encoder=_t5(),
+                tokenizer=tokenizer(128),
+                text_encoder=t5(),
                 vae=AutoencoderKLLTXVideo(
                     latent_channels=8,
                     block_out_channels=(8, 8, 8, 8),
@@ -236,7 +151,7 @@ def ltx() -> LTXPipeline:
 
 
 def animatediff() -> AnimateDiffPipeline:
-    with _seeded(4):
+    with seeded(4):
         unet = UNet2DConditionModel(
             block_out_channels=(8, 16),
             layers_per_block=1,
@@ -255,11 +170,11 @@ def animatediff() -> AnimateDiffPipeline:
             motion_norm_num_groups=4,
             motion_num_attention_heads=2,
         )
-        return _quiet(
+        return quiet(
             AnimateDiffPipeline(
-                tokenizer=_tokenizer(12),
-                text_encoder=_clip(),
-                vae=_image_vae(),
+                tokenizer=tokenizer(12),
+                text_encoder=clip(),
+                vae=image_vae(),
                 unet=unet,
                 motion_adapter=adapter,
                 scheduler=DDIMScheduler(beta_schedule="linear", steps_offset=1, clip_sample=False),
@@ -268,14 +183,14 @@ def animatediff() -> AnimateDiffPipeline:
 
 
 def sdxl() -> StableDiffusionXLPipeline:
-    with _seeded(5):
-        return _quiet(
+    with seeded(5):
+        return quiet(
             StableDiffusionXLPipeline(
-                tokenizer=_tokenizer(12),
-                tokenizer_2=_tokenizer(12),
-                text_encoder=_clip(),
-                text_encoder_2=_clip(CLIPTextModelWithProjection),
-                vae=_image_vae(),
+                tokenizer=tokenizer(12),
+                tokenizer_2=tokenizer(12),
+                text_encoder=clip(),
+                text_encoder_2=clip(CLIPTextModelWithProjection),
+                vae=image_vae(),
                 unet=UNet2DConditionModel(
                     block_out_channels=(8, 16),
                     layers_per_block=1,
