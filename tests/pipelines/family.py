@@ -1,10 +1,22 @@
-"""A pipeline under test: how its tiny version is built and called."""
+"""A pipeline under test: how its tiny version is built and called.
+
+A file of families imports from diffusers and transformers what their oldest supported versions have. Newer
+classes it names as `diffusers.LTX2Pipeline` inside its builders, after `import diffusers`: so the file can be imported
+whatever is installed, and `Family.built` says which class an older version lacks.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import diffusers
+import transformers
+
 from tests.pipelines.parts import PROMPT
+
+
+class Missing(Exception):
+    """The installed diffusers or transformers is older than this family."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,3 +36,13 @@ class Family:
     call: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = PROMPT
     kind: str = "video"
+
+    def built(self) -> Any:
+        """A fresh pipeline; raises Missing, with the class's name, where the installed version has none."""
+        try:
+            return self.build()
+        except AttributeError as error:
+            for package in (diffusers, transformers):
+                if error.obj is package:
+                    raise Missing(f"{package.__name__} {package.__version__} has no {error.name}") from error
+            raise
