@@ -1,8 +1,8 @@
 """A pipeline under test: how its tiny version is built and called.
 
 A file of families imports from diffusers and transformers what their oldest supported versions have. Newer
-classes it names as `diffusers.LTX2Pipeline` inside its builders, after `import diffusers`: so the file can be imported
-whatever is installed, and `Family.built` says which class an older version lacks.
+classes it names as `diffusers.SomePipeline` inside its builders, after `import diffusers`: so the file can be
+imported whatever is installed, and `Family.built` says which class an older version lacks.
 """
 
 from collections.abc import Callable
