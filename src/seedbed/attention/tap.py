@@ -22,6 +22,7 @@ from seedbed.errors import BadInput, NotSupported
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 Handler = Callable[["AttentionCall"], Tensor | None]
+Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 
 
 class _Stop(Exception):
@@ -60,7 +61,7 @@ class AttentionCall:
     scale: float
     causal: bool
     candidates: int
-    """Batch size of the tapped module's own input."""
+    """Batch size of the tapped module's own input, or what the tap's `candidates` says."""
     _dropout: float = field(repr=False)
     _tap: "Tap" = field(repr=False)
 
@@ -132,14 +133,20 @@ class Tap:
     Inside, every attention processor that chooses a backend uses torch's native one. On exit, also by an
     exception, hooks and backends are as before. One module must not be tapped from two threads at once.
 
-    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`.
+    `inputs(name, args, kwargs)`, if given, is asked before every module that `module`'s own forward calls
+    directly, and returns None or the arguments to call it with instead. Where it drops candidates from them,
+    it sets the tap's `candidates` to how many are left; the next forward has all of its input again.
+
+    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`, `candidates`.
 
     Raises BadInput where a handler's tensor has another shape than the attention output it replaces.
     """
 
-    def __init__(self, module: nn.Module, handler: Handler) -> None:
+    def __init__(self, module: nn.Module, handler: Handler, inputs: Inputs | None = None) -> None:
         self.module = module
         self.handler = handler
+        self.inputs = inputs
+        self.candidates: int | None = None
         self.steps = 0
         self.calls = 0
         self.stopped = False
@@ -200,21 +207,27 @@ class Tap:
             self._undo.append(lambda: delattr(processor, "_attention_backend"))
         processor._attention_backend = "native"
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._mode is None or threading.get_ident() != self._thread:
-            return
+            return None
         if module is self.module:
             self._stack = []
             self._index = 0
+            self.candidates = None
             self.steps += 1
             if not self._inside:
                 self._active.enter_context(self._mode)
                 self._inside = True
+        changed = None
         if self._inside:
+            if self.inputs is not None and len(self._stack) == 1:
+                changed = self.inputs(self._names[module], args, kwargs)
+                args, kwargs = changed or (args, kwargs)
             kind = type(module)
             if kind not in self._parameters:
                 self._parameters[kind] = parameter_names(kind)
             self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
+        return changed
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._inside or self._mode is None or threading.get_ident() != self._thread:
@@ -245,7 +258,7 @@ class Tap:
         flat = query.ndim == 3
         mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
         around = [arguments for _, arguments in self._stack]
-        candidates = batch_size(around[0]) or query.shape[0]
+        candidates = self.candidates or batch_size(around[0]) or query.shape[0]
         channels = getattr(getattr(self.module, "config", None), "in_channels", None)
         blocks = [int(part) for part in layer.split(".") if part.isdigit()]
         call = AttentionCall(

@@ -4,5 +4,15 @@ from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
 from seedbed.probe.probe import Evaluation, LayerInfo, Probe
 from seedbed.probe.rollout import Rollout
+from seedbed.probe.shrinking import CannotShrink, Shrinking
 
-__all__ = ["Evaluation", "LayerInfo", "Ledger", "NoiseSpec", "Probe", "Rollout"]
+__all__ = [
+    "CannotShrink",
+    "Evaluation",
+    "LayerInfo",
+    "Ledger",
+    "NoiseSpec",
+    "Probe",
+    "Rollout",
+    "Shrinking",
+]

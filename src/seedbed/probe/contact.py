@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seedbed.attention.tap import Tap
+from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.probe.call import Call
 from seedbed.probe.layouts import NoiseSpec, spec_of
+from seedbed.probe.shrinking import Recorder
 
 
 class Enough(Exception):
@@ -77,7 +78,7 @@ def first_contact(call: Call) -> Contact:
     return Contact(spec_of(call.name, prepared[0]), *called[0])
 
 
-def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[LayerInfo, ...]:
+def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorder) -> tuple[LayerInfo, ...]:
     """The attention layers that a denoiser's first forward runs, from tensors that have shapes alone.
 
     Offloaded weights count as being where the latents are. Raises whatever the model raises: it may do in its
@@ -88,6 +89,11 @@ def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[LayerInf
     from torch.utils._pytree import tree_map_only
 
     seen: list[LayerInfo] = []
+
+    def watch(call: AttentionCall) -> None:
+        seen.append(LayerInfo(call.layer, call.kind, call.block))
+        recorder.attention(call)
+
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     weights = (*denoiser.parameters(), *denoiser.buffers())
     with mode:
@@ -102,6 +108,6 @@ def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[LayerInf
             vars(module).pop("forward", None)
     with torch.no_grad(), mode:
         args, kwargs = tree_map_only(Tensor, mode.from_tensor, (contact.args, contact.kwargs))
-        with Tap(twin, lambda call: seen.append(LayerInfo(call.layer, call.kind, call.block))):
+        with Tap(twin, watch, recorder.inputs):
             twin(*args, **kwargs)
     return tuple(seen)

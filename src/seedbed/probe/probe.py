@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.attention.tap import AttentionCall, Handler, Tap
-from seedbed.errors import BadInput, BadOutput, NotSupported
+from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.probe.borrowing import Steps
 from seedbed.probe.call import Call, rows_of
+from seedbed.probe.checks import no_attention, require_finite
 from seedbed.probe.contact import Contact, Enough, LayerInfo, first_contact, layers_without_data
 from seedbed.probe.decoding import decoded
 from seedbed.probe.estimate import interrupt_after
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
+from seedbed.probe.shrinking import CannotShrink, Recorder, Shrinking
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Probe:
         self.call = self._call.arguments
         self.ledger = Ledger()
         self._layers: tuple[LayerInfo, ...] | None = None
+        self._one: Recorder | None = None
 
     @property
     def spec(self) -> NoiseSpec:
@@ -88,14 +91,27 @@ class Probe:
         a real one, which the ledger counts under `layers`.
         """
         if self._layers is None:
-            try:
-                self._layers = layers_without_data(self.denoiser, self._contact)
-            except Exception:
-                # Any model may do in its forward what tensors without data cannot: then it is asked for real.
-                self.evaluate(torch.zeros(1, *self.spec.shape), what="layers")
+            self._look()
         if not self._layers:
-            raise NotSupported(_no_attention(self.denoiser_name))
+            raise NotSupported(no_attention(self.denoiser_name))
         return self._layers
+
+    def shrinking(self, candidates: int) -> Shrinking:
+        """For a forward of so many candidates, from which the handler may drop some on the way."""
+        if self._one is None:
+            self._look()
+        assert self._one is not None
+        return Shrinking(self._one, candidates)
+
+    def _look(self) -> None:
+        """Learn the layers, and how the forward of one candidate hands its batch on."""
+        try:
+            one = Recorder()
+            self._layers = layers_without_data(self.denoiser, self._contact, one)
+            self._one = one
+        except Exception:
+            # Any model may do in its forward what tensors without data cannot: then it is asked for real.
+            self.evaluate(torch.zeros(1, *self.spec.shape), what="layers")
 
     def evaluate(
         self,
@@ -105,6 +121,7 @@ class Probe:
         depth: int | None = None,
         steps: int = 1,
         what: str = "scoring",
+        shrinking: Shrinking | None = None,
     ) -> Evaluation:
         """The first `steps` denoiser evaluations of each candidate, guidance off, seen by `handler`.
 
@@ -113,9 +130,11 @@ class Probe:
             handler: receives every `AttentionCall`, and may answer it; see `seedbed.attention.tap.Tap`.
             depth: attention layers of the last evaluation after which to stop, from 1; None for all.
             steps: evaluations, from 1.
-            what: the ledger's entry.
+            what: the ledger's entry. Each candidate counts the share of the layers that it went through.
+            shrinking: what the handler drops candidates with; of one step, to be stopped before its end.
 
         Raises:
+            CannotShrink: the forward cannot go on without the candidates that were dropped.
             BadInput: noises of another shape, depth beyond the last layer, more steps than the schedule has.
             BadOutput: the denoiser's output, or what the last layer attends with, is not finite.
             NotSupported: no softmax attention was seen, or guidance cannot be left out.
@@ -130,13 +149,21 @@ class Probe:
         denoiser = self.denoiser
         seen: list[LayerInfo] = []
         predictions: list[Tensor] = []
+        one = Recorder() if len(noises) == 1 else None
+        rows_run = 0
 
         def watch(call: AttentionCall) -> Tensor | None:
+            nonlocal rows_run
+            rows_run += call.candidates
             if call.step == 0:
                 seen.append(LayerInfo(call.layer, call.kind, call.block))
+                if one is not None:
+                    one.attention(call)
+            if shrinking is not None:
+                shrinking.attention(call)
             answer = handler(call) if handler is not None else None
             if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
-                _require_finite(call.query, f"the queries of {call.layer}")
+                require_finite(call.query, f"the queries of {call.layer}")
                 call.stop()
             return answer
 
@@ -155,16 +182,20 @@ class Probe:
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
             if tap.calls == 0:
-                raise NotSupported(_no_attention(self.denoiser_name))
+                raise NotSupported(no_attention(self.denoiser_name))
             if tap.steps == 1:
                 self._layers = tuple(seen)
+                self._one = self._one or one
                 first = output if isinstance(output, Tensor) else output[0]
                 predictions.append(first if isinstance(first, Tensor) else torch.stack(first))
-                _require_finite(predictions[0], f"the output of the {self.denoiser_name}")
+                require_finite(predictions[0], f"the output of the {self.denoiser_name}")
             if tap.steps == steps:
                 raise Enough
 
-        tap = Tap(denoiser, watch)
+        asked = shrinking or one
+        tap = Tap(denoiser, watch, asked.inputs if asked is not None else None)
+        if shrinking is not None:
+            shrinking.tap = tap
         with self._call.running(len(noises), guided=False) as (_, run), ExitStack() as hooks:
             for module in self._call.denoisers.values():
                 hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
@@ -174,10 +205,18 @@ class Probe:
                     run(latents=noises, output_type="latent")
             except Enough:
                 pass
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                ours = isinstance(error, (SeedbedError, torch.OutOfMemoryError))
+                if ours or shrinking is None or not shrinking.began:
+                    raise
+                # What runs between the blocks may still hold the whole batch.
+                raise CannotShrink(
+                    f"{type(denoiser).__name__} mixes its blocks' batch with another"
+                ) from error
             finally:
-                share = tap.calls / len(self._layers) if self._layers else tap.steps
-                if share:
-                    self.ledger.add(what, len(noises) * share)
+                spent = rows_run / len(self._layers) if self._layers else len(noises) * tap.steps
+                if spent:
+                    self.ledger.add(what, spent)
         if not tap.stopped and tap.steps < steps:
             raise BadInput(f"steps={steps}, but the schedule has only {tap.steps}: raise num_inference_steps")
         return Evaluation(predictions[0] if predictions else None, tap.stopped)
@@ -266,15 +305,3 @@ class Probe:
     @functools.cached_property
     def _contact(self) -> Contact:
         return first_contact(self._call)
-
-
-def _no_attention(name: str) -> str:
-    return (
-        f"no softmax attention was seen in the {name}: it is linear, compiled, or goes round torch's "
-        "scaled_dot_product_attention (xformers, attention slicing); use the default attention processors"
-    )
-
-
-def _require_finite(values: Tensor, what: str) -> None:
-    if not torch.isfinite(values).all():
-        raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")

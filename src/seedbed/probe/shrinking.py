@@ -1,0 +1,151 @@
+"""Dropping candidates from a batch while the denoiser's forward is running.
+
+A denoiser hands its batch from block to block through the arguments of the modules that its own forward
+calls. What each of those arguments looks like for ONE candidate says which of them carry the batch, and how
+many rows a candidate has there (a U-Net folds frames into it). Where that does not fit what a batch brings,
+the forward cannot be cut, and `CannotShrink` says why: nothing is guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.errors import NotSupported
+
+
+class CannotShrink(NotSupported):
+    """Candidates cannot be dropped within this model's forward; they can between forwards."""
+
+
+@dataclass(frozen=True)
+class DirectCall:
+    """The arguments of one module that the denoiser's own forward calls, in the forward of one candidate.
+
+    Attributes:
+        name: of the module.
+        leaves: of every leaf of its arguments the shape of a tensor, a whole number as it is, None for
+            anything else.
+    """
+
+    name: str
+    leaves: tuple[tuple[int, ...] | int | None, ...]
+
+
+class Recorder:
+    """Watches the forward of one candidate through a tap.
+
+    Attributes:
+        calls: the direct calls in their order.
+        rows: batch rows of each attention call.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[DirectCall] = []
+        self.rows: list[int] = []
+
+    def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a direct call; changes nothing."""
+        self.calls.append(DirectCall(name, tuple(map(_seen, tree_flatten((args, kwargs))[0]))))
+
+    def attention(self, call: AttentionCall) -> None:
+        """At an attention call."""
+        self.rows.append(call.query.shape[0])
+
+
+class Shrinking:
+    """One forward of several candidates from which some may be dropped on the way.
+
+    Args:
+        one: what the forward of a single candidate showed.
+        candidates: how many begin.
+
+    Attributes:
+        present: those in the batch of the attention call at hand, ascending.
+        began: whether any has been dropped.
+    """
+
+    def __init__(self, one: Recorder, candidates: int) -> None:
+        self._one = one
+        self._places: list[tuple[int, ...]] = [tuple(range(candidates))]
+        self._wanted = self.present = self._places[0]
+        self._call = 0
+        self.tap: Tap | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether any has been dropped."""
+        return len(self._places) > 1
+
+    def keep(self, candidates: Sequence[int]) -> None:
+        """Go on with these alone from the next direct call: numbers out of `range(candidates)`."""
+        self._wanted = tuple(sorted(candidates))
+
+    def attention(self, call: AttentionCall) -> None:
+        """Checks that an attention call holds the candidates that are left.
+
+        Raises CannotShrink where it does not.
+        """
+        if not self.began:
+            return
+        rows = self._one.rows[call.index] if call.index < len(self._one.rows) else 0
+        if call.query.shape[0] != rows * len(self.present):
+            raise CannotShrink(f"{call.layer} still attends over candidates that were dropped before")
+
+    def inputs(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Before a direct call: its arguments without the candidates that were dropped; None for no change.
+
+        Raises CannotShrink where an argument does not scale with the candidates as it should.
+        """
+        number, self._call = self._call, self._call + 1
+        if self._wanted != self.present:
+            self.present = self._wanted
+            self._places.append(self.present)
+            if self.tap is not None:
+                self.tap.candidates = len(self.present)
+        if not self.began:
+            return None
+        leaves, spec = tree_flatten((args, kwargs))
+        known = self._one.calls[number] if number < len(self._one.calls) else None
+        if known is None or known.name != name or len(known.leaves) != len(leaves):
+            raise CannotShrink(f"{name} is called in another way for several candidates than for one")
+        cut = [self._cut(name, leaf, one) for leaf, one in zip(leaves, known.leaves, strict=True)]
+        changed: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(cut, spec)
+        return changed
+
+    def _cut(self, name: str, leaf: Any, one: tuple[int, ...] | int | None) -> Any:
+        """One leaf of the arguments, with the rows of the candidates that are present."""
+        if not isinstance(leaf, Tensor):
+            if _seen(leaf) != one:
+                raise CannotShrink(f"{name} is told {leaf!r}, which depends on how many candidates there are")
+            return leaf
+        if not isinstance(one, tuple) or leaf.shape[1:] != one[1:] or leaf.ndim != len(one):
+            raise CannotShrink(f"{name} takes a tensor of shape {tuple(leaf.shape)}, for one candidate {one}")
+        if leaf.ndim == 0 or leaf.shape[0] == one[0]:  # the same for every candidate
+            return leaf
+        for places in reversed(self._places):
+            if leaf.shape[0] == one[0] * len(places):
+                if places == self.present:
+                    return leaf
+                rows = [
+                    places.index(candidate) * one[0] + row
+                    for candidate in self.present
+                    for row in range(one[0])
+                ]
+                return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
+        raise CannotShrink(
+            f"{name} takes a tensor of {leaf.shape[0]} rows for {len(self.present)} candidates, and of "
+            f"{one[0]} for one"
+        )
+
+
+def _seen(leaf: Any) -> tuple[int, ...] | int | None:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape)
+    return leaf if isinstance(leaf, int) else None
