@@ -63,7 +63,7 @@ def test_a_pipeline_that_ends_before_its_schedule(pipe_of):
     probe = probe_of(pipe_of("sdxl"), "sdxl", denoising_end=0.6)
     rollout = Rollout(probe, noises_for(probe, 1))
     rollout.advance(2)
-    with pytest.raises(BadInput, match="steps=3, but StableDiffusionXLPipeline takes only 2"):
+    with pytest.raises(BadInput, match="steps=3, but the schedule has only 2"):
         rollout.advance(3)
     assert same(rollout.finish(), [probe.generate(noises_for(probe, 1)[0])])
 

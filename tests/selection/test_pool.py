@@ -274,6 +274,8 @@ def test_a_layer_that_is_skipped_in_a_later_step_is_refused():
     layout = plan([LayerInfo("blocks.0", "self", 0), LayerInfo("blocks.1", "self", 1)])
 
     class Caching:
+        most_rows = None
+
         def evaluate(self, noises, handler, **_):
             for step, index in ((0, 0), (0, 1), (1, 0)):
                 handler(attention_call(candidates=len(noises), step=step, index=index))

@@ -58,6 +58,8 @@ def _encoding_once(encode: Callable[..., Any], encoded: Encoded, count: int) -> 
             for name, value in given.items():
                 if "prompt" in name and isinstance(value, list):
                     given[name] = value[0]
+            if "batch_size" in given:
+                given["batch_size"] = 1
         key = repr(sorted(given.items()))
         if key not in encoded:
             encoded[key] = encode(*bound.args, **bound.kwargs)

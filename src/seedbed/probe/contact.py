@@ -1,8 +1,6 @@
 """What a pipeline shows before its first evaluation: the noise it prepares, its denoiser and layers."""
 
 import copy
-import functools
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.attention.tap import AttentionCall, Tap
-from seedbed.errors import BadInput, NotSupported
+from seedbed.errors import NotSupported
 from seedbed.probe.call import Call
+from seedbed.probe.entry import Entry
 from seedbed.probe.layouts import NoiseSpec, spec_of
+from seedbed.probe.meeting import meet
 from seedbed.probe.shrinking import Recorder
-
-
-class Enough(Exception):
-    """Ends a run of the pipeline once it has shown what was asked."""
 
 
 @dataclass(frozen=True)
@@ -43,39 +39,34 @@ class Contact:
 def first_contact(call: Call) -> Contact:
     """Runs the pipeline for one candidate until it is about to call its denoiser; no evaluation is run.
 
+    From then on the call knows where noises enter, and how guidance is turned off.
+
     Raises:
         BadInput: the pipeline refuses its arguments.
-        NotSupported: it does not prepare latents and then call a transformer or a unet.
+        NotSupported: it does not prepare latents and then call its denoiser, or takes no other noise than
+            its own.
     """
-    prepared: list[Tensor] = []
-    called: list[tuple[str, tuple[Any, ...], dict[str, Any], int]] = []
-
-    def begin(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        called.append((name, args, kwargs, len(twin.scheduler.timesteps)))
-        raise Enough
-
-    with call.running(1, guided=False) as (twin, run), ExitStack() as hooks:
-        prepare = twin.prepare_latents
-
-        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            result = prepare(*args, **kwargs)
-            prepared.append(result[0] if isinstance(result, tuple) else result)
-            return result
-
-        vars(twin)["prepare_latents"] = prepare_latents
-        for name, module in call.denoisers.items():
-            hook = module.register_forward_pre_hook(functools.partial(begin, name), with_kwargs=True)
-            hooks.callback(hook.remove)
-        try:
-            run(output_type="latent")
-        except Enough:
-            pass
-        except (ValueError, TypeError) as error:
-            message = " ".join(str(error).split())
-            raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
-    if not prepared or not called:
-        raise NotSupported(f"{call.name} does not prepare latents and then call a transformer or a unet")
-    return Contact(spec_of(call.name, prepared[0]), *called[0])
+    met = meet(call)
+    if met.guided and call.off.get("guidance_scale") == 1:
+        # Some pipelines count from 0.
+        call.off["guidance_scale"] = 0.0
+        again = meet(call)
+        if again.guided:
+            call.off["guidance_scale"] = 1.0
+        else:
+            met = again
+    several = bool(met.prepared) and isinstance(met.prepared[0], tuple)
+    noise = met.prepared[0][0] if several else next(iter(met.prepared), None)
+    if not isinstance(noise, Tensor) or met.denoiser_name is None:
+        raise NotSupported(
+            f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
+        )
+    if len(met.added) > 1 or not (met.added or call.takes_latents):
+        why = "adds noise more than once to what it is given" if met.added else "takes no latents"
+        raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
+    call.entry = Entry(added=bool(met.added), several=several)
+    spec = spec_of(call.name, met.added[0] if met.added else noise)
+    return Contact(spec, met.denoiser_name, met.args, met.kwargs, met.steps)
 
 
 def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorder) -> tuple[LayerInfo, ...]:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from seedbed.attention.tap import AttentionCall, Handler, Tap
 from seedbed.errors import BadInput, NotSupported, SeedbedError
+from seedbed.probe.batching import takes_batches
 from seedbed.probe.borrowing import Steps
 from seedbed.probe.call import Call, rows_of
 from seedbed.probe.checks import no_attention, require_finite
-from seedbed.probe.contact import Contact, Enough, LayerInfo, first_contact, layers_without_data
+from seedbed.probe.contact import Contact, LayerInfo, first_contact, layers_without_data
 from seedbed.probe.decoding import decoded
 from seedbed.probe.estimate import interrupt_after
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
+from seedbed.probe.meeting import Enough
 from seedbed.probe.shrinking import CannotShrink, Recorder, Shrinking
 
 
@@ -72,6 +74,17 @@ class Probe:
     def spec(self) -> NoiseSpec:
         """The noise this pipeline would draw for one candidate."""
         return self._contact.spec
+
+    @property
+    def guidance(self) -> str:
+        """What becomes of guidance while scoring, in a few words."""
+        _ = self._contact  # finds out for some pipelines
+        return self._call.guidance
+
+    @functools.cached_property
+    def most_rows(self) -> int | None:
+        """Candidates that may share a forward: any number (None), or 1 where the pipeline mixes them up."""
+        return None if takes_batches(self._call, self._contact) else 1
 
     @property
     def denoiser_name(self) -> str:
@@ -140,6 +153,8 @@ class Probe:
             NotSupported: no softmax attention was seen, or guidance cannot be left out.
         """
         noises = self._checked(noises)
+        if len(noises) > 1 and self.most_rows == 1:
+            raise NotSupported(f"{self._call.name} takes one candidate in a forward: use batch_size=1")
         if steps < 1:
             raise BadInput(f"steps must be 1 or more, not {steps}")
         if depth is not None and not 1 <= depth <= len(self.layers):

@@ -66,7 +66,8 @@ class Rollout:
             if getattr(module, "is_cache_enabled", False):
                 raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
         self.probe = probe
-        self.batch_size = batch_size
+        alone = batch_size > 1 and len(noises) > 1 and probe.most_rows == 1
+        self.batch_size = 1 if alone else batch_size
         self.what = what
         self.noises = probe._checked(noises)
         self.alive = list(range(len(noises)))

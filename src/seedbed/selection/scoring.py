@@ -36,6 +36,8 @@ def score_pool(
         NotSupported: a layer that does not run in every evaluation.
         BadOutput: a score that is not finite; names candidate and layer.
     """
+    if len(pool) > 1 and batch_size != 1 and probe.most_rows is not None:
+        batch_size = probe.most_rows
     cost = function.copies * (function.steps - 1 + plan.depth / plan.total)
     tables = []
     for batch in _batches(pool, function.copies, batch_size):
