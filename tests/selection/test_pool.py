@@ -11,8 +11,8 @@ from seedbed.attention.tap import Tap
 from seedbed.probe import LayerInfo
 from seedbed.selection import Acquisition, Bansa, BansaDropout, Entropy, Random, score, select
 from seedbed.selection.layers import plan
-from seedbed.selection.pool import ranked
-from seedbed.selection.scoring import _batches, score_pool
+from seedbed.selection.racing import ranked
+from seedbed.selection.scoring import evenly, score_pool
 from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox
 from tests.selection.calls import attention_call
 
@@ -386,25 +386,13 @@ def test_near_ties_go_to_the_lower_index():
 
 
 @pytest.mark.parametrize(
-    ("candidates", "copies", "batch_size", "sizes"),
-    [
-        (10, 1, 3, [2, 3, 2, 3]),
-        (10, 1, 10, [10]),
-        (10, 1, None, [10]),
-        (3, 10, 4, [1, 1, 1]),
-        (4, 2, 4, [2, 2]),
-    ],
+    ("candidates", "most", "sizes"),
+    [(10, 3, [2, 3, 2, 3]), (10, 10, [10]), (3, 1, [1, 1, 1]), (4, 3, [2, 2])],
 )
-def test_batches_are_even_and_bounded(candidates, copies, batch_size, sizes):
-    recipes = [NoiseRecipe(seed=0, candidate=i, shape=(4,)) for i in range(candidates)]
-    batches = _batches(recipes, copies, batch_size)
+def test_batches_are_even_and_bounded(candidates, most, sizes):
+    batches = evenly(range(candidates), most)
     assert [len(batch) for batch in batches] == sizes
     assert [index for batch in batches for index in batch] == list(range(candidates))
-
-
-def test_a_large_model_gets_small_batches():
-    recipes = [NoiseRecipe(seed=0, candidate=i, shape=(13, 16, 60, 90)) for i in range(10)]
-    assert max(len(batch) for batch in _batches(recipes, 1, None)) == 3
 
 
 def test_progress_runs_to_the_total(pipe):
@@ -443,6 +431,7 @@ def test_the_pipeline_is_as_before(pipe):
 
 def test_every_family_has_a_choice(pipe_of, family):
     pipe, call = pipe_of(family), CALLS[family]
+    call = {**call, "race": None}
     choice = select(pipe, PROMPT, candidates=3, progress=False, previews=True, **call)
     assert choice.scores.shape == (3, len(choice.layers))
     assert (choice.scores >= 0).all()
@@ -451,4 +440,4 @@ def test_every_family_has_a_choice(pipe_of, family):
     single = select(pipe, PROMPT, candidates=3, progress=False, batch_size=1, **call)
     torch.testing.assert_close(single.scores, choice.scores, rtol=1e-4, atol=1e-7)
     assert single.order == choice.order
-    pipe(PROMPT, latents=choice.noise, output_type="latent", **call)
+    pipe(PROMPT, latents=choice.noise, output_type="latent", **CALLS[family])

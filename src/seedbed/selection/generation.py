@@ -24,6 +24,7 @@ from seedbed.selection.origin import Model, dtype_named, locate
 from seedbed.selection.pool import choose, recipes_for
 from seedbed.selection.profile import Profile
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.racing import Given
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.scoring import preview_pool
 
@@ -81,6 +82,7 @@ def generate(
     profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
+    race: Given = "auto",
     prefer: Prefer | None = None,
     batch_size: int | None = None,
     previews: bool = False,
@@ -111,6 +113,7 @@ def generate(
         profile=profile,
         layers=layers,
         depth=depth,
+        race=race,
         prefer=prefer,
         batch_size=batch_size,
         previews=False,

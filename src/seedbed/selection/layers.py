@@ -38,6 +38,13 @@ class Plan:
     depth: int
     total: int
 
+    def cut(self, columns: int) -> Plan:
+        """The same as far as the first `columns` columns."""
+        if columns == len(self.names):
+            return self
+        kept = {index: column for index, column in self.columns.items() if column < columns}
+        return Plan(kept, self.names[:columns], max(kept) + 1, self.total)
+
 
 def plan(
     layers: Sequence[Layer], wanted: str | Sequence[str] | None = None, depth: int | None = None

@@ -20,12 +20,9 @@ from seedbed.selection.layers import plan
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.profile import FILENAME, Profile, find_profile, read_profile
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.racing import Given, Rungs, ranked, rungs_of, standing, told
 from seedbed.selection.record import GivenNoise, Selection
-from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, score_pool
-
-# Batches of different sizes round differently in float32; closer totals than this, relative to the largest,
-# are equal for us, or the choice would depend on the batch size.
-TIE = 1e-6
+from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, race_pool
 
 
 def select(
@@ -38,6 +35,7 @@ def select(
     profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
+    race: Given = "auto",
     prefer: Prefer | None = None,
     batch_size: int | None = None,
     previews: bool = False,
@@ -62,6 +60,10 @@ def select(
         profile: what "auto" follows: a profile or its file; None looks for the one beside the model.
         layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
         depth: stop each forward after that many attention layers; None: after the last scored one.
+        race: drop the worst while the layers run: pairs (scored layers seen, survivors), layers as a whole
+            number or a fraction in (0, 1), as in ((3, 5), (5, 2), (6, 1)); None lets all see all layers.
+            "auto" is the profile's race where the model has been calibrated for this function, else the
+            default for models of at least 12 scored layers; none where `layers` or `depth` are chosen.
         prefer: "low" or "high" total; None: what the acquisition function says.
         batch_size: rows of one forward; None: all that fit in 4 million latent values. Where an acquisition
             runs several copies of a candidate, each is a row, and they stay together.
@@ -87,6 +89,7 @@ def select(
         profile=profile,
         layers=layers,
         depth=depth,
+        race=race,
         prefer=prefer,
         batch_size=batch_size,
         previews=previews,
@@ -103,6 +106,7 @@ def score(
     profile: Profile | str | os.PathLike[str] | None = None,
     layers: str | Sequence[str] | None = None,
     depth: int | None = None,
+    race: Given = "auto",
     prefer: Prefer | None = None,
     batch_size: int | None = None,
     previews: bool = False,
@@ -141,6 +145,7 @@ def score(
         profile=profile,
         layers=layers,
         depth=depth,
+        race=race,
         prefer=prefer,
         batch_size=batch_size,
         previews=previews,
@@ -157,6 +162,7 @@ def choose(
     profile: Profile | str | os.PathLike[str] | None,
     layers: str | Sequence[str] | None,
     depth: int | None,
+    race: Given,
     prefer: Prefer | None,
     batch_size: int | None,
     previews: bool,
@@ -170,6 +176,7 @@ def choose(
     """
     if batch_size is not None:
         positive("batch_size", batch_size)
+    found: Profile | None
     if isinstance(acquisition, str) and acquisition == "auto":
         if profile is None:
             found, origin = find_profile(probe.pipe), f"the model's {FILENAME}"
@@ -189,6 +196,8 @@ def choose(
         raise BadInput("a profile names the acquisition function: leave out acquisition, or the profile")
     else:
         function, reason = resolve(acquisition), "asked for"
+        attends = function.uses_attention and not function.foresees
+        found = find_profile(probe.pipe) if race == "auto" and attends else None
     if function.foresees and (layers, depth) != (None, None):
         raise BadInput(f"{function.name} does not score layers one by one: leave out layers and depth")
 
@@ -200,6 +209,7 @@ def choose(
     names: tuple[str, ...] = ()
     scores = torch.zeros(len(pool), 0, dtype=torch.float64)
     totals = torch.full((len(pool),), math.nan, dtype=torch.float64)
+    rungs: Rungs = ()
     seconds: dict[str, float] = {}
     pictures: list[np.ndarray[Any, Any]] | None = None
     with reporting(progress) as show:
@@ -209,9 +219,23 @@ def choose(
                 plan(probe.layers, layers, depth)  # a mistake is one for a pool of any size
         elif function.uses_attention:
             layout = plan(probe.layers, layers, depth)
-            names = layout.names
-            scores = score_pool(probe, pool, function, layout, batch_size, show)
-            totals = scores.mean(1)
+            rungs, whose = rungs_of(
+                race,
+                function,
+                better,
+                len(layout.names),
+                len(pool),
+                calibrated=found.race if found is not None else None,
+                narrowed=(layers, depth) != (None, None),
+            )
+            scores, unable = race_pool(probe, pool, function, layout, batch_size, show, rungs, better)
+            names, totals = layout.names[: scores.shape[1]], scores.nanmean(1)
+            if rungs:
+                reason += f"; {told(rungs, whose)}"
+            if unable:
+                reason += f"; those that stayed started over, as {unable}"
+        elif race not in ("auto", None):
+            raise BadInput(f"{function.name} cannot race: it does not score attention layers")
         elif function.foresees:
             show("scoring", 0, len(pool))
             totals = foresee_pool(probe, pool, function, batch_size)
@@ -234,9 +258,10 @@ def choose(
         recipes=tuple(pool),
         scores=scores,
         totals=totals,
-        order=ranked(totals, better),
+        order=standing(scores, better) if names else ranked(totals, better),
         layers=names,
         depth=depth,
+        race=rungs,
         acquisition=function.name,
         options=recordable(function.options())[0],
         prefer=better,
@@ -247,19 +272,6 @@ def choose(
         versions=package_versions(),
         previews=pictures,
     )
-
-
-def ranked(totals: Tensor, prefer: Prefer) -> tuple[int, ...]:
-    """Candidates, best first; totals within 1e-6 of the largest are ties, in the order of their indices."""
-    values = (totals if prefer == "low" else -totals).tolist()
-    tolerance = TIE * max(map(abs, values))
-    waiting = sorted(range(len(values)), key=lambda index: values[index])
-    order: list[int] = []
-    while waiting:
-        tied = [index for index in waiting if not values[index] - values[waiting[0]] > tolerance]
-        order += sorted(tied)
-        waiting = waiting[len(tied) :]
-    return tuple(order)
 
 
 def recipes_for(probe: Probe, candidates: int, seed: int) -> tuple[NoiseRecipe, ...]:

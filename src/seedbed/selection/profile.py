@@ -14,6 +14,7 @@ from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
 from seedbed.selection.acquisitions import Acquisition, Prefer, create
 from seedbed.selection.origin import model_name, recordable
+from seedbed.selection.racing import Race
 
 if TYPE_CHECKING:
     from seedbed.selection.predictor import Learned
@@ -97,6 +98,7 @@ class Profile:
         preview: how to choose with a verifier.
         evidence: what was tried, and how it did.
         calibrated: on what: model, call, verifier, numbers of prompts and noises, seed, versions.
+        race: how to score with fewer layers, for selections by the race's own function.
     """
 
     acquisition: Acquisition
@@ -108,6 +110,7 @@ class Profile:
     preview: Preview | None = None
     evidence: tuple[Finding, ...] = ()
     calibrated: dict[str, Any] = dataclasses.field(default_factory=dict)
+    race: Race | None = None
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
@@ -134,6 +137,7 @@ def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
         "why": profile.why,
         "learned": profile.learned and profile.learned.options(),
         "preview": profile.preview and dataclasses.asdict(profile.preview),
+        "race": profile.race and dataclasses.asdict(profile.race),
         "evidence": [dataclasses.asdict(line) for line in profile.evidence],
         "calibrated": profile.calibrated,
     }
@@ -168,8 +172,10 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
     The file is {"schema": "seedbed.profile/2", "acquisition": name, "options": {...}, "prefer": "low", "high"
     or null, "layers": kind, glob, list of them or null, "depth": number or null, "why": text} and, each
     optional, "learned": {"step": number, "coefficients": {signal: weight}}, "preview": {"schedule": [[steps,
-    survivors], ...], "verifier": name, "candidates": number, "why": text}, "evidence": [...] and
-    "calibrated": {...}. With "acquisition": "learned" the options are those under "learned".
+    survivors], ...], "verifier": name, "candidates": number, "why": text}, "race": {"schedule": [[layers,
+    survivors], ...], "candidates": number, "acquisition": name, "regret": [mean, low, high], "cost": number,
+    "prompts": number, "why": text}, "evidence": [...] and "calibrated": {...}. With "acquisition": "learned"
+    the options are those under "learned".
 
     Raises:
         BadInput: there is no such file.
@@ -190,6 +196,16 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         candidates: int = Field(ge=2)
         why: str
 
+    class Rungs(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+        schedule: tuple[tuple[int, int], ...] = Field(min_length=1)
+        candidates: int = Field(ge=2)
+        acquisition: str
+        regret: tuple[float, float, float]
+        cost: float
+        prompts: int
+        why: str
+
     class Weights(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
         step: int
@@ -206,6 +222,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         why: str
         learned: Weights | None = None
         preview: Schedule | None = None
+        race: Rungs | None = None
         evidence: list[dict[str, Any]] = []
         calibrated: dict[str, Any] = {}
 
@@ -225,6 +242,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         else:
             acquisition = create(file.acquisition, **file.options)
         preview = None if file.preview is None else Preview(**file.preview.model_dump())
+        race = None if file.race is None else Race(**file.race.model_dump())
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"
@@ -243,6 +261,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
         why=file.why,
         learned=learned,
         preview=preview,
+        race=race,
         evidence=lines,
         calibrated=file.calibrated,
     )

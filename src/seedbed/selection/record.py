@@ -76,10 +76,13 @@ class Selection:
 
     Attributes:
         recipes: one per candidate, sealed with the noise's sha256 (or `GivenNoise`, from `score`).
-        scores: (candidates, layers) float64; no columns if the function needs no layer.
-        totals: (candidates,) float64, the mean over the scored layers; nan where nothing was evaluated.
-        order: candidates, best first.
+        scores: (candidates, layers) float64; no columns if the function needs no layer, nan where a
+            candidate had been dropped.
+        totals: (candidates,) float64, the mean over the layers that were seen; nan where nothing was
+            evaluated.
+        order: candidates, best first; those that stayed longer in a race come before those dropped earlier.
         layers: the names of the scored layers.
+        race: (scored layers seen, survivors) pairs: after how many layers how many stayed; empty for none.
         ledger: what it cost, in full forwards of the denoiser for one candidate.
         seconds: wall time by what was done.
         acquisition, options, prefer, depth: what was asked of the pool; `unit`: of its scores.
@@ -113,6 +116,7 @@ class Selection:
     versions: dict[str, str]
     previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
     rungs: tuple[Rung, ...] = ()
+    race: tuple[tuple[int, int], ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -124,6 +128,12 @@ class Selection:
     def best(self) -> int:
         """The chosen candidate."""
         return self.order[0]
+
+    @property
+    def dropped(self) -> tuple[int | None, ...]:
+        """After how many scored layers each candidate left the race; None for those in its last heat."""
+        depths = (~self.scores.isnan()).sum(1).tolist()
+        return tuple(depth if depth < max(depths) else None for depth in depths)
 
     @property
     def recipe(self) -> NoiseRecipe | GivenNoise:
@@ -153,8 +163,8 @@ class Selection:
                 "seed": self.recipe.seed if isinstance(self.recipe, NoiseRecipe) else None,
                 "best": self.best,
                 "order": list(self.order),
-                "totals": [None if math.isnan(total) else total for total in self.totals.tolist()],
-                "scores": self.scores.tolist(),
+                "totals": _without_nan(self.totals.tolist()),
+                "scores": [_without_nan(row) for row in self.scores.tolist()],
                 "layers": list(self.layers),
                 "depth": self.depth,
                 "acquisition": self.acquisition,
@@ -167,6 +177,7 @@ class Selection:
                 "seconds": self.seconds,
                 "versions": self.versions,
                 **({"rungs": [rung.to_dict() for rung in self.rungs]} if self.rungs else {}),
+                **({"race": [list(rung) for rung in self.race]} if self.race else {}),
             }
         )
 
@@ -189,12 +200,10 @@ class Selection:
                 missing=dict(record["missing"]),
                 noise_dtype=dtype_named(record["noise_dtype"]),
                 recipes=tuple(_recipe(entry) for entry in record["recipes"]),
-                scores=torch.tensor(record["scores"], dtype=torch.float64).reshape(
+                scores=torch.tensor(list(map(_with_nan, record["scores"])), dtype=torch.float64).reshape(
                     len(record["recipes"]), len(record["layers"])
                 ),
-                totals=torch.tensor(
-                    [math.nan if total is None else total for total in record["totals"]], dtype=torch.float64
-                ),
+                totals=torch.tensor(_with_nan(record["totals"]), dtype=torch.float64),
                 order=tuple(record["order"]),
                 layers=tuple(record["layers"]),
                 depth=record["depth"],
@@ -207,6 +216,7 @@ class Selection:
                 seconds=dict(record["seconds"]),
                 versions=dict(record["versions"]),
                 rungs=tuple(Rung.from_dict(entry) for entry in record.get("rungs", ())),
+                race=tuple((int(after), int(left)) for after, left in record.get("race", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
@@ -270,6 +280,15 @@ def check(record: Mapping[str, Any]) -> None:
         intact = False
     if not intact:
         raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")
+
+
+def _without_nan(values: list[float]) -> list[float | None]:
+    """JSON has no nan."""
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _with_nan(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _recipe(entry: Mapping[str, Any]) -> NoiseRecipe | GivenNoise:
