@@ -4,7 +4,9 @@
 in `docs/pipelines.md`, with the name users give it. Each builder returns a fresh pipeline.
 """
 
-from tests.pipelines.core import BUILDERS, CALLS, animatediff, cogvideox, ltx, sdxl, wan
+from tests.pipelines import core, images, svd
+from tests.pipelines import animatediff as animatediff_
+from tests.pipelines.core import BUILDERS, CALLS
 from tests.pipelines.family import Family
 from tests.pipelines.parts import PROMPT, WORDS, tokenizer
 
@@ -23,12 +25,20 @@ __all__ = [
     "wan",
 ]
 
-# One list of families a file; a new file is one more line here.
+# One list of families a file; a new file is one more import above and one more line here. A file that has the
+# name of a builder below is imported with an underscore, as `animatediff_`.
 FAMILIES: list[Family] = [
-    Family("CogVideoX", cogvideox, CALLS["cogvideox"]),
-    Family("Wan 2.1", wan, CALLS["wan"]),
-    Family("Wan 2.2 (two denoisers)", lambda: wan(two_denoisers=True), CALLS["wan"]),
-    Family("LTX-Video", ltx, CALLS["ltx"]),
-    Family("AnimateDiff (SD 1.5)", animatediff, CALLS["animatediff"]),
-    Family("SDXL", sdxl, CALLS["sdxl"], kind="image"),
+    Family("CogVideoX", core.cogvideox, CALLS["cogvideox"]),
+    Family("Wan 2.1", core.wan, CALLS["wan"]),
+    Family("Wan 2.2 (two denoisers)", lambda: core.wan(two_denoisers=True), CALLS["wan"]),
+    Family("LTX-Video", core.ltx, CALLS["ltx"]),
+    Family("AnimateDiff (SD 1.5)", core.animatediff, CALLS["animatediff"]),
+    *animatediff_.FAMILIES,
+    *svd.FAMILIES,
+    Family("SDXL", core.sdxl, CALLS["sdxl"], kind="image"),
+    *images.FAMILIES,
 ]
+
+# Last: importing a file sets the attribute of its name.
+animatediff, cogvideox, ltx = core.animatediff, core.cogvideox, core.ltx
+sdxl, wan = core.sdxl, core.wan

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from typing import Any
 
+import PIL.Image
 import torch
 from diffusers import AutoencoderKL
 from tokenizers import Tokenizer
@@ -39,9 +40,9 @@ def tokenizer(length: int) -> PreTrainedTokenizerFast:
     )
 
 
-def t5(config_class: type = T5Config, model_class: type = T5EncoderModel) -> torch.nn.Module:
+def t5(config_class: type = T5Config, model_class: type = T5EncoderModel, width: int = 16) -> torch.nn.Module:
     config = config_class(
-        vocab_size=3 + len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
+        vocab_size=3 + len(WORDS), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
     )
     return model_class(config)
 
@@ -80,3 +81,9 @@ def quiet(pipe: Any) -> Any:
             component.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def picture(size: int, seed: int = 0) -> PIL.Image.Image:
+    """A square image of noise, for pipelines that start from one."""
+    pixels = torch.randint(256, (size, size, 3), generator=torch.Generator().manual_seed(seed))
+    return PIL.Image.fromarray(pixels.to(torch.uint8).numpy())
