@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.errors import NotSupported
+
 PROMPT = "a red circle moving left"
 STEM = "a-red-circle-moving-left"
 
@@ -142,24 +144,16 @@ def test_ctrl_c_leaves_nothing_half_written(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_pipeline_that_cannot_be_interrupted_gets_a_report_that_says_so(
+def test_a_scheduler_without_clean_latents_gets_a_report_that_says_so(
     seedbed, model, tmp_path: Path, monkeypatch
 ) -> None:
-    from diffusers import CogVideoXPipeline
+    def mute(*arguments: object) -> None:
+        raise NotSupported("no preview: Mute tells neither its clean latents nor its noise levels")
 
-    # As those written before `interrupt`: its own call reads False wherever it asks.
-    missing = CogVideoXPipeline.__getattr__
-    monkeypatch.delattr(CogVideoXPipeline, "interrupt")
-    monkeypatch.setattr(
-        CogVideoXPipeline,
-        "__getattr__",
-        lambda self, name: False if name == "interrupt" else missing(self, name),
-    )
+    monkeypatch.setattr("seedbed.probe.pausing.clean_latents", mute)
     code, out, err = seedbed("generate", PROMPT, "--model", model, "--candidates", 2, "--out", "a.mp4")
     assert (code, err) == (0, "")
-    assert "no preview: CogVideoXPipeline cannot be interrupted" in out
+    assert "no preview: Mute tells neither" in out
     page = (tmp_path / "a.html").read_text()
-    assert "cannot be interrupted" in page and page.count("<video") == 1
-    refused(
-        seedbed("select", PROMPT, "--model", model, "--preview", "--candidates", 2), "cannot be interrupted"
-    )
+    assert "Mute tells neither" in page and page.count("<video") == 1
+    refused(seedbed("select", PROMPT, "--model", model, "--preview", "--candidates", 2), "Mute tells neither")

@@ -29,6 +29,10 @@ SCHEDULERS = {
 }
 
 
+def given(model_output, timestep, sample):
+    return {"model_output": model_output, "timestep": timestep, "sample": sample}
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_recovers_the_clean_latents_from_a_perfect_prediction(name):
     kind, options = SCHEDULERS[name]
@@ -54,7 +58,7 @@ def test_recovers_the_clean_latents_from_a_perfect_prediction(name):
         scheduler.scale_model_input(sample, t)
     output = scheduler.step(model_output, t, sample)
     torch.testing.assert_close(
-        clean_latents(scheduler, step, output, model_output, t, sample), clean, rtol=1e-3, atol=2e-3
+        clean_latents(scheduler, step, output, given(model_output, t, sample)), clean, rtol=1e-3, atol=2e-3
     )
 
 
@@ -63,18 +67,18 @@ def test_a_schedule_that_cannot_be_read_is_refused():
     scheduler.set_timesteps(4)
     x = torch.zeros(1, 4)
     with pytest.raises(NotSupported, match="no preview: DPMSolverMultistepScheduler is at timestep 3"):
-        clean_latents(scheduler, 0, None, x, 3, x)
+        clean_latents(scheduler, 0, None, given(x, 3, x))
     with pytest.raises(NotSupported, match="is at timestep"):
-        clean_latents(scheduler, 9, None, x, scheduler.timesteps[0], x)
+        clean_latents(scheduler, 9, None, given(x, scheduler.timesteps[0], x))
     scheduler.register_to_config(prediction_type="other")
     with pytest.raises(NotSupported, match="predicts 'other'"):
-        clean_latents(scheduler, 0, None, x, scheduler.timesteps[0], x)
+        clean_latents(scheduler, 0, None, given(x, scheduler.timesteps[0], x))
 
     class Bare:
         config = {"prediction_type": "epsilon"}  # noqa: RUF012
 
     with pytest.raises(NotSupported, match="Bare tells neither"):
-        clean_latents(Bare(), 0, None, x, 3, x)
+        clean_latents(Bare(), 0, None, given(x, 3, x))
 
 
 @pytest.mark.parametrize(

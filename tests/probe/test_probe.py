@@ -6,7 +6,7 @@ import torch
 
 from seedbed.attention.tap import Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported
-from seedbed.probe import LayerInfo, Probe
+from seedbed.probe import LayerInfo, Probe, Rollout
 from tests.pipelines import BUILDERS, CALLS, PROMPT, sdxl, wan
 
 SPECS = {
@@ -332,18 +332,25 @@ def test_a_model_without_softmax_attention_is_refused():
         _ = probe.layers
 
 
-def test_previews_need_a_pipeline_that_can_be_interrupted(pipe_of):
-    class Relentless(type(pipe_of("sdxl"))):
-        def __getattribute__(self, name):
-            if name == "interrupt":
-                raise AttributeError(name)
-            return super().__getattribute__(name)
+@pytest.mark.parametrize("family", ["wan", "animatediff"])
+def test_previews_of_a_pipeline_that_looks_at_no_interrupt(family, pipe_of):
+    """It goes on to its end, where nothing changes any more and no evaluation is run."""
+    pipe = pipe_of(family)
+    call = {**CALLS[family], "num_inference_steps": 4}
+    plain = Probe(pipe, PROMPT, **call)
+    noises = noises_for(plain, 2)
 
-    probe = Probe(pipe_of("sdxl"), PROMPT, **CALLS["sdxl"])
-    probe._call.name, cls = "Relentless", type("Relentless", (), {})
-    probe.pipe = cls()
-    with pytest.raises(NotSupported, match="Relentless cannot be interrupted"):
-        probe.preview(noises_for(probe, 1))
+    class Relentless(type(pipe)):
+        interrupt = property(lambda self: False)
+
+    pipe.__class__ = Relentless
+    probe = Probe(pipe, PROMPT, **call)
+    previews = probe.preview(noises, steps=2)
+    paused = Rollout(probe, noises).advance(2)
+    pipe.__class__ = Relentless.__base__
+    assert probe.ledger.entries["preview"] == 2 * 2 * 2 * 2
+    for expected, *got in zip(plain.preview(noises, steps=2), previews, paused, strict=True):
+        assert all(np.array_equal(expected, frames) for frames in got)
 
 
 @pytest.mark.parametrize("method", ["evaluate", "preview"])

@@ -18,10 +18,10 @@ from seedbed.probe.call import Call, rows_of
 from seedbed.probe.checks import no_attention, require_finite
 from seedbed.probe.contact import Contact, LayerInfo, first_contact, layers_without_data
 from seedbed.probe.decoding import decoded
-from seedbed.probe.estimate import interrupt_after
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
 from seedbed.probe.meeting import Enough
+from seedbed.probe.pausing import Watch, answer_after, watch_steps
 from seedbed.probe.shrinking import CannotShrink, Recorder, Shrinking
 
 
@@ -249,10 +249,8 @@ class Probe:
         Raises:
             BadInput: noises of another shape, more steps than the schedule has.
             BadOutput: the decoded frames are not finite.
-            NotSupported: the pipeline cannot be interrupted, or its scheduler tells no clean estimate.
+            NotSupported: its scheduler tells no clean estimate.
         """
-        if not hasattr(type(self.pipe), "interrupt"):
-            raise NotSupported(f"no preview: {self._call.name} cannot be interrupted between steps")
         if steps < 1:
             raise BadInput(f"steps must be 1 or more, not {steps}")
         return [
@@ -287,18 +285,23 @@ class Probe:
         """One candidate's frames from a guided run, to its end or decoded after `preview_after` steps."""
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.ledger.add(what, rows_of(module, args, kwargs))
+            if watch is None or not watch.ended:
+                self.ledger.add(what, rows_of(module, args, kwargs))
 
+        watch: Watch | None = None
         with self._call.running(1, guided=True) as (twin, run), ExitStack() as hooks:
+            if preview_after:
+                watch = watch_steps(twin, hooks, preview_after)
+                answer_after(watch, self._call.denoisers.values(), hooks)
             for module in self._call.denoisers.values():
                 hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
             if progress is not None:
                 vars(twin)["progress_bar"] = functools.partial(Steps, progress)
-            met = interrupt_after(twin, preview_after) if preview_after else []
             output = run(latents=noise, output_type="np")
-        if len(met) < preview_after:
+        if watch is not None and not watch.ended:
             raise BadInput(
-                f"steps={preview_after}, but the schedule has only {len(met)}: raise num_inference_steps"
+                f"steps={preview_after}, but the schedule has only {len(watch.met)}: "
+                "raise num_inference_steps"
             )
         return decoded(output, self._call.name)[0]
 
@@ -310,7 +313,8 @@ class Probe:
                 f"the noises have shape {tuple(noises.shape)}, but {self._call.name} wants latents of shape "
                 f"(candidates, {', '.join(map(str, spec.shape))})"
             )
-        return noises.to(spec.device, spec.dtype)
+        # A copy: some pipelines denoise in place.
+        return noises.to(spec.device, spec.dtype, copy=True)
 
     @property
     def steps(self) -> int:

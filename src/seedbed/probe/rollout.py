@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from seedbed.attention.kinds import named_arguments, parameter_names
@@ -15,8 +13,9 @@ from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.probe.call import rows_of
 from seedbed.probe.decoding import decoded
-from seedbed.probe.estimate import watch_steps
+from seedbed.probe.pausing import Watch, answer_after, replace_forward, watch_steps
 from seedbed.probe.probe import Probe
+from seedbed.probe.remembering import Parts, joined, parts_of, result_of
 from seedbed.probe.rows import prompt_parts
 
 StepHandler = Callable[[AttentionCall, list[int], list[int]], Tensor | None]
@@ -74,7 +73,7 @@ class Rollout:
         self.step = 0
         self.steps = probe.steps
         self.progress = progress or (lambda count: None)
-        self._memory: dict[int, list[Tensor]] = {candidate: [] for candidate in self.alive}
+        self._memory: dict[int, list[Parts]] = {candidate: [] for candidate in self.alive}
 
     def advance(
         self, to: int, handler: StepHandler | None = None, outputs: StepOutputs | None = None
@@ -88,7 +87,8 @@ class Rollout:
                 answer, as for `seedbed.attention.tap.Tap`.
             outputs: `outputs(step, candidates, conditional, unconditional, clean)` receives, after each fresh
                 step, the denoiser's raw outputs for the rows with the prompt and for those with another text
-                (None without guidance), and x0-hat of the shape of the noises.
+                (None without guidance; the first tensor where it returns several), and x0-hat as the
+                scheduler met it: of the shape of the noises, or of those frames that it denoises.
 
         Returns:
             For each alive candidate uint8 (frames, height, width, 3): x0-hat of step number `to`, decoded by
@@ -97,8 +97,8 @@ class Rollout:
         Raises:
             BadInput: steps that are done already or that the schedule does not have; a handler that stops.
             BadOutput: the decoded frames are not finite.
-            NotSupported: the pipeline cannot be interrupted, its scheduler tells no clean estimate, or its
-                denoiser returns more than one tensor; with handler or outputs, rows that cannot be told.
+            NotSupported: the scheduler tells no clean estimate, or the denoiser returns what cannot be
+                remembered; with handler or outputs, rows that cannot be told.
         """
         if to < max(1, self.step):
             raise BadInput(
@@ -107,9 +107,6 @@ class Rollout:
         if to > self.steps:
             raise BadInput(f"steps={to}, but the schedule has only {self.steps}: raise num_inference_steps")
         pause = to if to < self.steps else None
-        pipe = self.probe.pipe
-        if pause and not hasattr(type(pipe), "interrupt"):
-            raise NotSupported(f"no preview: {type(pipe).__name__} cannot be interrupted between steps")
         frames: list[np.ndarray] = []
         for start in range(0, len(self.alive), self.batch_size):
             batch = self.alive[start : start + self.batch_size]
@@ -135,17 +132,17 @@ class Rollout:
         self.alive = sorted(set(indices))
         self._memory = {candidate: self._memory[candidate] for candidate in self.alive}
 
-    def memory(self, candidate: int) -> list[Tensor]:
-        """The remembered outputs of an alive candidate, one for each denoiser call: (rows, ...)."""
+    def memory(self, candidate: int) -> list[Parts]:
+        """The remembered outputs of an alive candidate, the tensors (rows, ...) of each denoiser call."""
         return list(self._memory[candidate])
 
     def spent(self, candidate: int) -> int:
         """Evaluations of an alive candidate so far, remembered ones of another rollout included."""
-        return sum(len(output) for output in self._memory[candidate])
+        return sum(len(parts[0]) for parts in self._memory[candidate])
 
-    def recall(self, candidate: int, outputs: Sequence[Tensor]) -> None:
+    def recall(self, candidate: int, outputs: Sequence[Parts]) -> None:
         """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout."""
-        self._memory[candidate] = [output.to(self.noises.device) for output in outputs]
+        self._memory[candidate] = [tuple(part.to(self.noises.device) for part in parts) for parts in outputs]
 
 
 class _Pass:
@@ -156,41 +153,33 @@ class _Pass:
     ) -> None:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
-        self.met: list[Any] = []
+        self.watch: Watch
         self.calls = 0
         self.step = -1
         self.fresh = False
         self.halves: list[Tensor | None] = [None, None]
+        self.clean: Tensor | None = None
         self.rows: list[int] = []
 
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         call, finished = self.rollout.probe._call, False
         with call.running(len(self.batch), guided=True) as (twin, run), ExitStack() as undo:
+            self.watch = watch_steps(
+                twin, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
+            )
             for module in dict.fromkeys(call.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
-                before = vars(module).get("forward")
-                module.forward = functools.partial(self._forward, module, module.forward)
-                undo.callback(_restore, module, module.forward, before)
-
-            def wanted(number: int) -> bool:
-                return number + 1 == pause or (self.outputs is not None and self.fresh)
-
-            def meet(number: int, clean: Tensor) -> bool:
-                if self.outputs is not None and self.fresh:
-                    self._hand_over(number, clean)
-                return number + 1 == pause
-
-            self.met = watch_steps(twin, wanted, meet)
-            # The wrapped step refers to this pass, and the scheduler to it.
-            undo.callback(vars(twin.scheduler).pop, "step")
+                replace_forward(module, functools.partial(self._forward, module, module.forward), undo)
+            answer_after(self.watch, call.denoisers.values(), undo)
             output = run(latents=self.rollout.noises[self.batch], output_type="np")
             finished = True
         if not finished:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
-        if pause and len(self.met) < pause:  # as the pipeline was told to end before its schedule does
-            raise BadInput(f"steps={pause}, but {call.name} takes only {len(self.met)}")
+        self._end_step()
+        if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
+            raise BadInput(f"steps={pause}, but {call.name} takes only {len(self.watch.met)}")
         return decoded(output, call.name)
 
     def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -202,34 +191,28 @@ class _Pass:
             )
         given = named_arguments(parameter_names(type(module)), args, kwargs)
         self.calls += 1
-        if self.step != len(self.met):
-            self.step, self.fresh, self.halves = len(self.met), False, [None, None]
+        if self.step != len(self.watch.met):
+            self._end_step()
+            self.step, self.fresh = len(self.watch.met), False
+            self.halves, self.clean = [None, None], None
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
             chunks = prompt_parts(self.rollout.probe, given, rows, count)
         if all(len(memory) > number for memory in self.memories):
-            output = _joined([memory[number] for memory in self.memories])
-            self._keep_halves(output, chunks)
-            if not given.get("return_dict", True):
-                return (output,)
-            has_choice = "return_dict" in parameter_names(type(module))
-            return Transformer2DModelOutput(sample=output) if has_choice else output
+            kept = [memory[number] for memory in self.memories]
+            parts = tuple(joined(list(pieces)) for pieces in zip(*kept, strict=True))
+            self._keep_halves(parts[0], chunks)
+            return result_of(parts, module, given)
         if not self.fresh:
             self.fresh = True
             self.rollout.progress(count)
         self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
         self.rollout.probe.ledger.add(self.rollout.what, rows)
         result = forward(*args, **kwargs)
-        output = result if isinstance(result, Tensor) else result[0]
-        extra = 0 if isinstance(result, Tensor) else len(result) - 1
-        if extra or not isinstance(output, Tensor) or len(output) != rows:
-            raise NotSupported(
-                f"{type(module).__name__} returns other things than one tensor of {rows} rows: it cannot be "
-                "remembered; generate without previews"
-            )
+        parts = parts_of(result, rows, module, given)
         for position, memory in enumerate(self.memories):
-            memory[number:] = [output[position::count].clone()]
-        self._keep_halves(output, chunks)
+            memory[number:] = [tuple(part[position::count].clone() for part in parts)]
+        self._keep_halves(parts[0], chunks)
         return result
 
     def _keep_halves(self, output: Tensor, chunks: list[int | None]) -> None:
@@ -241,29 +224,25 @@ class _Pass:
     def _see(self, call: AttentionCall) -> Tensor | None:
         if not self.rows or self.handler is None:
             return None
+        if len(call.query) % call.candidates:
+            raise NotSupported(
+                f"{call.layer} attends over {len(call.query)} batch rows of {call.candidates}: this model "
+                "splits its batch, so which of them have the prompt cannot be told"
+            )
         call.step = self.step
         return self.handler(call, self.batch, self.rows)
 
-    def _hand_over(self, step: int, clean: Tensor) -> None:
+    def _meet(self, step: int, clean: Tensor) -> None:
+        self.clean = clean
+
+    def _end_step(self) -> None:
+        """Hands over what a fresh step brought, once it is over."""
+        if not self.fresh or (self.handler is None and self.outputs is None):
+            return
         conditional, unconditional = self.halves
         if conditional is None:
             raise NotSupported(
-                f"no forward of step {step} has rows of the prompt: their outputs cannot be told"
+                f"no forward of step {self.step} has rows of the prompt: what they do cannot be told"
             )
-        assert self.outputs is not None
-        self.outputs(step, self.batch, conditional, unconditional, clean)
-
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    """The rows of a batch, candidates fastest, as pipelines stack them; a copy, which they may write into."""
-    if len(pieces) == 1:
-        return pieces[0].clone()
-    return torch.stack(pieces, 1).flatten(0, 1)
-
-
-def _restore(module: nn.Module, ours: Any, before: Any) -> None:
-    """Takes our forward off an instance. Offloading has done so itself where it hooked its models anew."""
-    if vars(module).get("forward") is ours:
-        del module.forward
-        if before is not None:
-            module.forward = before
+        if self.outputs is not None and self.clean is not None:
+            self.outputs(self.step, self.batch, conditional, unconditional, self.clean)

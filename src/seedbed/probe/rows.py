@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
@@ -24,12 +25,12 @@ def prompt_parts(probe: Probe, given: dict[str, Any], rows: int, count: int) -> 
     contact = probe._contact
     names = parameter_names(type(probe.denoiser))
     own, text = _text(named_arguments(names, contact.args, contact.kwargs)), _text(given)
-    if own is None or text is None or text.numel() != rows * own.numel():
+    if own is None or text is None or len(text) != rows * len(own) or own.shape[-1] != text.shape[-1]:
         raise NotSupported(
-            f"the rows of the prompt cannot be told in the {probe.denoiser_name}: its text is no tensor, or "
-            "has another length under guidance"
+            f"the rows of the prompt cannot be told in the {probe.denoiser_name}: its text is no tensor "
+            "with a row for each of them"
         )
-    same = (text.reshape(rows, -1) == own.to(text.device).reshape(1, -1)).all(1)
+    same = _same_text(text.unflatten(0, (rows, -1)), own.to(text.device)[None])
     parts = same.reshape(-1, count).tolist()
     if any(any(part) and not all(part) for part in parts):
         raise NotSupported("the rows of the candidates are not stacked as whole batches: use batch_size=1")
@@ -37,6 +38,20 @@ def prompt_parts(probe: Probe, given: dict[str, Any], rows: int, count: int) -> 
         next((number for number, part in enumerate(parts) if all(part)), None),
         next((number for number, part in enumerate(parts) if not any(part)), None),
     ]
+
+
+def _same_text(text: Tensor, own: Tensor) -> Tensor:
+    """Which rows of `text` (rows, ..., tokens, channels) are `own` (1, ..., tokens, channels): (rows,) bool.
+
+    A longer text of the other half may have padded them. A pipeline that works on both halves at once rounds
+    differently from one that has the prompt alone.
+    """
+    if text.ndim > 2 and text.shape[-2] > own.shape[-2]:
+        text = text[..., : own.shape[-2], :]
+    if text.shape[1:] != own.shape[1:]:
+        return torch.zeros(len(text), dtype=torch.bool)
+    tolerance = torch.finfo(text.dtype).eps ** 0.5 * own.abs().max()
+    return ((text - own).abs() <= tolerance).flatten(1).all(1)
 
 
 def _text(given: dict[str, Any]) -> Tensor | None:

@@ -27,9 +27,10 @@ from seedbed.selection.acquisitions import positive
 from seedbed.selection.generation import Generation, checked_fps, reopened
 from seedbed.selection.judging import Verifier, judged, named
 from seedbed.selection.origin import package_versions
-from seedbed.selection.pool import ranked, recipes_for
+from seedbed.selection.pool import recipes_for
 from seedbed.selection.previewing import Count, selected, shared
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.racing import ranked
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.rungs import SCHEDULE, Rung
 
@@ -49,7 +50,7 @@ class Sheet:
     selection: Selection
     steps: int
     all: int
-    memories: list[list[Tensor]] = field(repr=False)
+    memories: list[list[tuple[Tensor, ...]]] = field(repr=False)
     fps: float = 8
 
     @functools.cached_property
@@ -57,9 +58,10 @@ class Sheet:
         """The remembered evaluations as a safetensors file, tensors named candidate/call."""
         return safetensors.torch.save(
             {
-                f"{candidate}/{call}": output.detach().cpu().contiguous()
-                for candidate, outputs in enumerate(self.memories)
-                for call, output in enumerate(outputs)
+                f"{candidate}/{call}" + f"/{part}" * bool(part): output.detach().cpu().contiguous()
+                for candidate, calls in enumerate(self.memories)
+                for call, outputs in enumerate(calls)
+                for part, output in enumerate(outputs)
             }
         )
 
@@ -216,7 +218,7 @@ def pick(
     path = None if isinstance(record, Sheet) else Path(record).with_suffix(".safetensors")
     data = record.memory if isinstance(record, Sheet) else None
     reason = f"picked by a person from previews after {sheet['steps']} of {sheet['of']} steps"
-    remembered: list[Tensor] = []
+    remembered: list[tuple[Tensor, ...]] = []
     if path is not None and path.is_file():
         data = path.read_bytes()
     if data is None:
@@ -226,9 +228,7 @@ def pick(
     elif (selection.model.device, selection.versions) != (probe.pipe.device.type, package_versions()):
         reason += "; started over, as its first steps were made on another device or with other packages"
     else:
-        tensors = safetensors.torch.load(data)
-        calls = sum(name.startswith(f"{candidate}/") for name in tensors)
-        remembered = [tensors[f"{candidate}/{call}"] for call in range(calls)]
+        remembered = _remembered(safetensors.torch.load(data), candidate)
     started = perf_counter()
     with reporting(progress) as show:
         rollout = Rollout(probe, noise[None], progress=None)
@@ -247,3 +247,13 @@ def pick(
         previews=record.selection.previews if isinstance(record, Sheet) else None,
     )
     return Generation(frames, picked, content["fps"])
+
+
+def _remembered(tensors: Mapping[str, Tensor], candidate: int) -> list[tuple[Tensor, ...]]:
+    """The outputs of a candidate's calls, from tensors named `candidate/call` and `candidate/call/part`."""
+    calls: dict[int, dict[int, Tensor]] = {}
+    for name, tensor in tensors.items():
+        owner, call, *part = map(int, name.split("/"))
+        if owner == candidate:
+            calls.setdefault(call, {})[sum(part)] = tensor
+    return [tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)]

@@ -1,0 +1,131 @@
+"""Ending a run of a pipeline after a step of its scheduler, so that it decodes what that step foresees."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+from seedbed.errors import NotSupported
+from seedbed.probe.call import rows_of
+from seedbed.probe.estimate import clean_latents
+
+Meet = Callable[[int, Tensor], None]
+
+
+class Watch:
+    """Stands in for the `step` of a scheduler that is used once, and counts the steps of the pipeline.
+
+    A pipeline that calls its scheduler twice with the very same timestep has done one step.
+
+    Attributes:
+        met: the timesteps of the steps begun.
+        ended: whether the run was ended: what comes after changes nothing any more.
+    """
+
+    def __init__(
+        self, pipe: Any, take: Any, pause: int | None, wanted: Callable[[int], bool] | None, meet: Meet | None
+    ) -> None:
+        self.pipe, self.take, self.pause, self.wanted, self.meet = pipe, take, pause, wanted, meet
+        self.met: list[Any] = []
+        self.ended = False
+        self._signature = inspect.signature(take)
+        self._last: Any = None
+        functools.update_wrapper(self, take)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = self._signature.bind(*args, **kwargs).arguments
+        timestep = given["timestep"]
+        again = bool(self.met) and isinstance(timestep, Tensor) and timestep is self.met[-1]
+        if self.ended and not again:
+            return self._last
+        if not again:
+            self.met.append(timestep)
+        number = len(self.met) - 1
+        pausing = number + 1 == self.pause
+        if not pausing and not (self.wanted is not None and self.wanted(number)):
+            return self.take(*args, **kwargs)
+        as_tuple = not given.pop("return_dict", True)
+        output = self.take(**given, return_dict=True)
+        as_tuple = as_tuple or isinstance(output, tuple)  # some schedulers give one whatever they are asked
+        clean = clean_latents(self.take.__self__, number, output, given)
+        if self.meet is not None:
+            self.meet(number, clean)
+        if not pausing:
+            return output.to_tuple() if as_tuple and not isinstance(output, tuple) else output
+        clean = clean.to(given["sample"].dtype)
+        self.ended = self.pipe._interrupt = True
+        self._last = (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})
+        return self._last
+
+    def close(self) -> None:
+        """Leaves the scheduler, and lets go of those who asked: they refer to the watch themselves."""
+        del self.take.__self__.step
+        self.wanted = self.meet = self._last = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watch":
+        """For a pipeline that copies its scheduler, for a second kind of latents: that one pauses too."""
+        scheduler = memo[id(self.take.__self__)]
+        return Watch(self.pipe, types.MethodType(self.take.__func__, scheduler), self.pause, None, None)
+
+
+def watch_steps(
+    pipe: Any,
+    undo: ExitStack,
+    pause: int | None = None,
+    wanted: Callable[[int], bool] | None = None,
+    meet: Meet | None = None,
+) -> Watch:
+    """Watches the scheduler of a pipeline that is used once.
+
+    Args:
+        undo: takes the watch off the scheduler again.
+        pause: the step (from 1) for which the scheduler gives back the clean latents it implies; `pipe` is
+            then interrupted, so that it decodes those as it decodes its own. None for no pause.
+        wanted: of a step's number (from 0): whether to meet it besides.
+        meet: called with the number and x0-hat, twice where a pipeline calls its scheduler twice for a step:
+            the second one counts.
+    """
+    watch = Watch(pipe, pipe.scheduler.step, pause, wanted, meet)
+    pipe.scheduler.step = watch
+    undo.callback(watch.close)
+    return watch
+
+
+def answer_after(watch: Watch, denoisers: Iterable[nn.Module], undo: ExitStack) -> None:
+    """Spares the evaluations of a pipeline that goes on after its end, as it looks at no `interrupt`.
+
+    The last output stands for them, and the scheduler for its steps.
+    """
+    last: list[tuple[int, Any]] = []
+
+    def forward(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        rows = rows_of(module, args, kwargs)
+        if not watch.ended:
+            last[:] = [(rows, run(*args, **kwargs))]
+        elif last[0][0] != rows:
+            raise NotSupported(
+                f"no preview: {type(watch.pipe).__name__} cannot be interrupted between steps, and calls its "
+                "denoiser with other rows at later steps"
+            )
+        return last[0][1]
+
+    for module in dict.fromkeys(denoisers):
+        replace_forward(module, functools.partial(forward, module, module.forward), undo)
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Any], undo: ExitStack) -> None:
+    """Sets the forward of an instance; undone where offloading has not done so by hooking its models anew."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    undo.callback(_restore, module, forward, before)
+
+
+def _restore(module: nn.Module, ours: Any, before: Any) -> None:
+    if vars(module).get("forward") is ours:
+        del module.forward
+        if before is not None:
+            module.forward = before
