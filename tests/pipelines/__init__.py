@@ -4,8 +4,10 @@
 in `docs/pipelines.md`, with the name users give it. Each builder returns a fresh pipeline.
 """
 
-from tests.pipelines import core, images, svd
+from tests.pipelines import allegro, core, hunyuan, images, latte, mochi, skyreels, svd
 from tests.pipelines import animatediff as animatediff_
+from tests.pipelines import cogvideox as cogvideox_
+from tests.pipelines import wan as wan_
 from tests.pipelines.core import BUILDERS, CALLS
 from tests.pipelines.family import Family
 from tests.pipelines.parts import PROMPT, WORDS, tokenizer
@@ -29,11 +31,18 @@ __all__ = [
 # name of a builder below is imported with an underscore, as `animatediff_`.
 FAMILIES: list[Family] = [
     Family("CogVideoX", core.cogvideox, CALLS["cogvideox"]),
+    *cogvideox_.FAMILIES,
     Family("Wan 2.1", core.wan, CALLS["wan"]),
     Family("Wan 2.2 (two denoisers)", lambda: core.wan(two_denoisers=True), CALLS["wan"]),
+    *wan_.FAMILIES,
+    *hunyuan.FAMILIES,
+    *skyreels.FAMILIES,
     Family("LTX-Video", core.ltx, CALLS["ltx"]),
     Family("AnimateDiff (SD 1.5)", core.animatediff, CALLS["animatediff"]),
     *animatediff_.FAMILIES,
+    *mochi.FAMILIES,
+    *allegro.FAMILIES,
+    *latte.FAMILIES,
     *svd.FAMILIES,
     Family("SDXL", core.sdxl, CALLS["sdxl"], kind="image"),
     *images.FAMILIES,

@@ -25,6 +25,10 @@ Handler = Callable[["AttentionCall"], Tensor | None]
 Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 
 
+class SplitBatch(NotSupported):
+    """A model takes its batch apart and attends with fewer rows than it has candidates."""
+
+
 class _Stop(Exception):
     """Ends the forward; an Exception, so that forward hooks with `always_call` see the stack unwind."""
 
@@ -88,10 +92,10 @@ class AttentionCall:
     def by_candidate(self, values: Tensor) -> Tensor:
         """Mean of `values` (batch, ...) over everything but the candidate: (candidates,), float64.
 
-        Raises NotSupported where the model splits its batch, so that a call does not hold all candidates.
+        Raises SplitBatch where the model splits its batch, so that a call does not hold all candidates.
         """
         if values.shape[0] % self.candidates:
-            raise NotSupported(
+            raise SplitBatch(
                 f"{self.layer} attends over {values.shape[0]} batch rows for {self.candidates} candidates: "
                 "this model splits its batch, so score one candidate at a time (batch_size=1)"
             )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention.tap import AttentionCall
+from seedbed.attention.tap import AttentionCall, SplitBatch
 from seedbed.errors import BadInput, BadOutput, NotSupported
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import CannotShrink, Probe, Shrinking
@@ -78,15 +78,19 @@ def race_pool(
     unable = ""
     while not standing.finished:
         alive = standing.alive
-        if standing.rungs and len(alive) <= most and not unable:
-            try:
+        try:
+            if standing.rungs and len(alive) <= most and not unable:
                 run(alive, plan.depth, probe.shrinking(len(alive)))
-            except CannotShrink as error:
-                unable = str(error)
-        else:
-            for batch in evenly(alive, most):
-                run(batch, plan.cut(standing.goal).depth)
-            standing.settle()
+            else:
+                for batch in evenly(alive, most):
+                    run(batch, plan.cut(standing.goal).depth)
+                standing.settle()
+        except CannotShrink as error:
+            unable = str(error)
+        except SplitBatch:
+            if most == 1:
+                raise
+            most = 1
     meter.finish()
     return standing.scores, unable
 
