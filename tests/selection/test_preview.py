@@ -9,10 +9,10 @@ import torch
 import seedbed
 from seedbed import BadInput, BadOutput, BadRecord
 from seedbed.probe import Probe
-from seedbed.selection import Selection, preview, replay, select
+from seedbed.selection import Selection, preview, previews, replay, select
 from seedbed.selection.record import sealed
 from seedbed.selection.rungs import planned
-from tests.pipelines import CALLS, PROMPT
+from tests.pipelines import CALLS, PROMPT, svd
 
 CALL = {**CALLS["cogvideox"], "num_inference_steps": 4, "guidance_scale": 3.0}
 
@@ -227,6 +227,20 @@ def test_a_bad_number_names_its_candidate_in_later_rungs(pipe, video):
     third = video.selection.rungs[1].candidates[2]
     with pytest.raises(BadOutput, match=f"score of candidate {third} for .* is inf"):
         run(pipe, verifier, schedule=((1, 4), (3, 2)))
+
+
+def test_a_pipeline_without_a_prompt_is_judged_by_its_videos():
+    (family,) = svd.FAMILIES
+    prompts = []
+
+    def judge(videos, given):
+        prompts.extend(given)
+        return -np.arange(len(videos), dtype=float)
+
+    made = preview(family.built(), verifier=judge, candidates=2, schedule=((1, 1),), **family.call)
+    assert prompts == ["", ""] and made.selection.best == 0 and made.selection.prompt is None
+    seen = previews(family.built(), verifier=judge, candidates=2, steps=1, **family.call)
+    assert prompts == [""] * 4 and seen.selection.best == 0
 
 
 def test_other_arguments_that_cannot_be(pipe):

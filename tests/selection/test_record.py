@@ -1,10 +1,12 @@
 import json
+import math
 import os
 import re
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from seedbed import BadInput, BadRecord, __version__
 from seedbed.selection import Bansa, Selection, score, select
@@ -209,6 +211,13 @@ def test_arguments_are_split_by_what_json_can_hold():
         "image": "ndarray",
         "odd": "dict",
     }
+
+
+def test_a_record_holds_the_infinite_bound_of_a_scheduler():
+    pipe = cogvideox(layers=1)
+    pipe.scheduler = DPMSolverMultistepScheduler()
+    assert pipe.scheduler.config["lambda_min_clipped"] == -math.inf
+    assert Model.of(pipe).scheduler["config"]["lambda_min_clipped"] == "-Infinity"
 
 
 def test_a_model_inside_the_package_is_found_again_anywhere(tmp_path):

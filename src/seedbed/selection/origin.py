@@ -55,7 +55,8 @@ class Model:
         }
         scheduler = getattr(pipe, "scheduler", None)
         if scheduler is not None:
-            config = json.loads(scheduler.to_json_string())
+            # Bounds that are infinite, of which JSON has none, as text.
+            config = json.loads(scheduler.to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         return cls(name, type(pipe).__name__, dtypes, pipe.device.type, scheduler)
 

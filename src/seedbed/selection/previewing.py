@@ -26,7 +26,7 @@ from seedbed.selection.rungs import CANDIDATES, Rung, Schedule, planned
 
 def preview(
     pipe: Any,
-    prompt: str,
+    prompt: str | None = None,
     *,
     verifier: Verifier,
     candidates: int = CANDIDATES,
@@ -45,9 +45,9 @@ def preview(
 
     Args:
         pipe: any diffusers pipeline whose call takes `latents` and can be interrupted; unchanged afterwards.
-        prompt: what to generate.
+        prompt: what to generate; None for a pipeline that takes no text.
         verifier: `verifier(frames, prompts)` with uint8 (n, frames, height, width, 3) and a prompt for each
-            gives (n,) numbers, higher is better, or a dict of such with the key "score".
+            ("" without one) gives (n,) numbers, higher is better, or a dict of such with the key "score".
         candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
             single one is generated without being judged.
         seed: of the noises.
@@ -72,7 +72,7 @@ def preview(
     """
     positive("candidates", candidates)
     checked_fps(fps)
-    if not isinstance(prompt, str):
+    if prompt is None and call.get("prompt_embeds") is not None:
         raise BadInput("the verifier judges videos by their prompt: pass it as text")
     probe = Probe(pipe, prompt, **call)
     plan = planned(schedule, candidates, probe.steps) if candidates > 1 else ()
@@ -90,7 +90,7 @@ def preview(
             frames = rollout.advance(steps)
             seconds["preview"] += perf_counter() - started
             started = perf_counter()
-            columns = judged(verifier, frames, prompt, rollout.alive)
+            columns = judged(verifier, frames, prompt or "", rollout.alive)
             scores = columns.pop("score")
             seconds["verifier"] += perf_counter() - started
             pictures = pictures or list(frames)

@@ -137,7 +137,7 @@ def previews(
     checked_fps(fps)
     if steps is not None:
         positive("steps", steps)
-    if verifier is not None and not isinstance(prompt, str):
+    if verifier is not None and prompt is None and call.get("prompt_embeds") is not None:
         raise BadInput("the verifier judges videos by their prompt: pass it as text")
     probe = Probe(pipe, prompt, **call)
     pool = recipes_for(probe, candidates, seed)
@@ -152,9 +152,9 @@ def previews(
     order = tuple(range(candidates))
     rungs: tuple[Rung, ...] = ()
     judge: str | None = None
-    if verifier is not None and isinstance(prompt, str):
+    if verifier is not None:
         started = perf_counter()
-        columns = judged(verifier, frames, prompt)
+        columns = judged(verifier, frames, prompt or "")
         totals = columns.pop("score")
         order, judge = ranked(totals, "high"), named(verifier)
         extra = {name: tuple(values.tolist()) for name, values in columns.items()}
