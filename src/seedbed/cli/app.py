@@ -61,6 +61,7 @@ def generate(
     masks: opt.Masks = None,
     layers: opt.Layers = None,
     depth: opt.Depth = None,
+    race: opt.Race = "auto",
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     frames: opt.Frames = None,
@@ -97,10 +98,19 @@ def generate(
     """
     with one_line_errors():
         video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         judge = None
         if verifier is not None:
-            instead_of_scores("--verifier", acquisition, profile, keep, masks, layers, depth)
+            instead_of_scores(
+                "--verifier",
+                acquisition,
+                profile,
+                keep,
+                masks,
+                layers,
+                depth,
+                None if race == "auto" else race,
+            )
             judge = judge_named(verifier)
         from seedbed.selection import generate as run
         from seedbed.selection import preview
@@ -110,7 +120,7 @@ def generate(
         call = call_of(steps, guidance_scale, frames, height, width)
         call |= {"seed": seed, "fps": fps}
         follows = None
-        if verifier is None and acquisition == "auto" and not layers and depth is None:
+        if verifier is None and acquisition == race == "auto" and not layers and depth is None:
             follows = read_profile(profile) if profile is not None else find_profile(pipe)
             judge = followed(follows, prompt)
         if judge is None:
@@ -151,6 +161,7 @@ def select(
     masks: opt.Masks = None,
     layers: opt.Layers = None,
     depth: opt.Depth = None,
+    race: opt.Race = "auto",
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     frames: opt.Frames = None,
@@ -192,7 +203,16 @@ def select(
     """
     with one_line_errors():
         if preview:
-            instead_of_scores("--preview", acquisition, profile, keep, masks, layers, depth)
+            instead_of_scores(
+                "--preview",
+                acquisition,
+                profile,
+                keep,
+                masks,
+                layers,
+                depth,
+                None if race == "auto" else race,
+            )
             path = checked(out or named_after(prompt, "-previews.json"), ".json")
             call = call_of(steps, guidance_scale, frames, height, width)
             call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}
@@ -209,7 +229,7 @@ def select(
         if preview_steps is not None or verifier is not None:
             raise BadInput("--preview-steps and --verifier are settings of --preview: add it")
         path = checked(out or named_after(prompt, "-selection.json"), ".json")
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         from seedbed.selection import select as run
 
         pipe = loaded(model, dtype and dtype.value, device, quiet)
@@ -235,6 +255,7 @@ def score(
     masks: opt.Masks = None,
     layers: opt.Layers = None,
     depth: opt.Depth = None,
+    race: opt.Race = "auto",
     steps: opt.Steps = None,
     guidance_scale: opt.Guidance = None,
     frames: opt.Frames = None,
@@ -249,7 +270,7 @@ def score(
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
     with one_line_errors():
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, batch_size, quiet)
+        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         try:
             numbers = [int(number) for number in seeds.split(",")] if seeds else []
         except ValueError:

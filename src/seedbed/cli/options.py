@@ -65,6 +65,15 @@ Depth = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Race = Annotated[
+    str,
+    typer.Option(
+        metavar="L:N,...",
+        help="Drop the worst while the layers run: 3:5,6:1 keeps 5 after 3 layers and 1 after 6; off; or "
+        "auto, the calibrated race, else a default for models of 12 or more layers.",
+        rich_help_panel=CHOICE,
+    ),
+]
 Verifier = Annotated[
     str | None,
     typer.Option(

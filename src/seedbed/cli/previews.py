@@ -89,7 +89,7 @@ def instead_of_scores(option: str, acquisition: str, *settings: Any) -> None:
     if acquisition != "auto" or any(setting is not None for setting in settings):
         raise BadInput(
             f"{option} chooses by previews and scores no attention: leave out --acquisition, --profile, "
-            "--keep, --masks, --layers and --depth"
+            "--keep, --masks, --layers, --depth and --race"
         )
 
 

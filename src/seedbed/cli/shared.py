@@ -32,6 +32,7 @@ def pool_of(
     masks: int | None,
     layers: list[str] | None,
     depth: int | None,
+    race: str,
     batch_size: int | None,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def pool_of(
         acquisition += ("," if ":" in acquisition else ":") + ",".join(given)
     from seedbed.selection.acquisitions import resolve
     from seedbed.selection.profile import read_profile
+    from seedbed.selection.racing import parsed
 
     if profile is not None:
         read_profile(profile)  # a mistake is one before the model is loaded
@@ -55,6 +57,7 @@ def pool_of(
         "profile": profile,
         "layers": layers or None,
         "depth": depth,
+        "race": parsed(race),
         "batch_size": batch_size,
         "progress": shown(quiet),
     }

@@ -15,6 +15,7 @@ def print_ranking(console: Console, record: dict[str, Any]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("")
     totals = [math.nan if total is None else total for total in record["totals"]]
+    seen = [sum(score is not None for score in row) for row in record["scores"]]
     finite = [total for total in totals if math.isfinite(total)]
     spread = max(finite) - min(finite) if finite else 0.0
     digits = 2 - math.floor(math.log10(spread)) if spread else 4
@@ -23,12 +24,13 @@ def print_ranking(console: Console, record: dict[str, Any]) -> None:
         score = f"{total:.{min(max(digits, 0), 9)}f}" if math.isfinite(total) else "–"
         seed = "–" if recipe["seed"] is None else str(recipe["seed"])
         chosen = index == record["best"]
+        dropped = f"dropped after layer {seen[index]}" if seen[index] < max(seen) else ""
         table.add_row(
             str(rank),
             seed,
             str(recipe["candidate"]),
             score,
-            "chosen" if chosen else "",
+            "chosen" if chosen else dropped,
             style="bold green" if chosen else "",
         )
     console.print(table)

@@ -47,7 +47,10 @@ def selection_page(data: dict[str, Any]) -> str:
     if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
         names = [f"seed {recipe['seed']}" for recipe in data["recipes"]]
 
-    finite: list[float] = [total for total in totals if math.isfinite(total)]
+    seen = [sum(score is not None for score in row) for row in data["scores"]]
+    # Means over fewer layers do not compare with those of the candidates that stayed to the end.
+    compared = [total for total, depth in zip(totals, seen, strict=True) if depth == max(seen)]
+    finite: list[float] = [total for total in compared if math.isfinite(total)]
     low, high = (min(finite), max(finite)) if finite else (math.nan, math.nan)
     mean = abs(sum(finite)) / max(len(finite), 1)
     rows = [
@@ -57,6 +60,7 @@ def selection_page(data: dict[str, Any]) -> str:
             "seed": data["recipes"][candidate]["seed"],
             "chosen": candidate == best,
             "total": figure(totals[candidate], high - low),
+            "dropped": seen[candidate] if seen[candidate] < max(seen) else None,
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
             "preview": media(shrunk(previews[candidate]), fps) if previews[candidate] is not None else None,
         }

@@ -67,12 +67,13 @@ def layer_heat(
 ) -> Markup:
     """Heat map, candidates (best first) by layers: distance from the pool's mean in that layer.
 
-    scores: (candidates, layers); a cell shows (score - mean) / standard deviation, both over candidates.
+    scores: (candidates, layers), NaN where a candidate was not seen; a cell shows (score - mean) / standard
+    deviation, both over the candidates that were.
     sign: -1 where low scores are preferred, +1 where high ones are: which colour means "preferred".
     """
     scores = scores[list(order)]
-    spread = scores.std(axis=0)
-    z = (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    spread = np.nanstd(scores, axis=0)
+    z = (scores - np.nanmean(scores, axis=0)) / np.where(spread > 0, spread, 1.0)
     candidates, count = scores.shape
     width = (WIDTH - LEFT - RIGHT) / count
     height = (HEIGHT - TOP - BOTTOM) / candidates

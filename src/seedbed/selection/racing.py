@@ -67,7 +67,7 @@ class Race:
     def rungs(self, layers: int, candidates: int) -> Rungs:
         """For so many scored layers and candidates; BadInput where the model has too few layers."""
         shares = [
-            (after, 1 if left == 1 else math.ceil(left * candidates / self.candidates))
+            (after, 1 if left == 1 else max(2, math.ceil(left * candidates / self.candidates)))
             for after, left in self.schedule
         ]
         return planned(_falling(shares, candidates), layers, candidates)
