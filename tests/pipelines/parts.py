@@ -47,7 +47,7 @@ def t5(config_class: type = T5Config, model_class: type = T5EncoderModel, width:
     return model_class(config)
 
 
-def clip(model_class: type = CLIPTextModel) -> torch.nn.Module:
+def clip(model_class: type = CLIPTextModel, length: int = 12) -> torch.nn.Module:
     return model_class(
         CLIPTextConfig(
             vocab_size=3 + len(WORDS),
@@ -55,7 +55,7 @@ def clip(model_class: type = CLIPTextModel) -> torch.nn.Module:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=12,
+            max_position_embeddings=length,
             projection_dim=16,
             pad_token_id=0,
             bos_token_id=2,

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput
 from seedbed.probe.call import Call, rows_of
-from seedbed.probe.contact import Contact
+from seedbed.probe.contact import Contact, run_without_data
 from seedbed.probe.meeting import Meeting, meet
 
 
@@ -16,7 +17,7 @@ def takes_batches(call: Call, contact: Contact) -> bool:
 
     It is met with one candidate and with two of the same noise: first with the pictures as they are, then
     with one for each candidate. It takes batches where its denoiser is given for each of the two what it is
-    given for one alone.
+    given for one alone, and can begin with that.
 
     Raises:
         BadInput: the pipeline refuses a single candidate.
@@ -34,7 +35,7 @@ def takes_batches(call: Call, contact: Contact) -> bool:
         except BadInput:
             continue
         if _rows(call, both) == 2 and _twice([alone.args, alone.kwargs], [both.args, both.kwargs]):
-            return True
+            return _begins(call, both, contact) or not _begins(call, alone, contact)
     call.repeats = False
     return False
 
@@ -42,6 +43,24 @@ def takes_batches(call: Call, contact: Contact) -> bool:
 def _rows(call: Call, met: Meeting) -> int:
     assert met.denoiser_name is not None
     return rows_of(call.denoisers[met.denoiser_name], met.args, met.kwargs)
+
+
+def _begins(call: Call, met: Meeting, contact: Contact) -> bool:
+    """Whether the denoiser gets through its first block with these arguments, on shapes alone."""
+    blocks: list[int] = []
+
+    def watch(attention: AttentionCall) -> None:
+        blocks.append(attention.block)
+        if attention.block != blocks[0]:
+            attention.stop()
+
+    try:
+        run_without_data(
+            call.denoisers[contact.denoiser_name], met.args, met.kwargs, contact.spec.device, watch
+        )
+    except Exception:
+        return False
+    return True
 
 
 def _twice(one: Any, two: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall, Handler, Inputs, Tap
 from seedbed.errors import NotSupported
 from seedbed.probe.call import Call
 from seedbed.probe.entry import Entry
@@ -72,23 +72,38 @@ def first_contact(call: Call) -> Contact:
 def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorder) -> tuple[LayerInfo, ...]:
     """The attention layers that a denoiser's first forward runs, from tensors that have shapes alone.
 
-    Offloaded weights count as being where the latents are. Raises whatever the model raises: it may do in its
-    forward what tensors without data cannot.
+    Raises whatever the model raises: it may do in its forward what tensors without data cannot.
     """
-    # Loading this takes longer than a small model's forward: a probe that never asks should not pay.
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils._pytree import tree_map_only
-
     seen: list[LayerInfo] = []
 
     def watch(call: AttentionCall) -> None:
         seen.append(LayerInfo(call.layer, call.kind, call.block))
         recorder.attention(call)
 
+    run_without_data(denoiser, contact.args, contact.kwargs, contact.spec.device, watch, recorder.inputs)
+    return tuple(seen)
+
+
+def run_without_data(
+    denoiser: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    device: torch.device,
+    handler: Handler,
+    inputs: Inputs | None = None,
+) -> None:
+    """A denoiser's forward, tapped, on tensors that have shapes alone.
+
+    Offloaded weights count as being on `device`. Raises whatever the model raises.
+    """
+    # Loading this takes longer than a small model's forward: a probe that never asks should not pay.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._pytree import tree_map_only
+
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     weights = (*denoiser.parameters(), *denoiser.buffers())
     with mode:
-        empty = {id(w): torch.empty(w.shape, dtype=w.dtype, device=contact.spec.device) for w in weights}
+        empty = {id(w): torch.empty(w.shape, dtype=w.dtype, device=device) for w in weights}
     # A copy, as models that cache tensors in their forward would keep empty ones. Its weights take no memory.
     twin = copy.deepcopy(denoiser, {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()})
     for module in twin.modules():
@@ -98,7 +113,6 @@ def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorde
             # Offloading wraps the instance's forward to move weights, of which there are none.
             vars(module).pop("forward", None)
     with torch.no_grad(), mode:
-        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (contact.args, contact.kwargs))
-        with Tap(twin, watch, recorder.inputs):
+        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
+        with Tap(twin, handler, inputs):
             twin(*args, **kwargs)
-    return tuple(seen)

@@ -1,0 +1,144 @@
+"""HunyuanVideo: joint attention in two kinds of blocks, text from a language model.
+
+- HunyuanVideo: guidance is an input of the denoiser.
+- HunyuanVideo 1.5: guidance is a component of the pipeline, a guider.
+"""
+
+from typing import Any
+
+import diffusers
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+from transformers import (
+    ByT5Tokenizer,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+    T5Config,
+    T5EncoderModel,
+)
+
+from tests.pipelines.family import Family
+from tests.pipelines.parts import WORDS, clip, quiet, seeded, tokenizer
+
+_LANGUAGE_MODEL = dict(
+    vocab_size=3 + len(WORDS),
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    bos_token_id=2,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+
+
+def hunyuan_video() -> HunyuanVideoPipeline:
+    with seeded(61):
+        return quiet(
+            HunyuanVideoPipeline(
+                tokenizer=tokenizer(64),
+                text_encoder=LlamaModel(LlamaConfig(**_LANGUAGE_MODEL)),
+                tokenizer_2=tokenizer(77),  # as many as the pipeline asks for
+                text_encoder_2=clip(length=77),
+                vae=AutoencoderKLHunyuanVideo(
+                    latent_channels=4,
+                    block_out_channels=(8, 8, 8, 8),
+                    down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+                    up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+                    layers_per_block=1,
+                    norm_num_groups=4,
+                    mid_block_add_attention=False,
+                ),
+                transformer=HunyuanVideoTransformer3DModel(
+                    in_channels=4,
+                    out_channels=4,
+                    num_attention_heads=2,
+                    attention_head_dim=12,
+                    num_layers=1,
+                    num_single_layers=1,
+                    num_refiner_layers=1,
+                    patch_size=1,
+                    guidance_embeds=True,
+                    text_embed_dim=16,
+                    pooled_projection_dim=16,
+                    rope_axes_dim=(4, 4, 4),
+                ),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+            )
+        )
+
+
+def hunyuan_video_15() -> Any:
+    words = tokenizer(64)
+    words.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    with seeded(62):
+        pipe = diffusers.HunyuanVideo15Pipeline(
+            tokenizer=words,
+            text_encoder=Qwen2_5_VLTextModel(
+                Qwen2_5_VLTextConfig(
+                    **_LANGUAGE_MODEL,
+                    rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+                )
+            ),
+            tokenizer_2=ByT5Tokenizer(),
+            text_encoder_2=T5EncoderModel(
+                T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+            ),
+            vae=diffusers.AutoencoderKLHunyuanVideo15(
+                latent_channels=4,
+                block_out_channels=(8, 8, 8, 8),
+                layers_per_block=1,
+                spatial_compression_ratio=8,
+            ),
+            transformer=diffusers.HunyuanVideo15Transformer3DModel(
+                in_channels=9,
+                out_channels=4,
+                num_attention_heads=2,
+                attention_head_dim=12,
+                num_layers=2,
+                num_refiner_layers=1,
+                text_embed_dim=16,
+                text_embed_2_dim=16,
+                image_embed_dim=8,
+                rope_axes_dim=(4, 4, 4),
+                target_size=32,
+                task_type="t2v",
+            ),
+            guider=diffusers.ClassifierFreeGuidance(guidance_scale=4.0),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        )
+        # Its template is made for Qwen's tokenizer: here the system's words are one unknown after another.
+        pipe.system_message = "the"
+        pipe.prompt_template_encode_start_idx = 1
+        pipe.tokenizer_max_length = 8
+        pipe.tokenizer_2_max_length = 8
+        pipe.vision_num_semantic_tokens = 4
+        return quiet(pipe)
+
+
+FAMILIES = [
+    Family(
+        "HunyuanVideo",
+        hunyuan_video,
+        dict(
+            height=16,
+            width=16,
+            num_frames=9,
+            num_inference_steps=2,
+            max_sequence_length=8,
+            prompt_template={"template": "{}", "crop_start": 0},
+        ),
+    ),
+    Family(
+        "HunyuanVideo 1.5",
+        hunyuan_video_15,
+        dict(height=16, width=16, num_frames=9, num_inference_steps=2),
+    ),
+]
