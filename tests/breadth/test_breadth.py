@@ -1,81 +1,103 @@
 """Every pipeline of the table: selection, previews and replay work, and it is as before afterwards."""
 
-from functools import cache
-
+import diffusers
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import seedbed
+from seedbed.selection import Acquisition
+from tests.breadth import runs
+from tests.breadth.facts import facts
+from tests.breadth.table import COMMAND, PAGE, line, written
 from tests.pipelines import FAMILIES, Family
 from tests.pipelines.family import Missing
 
 
-@cache
-def built(family):
-    try:
-        return family.built()
-    except Missing as error:
-        pytest.skip(str(error))
+class Broken(Exception):
+    pass
 
 
-def weights(pipe):
-    modules = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
-    return {f"{n}.{k}": v.clone() for n, m in modules.items() for k, v in m.state_dict().items()}
+class Breaking(Acquisition):
+    """Fails in the middle of a forward."""
+
+    name = "breaking"
+
+    def observe(self, call):
+        if call.index:
+            raise Broken
+        return torch.zeros(call.candidates)
 
 
-def first(video, prompts):
-    """A verifier that likes what comes first, so that the test knows who wins."""
-    return -np.arange(len(video), dtype=float)
+def broken(videos, prompts):
+    raise Broken
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request) -> Family:
+    try:
+        runs.pipeline(request.param)
+    except Missing as error:
+        pytest.skip(str(error))
     return request.param
 
 
-def test_selects_by_attention_and_replays(family, tmp_path):
-    pipe = built(family)
-    before = weights(pipe)
-    made = seedbed.generate(
-        pipe, family.prompt, candidates=3, acquisition="bansa", progress=False, **family.call
-    )
+def needs(family, what):
+    """Ends the test of what a family cannot do: it must be refused with the line that the family names."""
+    if what in family.unsupported:
+        assert getattr(facts(family), what) == family.unsupported[what]
+        pytest.skip(family.unsupported[what])
+
+
+def test_selects_by_attention(family):
+    needs(family, "selection")
+    made = runs.generation(family)
     chosen = made.selection
     assert chosen.scores.shape == (3, len(chosen.layers)) and chosen.layers
     assert (chosen.scores.std(0) > 0).any()
     assert (len(made.frames) == 1) == (family.kind == "image")
-    after = weights(pipe)
-    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    path = made.save(tmp_path / "record.json")
-    missing = {name: family.call[name] for name in chosen.missing}
-    assert seedbed.replay(path, pipe, progress=False, **missing).identical
+
+
+def test_replays(family):
+    needs(family, "replay")
+    assert runs.replayed(family).identical
 
 
 def test_scores_are_the_same_in_every_batch(family):
-    scores = [
-        seedbed.select(
-            built(family),
-            family.prompt,
-            candidates=3,
-            acquisition="bansa",
-            batch_size=size,
-            progress=False,
-            **family.call,
-        ).scores
-        for size in (1, 3)
-    ]
-    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-6)
+    needs(family, "selection")
+    together = runs.generation(family).selection.scores
+    torch.testing.assert_close(runs.scores_one_by_one(family), together, rtol=1e-4, atol=1e-6)
 
 
 def test_chooses_by_previews(family):
-    made = seedbed.preview(
-        built(family),
-        family.prompt,
-        verifier=first,
-        candidates=2,
-        schedule=((1, 1),),
-        progress=False,
-        **family.call,
-    )
+    needs(family, "previews")
+    made = runs.previewed(family)
     assert made.selection.best == 0 and made.frames.dtype == np.uint8
+
+
+def test_is_as_before(family):
+    """After all of the above, and after errors in the middle of a forward and between two steps."""
+    runs.generation(family)
+    pipe, call = runs.pipeline(family), {**family.call, **runs.QUIET}
+    with pytest.raises(Broken):
+        seedbed.select(pipe, family.prompt, candidates=2, acquisition=Breaking(), **call)
+    if "previews" not in family.unsupported:
+        with pytest.raises(Broken):
+            seedbed.preview(pipe, family.prompt, verifier=broken, candidates=2, schedule=((1, 1),), **call)
+    before, after = runs.weights_as_built(family), runs.weights(pipe)
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert not runs.traces(pipe)
+    # What the pipeline's own call makes now is what `generation` made earlier.
+    if facts(family).noise == "`latents=`":
+        assert runs.takes_the_noise(family)
+
+
+def test_the_page_says_so(family):
+    row, on_page = line(facts(family).cells()), written(PAGE.read_text()).get(family.name, "")
+    if not on_page.endswith(f" {diffusers.__version__} |"):  # the version alone may differ
+        row, on_page = (text.rpartition(" | ")[0] for text in (row, on_page))
+    assert on_page == row, f"docs/pipelines.md is not of today: run {COMMAND}"
+
+
+def test_the_page_has_no_other_rows():
+    assert list(written(PAGE.read_text())) == [family.name for family in FAMILIES], f"run {COMMAND}"

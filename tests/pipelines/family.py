@@ -5,7 +5,7 @@ classes it names as `diffusers.SomePipeline` inside its builders, after `import 
 imported whatever is installed, and `Family.built` says which class an older version lacks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Family:
         call: arguments of a small call without the prompt; images and videos included.
         prompt: None for a pipeline that takes none.
         kind: "video" or "image", what it makes.
+        unsupported: of "selection", "previews" and "replay" those that cannot be, each with the line that
+            seedbed refuses it with.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Family:
     call: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = PROMPT
     kind: str = "video"
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     def built(self) -> Any:
         """A fresh pipeline; raises Missing, with the class's name, where the installed version has none."""

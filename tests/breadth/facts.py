@@ -1,0 +1,96 @@
+"""What running a family's tiny version shows: one row of the table in `docs/pipelines.md`."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import diffusers
+
+from seedbed.errors import SeedbedError
+from tests.breadth import runs
+from tests.pipelines import Family
+
+KINDS = ("joint", "self", "cross", "temporal")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The columns of the table, in its order."""
+
+    pipeline: str
+    class_name: str
+    attention: str
+    latents: str
+    frame_axis: str
+    noise: str
+    guidance: str
+    scored: str
+    selection: str
+    previews: str
+    replay: str
+    diffusers: str
+
+    def cells(self) -> list[str]:
+        return list(asdict(self).values())
+
+
+@cache
+def facts(family: Family) -> Facts:
+    """Raises `tests.pipelines.family.Missing` where the installed diffusers is too old for the family."""
+    name = type(runs.pipeline(family)).__name__
+    selection = answer(lambda: runs.generation(family) and None)
+    known = dict.fromkeys(("attention", "latents", "frame_axis", "noise", "guidance", "scored"), "–")
+    if selection == "yes":
+        known = seen(family)
+    return Facts(
+        pipeline=family.name,
+        class_name=f"`{name}`",
+        **known,
+        selection=selection,
+        previews=answer(lambda: runs.previewed(family) and None),
+        replay=answer(lambda: None if runs.replayed(family).identical else "other frames"),
+        diffusers=diffusers.__version__,
+    )
+
+
+def seen(family: Family) -> dict[str, str]:
+    """The columns of a pipeline whose noise can be selected."""
+    probe = runs.probe(family)
+    spec = probe.spec
+    counts = Counter(layer.kind for layer in probe.layers)
+    if family.kind == "image":
+        axis = "none"
+    elif spec.frame_axis is None:
+        axis = "within the tokens"
+    else:
+        axis = str(spec.frame_axis + 1)
+    return dict(
+        attention=", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind]),
+        latents=f"`{spec.layout}`",
+        frame_axis=axis,
+        noise="`latents=`" if runs.takes_the_noise(family) else "through `seedbed.generate`",
+        guidance=probe.guidance,
+        scored=scored(family),
+    )
+
+
+def scored(family: Family) -> str:
+    """The kinds of attention whose score differs between noises, and those whose does not."""
+    kinds = {layer.name: layer.kind for layer in runs.probe(family).layers}
+    varies: dict[str, bool] = {}
+    columns = runs.scores_one_by_one(family).std(0)
+    for name, deviation in zip(runs.generation(family).selection.layers, columns.tolist(), strict=True):
+        kind = kinds[name]
+        varies[kind] = varies.get(kind, False) or deviation > 0
+    told = ", ".join(kind for kind in KINDS if varies.get(kind))
+    same = ", ".join(kind for kind in KINDS if varies.get(kind) is False)
+    return f"{told}; {same} scores all noises the same" if same else told
+
+
+def answer(run: Callable[[], str | None]) -> str:
+    """ "yes", what the run returns instead, or the line with which it is refused."""
+    try:
+        return run() or "yes"
+    except SeedbedError as error:
+        return str(error)

@@ -1,0 +1,130 @@
+"""What the tests of breadth and the table of `docs/pipelines.md` look at: each family's runs, made once."""
+
+import inspect
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import seedbed
+from seedbed.probe import Probe
+from seedbed.selection import Generation
+from tests.pipelines import Family
+
+QUIET: dict[str, Any] = dict(progress=False)
+
+
+@cache
+def _built(family: Family) -> tuple[Any, dict[str, Tensor]]:
+    pipe = family.built()
+    return pipe, weights(pipe)
+
+
+def pipeline(family: Family) -> Any:
+    """Raises `tests.pipelines.family.Missing` where the installed diffusers is too old for it."""
+    return _built(family)[0]
+
+
+def weights_as_built(family: Family) -> dict[str, Tensor]:
+    return _built(family)[1]
+
+
+@cache
+def probe(family: Family) -> Probe:
+    return Probe(pipeline(family), family.prompt, **family.call)
+
+
+@cache
+def generation(family: Family) -> Generation:
+    return seedbed.generate(
+        pipeline(family), family.prompt, candidates=3, acquisition="bansa", race=None, **QUIET, **family.call
+    )
+
+
+@cache
+def replayed(family: Family) -> Generation:
+    made = generation(family)
+    missing = {name: family.call[name] for name in made.selection.missing}
+    with TemporaryDirectory() as folder:
+        record = made.save(Path(folder) / "record.json")
+        return seedbed.replay(record, pipeline(family), **QUIET, **missing)
+
+
+@cache
+def previewed(family: Family) -> Generation:
+    return seedbed.preview(
+        pipeline(family),
+        family.prompt,
+        verifier=first,
+        candidates=2,
+        schedule=((1, 1),),
+        **QUIET,
+        **family.call,
+    )
+
+
+def first(videos: np.ndarray, prompts: list[str]) -> np.ndarray:
+    """A verifier that likes what comes first, so that a test knows who wins."""
+    return -np.arange(len(videos), dtype=float)
+
+
+@cache
+def scores_one_by_one(family: Family) -> Tensor:
+    """(candidates, layers), as of `generation`, where all candidates are one batch."""
+    return seedbed.select(
+        pipeline(family),
+        family.prompt,
+        candidates=3,
+        acquisition="bansa",
+        race=None,
+        batch_size=1,
+        **QUIET,
+        **family.call,
+    ).scores
+
+
+def takes_the_noise(family: Family) -> bool:
+    """Whether the pipeline's own call makes the frames of `generation` from `latents=selection.noise`."""
+    pipe, made = pipeline(family), generation(family)
+    known = inspect.signature(type(pipe).__call__).parameters
+    if "latents" not in known:
+        return False
+    arguments = {**family.call, "latents": made.selection.noise, "output_type": "np"}
+    if family.prompt is not None:
+        arguments["prompt"] = family.prompt
+    if "generator" in known:
+        arguments["generator"] = torch.Generator().manual_seed(0)
+    try:
+        output = pipe(**arguments)
+    except ValueError:  # the pipeline's own check: some take either latents or a video
+        return False
+    pixels = np.asarray(output.frames if hasattr(output, "frames") else output.images, dtype=np.float32)
+    frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8).reshape(-1, *pixels.shape[-3:])
+    return np.array_equal(frames, made.frames)
+
+
+def weights(pipe: Any) -> dict[str, Tensor]:
+    modules = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
+    return {f"{n}.{key}": value.clone() for n, m in modules.items() for key, value in m.state_dict().items()}
+
+
+def traces(pipe: Any) -> list[str]:
+    """Modules on which a run has left something: hooks, or a forward of their own."""
+    return [
+        f"{name}.{inner}"
+        for name, module in pipe.components.items()
+        if isinstance(module, diffusers.ModelMixin)  # transformers hooks its models itself
+        for inner, part in module.named_modules()
+        if any(map(_left, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
+        or "forward" in vars(part)
+    ]
+
+
+def _left(hook: Any) -> bool:
+    """Text encoders of transformers keep hooks of their own from their first forward on."""
+    return not getattr(hook, "__module__", "").startswith("transformers.")

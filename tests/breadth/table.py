@@ -1,0 +1,60 @@
+"""The table of `docs/pipelines.md`, from the facts of every family.
+
+`python -m tests.breadth.table` writes it anew. The tests compare it with the facts of their own run.
+"""
+
+import re
+from pathlib import Path
+
+from tests.breadth.facts import Facts, facts
+from tests.pipelines import FAMILIES
+
+COMMAND = "python -m tests.breadth.table"
+PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
+HEADER = (
+    "pipeline",
+    "class",
+    "attention layers",
+    "latents",
+    "frame axis",
+    "noise goes in",
+    "guidance while scoring",
+    "scored",
+    "selection",
+    "previews",
+    "replay",
+    "diffusers",
+)
+_TABLE = re.compile(rf"(<!-- table: {re.escape(COMMAND)} writes this -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def table(rows: list[Facts]) -> str:
+    lines = [line(list(HEADER)), "|" + " --- |" * len(HEADER), *(line(row.cells()) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def written(page: str) -> dict[str, str]:
+    """The rows of a page, by the name of their pipeline.
+
+    Raises ValueError where the page has no table.
+    """
+    found = _TABLE.search(page)
+    if found is None:
+        raise ValueError(f"{PAGE.name} has no table between its two comments")
+    body = found[0].splitlines()[3:-1]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in body}
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    written(page)
+    fresh = table([facts(family) for family in FAMILIES])
+    PAGE.write_text(_TABLE.sub(lambda marks: marks[1] + fresh + marks[2], page))
+
+
+if __name__ == "__main__":
+    main()
