@@ -4,9 +4,10 @@
 in `docs/pipelines.md`, with the name users give it. Each builder returns a fresh pipeline.
 """
 
-from tests.pipelines import allegro, core, hunyuan, images, latte, mochi, skyreels, svd
+from tests.pipelines import allegro, core, hunyuan, images, latte, ltx2, mochi, skyreels, svd
 from tests.pipelines import animatediff as animatediff_
 from tests.pipelines import cogvideox as cogvideox_
+from tests.pipelines import ltx as ltx_
 from tests.pipelines import wan as wan_
 from tests.pipelines.core import BUILDERS, CALLS
 from tests.pipelines.family import Family
@@ -46,6 +47,8 @@ FAMILIES: list[Family] = [
     *svd.FAMILIES,
     Family("SDXL", core.sdxl, CALLS["sdxl"], kind="image"),
     *images.FAMILIES,
+    *ltx2.FAMILIES,
+    *ltx_.FAMILIES,
 ]
 
 # Last: importing a file sets the attribute of its name.

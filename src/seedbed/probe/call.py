@@ -187,7 +187,7 @@ class Call:
         """One of the caller's arguments, for `count` candidates."""
         if "prompt" in name:
             return repeated(value, count)
-        if not self.repeats or count == 1 or not _is_picture(value):
+        if not self.repeats or count == 1 or not is_picture(value):
             return value
         rows = repeated(value, count)
         return [value] * count if rows is value else rows
@@ -199,10 +199,10 @@ def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
 
 
-def _is_picture(value: Any) -> bool:
+def is_picture(value: Any) -> bool:
     """Whether this is an image, a video, or a list of these."""
     if isinstance(value, (list, tuple)):
-        return bool(value) and _is_picture(value[0])
+        return bool(value) and is_picture(value[0])
     return isinstance(value, (Tensor, np.ndarray, Image.Image))
 
 

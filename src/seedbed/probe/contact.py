@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Handler, Inputs, Tap
 from seedbed.errors import NotSupported
-from seedbed.probe.call import Call
+from seedbed.probe.call import Call, is_picture
 from seedbed.probe.entry import Entry
 from seedbed.probe.layouts import NoiseSpec, spec_of
-from seedbed.probe.meeting import meet
+from seedbed.probe.meeting import Meeting, meet
 from seedbed.probe.shrinking import Recorder
 
 
@@ -65,8 +66,31 @@ def first_contact(call: Call) -> Contact:
         why = "adds noise more than once to what it is given" if met.added else "takes no latents"
         raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
     call.entry = Entry(added=bool(met.added), several=several)
+    if not met.added and met.drawn and _is_no_mere_noise(call, met, noise):
+        call.entry = Entry(drawn=True)
+        noise = max(met.drawn, key=Tensor.numel)
     spec = spec_of(call.name, met.added[0] if met.added else noise)
     return Contact(spec, met.denoiser_name, met.args, met.kwargs, met.steps)
+
+
+def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
+    """Whether a pipeline would prepare other latents than noise given as `latents`, as it shows when asked.
+
+    It draws the opposite noise, which gives the opposite latents unless something else is in them. Where it
+    prepares other things too, it may not even look at what it is given.
+    """
+    pictures = any(is_picture(value) for value in call.arguments.values())
+    empty = bool((latents == 0).double().mean() > 0.001)
+    if not (pictures or empty or call.entry.several):
+        return False
+    (opposite, *_) = meet(call, sign=-1).prepared
+    opposite = opposite[0] if isinstance(opposite, tuple) else opposite
+    if empty or not torch.allclose(opposite, -latents, rtol=1e-3, atol=1e-5):
+        return True
+    given = meet(call, -latents)
+    names = parameter_names(type(call.denoisers[met.denoiser_name or ""]))
+    own, other = (main_tensor(named_arguments(names, m.args, m.kwargs)) for m in (met, given))
+    return own is not None and other is not None and torch.equal(own, other)
 
 
 def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorder) -> tuple[LayerInfo, ...]:

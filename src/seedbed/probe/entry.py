@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from seedbed.errors import NotSupported
+from seedbed.probe.drawing import draw_instead
 
 # What schedulers call the addition of noise to clean latents.
 _ADDING = ("add_noise", "scale_noise")
@@ -22,15 +23,21 @@ class Entry:
         added: the pipeline adds the noise to a given picture or video, and would take `latents` for the sum.
             The candidates' noises are then put in place of the one that it draws.
         several: it prepares other things together with the latents.
+        drawn: it mixes other things into the noise that it draws, and would take `latents` for the mixture,
+            or not at all. The candidates' noises are then put in place of the one that it draws.
     """
 
     added: bool = False
     several: bool = False
+    drawn: bool = False
 
     def put(self, twin: Any, noises: Tensor) -> dict[str, Tensor]:
         """Prepares a pipeline that is used once for these noises; returns what to call it with besides."""
         if self.added:
             replace_added_noise(twin, lambda drawn: _in_place_of(drawn, noises))
+            return {}
+        if self.drawn:
+            draw_instead(twin, noises)
             return {}
         if self.several:
             _prepare_all(twin)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.probe.call import Call
+from seedbed.probe.drawing import replace_draws
 from seedbed.probe.entry import replace_added_noise
 
 
@@ -23,6 +24,7 @@ class Meeting:
 
     Attributes:
         prepared: what `prepare_latents` returned, each time.
+        drawn: the noises that it drew meanwhile.
         added: the noises that were added to what the pipeline was given.
         denoiser_name: None where it ended without calling one.
         args, kwargs: of that call.
@@ -31,6 +33,7 @@ class Meeting:
     """
 
     prepared: list[Any] = field(default_factory=list)
+    drawn: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     denoiser_name: str | None = None
     args: tuple[Any, ...] = ()
@@ -39,8 +42,11 @@ class Meeting:
     guided: bool = False
 
 
-def meet(call: Call, noises: Tensor | None = None) -> Meeting:
+def meet(call: Call, noises: Tensor | None = None, sign: int = 1) -> Meeting:
     """Meets the pipeline with these candidates, or with one whose noise it draws itself.
+
+    Args:
+        sign: what it draws is multiplied by this.
 
     Raises:
         BadInput: the pipeline fails.
@@ -57,11 +63,16 @@ def meet(call: Call, noises: Tensor | None = None) -> Meeting:
         meeting.added.append(noise)
         return noise
 
+    def draw(noise: Tensor) -> Tensor:
+        meeting.drawn.append(sign * noise)
+        return meeting.drawn[-1]
+
     count = 1 if noises is None else len(noises)
     with call.running(count, guided=False) as (twin, run), ExitStack() as hooks:
         vars(twin).pop("_num_timesteps", None)  # of an earlier call
         if noises is None:
             replace_added_noise(twin, add)
+            replace_draws(twin, draw)
             prepare = twin.prepare_latents
 
             def prepare_latents(*args: Any, **kwargs: Any) -> Any:
