@@ -26,9 +26,10 @@ Rungs = tuple[tuple[int, int], ...]
 # are equal for us, or the choice would depend on the batch size.
 TIE = 1e-6
 
-# (share of the scored layers, share of the candidates that stays). The race ends at the published depth of
-# CogVideoX (14 of 30 layers, 19 of 42), and ten candidates cost less than 2 % of 50 guided steps.
-BUDGET = ((0.10, 0.3), (0.20, 0.2))
+# After a tenth of the scored layers a fifth of the candidates stay, at least two, which start over where they do
+# not share a forward. The race ends at the published depth of CogVideoX (14 of 30 layers, 19 of 42). So ten
+# candidates cost less than 2 % of 50 guided steps, whether they start over or not.
+BUDGET = (0.10, 0.2)
 BUDGET_END = 0.46
 # With fewer layers a tenth of them is next to nothing.
 BUDGET_LAYERS = 12
@@ -87,8 +88,9 @@ def budgeted(layers: int, candidates: int) -> Rungs:
     """The default without a calibration; none for a model with few layers, or for a single candidate."""
     if layers < BUDGET_LAYERS or candidates < 2:
         return ()
-    shares = [(round(at * layers), max(2, math.ceil(stay * candidates))) for at, stay in BUDGET]
-    return _falling([*shares, (round(BUDGET_END * layers), 1)], candidates)
+    at, stay = BUDGET
+    finalists = max(2, math.ceil(stay * candidates))
+    return _falling([(round(at * layers), finalists), (round(BUDGET_END * layers), 1)], candidates)
 
 
 def planned(schedule: Schedule, layers: int, candidates: int) -> Rungs:
