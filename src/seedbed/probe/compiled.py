@@ -44,11 +44,28 @@ def denoisers_of(
         for name, module in denoisers.items():
             if eager:
                 state[name] = module
-                for part in module.modules():
-                    _set_aside(part, undo)
+                undo.enter_context(eagerly(module))
             elif own[name] is not module or _IN_PLACE in vars(module):
                 state[name] = _shell(module, own[name])
         yield {name: state[name] for name in denoisers}
+
+
+@contextmanager
+def eagerly(module: nn.Module) -> Iterator[None]:
+    """Sets aside all that is compiled inside of a module, for as long."""
+    with ExitStack() as undo:
+        for part in [*module.modules()]:
+            for name, child in [*part.named_children()]:
+                if child is not eager_module(child):
+                    part._modules[name] = eager_module(child)
+                    undo.callback(part._modules.__setitem__, name, child)
+            parts = _compiled_parts(part)
+            if parts:
+                undo.callback(vars(part).update, parts)
+                vars(part).pop(_IN_PLACE, None)
+            if "forward" in parts:
+                vars(part)["forward"] = getattr(parts["forward"], _ORIGINAL)
+        yield
 
 
 def _compiled_parts(module: nn.Module) -> dict[str, Any]:
@@ -58,16 +75,6 @@ def _compiled_parts(module: nn.Module) -> dict[str, Any]:
     if hasattr(state.get("forward"), _ORIGINAL):
         parts["forward"] = state["forward"]
     return parts
-
-
-def _set_aside(module: nn.Module, undo: ExitStack) -> None:
-    parts = _compiled_parts(module)
-    if not parts:
-        return
-    undo.callback(vars(module).update, parts)
-    vars(module).pop(_IN_PLACE, None)
-    if "forward" in parts:
-        vars(module)["forward"] = getattr(parts["forward"], _ORIGINAL)
 
 
 def _shell(module: nn.Module, compiled: nn.Module) -> nn.Module:

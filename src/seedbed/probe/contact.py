@@ -11,6 +11,7 @@ from seedbed.attention.kinds import main_tensor, named_arguments, parameter_name
 from seedbed.attention.tap import AttentionCall, Handler, Inputs, Tap
 from seedbed.errors import NotSupported
 from seedbed.probe.call import Call, is_picture
+from seedbed.probe.compiled import eagerly
 from seedbed.probe.entry import Entry
 from seedbed.probe.layouts import NoiseSpec, spec_of
 from seedbed.probe.meeting import Meeting, meet
@@ -129,7 +130,9 @@ def run_without_data(
     with mode:
         empty = {id(w): torch.empty(w.shape, dtype=w.dtype, device=device) for w in weights}
     # A copy, as models that cache tensors in their forward would keep empty ones. Its weights take no memory.
-    twin = copy.deepcopy(denoiser, {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()})
+    memory = {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()}
+    with eagerly(denoiser):
+        twin = copy.deepcopy(denoiser, memory)
     for module in twin.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

@@ -92,6 +92,11 @@ class Probe:
         return self._contact.denoiser_name
 
     @property
+    def compiled(self) -> list[str]:
+        """The denoisers that went through `torch.compile`; they run eagerly where attention is looked at."""
+        return self._call.compiled
+
+    @property
     def denoiser(self) -> nn.Module:
         """The module that runs first."""
         return self._call.denoisers[self.denoiser_name]

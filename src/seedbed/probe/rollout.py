@@ -164,7 +164,8 @@ class _Pass:
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         call, finished = self.rollout.probe._call, False
-        with call.running(len(self.batch), guided=True) as (twin, run), ExitStack() as undo:
+        looks = self.handler is not None
+        with call.running(len(self.batch), guided=True, eager=looks) as (twin, run), ExitStack() as undo:
             self.watch = watch_steps(
                 twin, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
             )

@@ -24,6 +24,7 @@ from seedbed.selection.origin import Model, dtype_named, locate
 from seedbed.selection.pool import choose, recipes_for
 from seedbed.selection.profile import Profile
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.prompts import per_prompt, several
 from seedbed.selection.racing import Given
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.scoring import preview_pool
@@ -72,6 +73,7 @@ class Generation:
         return self.selection.report(path, **{**self.record(), "frames": self.frames, **extra})
 
 
+@per_prompt
 def generate(
     pipe: Any,
     prompt: str | None = None,
@@ -92,6 +94,7 @@ def generate(
 ) -> Generation:
     """Choose a noise as `select` does, then let the pipeline generate from it.
 
+    A list of prompts gives a list of generations, as in `select`; several videos of one prompt, see there.
     Where the caller passes no `generator`, the pipeline gets one with a fixed seed, so that a scheduler that
     adds noise on its way can be replayed too.
 
@@ -105,6 +108,12 @@ def generate(
     """
     positive("candidates", candidates)
     checked_fps(fps)
+    call, kept = several(call, candidates)
+    if kept > 1:
+        raise BadInput(
+            "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
+            "pipe(prompt, latents=selection.noise, ...) makes them"
+        )
     probe = Probe(pipe, prompt, **call)
     selection = choose(
         probe,

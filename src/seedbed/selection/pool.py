@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -20,11 +21,13 @@ from seedbed.selection.layers import plan
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.profile import FILENAME, Profile, find_profile, read_profile
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.prompts import per_prompt, several
 from seedbed.selection.racing import Given, Rungs, ranked, rungs_of, standing, told
 from seedbed.selection.record import GivenNoise, Selection
 from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, race_pool
 
 
+@per_prompt
 def select(
     pipe: Any,
     prompt: str | None = None,
@@ -51,7 +54,9 @@ def select(
 
     Args:
         pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
-        prompt: what to generate; or pass `prompt_embeds=`.
+        prompt: what to generate; or pass `prompt_embeds=`. For a list of prompts, the result is a list of
+            selections: prompt number i has the noises of seed + i. Lists of `negative_prompt` or `generator`
+            then have one entry for each prompt.
         candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
             single one is taken as it is, without an evaluation.
         seed: of the noises.
@@ -69,7 +74,9 @@ def select(
             runs several copies of a candidate, each is a row, and they stay together.
         previews: also decode what each candidate's first step predicts (one more step each).
         progress: True for a bar on stderr, or a callable (what, done, total).
-        call: further arguments of the pipeline's call (height, num_frames, num_inference_steps, ...).
+        call: further arguments of the pipeline's call (height, num_frames, num_inference_steps, ...). With
+            `num_videos_per_prompt=n` or `num_images_per_prompt=n` the n best noises are kept, and none is
+            dropped on the way unless `race` is given.
 
     Returns:
         The selection; `pipe(prompt, latents=selection.noise, ...)` generates from its choice.
@@ -81,20 +88,22 @@ def select(
         NotSupported: a model without softmax attention, or a pipeline that cannot be probed.
     """
     positive("candidates", candidates)
+    call, kept = several(call, candidates)
     probe = Probe(pipe, prompt, **call)
-    return choose(
+    selection = choose(
         probe,
         recipes_for(probe, candidates, seed),
         acquisition=acquisition,
         profile=profile,
         layers=layers,
         depth=depth,
-        race=race,
+        race=None if kept > 1 and race == "auto" else race,
         prefer=prefer,
         batch_size=batch_size,
         previews=previews,
         progress=progress,
     )
+    return replace(selection, kept=kept)
 
 
 def score(
@@ -124,6 +133,7 @@ def score(
     """
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
+    call, kept = several(call, len(noises))
     probe = Probe(pipe, prompt, **call)
     pool: list[NoiseRecipe | GivenNoise] = []
     for index, noise in enumerate(noises):
@@ -138,20 +148,21 @@ def score(
             pool.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
         else:
             raise BadInput(f"noise {index} has values that are not finite")
-    return choose(
+    selection = choose(
         probe,
         tuple(pool),
         acquisition=acquisition,
         profile=profile,
         layers=layers,
         depth=depth,
-        race=race,
+        race=None if kept > 1 and race == "auto" else race,
         prefer=prefer,
         batch_size=batch_size,
         previews=previews,
         progress=progress,
         even_one=True,
     )
+    return replace(selection, kept=kept)
 
 
 def choose(
@@ -243,6 +254,8 @@ def choose(
         else:
             totals = judge_pool(function, pool)
         seconds["scoring"] = perf_counter() - started
+        if probe.compiled and "scoring" in probe.ledger.entries:
+            reason += f"; scored in eager mode, as the {' and '.join(probe.compiled)} is compiled"
         if previews:
             started = perf_counter()
             pictures = preview_pool(probe, pool, show)

@@ -61,13 +61,8 @@ class GivenNoise:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "given": True,
-            "candidate": self.candidate,
-            "seed": None,
-            "shape": list(self.shape),
-            "sha256": self.sha256,
-        }
+        noise = {"candidate": self.candidate, "shape": list(self.shape), "sha256": self.sha256}
+        return {"given": True, "seed": None, **noise}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,6 +86,7 @@ class Selection:
             that JSON cannot hold.
         noise_dtype: of the latents this pipeline takes.
         rungs: the pauses of a selection by previews, in their order; empty for other selections.
+        kept: how many of the best noises `noise` holds.
         previews: one decoded video (frames, height, width, 3) uint8 per candidate, if asked for; not saved.
         versions: of the packages at work.
     """
@@ -116,6 +112,7 @@ class Selection:
     versions: dict[str, str]
     previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
     rungs: tuple[Rung, ...] = ()
+    kept: int = 1
     race: tuple[tuple[int, int], ...] = ()
 
     def __repr__(self) -> str:
@@ -142,8 +139,8 @@ class Selection:
 
     @property
     def noise(self) -> Tensor:
-        """The chosen noise as the pipeline's `latents=` wants it: (1, *shape), on the CPU."""
-        return self.recipe.draw()[None].to(self.noise_dtype)
+        """The `kept` best noises, best first, as the pipeline's `latents=`: (kept, *shape), on the CPU."""
+        return torch.stack([self.recipes[i].draw() for i in self.order[: self.kept]]).to(self.noise_dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
@@ -177,6 +174,7 @@ class Selection:
                 "seconds": self.seconds,
                 "versions": self.versions,
                 **({"rungs": [rung.to_dict() for rung in self.rungs]} if self.rungs else {}),
+                **({"kept": self.kept} if self.kept > 1 else {}),
                 **({"race": [list(rung) for rung in self.race]} if self.race else {}),
             }
         )
@@ -216,12 +214,14 @@ class Selection:
                 seconds=dict(record["seconds"]),
                 versions=dict(record["versions"]),
                 rungs=tuple(Rung.from_dict(entry) for entry in record.get("rungs", ())),
+                kept=int(record.get("kept", 1)),
                 race=tuple((int(after), int(left)) for after, left in record.get("race", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
         count = len(selection.recipes)
-        if sorted(selection.order) != list(range(count)) or len(selection.totals) != count or not count:
+        agree = sorted(selection.order) == list(range(count)) and len(selection.totals) == count
+        if not agree or not 1 <= selection.kept <= count:
             raise BadRecord("the selection record is damaged: its order, totals and recipes do not agree")
         return selection
 

@@ -1,0 +1,82 @@
+"""Several prompts in one call, and several noises to keep for each."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, overload
+
+from seedbed.errors import BadInput
+from seedbed.selection.acquisitions import positive
+
+Made = TypeVar("Made")
+
+
+class PerPrompt(Protocol[Made]):
+    """A function of one prompt, or of a list of them."""
+
+    @overload
+    def __call__(self, pipe: Any, prompt: str | None = None, **options: Any) -> Made: ...
+    @overload
+    def __call__(self, pipe: Any, prompt: list[str] | tuple[str, ...], **options: Any) -> list[Made]: ...
+
+
+def per_prompt(one: Callable[..., Made]) -> PerPrompt[Made]:
+    """Lets a function of one prompt take a list of them, and return a list.
+
+    Prompt number i is the call `one(pipe, prompts[i], seed=seed + i, ...)`, so that each has noises of its
+    own. Of arguments that are lists with one entry for each prompt (`negative_prompt`, `generator`), it gets
+    entry i.
+
+    Raises:
+        BadInput: no prompt, a prompt that is no text, a list of another length.
+    """
+    seed = inspect.signature(one).parameters["seed"].default
+
+    @functools.wraps(one)
+    def each(pipe: Any, prompt: Any = None, **options: Any) -> Any:
+        if not isinstance(prompt, (list, tuple)):
+            return one(pipe, prompt, **options)
+        if not prompt:
+            raise BadInput("the list of prompts is empty: pass at least one")
+        for index, text in enumerate(prompt):
+            if not isinstance(text, str) or not text.strip():
+                raise BadInput(f"prompt {index} of the list must be a text that is not empty, not {text!r}")
+        lists = {
+            name: value
+            for name, value in options.items()
+            if isinstance(value, list) and ("prompt" in name or name == "generator")
+        }
+        for name, values in lists.items():
+            if len(values) != len(prompt):
+                raise BadInput(f"{name} is a list of {len(values)}, but there are {len(prompt)} prompts")
+        first = options.get("seed", seed)
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise BadInput(f"seed must be a whole number, not {first!r}")
+        made = []
+        for index, text in enumerate(prompt):
+            own = {name: values[index] for name, values in lists.items()}
+            made.append(one(pipe, text, **{**options, **own, "seed": first + index}))
+        return made
+
+    return each
+
+
+def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]:
+    """How many noises to keep, and the call in which each candidate is one video or image.
+
+    Raises:
+        BadInput: `num_videos_per_prompt` or `num_images_per_prompt` is no whole number from 1, or more than
+            there are candidates.
+    """
+    for name in ("num_videos_per_prompt", "num_images_per_prompt"):
+        wanted = call.get(name)
+        if wanted is not None:
+            positive(name, wanted)
+            if wanted > candidates:
+                raise BadInput(
+                    f"{name}={wanted}, but there are only {candidates} candidates: raise candidates"
+                )
+            return {**call, name: 1}, wanted
+    return call, 1
