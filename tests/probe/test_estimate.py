@@ -1,12 +1,14 @@
 """Clean latents: exact where the model's output is, for every kind of scheduler and prediction."""
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 
 from seedbed.errors import NotSupported
 from seedbed.probe.estimate import clean_latents
-from seedbed.probe.layouts import spec_of
+from seedbed.probe.layouts import latent_channels, spec_of
 from seedbed.probe.ledger import Ledger
 
 SCHEDULERS = {
@@ -96,6 +98,25 @@ def test_layouts_tell_the_frame_axis(pipeline, shape, frame_axis):
     spec = spec_of(pipeline, torch.zeros(shape))
     assert spec.shape == shape[1:] and spec.frame_axis == frame_axis
     assert len(spec.layout.split()) == len(shape)
+
+
+@pytest.mark.parametrize(
+    "shape, layout",
+    [
+        ((1, 16, 5, 8, 8), "b c f h w"),
+        ((1, 5, 16, 8, 8), "b f c h w"),
+        ((1, 5, 8, 8, 16), "b f h w c"),
+        # As many frames as channels: as most pipelines have it.
+        ((1, 16, 16, 8, 8), "b c f h w"),
+        ((1, 5, 16, 8, 16), "b axis1 axis2 axis3 axis4"),
+        ((1, 5, 6, 8, 8), "b axis1 axis2 axis3 axis4"),
+    ],
+)
+def test_the_channels_tell_the_layout_of_a_pipeline_that_nobody_listed(shape, layout):
+    models = [SimpleNamespace(config={"in_channels": 36, "out_channels": 16}), None]
+    spec = spec_of("SomePipeline", torch.zeros(shape), latent_channels(models))
+    assert spec.layout == layout
+    assert spec.frame_axis == (layout.split().index("f") - 1 if "f" in layout.split() else None)
 
 
 def test_ledger_adds_by_purpose():

@@ -13,7 +13,7 @@ from seedbed.errors import NotSupported
 from seedbed.probe.call import Call, is_picture
 from seedbed.probe.compiled import eagerly
 from seedbed.probe.entry import Entry
-from seedbed.probe.layouts import NoiseSpec, spec_of
+from seedbed.probe.layouts import NoiseSpec, latent_channels, spec_of
 from seedbed.probe.meeting import Meeting, meet
 from seedbed.probe.shrinking import Recorder
 
@@ -70,7 +70,8 @@ def first_contact(call: Call) -> Contact:
     if not met.added and met.drawn and _is_no_mere_noise(call, met, noise):
         call.entry = Entry(drawn=True)
         noise = max(met.drawn, key=Tensor.numel)
-    spec = spec_of(call.name, met.added[0] if met.added else noise)
+    channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
+    spec = spec_of(call.name, met.added[0] if met.added else noise, channels)
     return Contact(spec, met.denoiser_name, met.args, met.kwargs, met.steps)
 
 

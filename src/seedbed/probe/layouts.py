@@ -1,6 +1,8 @@
 """How pipelines lay out their latents: needed only by what must know which axis holds the frames."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -8,11 +10,13 @@ _BY_RANK = {
     # Packed latents mix frames and positions in one axis.
     3: "b tokens c",
     4: "b c h w",
-    5: "b c f h w",
 }
 
-# Pipelines, by the beginning of their class name, whose five axes are in another order.
-_EXCEPTIONS = {
+# Of videos, the usual one first.
+_VIDEO = ("b c f h w", "b f c h w", "b f h w c")
+
+# Pipelines, by the beginning of their class name, whose five axes are not in the usual order.
+_NAMED = {
     "CogVideoX": "b f c h w",
     "ConsisID": "b f c h w",
     "Kandinsky5": "b f h w c",
@@ -28,7 +32,8 @@ class NoiseSpec:
         shape: without the batch axis; what `latents=` wants is (1, *shape).
         dtype: of the pipeline's latents.
         device: on which the pipeline would draw.
-        frame_axis: the axis of `shape` that holds the frames; None for images and for packed latents.
+        frame_axis: the axis of `shape` that holds the frames; None for images, for packed latents, and where
+            nothing tells the axes.
         layout: names of all axes, batch first, separated by blanks.
     """
 
@@ -39,13 +44,13 @@ class NoiseSpec:
     layout: str
 
 
-def spec_of(pipeline_name: str, latents: torch.Tensor) -> NoiseSpec:
-    """The spec of one candidate's latents (1, *shape), from a pipeline of that class."""
-    layout = _BY_RANK.get(latents.ndim, " ".join(["b", *(f"axis{i}" for i in range(1, latents.ndim))]))
-    if latents.ndim == 5:
-        layout = next(
-            (order for start, order in _EXCEPTIONS.items() if pipeline_name.startswith(start)), layout
-        )
+def spec_of(pipeline_name: str, latents: torch.Tensor, channels: Collection[int] = ()) -> NoiseSpec:
+    """The spec of one candidate's latents (1, *shape), from a pipeline of that class.
+
+    Args:
+        channels: how many channels its latents may have, as far as its models tell.
+    """
+    layout = _layout(pipeline_name, tuple(latents.shape), channels)
     axes = layout.split()
     return NoiseSpec(
         shape=tuple(latents.shape[1:]),
@@ -54,3 +59,23 @@ def spec_of(pipeline_name: str, latents: torch.Tensor) -> NoiseSpec:
         frame_axis=axes.index("f") - 1 if "f" in axes else None,
         layout=layout,
     )
+
+
+def latent_channels(models: Iterable[Any]) -> set[int]:
+    """The channels that latents may have, from the configurations of a pipeline's models."""
+    names = ("latent_channels", "z_dim", "in_channels", "out_channels")
+    values = [getattr(model, "config", {}).get(name) for model in models for name in names]
+    return {value for value in values if isinstance(value, int)}
+
+
+def _layout(pipeline_name: str, shape: tuple[int, ...], channels: Collection[int]) -> str:
+    unknown = " ".join(["b", *(f"axis{i}" for i in range(1, len(shape)))])
+    if len(shape) != 5:
+        return _BY_RANK.get(len(shape), unknown)
+    for start, order in _NAMED.items():
+        if pipeline_name.startswith(start):
+            return order
+    fitting = [order for order in _VIDEO if shape[order.split().index("c")] in channels]
+    if not channels or _VIDEO[0] in fitting:
+        return _VIDEO[0]
+    return fitting[0] if len(fitting) == 1 else unknown
