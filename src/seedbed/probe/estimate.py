@@ -37,12 +37,14 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         # The scheduler walks towards the data here, so its model's output is the negative velocity.
         sigma = -given["per_token_timesteps"][..., None] / config["num_train_timesteps"]
     elif sigmas is not None:
-        timesteps = scheduler.timesteps
-        if step >= len(timesteps) or not torch.equal(timesteps[step].cpu(), torch.as_tensor(timestep).cpu()):
+        # A pipeline that starts from a given video leaves out the first of the schedule.
+        places = (scheduler.timesteps.cpu() == torch.as_tensor(timestep).cpu()).nonzero().flatten()
+        places = places[places >= step]
+        if not len(places):
             raise NotSupported(
-                f"no preview: {name} is at timestep {timestep}, not at number {step} of its schedule"
+                f"no preview: {name} is at timestep {timestep}, which its schedule has not after {step} steps"
             )
-        sigma = sigmas[step].to(sample.device, torch.float32)
+        sigma = sigmas[places[0]].to(sample.device, torch.float32)
         if config.get("invert_sigmas"):
             # Time runs from noise at 0 to data at 1, along the velocity.
             sigma = sigma - 1

@@ -19,11 +19,11 @@ Meet = Callable[[int, Tensor], None]
 class Watch:
     """Stands in for the `step` of a scheduler that is used once, and counts the steps of the pipeline.
 
-    A pipeline that calls its scheduler twice with the very same timestep has done one step.
+    A pipeline that calls its scheduler twice with the very same timestep has done one step. One that copies
+    its scheduler, for a second kind of latents or for every frame, has done a step when all of them have.
 
     Attributes:
         met: the timesteps of the steps begun.
-        ended: whether the run was ended: what comes after changes nothing any more.
     """
 
     def __init__(
@@ -31,20 +31,31 @@ class Watch:
     ) -> None:
         self.pipe, self.take, self.pause, self.wanted, self.meet = pipe, take, pause, wanted, meet
         self.met: list[Any] = []
-        self.ended = False
+        self._own: list[Any] = []
+        self._paused = False
+        self._first = self
+        self._copies: list[Watch] = []
         self._signature = inspect.signature(take)
         self._last: Any = None
         functools.update_wrapper(self, take)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run was ended: what comes after changes nothing any more."""
+        copies = [copy._paused for copy in self._copies]
+        return self._paused or (bool(copies) and all(copies))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind(*args, **kwargs).arguments
         timestep = given["timestep"]
-        again = bool(self.met) and isinstance(timestep, Tensor) and timestep is self.met[-1]
-        if self.ended and not again:
+        again = bool(self._own) and isinstance(timestep, Tensor) and timestep is self._own[-1]
+        if self._paused and not again:
             return self._last
         if not again:
-            self.met.append(timestep)
-        number = len(self.met) - 1
+            self._own.append(timestep)
+        number = len(self._own) - 1
+        if number == len(self._first.met):
+            self._first.met.append(timestep)
         pausing = number + 1 == self.pause
         if not pausing and not (self.wanted is not None and self.wanted(number)):
             return self.take(*args, **kwargs)
@@ -57,19 +68,24 @@ class Watch:
         if not pausing:
             return output.to_tuple() if as_tuple and not isinstance(output, tuple) else output
         clean = clean.to(given["sample"].dtype)
-        self.ended = self.pipe._interrupt = True
+        self._paused = self.pipe._interrupt = True
         self._last = (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})
         return self._last
 
     def close(self) -> None:
         """Leaves the scheduler, and lets go of those who asked: they refer to the watch themselves."""
         del self.take.__self__.step
-        self.wanted = self.meet = self._last = None
+        for watch in (self, *self._copies):
+            watch.wanted = watch.meet = watch._last = None
+            watch._first = watch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Watch":
-        """For a pipeline that copies its scheduler, for a second kind of latents: that one pauses too."""
+        """For a pipeline that copies its scheduler: the copy pauses too."""
         scheduler = memo[id(self.take.__self__)]
-        return Watch(self.pipe, types.MethodType(self.take.__func__, scheduler), self.pause, None, None)
+        copy = Watch(self.pipe, types.MethodType(self.take.__func__, scheduler), self.pause, None, None)
+        copy._first = self._first
+        self._first._copies.append(copy)
+        return copy
 
 
 def watch_steps(
