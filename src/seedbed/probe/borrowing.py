@@ -79,6 +79,17 @@ def repeated(value: Any, count: int) -> Any:
     return value
 
 
+def conditional_image(embeds: Any) -> Any:
+    """IP-adapter embeddings of a call with guidance, (2, images, width) each, as one without takes them.
+
+    Pipelines cut the row of the negative prompt off only where guidance is on; left there, it would be taken
+    for more of the picture.
+    """
+    if not isinstance(embeds, list):
+        return embeds
+    return [each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds]
+
+
 def same_generator(generator: torch.Generator | None) -> torch.Generator:
     """A generator in the same state, so that the caller's own is never advanced; seeded with 0 for None."""
     if generator is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seedbed.attention.kinds import batch_size, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
-from seedbed.probe.borrowing import Encoded, borrowed, repeated, same_generator
+from seedbed.probe.borrowing import Encoded, borrowed, conditional_image, repeated, same_generator
 from seedbed.probe.compiled import denoisers_of, eager_module, is_compiled
 from seedbed.probe.defaults import model_defaults
 from seedbed.probe.entry import Entry
@@ -163,6 +163,8 @@ class Call:
             arguments["generator"] = copies[0] if single else copies
         if not guided:
             arguments |= self.off
+            if "ip_adapter_image_embeds" in arguments:
+                arguments["ip_adapter_image_embeds"] = conditional_image(arguments["ip_adapter_image_embeds"])
         own = self.denoisers
         with (
             borrowed(self.pipe, self._encoded, count) as twin,
