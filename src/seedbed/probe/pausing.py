@@ -104,7 +104,12 @@ def watch_steps(
         wanted: of a step's number (from 0): whether to meet it besides.
         meet: called with the number and x0-hat, twice where a pipeline calls its scheduler twice for a step:
             the second one counts.
+
+    Raises:
+        NotSupported: the pipeline has no scheduler.
     """
+    if not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise NotSupported(f"no preview: {type(pipe).__name__} has no scheduler whose steps could be seen")
     watch = Watch(pipe, pipe.scheduler.step, pause, wanted, meet)
     pipe.scheduler.step = watch
     undo.callback(watch.close)

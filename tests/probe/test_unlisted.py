@@ -1,0 +1,222 @@
+"""Pipelines that nobody listed: they work, or fail with one line that says what was missing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils.torch_utils import randn_tensor
+
+import seedbed
+from seedbed.errors import BadInput, NotSupported, SeedbedError
+from seedbed.probe import Probe, Rollout
+from tests.pipelines import PROMPT, wan
+from tests.pipelines.parts import image_vae, picture
+
+QUIET = dict(acquisition="bansa", progress=False)
+
+
+class Unlisted(DiffusionPipeline):
+    """Denoises latents (4, 3, 2, 2) with what it calls its denoiser; text is as long as the prompt."""
+
+    scale_that_is_off = 1.0
+
+    def __init__(self, denoiser, scheduler=None):
+        super().__init__()
+        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+
+    @property
+    def do_classifier_free_guidance(self):
+        return self._guidance_scale > self.scale_that_is_off
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        return randn_tensor((batch_size, 4, 3, 2, 2), generator=generator) if latents is None else latents
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt=None,
+        image=None,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        generator=None,
+        latents=None,
+        output_type="np",
+    ):
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        text = torch.stack([torch.full((8, 16), len(prompt) / 20) for prompt in prompts])
+        self._guidance_scale = guidance_scale
+        latents = self.prepare_latents(len(prompts), generator, latents, image)
+        timesteps = torch.linspace(1000, 500, num_inference_steps)
+        if self.scheduler is not None:
+            self.scheduler.set_timesteps(num_inference_steps)
+            timesteps = self.scheduler.timesteps
+        for t in timesteps:
+            times = t.expand(len(latents))
+            velocity = self.denoiser(latents, times, text, return_dict=False)[0]
+            if self.do_classifier_free_guidance:
+                other = self.denoiser(latents, times, 0 * text, return_dict=False)[0]
+                velocity = other + guidance_scale * (velocity - other)
+            if self.scheduler is not None:
+                latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+            else:
+                latents = latents - velocity / num_inference_steps
+        return SimpleNamespace(frames=latents[:, :3].permute(0, 2, 3, 4, 1).numpy() / 4 + 0.5)
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return wan().transformer.eval()
+
+
+def scores(pipe, batch_size, **call):
+    return seedbed.select(pipe, PROMPT, candidates=3, batch_size=batch_size, **QUIET, **call).scores
+
+
+def test_a_denoiser_of_another_name_works(denoiser, tmp_path):
+    pipe = Unlisted(denoiser, FlowMatchEulerDiscreteScheduler())
+    probe = Probe(pipe, PROMPT)
+    assert (probe.denoiser_name, probe.steps, probe.most_rows) == ("denoiser", 2, None)
+    made = seedbed.generate(pipe, PROMPT, candidates=3, num_inference_steps=3, **QUIET)
+    assert made.selection.ledger.entries["scoring"] <= 3
+    expected = pipe(PROMPT, num_inference_steps=3, latents=made.selection.noise).frames[0]
+    assert np.array_equal(made.frames, (expected.clip(0, 1) * 255).round().astype(np.uint8))
+    assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
+    rollout = Rollout(probe, torch.stack([made.selection.recipe.draw()]))
+    assert rollout.advance(1)[0].shape == made.frames.shape
+
+
+def test_without_a_scheduler_there_is_a_choice_but_no_preview(denoiser):
+    pipe = Unlisted(denoiser)
+    made = seedbed.generate(pipe, PROMPT, candidates=2, num_inference_steps=3, **QUIET)
+    assert made.frames.shape == (3, 2, 2, 3)
+    probe = Probe(pipe, PROMPT, num_inference_steps=3)
+    assert probe.steps == 3
+    with pytest.raises(NotSupported, match="no preview: Unlisted has no scheduler") as error:
+        probe.preview(torch.stack([made.selection.recipe.draw()]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_guidance_scale_that_counts_from_zero_is_turned_off(denoiser):
+    class FromZero(Unlisted):
+        scale_that_is_off = 0.0
+
+    for kind, scale in ((Unlisted, 1), (FromZero, 0)):
+        probe = Probe(kind(denoiser, FlowMatchEulerDiscreteScheduler()), PROMPT)
+        assert probe.guidance == f"off by guidance_scale={scale}"
+        probe.evaluate(torch.zeros(1, *probe.spec.shape), steps=2)
+        assert probe.ledger.total == 2
+
+
+class OneImage(Unlisted):
+    """Takes images for the first frames of one video, however many prompts there are."""
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        latents = super().prepare_latents(batch_size, generator, latents).clone()
+        for frame, given in enumerate(image if isinstance(image, list) else [image]):
+            latents[: 1 if batch_size > 1 else None, :, frame] = np.asarray(given).mean() / 255
+        return latents
+
+
+class ImageEach(OneImage):
+    """Wants an image for every prompt."""
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        image = image if isinstance(image, list) else [image]
+        if len(image) != batch_size:
+            raise ValueError(f"{batch_size} images are wanted")
+        rows = [None] * batch_size if latents is None else latents.split(1)
+        generators = generator if isinstance(generator, list) else [generator] * batch_size
+        prepare = super().prepare_latents
+        return torch.cat([prepare(1, *row) for row in zip(generators, rows, image, strict=True)])
+
+
+@pytest.mark.parametrize("kind, most", [(ImageEach, None), (OneImage, 1)])
+def test_pictures_go_in_as_the_pipeline_wants_them(denoiser, kind, most):
+    pipe = kind(denoiser, FlowMatchEulerDiscreteScheduler())
+    call = dict(image=picture(16))
+    probe = Probe(pipe, PROMPT, **call)
+    assert probe.most_rows == most
+    torch.testing.assert_close(scores(pipe, 1, **call), scores(pipe, 3, **call), rtol=1e-4, atol=1e-6)
+    if most == 1:
+        with pytest.raises(NotSupported, match="OneImage takes one candidate in a forward: use batch_size=1"):
+            probe.evaluate(torch.zeros(2, *probe.spec.shape))
+
+
+def test_noise_that_is_added_to_what_is_given_is_the_candidate(denoiser, tmp_path):
+    class FromVideo(Unlisted):
+        def prepare_latents(self, batch_size, generator, latents=None, image=None):
+            if latents is not None:
+                return latents
+            self.scheduler.set_timesteps(4)
+            noise = randn_tensor((batch_size, 4, 3, 2, 2), generator=generator)
+            return self.scheduler.scale_noise(
+                torch.full_like(noise, 3.0), self.scheduler.timesteps[2:3], noise
+            )
+
+    pipe = FromVideo(denoiser, FlowMatchEulerDiscreteScheduler())
+    probe = Probe(pipe, PROMPT)
+    noise = torch.randn(2, *probe.spec.shape, generator=torch.Generator().manual_seed(1))
+    seen = []
+    hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    probe.evaluate(noise)
+    hook.remove()
+    pipe.scheduler.set_timesteps(4)
+    sigma = pipe.scheduler.sigmas[2]
+    torch.testing.assert_close(seen[-1], sigma * noise + (1 - sigma) * 3.0)
+    made = seedbed.generate(pipe, PROMPT, candidates=3, **QUIET)
+    assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
+    assert "scale_noise" not in vars(pipe.scheduler)
+
+
+class Fails(Unlisted):
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        return {}["sizes"]
+
+
+class AddsTwice(Unlisted):
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        noise = super().prepare_latents(batch_size, generator)
+        self.scheduler.set_timesteps(4)
+        for t in self.scheduler.timesteps[1:3]:
+            noise = self.scheduler.scale_noise(noise, t[None], noise)
+        return noise
+
+
+class NeverCalls(Unlisted):
+    def __call__(self, prompt=None, generator=None, latents=None, output_type="np"):
+        self.prepare_latents(1, generator)
+
+
+class Unprepared(Unlisted):
+    prepare_latents = property()
+
+
+@pytest.mark.parametrize(
+    "kind, error, message",
+    [
+        (
+            Unprepared,
+            NotSupported,
+            "Unprepared has no prepare_latents, so its initial noise cannot be chosen",
+        ),
+        (NeverCalls, NotSupported, "NeverCalls does not prepare latents and then call its denoiser"),
+        (AddsTwice, NotSupported, "AddsTwice adds noise more than once to what it is given"),
+        (Fails, BadInput, "Fails failed before its first evaluation: 'sizes'"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(denoiser, kind, error, message):
+    with pytest.raises(SeedbedError) as raised:
+        seedbed.select(kind(denoiser, FlowMatchEulerDiscreteScheduler()), PROMPT, candidates=2, **QUIET)
+    assert type(raised.value) is error and message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_pipeline_without_a_network_that_denoises_is_refused():
+    class Decoder(Unlisted):
+        def __init__(self, vae: AutoencoderKL):
+            DiffusionPipeline.__init__(self)
+            self.register_modules(vae=vae)
+
+    with pytest.raises(NotSupported, match=r"Decoder has no transformer, unet or other network .* only vae$"):
+        Probe(Decoder(image_vae()), PROMPT)
