@@ -101,7 +101,7 @@ def takes_the_noise(family: Family) -> bool:
         arguments["generator"] = torch.Generator().manual_seed(0)
     try:
         output = pipe(**arguments)
-    except (ValueError, RuntimeError):  # some take either latents or a video, or latents with a picture in them
+    except (ValueError, RuntimeError):  # some take a video or latents, not both, or more than noise
         return False
     pixels = np.asarray(output.frames if hasattr(output, "frames") else output.images, dtype=np.float32)
     frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8).reshape(-1, *pixels.shape[-3:])

@@ -4,7 +4,21 @@
 in `docs/pipelines.md`, with the name users give it. Each builder returns a fresh pipeline.
 """
 
-from tests.pipelines import allegro, core, hunyuan, images, latte, ltx2, mochi, skyreels, svd
+from tests.pipelines import (
+    allegro,
+    core,
+    cosmos,
+    easyanimate,
+    hunyuan,
+    images,
+    kandinsky,
+    latte,
+    ltx2,
+    mochi,
+    sana,
+    skyreels,
+    svd,
+)
 from tests.pipelines import animatediff as animatediff_
 from tests.pipelines import cogvideox as cogvideox_
 from tests.pipelines import ltx as ltx_
@@ -49,6 +63,10 @@ FAMILIES: list[Family] = [
     *images.FAMILIES,
     *ltx2.FAMILIES,
     *ltx_.FAMILIES,
+    *easyanimate.FAMILIES,
+    *kandinsky.FAMILIES,
+    *sana.FAMILIES,
+    *cosmos.FAMILIES,
 ]
 
 # Last: importing a file sets the attribute of its name.

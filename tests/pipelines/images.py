@@ -159,7 +159,7 @@ def flux(distilled: bool = True) -> FluxPipeline:
         )
 
 
-def _qwen25_vl() -> Any:
+def qwen25_vl() -> Any:
     """Text alone goes through it, so its eyes are as small as they can be."""
     config = transformers.Qwen2_5_VLConfig(
         text_config=dict(
@@ -187,7 +187,7 @@ def qwen_image() -> QwenImagePipeline:
         return quiet(
             QwenImagePipeline(
                 tokenizer=tokenizer(12),
-                text_encoder=_qwen25_vl(),
+                text_encoder=qwen25_vl(),
                 vae=AutoencoderKLQwenImage(
                     base_dim=8,
                     z_dim=4,

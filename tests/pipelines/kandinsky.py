@@ -1,0 +1,60 @@
+"""Kandinsky 5: self and cross attention in two stacks, latents `b f h w c`, guidance in two forwards.
+
+The denoiser of the video models takes a picture and its mask beside the noise, zeros where there is none, so
+the noise goes in where it is drawn.
+"""
+
+from typing import Any
+
+import diffusers
+from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+
+from tests.pipelines.family import Family
+from tests.pipelines.images import qwen25_vl
+from tests.pipelines.parts import clip, quiet, seeded, tokenizer
+
+
+def _parts(visual_cond: bool) -> dict[str, Any]:
+    return dict(
+        # The pipeline cuts off its template by the number of tokens in the real one.
+        tokenizer=tokenizer(1024),
+        text_encoder=qwen25_vl(),
+        tokenizer_2=tokenizer(77),
+        text_encoder_2=clip(length=77),
+        transformer=diffusers.Kandinsky5Transformer3DModel(
+            in_visual_dim=4,
+            in_text_dim=16,
+            in_text_dim2=16,
+            time_dim=16,
+            out_visual_dim=4,
+            patch_size=(1, 2, 2),
+            model_dim=24,
+            ff_dim=32,
+            num_text_blocks=1,
+            num_visual_blocks=2,
+            axes_dims=(4, 4, 4),
+            visual_cond=visual_cond,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+
+
+def text_to_video(visual_cond: bool = True) -> Any:
+    with seeded(27):
+        vae = AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+        )
+        return quiet(diffusers.Kandinsky5T2VPipeline(vae=vae, **_parts(visual_cond)))
+
+
+FAMILIES = [
+    Family(
+        "Kandinsky 5",
+        text_to_video,
+        dict(height=32, width=32, num_frames=5, num_inference_steps=2, max_sequence_length=128),
+    ),
+]
