@@ -84,7 +84,7 @@ def hunyuan_video_15() -> Any:
             text_encoder=Qwen2_5_VLTextModel(
                 Qwen2_5_VLTextConfig(
                     **_LANGUAGE_MODEL,
-                    rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+                    rope_scaling={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
                 )
             ),
             tokenizer_2=ByT5Tokenizer(),

@@ -8,16 +8,24 @@ from typing import Any
 
 import diffusers
 from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from transformers import PreTrainedTokenizerFast
 
 from tests.pipelines.family import Family
 from tests.pipelines.images import qwen25_vl
 from tests.pipelines.parts import clip, quiet, seeded, tokenizer
 
 
+class _Processor(PreTrainedTokenizerFast):
+    """Is given pictures and videos as Qwen2VLProcessor is, but never any."""
+
+    def __call__(self, *texts: Any, images: None = None, videos: None = None, **options: Any) -> Any:
+        return super().__call__(*texts, **options)
+
+
 def _parts(visual_cond: bool) -> dict[str, Any]:
     return dict(
         # The pipeline cuts off its template by the number of tokens in the real one.
-        tokenizer=tokenizer(1024),
+        tokenizer=tokenizer(1024, _Processor),
         text_encoder=qwen25_vl(),
         tokenizer_2=tokenizer(77),
         text_encoder_2=clip(length=77),

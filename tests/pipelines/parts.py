@@ -26,17 +26,21 @@ def seeded(seed: int):
         yield
 
 
-def tokenizer(length: int) -> PreTrainedTokenizerFast:
+def tokenizer(
+    length: int, kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
     vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: 3 + i for i, word in enumerate(WORDS)}}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
+    return kind(
         tokenizer_object=words,
         model_max_length=length,
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
+        # As those of all text encoders here.
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 

@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -168,7 +169,12 @@ def test_group_offloading_goes_on_working(family, options):
     expected = plain.evaluate(noises).prediction
     cpu = torch.device("cpu")
     options = {"offload_type": "block_level"} | options
-    plain.denoiser.enable_group_offload(onload_device=cpu, offload_device=cpu, **options)
+    try:
+        plain.denoiser.enable_group_offload(onload_device=cpu, offload_device=cpu, **options)
+    except AttributeError:
+        if torch.accelerator.is_available():
+            raise
+        pytest.skip(f"diffusers {diffusers.__version__} offloads groups to an accelerator alone")
     probe = Probe(pipe, PROMPT, **CALLS[family])
     probe.evaluate(noises, depth=1)
     assert torch.equal(probe.evaluate(noises).prediction, expected)
