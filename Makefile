@@ -1,7 +1,8 @@
-# Two commands set everything up on a machine that has python3 (3.10 or newer) and make:
+# These commands set everything up on a machine that has python3 (3.10 or newer) and make:
 #   make demo   choose the best of ten noises with the embedded model; video, report and record in out/
 #   make test   lint, types, documentation and the default tests
-# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place.
+#   make test-oldest   the tests of pipelines with the oldest supported diffusers, in an environment of its own
+# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place (OLDEST_VENV for the last).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,11 @@ export HF_HUB_OFFLINE := 1
 export MPLBACKEND := Agg
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test
+# The oldest supported diffusers, with the transformers of its time.
+OLDEST := diffusers==0.38.0 transformers==4.57.6
+OLDEST_VENV ?= .venv-oldest
+
+.PHONY: demo test test-oldest
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
@@ -32,6 +37,14 @@ test: $(DEV)
 	$(BIN)/mkdocs build --quiet --strict
 	@# The tensors of the tests are tiny: a second thread per operation only gets in the way.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-oldest:
+	@test -x $(OLDEST_VENV)/bin/pip || $(PYTHON) -m venv $(OLDEST_VENV)
+	@grep -vE '^(diffusers|transformers|tokenizers|huggingface[-_]hub)==' constraints.txt \
+		> $(OLDEST_VENV)/constraints.txt
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(OLDEST_VENV)/constraints.txt $(OLDEST) -e ".[dev]"
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider tests/breadth tests/probe tests/selection
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
