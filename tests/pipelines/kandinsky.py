@@ -7,6 +7,7 @@ the noise goes in where it is drawn.
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
 from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +23,28 @@ class _Processor(PreTrainedTokenizerFast):
         return super().__call__(*texts, **options)
 
 
+def _transformer(visual_cond: bool) -> Any:
+    model = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=16,
+        time_dim=16,
+        out_visual_dim=4,
+        patch_size=(1, 2, 2),
+        model_dim=24,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(4, 4, 4),
+        visual_cond=visual_cond,
+    )
+    # Fresh modulations are zeros, which would leave out every block.
+    for module in model.modules():
+        if hasattr(module, "out_layer") and type(module).__name__.endswith("Modulation"):
+            torch.nn.init.normal_(module.out_layer.weight, std=0.2)
+    return model
+
+
 def _parts(visual_cond: bool) -> dict[str, Any]:
     return dict(
         # The pipeline cuts off its template by the number of tokens in the real one.
@@ -29,20 +52,7 @@ def _parts(visual_cond: bool) -> dict[str, Any]:
         text_encoder=qwen25_vl(),
         tokenizer_2=tokenizer(77),
         text_encoder_2=clip(length=77),
-        transformer=diffusers.Kandinsky5Transformer3DModel(
-            in_visual_dim=4,
-            in_text_dim=16,
-            in_text_dim2=16,
-            time_dim=16,
-            out_visual_dim=4,
-            patch_size=(1, 2, 2),
-            model_dim=24,
-            ff_dim=32,
-            num_text_blocks=1,
-            num_visual_blocks=2,
-            axes_dims=(4, 4, 4),
-            visual_cond=visual_cond,
-        ),
+        transformer=_transformer(visual_cond),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
     )
 

@@ -44,6 +44,6 @@ FAMILIES = [
     Family(
         "Mochi",
         mochi,
-        dict(height=32, width=32, num_frames=7, num_inference_steps=2, max_sequence_length=16),
+        dict(height=16, width=32, num_frames=7, num_inference_steps=2, max_sequence_length=16),
     )
 ]

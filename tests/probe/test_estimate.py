@@ -64,6 +64,35 @@ def test_recovers_the_clean_latents_from_a_perfect_prediction(name):
     )
 
 
+def test_recovers_the_clean_latents_where_time_is_inverted():
+    """As in Mochi: noise at 0, data at 1, and the velocity points to the data."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    scheduler.set_timesteps(4)
+    clean, noise = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    for step, t in enumerate(scheduler.timesteps):
+        level = scheduler.sigmas[step]
+        sample = level * clean + (1 - level) * noise
+        velocity = clean - noise
+        output = scheduler.step(velocity, t, sample)
+        torch.testing.assert_close(
+            clean_latents(scheduler, step, output, given(velocity, t, sample)), clean, rtol=1e-3, atol=2e-3
+        )
+    torch.testing.assert_close(output.prev_sample, clean, rtol=1e-3, atol=2e-3)
+
+
+def test_recovers_the_clean_latents_where_each_token_has_a_noise_level():
+    """As in LTX with conditions, whose model's output is handed over with the opposite sign."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[1]
+    clean, noise = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([[0.0, 0.25, 0.5, 1.0]]) * t / 1000
+    sample = (1 - levels[..., None]) * clean + levels[..., None] * noise
+    arguments = {**given(clean - noise, t, sample), "per_token_timesteps": levels * 1000}
+    output = scheduler.step(**arguments)
+    torch.testing.assert_close(clean_latents(scheduler, 1, output, arguments), clean, rtol=1e-3, atol=2e-3)
+
+
 def test_a_schedule_that_cannot_be_read_is_refused():
     scheduler = diffusers.DPMSolverMultistepScheduler()
     scheduler.set_timesteps(4)
