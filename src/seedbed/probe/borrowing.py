@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from seedbed.probe.offloading import offload_again
+
 Encoded = dict[str, Any]
 
 
@@ -33,6 +35,7 @@ def borrowed(pipe: Any, encoded: Encoded, count: int) -> Iterator[Any]:
     try:
         yield twin
     finally:
+        offload_again(pipe)
         # A forward that was stopped has skipped the pipeline's own last line, which offloads its models.
         twin.maybe_free_model_hooks()
         if "_all_hooks" in vars(pipe):

@@ -1,0 +1,131 @@
+"""Offloaded pipelines choose what they choose in memory; their hooks are looked at in `tests/probe`."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import cpu_offload
+from diffusers.hooks import apply_group_offloading
+from diffusers.hooks.group_offloading import ModuleGroup
+
+import seedbed
+from seedbed.probe import Probe
+from tests.pipelines import BUILDERS, CALLS, PROMPT
+
+CPU = torch.device("cpu")
+QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
+
+
+def model(pipe):
+    """Offloads whole models one after another."""
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def sequential(pipe):
+    """Offloads every module by itself; the parameters are without data in between."""
+    # As enable_sequential_cpu_offload does, whose "cpu:0" accelerate does not know for a CPU.
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            cpu_offload(component, CPU, offload_buffers=len(component._parameters) > 0)
+
+
+def blocks(pipe):
+    pipe.enable_group_offload(onload_device=CPU, offload_type="block_level", num_blocks_per_group=1)
+
+
+def leaves(pipe):
+    pipe.enable_group_offload(onload_device=CPU, offload_type="leaf_level")
+
+
+def one_model(pipe):
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    apply_group_offloading(denoiser, onload_device=CPU, offload_type="leaf_level")
+
+
+WAYS = [model, sequential, blocks, leaves, one_model]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", ["cogvideox", "wan", "sdxl"])
+def test_offloading_changes_nothing(family, way, pipe_of):
+    expected = seedbed.generate(pipe_of(family), PROMPT, race=None, **QUIET, **CALLS[family])
+    pipe = BUILDERS[family]()
+    way(pipe)
+    made = seedbed.generate(pipe, PROMPT, race=None, **QUIET, **CALLS[family])
+    assert torch.equal(made.selection.scores, expected.selection.scores)
+    assert made.selection.order == expected.selection.order
+    assert np.array_equal(made.frames, expected.frames)
+    assert seedbed.replay(expected.record(), pipe, progress=False).identical
+    # Group offloading has no copy without weights: its layers are counted by one evaluation.
+    entries = dict(made.selection.ledger.entries)
+    assert entries.pop("layers", None) == (1.0 if way in (blocks, leaves, one_model) else None)
+    assert entries == expected.selection.ledger.entries
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_offloaded_race_stops_within_a_forward(way, pipe_of):
+    race = {"race": ((1, 2), (2, 1)), **QUIET, **CALLS["wan"]}
+    expected = seedbed.select(pipe_of("wan"), PROMPT, **race)
+    pipe = BUILDERS["wan"]()
+    way(pipe)
+    choice = seedbed.select(pipe, PROMPT, **race)
+    torch.testing.assert_close(choice.scores, expected.scores, rtol=1e-5, atol=0, equal_nan=True)
+    assert choice.order == expected.order
+    own = pipe(PROMPT, latents=choice.noise, output_type="latent", **CALLS["wan"]).frames
+    plain = pipe_of("wan")(PROMPT, latents=choice.noise, output_type="latent", **CALLS["wan"]).frames
+    assert torch.equal(own, plain)
+
+
+def test_the_weights_of_sequential_offloading_stay_out_of_memory():
+    pipe = BUILDERS["wan"]()
+    sequential(pipe)
+    assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
+    probe = Probe(pipe, PROMPT, **CALLS["wan"])
+    assert probe.layers and "layers" not in probe.ledger.entries
+    probe.evaluate(torch.zeros(2, *probe.spec.shape), depth=1)
+    # The stopped forward was inside of a block that has parameters of its own.
+    assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
+
+
+def test_groups_that_came_in_for_a_stopped_forward_go_out_again(monkeypatch):
+    pipe = BUILDERS["cogvideox"]()
+    blocks(pipe)
+    inside = set()
+    for name, what in (("onload_", inside.add), ("offload_", inside.discard)):
+        own = getattr(ModuleGroup, name)
+
+        def moved(group, own=own, what=what):
+            what(group)
+            own(group)
+
+        monkeypatch.setattr(ModuleGroup, name, moved)
+    probe = Probe(pipe, PROMPT, **CALLS["cogvideox"])
+    seen = []
+    probe.evaluate(torch.zeros(2, *probe.spec.shape), lambda call: seen.append(len(inside)) or call.stop())
+    assert seen[-1] and not inside
+
+
+GPU_WAYS = {
+    "model": lambda pipe: pipe.enable_model_cpu_offload(),
+    "sequential": lambda pipe: pipe.enable_sequential_cpu_offload(),
+    "blocks": lambda pipe: pipe.enable_group_offload(
+        onload_device=torch.device("cuda"), offload_type="block_level", num_blocks_per_group=1
+    ),
+    "leaves": lambda pipe: pipe.enable_group_offload(
+        onload_device=torch.device("cuda"), offload_type="leaf_level", use_stream=True
+    ),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", GPU_WAYS)
+@pytest.mark.parametrize("family", ["cogvideox", "wan", "sdxl"])
+def test_weights_leave_the_gpu_again(family, way):
+    pipe = BUILDERS[family]()
+    GPU_WAYS[way](pipe)
+    made = seedbed.generate(pipe, PROMPT, race=None, **QUIET, **CALLS[family])
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    assert not any(parameter.is_cuda for parameter in denoiser.parameters())
+    assert seedbed.replay(made.record(), pipe, progress=False).identical
+    resident = BUILDERS[family]().to("cuda")
+    plain = seedbed.select(resident, PROMPT, race=None, **QUIET, **CALLS[family])
+    torch.testing.assert_close(made.selection.scores, plain.scores, rtol=1e-4, atol=1e-6)
