@@ -72,6 +72,10 @@ def test_lists_that_cannot_be_used_are_refused_in_one_line(pipe, function, promp
     assert "\n" not in str(caught.value)
 
 
+def frames_of(output):
+    return np.asarray(output.frames if hasattr(output, "frames") else output.images)
+
+
 SEVERAL = {"wan": "num_videos_per_prompt", "ltx": "num_videos_per_prompt", "sdxl": "num_images_per_prompt"}
 
 
@@ -86,16 +90,18 @@ def test_the_best_noises_are_kept_for_several_videos(pipe_of, family, tmp_path):
     assert torch.equal(choice.noise, torch.stack(best)) and torch.equal(choice.noise[:1], one.noise)
 
     def frames(noise, **more):
-        output = pipe(PROMPT, latents=noise, output_type="np", **call, **more)
-        return np.asarray(output.frames if hasattr(output, "frames") else output.images)
+        return frames_of(pipe(PROMPT, latents=noise, output_type="np", **call, **more))
 
     together = frames(choice.noise, **{SEVERAL[family]: 3})
+    as_it_stands = pipe(PROMPT, latents=choice.noise, output_type="np", **choice.call)
+    assert np.array_equal(together, frames_of(as_it_stands))
     assert len(together) == 3
     for index, noise in enumerate(choice.noise.split(1)):
         np.testing.assert_allclose(together[index], frames(noise)[0], atol=1e-4)
 
     again = Selection.load(choice.save(tmp_path / "choice.json"))
     assert again.kept == 3 and torch.equal(again.noise, choice.noise)
+    assert again.call == choice.call and choice.call[SEVERAL[family]] == 3
     made = seedbed.replay(tmp_path / "choice.json", pipe, progress=False)
     np.testing.assert_allclose(made.frames.squeeze() / 255, together[0], atol=0.003)
 

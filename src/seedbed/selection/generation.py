@@ -196,7 +196,8 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Pro
         raise BadInput(
             f"the record was made with a {selection.model.pipeline}, not with a {type(pipe).__name__}"
         )
-    probe = Probe(pipe, selection.prompt, **{**selection.call, **missing})
+    call, _ = several(selection.call, selection.kept)
+    probe = Probe(pipe, selection.prompt, **{**call, **missing})
     if tuple(selection.recipe.shape) != tuple(probe.spec.shape):
         raise BadInput(
             f"the record's noise has shape {tuple(selection.recipe.shape)}, "

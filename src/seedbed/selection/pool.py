@@ -21,7 +21,7 @@ from seedbed.selection.layers import plan
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.profile import FILENAME, Profile, find_profile, read_profile
 from seedbed.selection.progress import Progress, reporting
-from seedbed.selection.prompts import per_prompt, several
+from seedbed.selection.prompts import asked, per_prompt, several
 from seedbed.selection.racing import Given, Rungs, ranked, rungs_of, standing, told
 from seedbed.selection.record import GivenNoise, Selection
 from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, race_pool
@@ -103,7 +103,7 @@ def select(
         previews=previews,
         progress=progress,
     )
-    return replace(selection, kept=kept)
+    return replace(selection, kept=kept, call=asked(selection.call, kept))
 
 
 def score(
@@ -162,7 +162,7 @@ def score(
         progress=progress,
         even_one=True,
     )
-    return replace(selection, kept=kept)
+    return replace(selection, kept=kept, call=asked(selection.call, kept))
 
 
 def choose(

@@ -12,6 +12,9 @@ from seedbed.selection.acquisitions import positive
 
 Made = TypeVar("Made")
 
+# What pipelines call the number of videos or images of one prompt.
+_COUNTS = ("num_videos_per_prompt", "num_images_per_prompt")
+
 
 class PerPrompt(Protocol[Made]):
     """A function of one prompt, or of a list of them."""
@@ -70,7 +73,7 @@ def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]
         BadInput: `num_videos_per_prompt` or `num_images_per_prompt` is no whole number from 1, or more than
             there are candidates.
     """
-    for name in ("num_videos_per_prompt", "num_images_per_prompt"):
+    for name in _COUNTS:
         wanted = call.get(name)
         if wanted is not None:
             positive(name, wanted)
@@ -80,3 +83,8 @@ def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]
                 )
             return {**call, name: 1}, wanted
     return call, 1
+
+
+def asked(call: dict[str, Any], kept: int) -> dict[str, Any]:
+    """The call as it was asked for, with the number that `several` has taken out of it."""
+    return {name: kept if name in _COUNTS else value for name, value in call.items()}
