@@ -285,6 +285,24 @@ def test_backends_that_bypass_torch_are_made_native_and_restored(model, inputs):
     assert flash._attention_backend == "flash" and "_attention_backend" not in vars(inherited)
 
 
+def test_a_model_that_needs_its_backend_is_refused(model, inputs):
+    """As sparse attention does, whose masks no other backend knows."""
+
+    class Sparse(Processor):
+        def __call__(self, query, key, value):
+            if self._attention_backend == "native":
+                raise AttributeError("'BlockMask' object has no attribute 'ndim'")
+            return super().__call__(query, key, value)
+
+    sparse = model.blocks[1].attn1.processor = Sparse()
+    sparse._attention_backend = "flex"
+    with pytest.raises(NotSupported, match="needs the attention backend flex"), Tap(model, lambda call: None):
+        model(*inputs)
+    assert sparse._attention_backend == "flex"
+    with pytest.raises(AttributeError, match="mine"), Tap(model.blocks[0], lambda call: None):
+        raise AttributeError("mine")
+
+
 def test_diffusers_backends_are_made_native_and_restored(pipe_of, family):
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 

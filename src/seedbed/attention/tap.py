@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from seedbed.attention.backends import force_native, needs
 from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
 
@@ -160,6 +161,7 @@ class Tap:
         self._active = ExitStack()
         self._stack: list[tuple[nn.Module, dict[str, Any]]] = []
         self._undo: list[Callable[[], None]] = []
+        self._chosen: set[str] = set()
 
     def __enter__(self) -> "Tap":
         if self._mode is not None:
@@ -171,14 +173,19 @@ class Tap:
         self._names = {module: name for name, module in self.module.named_modules()}
         self._parameters: dict[type, list[str]] = {}
         try:
-            for module in self._names:
+            for module, name in self._names.items():
+                if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
+                    raise NotSupported(
+                        f"{name or type(module).__name__} is compiled, and no tap sees inside of its graph: tap "
+                        "the module as it was before torch.compile"
+                    )
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
                 for handle in (
                     module.register_forward_pre_hook(self._before, with_kwargs=True),
                     module.register_forward_hook(self._after, always_call=True, prepend=True),
                 ):
                     self._undo.append(handle.remove)
-                self._force_native(getattr(module, "processor", None))
+                self._chosen |= force_native(getattr(module, "processor", None), self._undo)
         except BaseException:
             self._close()
             raise
@@ -189,6 +196,8 @@ class Tap:
     ) -> bool:
         self._close()
         self.stopped = isinstance(error, _Stop) and error.tap is self
+        if self._chosen and isinstance(error, (AttributeError, TypeError)):
+            raise NotSupported(needs(self.module, self._chosen)) from error
         return self.stopped
 
     def _close(self) -> None:
@@ -200,16 +209,6 @@ class Tap:
         self._stack.clear()
         self._mode = None
         self._names = {}
-
-    def _force_native(self, processor: Any) -> None:
-        if not hasattr(processor, "_attention_backend"):
-            return
-        if "_attention_backend" in vars(processor):
-            mine = processor._attention_backend
-            self._undo.append(lambda: setattr(processor, "_attention_backend", mine))
-        else:
-            self._undo.append(lambda: delattr(processor, "_attention_backend"))
-        processor._attention_backend = "native"
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._mode is None or threading.get_ident() != self._thread:
