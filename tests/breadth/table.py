@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 from pathlib import Path
 
 from tests.breadth.facts import Facts, facts
@@ -52,8 +53,13 @@ def written(page: str) -> dict[str, str]:
 def main() -> None:
     page = PAGE.read_text()
     written(page)
-    fresh = table([facts(family) for family in FAMILIES])
-    PAGE.write_text(_TABLE.sub(lambda marks: marks[1] + fresh + marks[2], page))
+    rows = [facts(family) for family in FAMILIES]
+    for family, row in zip(FAMILIES, rows, strict=True):
+        for what in ("selection", "previews", "replay"):
+            found, expected = getattr(row, what), family.unsupported.get(what, "yes")
+            if found != expected:
+                sys.exit(f"{family.name}: {what} should be {expected!r}, but: {found}")
+    PAGE.write_text(_TABLE.sub(lambda marks: marks[1] + table(rows) + marks[2], page))
 
 
 if __name__ == "__main__":
