@@ -9,7 +9,7 @@ from seedbed.attention.bansa import bansa_expected, bansa_masked
 from seedbed.attention.statistics import sample_rows
 from seedbed.selection import NAMES, Acquisition, Bansa, BansaDropout, Entropy, Random, Reversed, create
 from seedbed.selection.acquisitions import resolve
-from seedbed.selection.rows import mean_over_rows
+from seedbed.selection.rows import contributions, drawn_seed, mean_over_rows
 from tests.selection.calls import attention_call, attention_map
 
 
@@ -25,7 +25,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_options_follow_the_name_after_a_colon():
     assert resolve("bansa:keep=0.5, place=logits,steps=3") == Bansa(keep=0.5, place="logits", steps=3)
-    assert resolve("entropy:rows=null,seed=4") == Entropy(seed=4)
+    assert resolve("entropy:rows=null,seed=4") == Entropy(rows=None, seed=4)
     mine = Bansa(masks=3)
     assert resolve(mine) is mine
 
@@ -88,7 +88,7 @@ def test_entropy_is_the_mean_over_heads_and_rows():
 
 def test_entropy_looks_at_the_sampled_rows_only():
     call = attention_call(rows=9)
-    chosen = sample_rows(9, 4, 2)
+    chosen = sample_rows(9, 4, drawn_seed(call, 2))
     entropies = -torch.special.xlogy(attention_map(call), attention_map(call)).sum(-1)
     expected = entropies[:, :, chosen].mean((1, 2))
     torch.testing.assert_close(Entropy(rows=4, seed=2).observe(call), expected, atol=1e-6, rtol=1e-6)
@@ -99,25 +99,22 @@ def test_entropy_looks_at_the_sampled_rows_only():
 def test_bansa_hands_its_options_on(place):
     call = attention_call(candidates=2, fold=2, rows=8, keys=8)
     options = dict(masks=4, keep=0.5, place=place)
-    rows = sample_rows(8, 5, 3)
+    rows = sample_rows(8, 5, drawn_seed(call, 3))
     given = dict(scale=call.scale, mask=None, causal=False, rows=rows, **options)
     expected = bansa_expected(call.query, call.key, **given).double().view(2, -1).mean(1)
     torch.testing.assert_close(Bansa(rows=5, seed=3, **options).observe(call), expected)
 
     function = Bansa(estimator="masked", rows=5, seed=3, **options)
     masked = (
-        bansa_masked(call.query, call.key, seed=function.mask_seed(call), **given)
-        .double()
-        .view(2, -1)
-        .mean(1)
+        bansa_masked(call.query, call.key, seed=drawn_seed(call, 3), **given).double().view(2, -1).mean(1)
     )
     torch.testing.assert_close(function.observe(call), masked)
     assert (masked - expected).abs().min() > 1e-6
 
 
-def test_masks_differ_between_layers_evaluations_and_seeds():
+def test_masks_and_rows_differ_between_layers_evaluations_and_seeds():
     calls = [attention_call(index=index, step=step) for index in range(3) for step in range(2)]
-    seeds = {Bansa(seed=seed).mask_seed(call) for call in calls for seed in (0, 1)}
+    seeds = {drawn_seed(call, seed) for call in calls for seed in (0, 1)}
     assert len(seeds) == 12
 
 
@@ -162,6 +159,18 @@ def test_padded_rows_do_not_count_in_self_attention():
         values[0][:, some].mean().item(),
         values[1, :, 1].mean().item(),
     ]
+
+
+def test_the_parts_of_the_rows_have_the_score_as_their_mean():
+    some = torch.tensor([0, 3, 5])
+    values = torch.rand(4, 2, 6, generator=torch.Generator().manual_seed(0))
+    for call in (
+        attention_call(candidates=2, fold=2, mask=padded(4, 1, 6), kind="joint"),
+        attention_call(candidates=2, fold=2),
+    ):
+        parts = contributions(call, values[..., some], some)
+        assert parts.shape == (2, 3)
+        torch.testing.assert_close(parts.mean(1), mean_over_rows(call, values[..., some], some))
 
 
 def test_padded_keys_of_another_sequence_leave_all_rows():

@@ -41,7 +41,7 @@ def test_at_the_first_step_signals_are_those_of_the_unguided_forward(pipe_of, fa
     probe, pool = rollout.probe, [Given(noise) for noise in rollout.noises]
     for name, function in (("entropy", "entropy"), ("again", "entropy"), ("mine", "bansa")):
         made = create(function, **({"keep": 0.5} if name == "mine" else {}))
-        expected = score_pool(probe, pool, made, plan(probe.layers), None, lambda *_: None)
+        expected = score_pool(probe, pool, made, plan(probe.layers), "auto", lambda *_: None)
         for layer in range(expected.shape[1]):
             np.testing.assert_allclose(table[f"0/{name}/{layer}"], expected[:, layer], rtol=2e-5)
 

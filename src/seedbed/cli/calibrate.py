@@ -105,7 +105,7 @@ def calibrate(
                 seed=seed,
                 steps=moments,
                 acquisitions=acquisition or FUNCTIONS,
-                batch_size=batch_size,
+                batch_size=batch_size or "auto",
                 save=path,
                 progress=_counting(done, quiet),
                 **call_of(steps, guidance_scale, frames, height, width),

@@ -58,7 +58,7 @@ def pool_of(
         "layers": layers or None,
         "depth": depth,
         "race": parsed(race),
-        "batch_size": batch_size,
+        "batch_size": batch_size or "auto",
         "progress": shown(quiet),
     }
 

@@ -28,6 +28,7 @@ from seedbed.lab.verifiers import Ratings, resolve
 from seedbed.probe import Probe
 from seedbed.selection.acquisitions import Acquisition, create
 from seedbed.selection.acquisitions import resolve as acquisition_named
+from seedbed.selection.batches import BatchSize
 from seedbed.selection.judging import Verifier, named
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import recipes_for
@@ -121,7 +122,7 @@ def calibrate(
     seed: int = 0,
     steps: Sequence[int] = (0, 1, 3, 6, 9),
     acquisitions: Sequence[str | Acquisition] = FUNCTIONS,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     save: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress = True,
@@ -146,7 +147,7 @@ def calibrate(
         seed: of the noises, and of the split of the prompts.
         steps: after how many denoising steps signals are read, ascending from 0, which is t = T.
         acquisitions: functions to try at t = T, each at both ends, and down to ANSE's depth d*.
-        batch_size: noises denoised together; None: all that fit in 4 million latent values.
+        batch_size: noises denoised together; "auto": all that fit in 2.5 million latent values.
         save: where to write the profile; see `Calibration.save`.
         cache: a folder for the rows measured so far, so that a calibration that was ended goes on; None is
             `save` with ".rows" at its end, or nowhere. It knows a callable by its name alone.

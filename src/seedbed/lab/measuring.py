@@ -14,9 +14,11 @@ from seedbed.lab.verifiers import Ratings
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
 from seedbed.selection.acquisitions import Acquisition
+from seedbed.selection.batches import BatchSize, rows_that_fit
 from seedbed.selection.judging import Verifier, judged
 from seedbed.selection.layers import plan
-from seedbed.selection.scoring import judge_pool, rows_that_fit, score_pool
+from seedbed.selection.rows import ROWS
+from seedbed.selection.scoring import judge_pool, score_pool
 from seedbed.selection.signals import measure
 
 
@@ -26,7 +28,7 @@ def measured(
     verifier: Verifier | Ratings,
     steps: Sequence[int],
     functions: Mapping[str, Acquisition],
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Signals and outcomes of the noises of one prompt: name to (noises,) float64.
 
@@ -43,7 +45,7 @@ def measured(
     rollout = Rollout(
         probe,
         noises,
-        batch_size=min(batch_size or rows_that_fit(recipes[0].shape), len(recipes)),
+        batch_size=min(rows_that_fit(batch_size, recipes[0].shape), len(recipes)),
         what="calibration",
     )
     judge = None if isinstance(verifier, Ratings) else lambda frames: judged(verifier, frames, prompt)
@@ -82,7 +84,8 @@ def label(acquisition: str | Acquisition) -> str:
 def redrawn(function: Acquisition) -> Acquisition | None:
     """The same function with other masks and rows; None if its scores do not hang on what it draws."""
     options = function.options()
-    drawing = options.get("estimator") == "masked" or options.get("rows") is not None
+    # The default number of rows is large enough not to count.
+    drawing = options.get("estimator") == "masked" or options.get("rows") not in (None, ROWS)
     if not drawing or "seed" not in options:
         return None
     settings: Any = function

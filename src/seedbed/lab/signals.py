@@ -73,7 +73,7 @@ def signals(
     for name, function in options.get("passes", {}).items():
         resolved = resolve(function)
         layout = plan(probe.layers)
-        scores = score_pool(probe, recipes, resolved, layout, None, lambda *_: None).numpy()
+        scores = score_pool(probe, recipes, resolved, layout, "auto", lambda *_: None).numpy()
         table |= {f"0/{name}/{layer}": scores[:, layer] for layer in range(scores.shape[1])}
     table |= {f"outcome.{key}": values.numpy() for key, values in judge(rollout.finish()).items()}
     return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]

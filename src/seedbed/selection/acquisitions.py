@@ -54,7 +54,22 @@ class Acquisition:
 
     def observe(self, call: AttentionCall) -> Tensor:
         """The score of each candidate at this call: (call.candidates,), usually `call.by_candidate(...)`."""
+        return self.by_row(call).mean(1)
+
+    def by_row(self, call: AttentionCall) -> Tensor:
+        """Instead of `observe`, the query rows' parts in a score that is their mean: (candidates, rows).
+
+        Where they are a sample, drawn without replacement and the same for every candidate, `select` knows
+        from their spread how sure its choice is. A field `rows` says how many there are.
+        """
         raise NotImplementedError(f"{type(self).__name__} implements neither observe nor attend")
+
+    @property
+    def scores_rows(self) -> bool:
+        """Whether its score is the mean of `by_row`."""
+        ours, theirs = Acquisition, type(self)
+        plain = theirs.observe is ours.observe and theirs.attend is ours.attend
+        return plain and theirs.by_row is not ours.by_row
 
     def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """Scores, (call.candidates // copies,), and what the model continues with; None is its own output.

@@ -8,11 +8,10 @@ from typing import Literal
 from torch import Tensor
 
 from seedbed.attention.bansa import bansa_expected, bansa_masked
-from seedbed.attention.statistics import sample_rows
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput
 from seedbed.selection.acquisitions import Acquisition, fraction, positive
-from seedbed.selection.rows import mean_over_rows
+from seedbed.selection.rows import ROWS, contributions, drawn_rows, drawn_seed
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,9 @@ class Bansa(Acquisition):
         keep: the probability that a mask keeps an entry, in (0, 1].
         place: "probabilities" drops entries of the map and re-normalises the row (the paper's third
             version); "logits" sets logits to 0 (its first).
-        rows: how many query rows per head are looked at, the same for every candidate; None means all.
+        rows: how many query rows per head are looked at, drawn for each layer and the same for every
+            candidate; None means all, as in a model with no more of them. Candidates that these do not tell
+            apart are scored again with more.
         seed: of the masks and of the sampled rows, both common to all candidates.
         steps: the mean over this many denoiser evaluations (the paper tries 1, 25 and 50).
 
@@ -44,7 +45,7 @@ class Bansa(Acquisition):
     masks: int = 10
     keep: float = 0.2
     place: Literal["probabilities", "logits"] = "probabilities"
-    rows: int | None = None
+    rows: int | None = ROWS
     seed: int = 0
     steps: int = 1
 
@@ -59,9 +60,9 @@ class Bansa(Acquisition):
             positive("rows", self.rows)
         positive("steps", self.steps)
 
-    def observe(self, call: AttentionCall) -> Tensor:
-        """(call.candidates,) float64, between 0 and log(masks)."""
-        rows = sample_rows(call.query.shape[-2], self.rows, self.seed)
+    def by_row(self, call: AttentionCall) -> Tensor:
+        """(call.candidates, rows) float64, between 0 and log(masks)."""
+        rows = drawn_rows(call, self.rows, self.seed)
         if self.estimator == "expected":
             scores = bansa_expected(
                 call.query,
@@ -85,13 +86,9 @@ class Bansa(Acquisition):
                 keep=self.keep,
                 place=self.place,
                 rows=rows,
-                seed=self.mask_seed(call),
+                seed=drawn_seed(call, self.seed),
             )
-        return mean_over_rows(call, scores, rows)
-
-    def mask_seed(self, call: AttentionCall) -> int:
-        """Masks differ between layers and evaluations, so that their noise averages out over both."""
-        return self.seed * 1_000_003 + call.step * 10_007 + call.index
+        return contributions(call, scores, rows)
 
 
 @dataclass(frozen=True)

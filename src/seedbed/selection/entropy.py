@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seedbed.attention.statistics import row_statistics, sample_rows
+from seedbed.attention.statistics import row_statistics
 from seedbed.attention.tap import AttentionCall
 from seedbed.selection.acquisitions import Acquisition, positive
-from seedbed.selection.rows import mean_over_rows
+from seedbed.selection.rows import ROWS, contributions, drawn_rows
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Entropy(Acquisition):
     BANSA: low is better unless `prefer` says otherwise.
 
     Args:
-        rows: how many query rows per head are looked at, the same for every candidate; None means all.
+        rows: how many query rows per head are looked at, as in `Bansa`; None means all.
         seed: of the sampled rows.
         steps: the mean over this many denoiser evaluations.
 
@@ -31,7 +31,7 @@ class Entropy(Acquisition):
     name = "entropy"
     unit = "nats"
 
-    rows: int | None = None
+    rows: int | None = ROWS
     seed: int = 0
     steps: int = 1
 
@@ -40,10 +40,10 @@ class Entropy(Acquisition):
             positive("rows", self.rows)
         positive("steps", self.steps)
 
-    def observe(self, call: AttentionCall) -> Tensor:
-        """(call.candidates,) float64, between 0 and log(keys)."""
-        rows = sample_rows(call.query.shape[-2], self.rows, self.seed)
+    def by_row(self, call: AttentionCall) -> Tensor:
+        """(call.candidates, rows) float64, between 0 and log(keys)."""
+        rows = drawn_rows(call, self.rows, self.seed)
         statistics = row_statistics(
             call.query, call.key, scale=call.scale, mask=call.mask, causal=call.causal, rows=rows, powers=()
         )
-        return mean_over_rows(call, statistics.entropy, rows)
+        return contributions(call, statistics.entropy, rows)

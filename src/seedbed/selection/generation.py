@@ -20,6 +20,7 @@ from seedbed.files import write_bytes_atomically
 from seedbed.probe import Probe
 from seedbed.report.video import read_record, write_video
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive
+from seedbed.selection.batches import BatchSize
 from seedbed.selection.origin import Model, dtype_named, locate
 from seedbed.selection.pool import choose, recipes_for
 from seedbed.selection.profile import Profile
@@ -86,7 +87,7 @@ def generate(
     depth: int | None = None,
     race: Given = "auto",
     prefer: Prefer | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     previews: bool = False,
     progress: Progress = True,
     fps: float = 8,

@@ -17,12 +17,13 @@ from seedbed.errors import BadInput
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive, resolve
+from seedbed.selection.batches import BatchSize, checked
 from seedbed.selection.layers import plan
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.profile import FILENAME, Profile, find_profile, read_profile
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.prompts import asked, per_prompt, several
-from seedbed.selection.racing import Given, Rungs, ranked, rungs_of, standing, told
+from seedbed.selection.racing import Given, Rungs, ranked, rungs_of, told
 from seedbed.selection.record import GivenNoise, Selection
 from seedbed.selection.scoring import foresee_pool, judge_pool, preview_pool, race_pool
 
@@ -40,7 +41,7 @@ def select(
     depth: int | None = None,
     race: Given = "auto",
     prefer: Prefer | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     previews: bool = False,
     progress: Progress = True,
     **call: Any,
@@ -70,8 +71,8 @@ def select(
             "auto" is the profile's race where the model has been calibrated for this function, else the
             default for models of at least 12 scored layers; none where `layers` or `depth` are chosen.
         prefer: "low" or "high" total; None: what the acquisition function says.
-        batch_size: rows of one forward; None: all that fit in 4 million latent values. Where an acquisition
-            runs several copies of a candidate, each is a row, and they stay together.
+        batch_size: rows of one forward; "auto": what fits (`seedbed.selection.batches.Batches`). Where an
+            acquisition runs several copies of a candidate, each is a row, and they stay together.
         previews: also decode what each candidate's first step predicts (one more step each).
         progress: True for a bar on stderr, or a callable (what, done, total).
         call: further arguments of the pipeline's call (height, num_frames, num_inference_steps, ...). With
@@ -117,7 +118,7 @@ def score(
     depth: int | None = None,
     race: Given = "auto",
     prefer: Prefer | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     previews: bool = False,
     progress: Progress = True,
     **call: Any,
@@ -175,7 +176,7 @@ def choose(
     depth: int | None,
     race: Given,
     prefer: Prefer | None,
-    batch_size: int | None,
+    batch_size: BatchSize,
     previews: bool,
     progress: Progress,
     even_one: bool = False,
@@ -185,9 +186,7 @@ def choose(
     Args:
         even_one: score a pool of one, although there is nothing to choose.
     """
-    if batch_size is not None:
-        positive("batch_size", batch_size)
-    found: Profile | None
+    checked(batch_size)
     if isinstance(acquisition, str) and acquisition == "auto":
         if profile is None:
             found, origin = find_profile(probe.pipe), f"the model's {FILENAME}"
@@ -221,6 +220,8 @@ def choose(
     scores = torch.zeros(len(pool), 0, dtype=torch.float64)
     totals = torch.full((len(pool),), math.nan, dtype=torch.float64)
     rungs: Rungs = ()
+    order: tuple[int, ...] = ()
+    confidence: float | None = None
     seconds: dict[str, float] = {}
     pictures: list[np.ndarray[Any, Any]] | None = None
     with reporting(progress) as show:
@@ -239,12 +240,13 @@ def choose(
                 calibrated=found.race if found is not None else None,
                 narrowed=(layers, depth) != (None, None),
             )
-            scores, unable = race_pool(probe, pool, function, layout, batch_size, show, rungs, better)
+            scored = race_pool(probe, pool, function, layout, batch_size, show, rungs, better)
+            scores, order, confidence = scored.scores, scored.order, scored.confidence
             names, totals = layout.names[: scores.shape[1]], scores.nanmean(1)
             if rungs:
                 reason += f"; {told(rungs, whose)}"
-            if unable:
-                reason += f"; those that stayed started over, as {unable}"
+            if scored.unable:
+                reason += f"; those that stayed started over, as {scored.unable}"
         elif race not in ("auto", None):
             raise BadInput(f"{function.name} cannot race: it does not score attention layers")
         elif function.foresees:
@@ -271,10 +273,11 @@ def choose(
         recipes=tuple(pool),
         scores=scores,
         totals=totals,
-        order=standing(scores, better) if names else ranked(totals, better),
+        order=order or ranked(totals, better),
         layers=names,
         depth=depth,
         race=rungs,
+        confidence=confidence,
         acquisition=function.name,
         options=recordable(function.options())[0],
         prefer=better,

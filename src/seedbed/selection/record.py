@@ -73,13 +73,15 @@ class Selection:
         recipes: one per candidate, sealed with the noise's sha256 (or `GivenNoise`, from `score`).
         scores: (candidates, layers) float64; no columns if the function needs no layer, nan where a
             candidate had been dropped.
-        totals: (candidates,) float64, the mean over the layers that were seen; nan where nothing was
-            evaluated.
-        order: candidates, best first; those that stayed longer in a race come before those dropped earlier.
+        totals: (candidates,) float64, the mean over the layers seen; nan where nothing was evaluated.
+        order: candidates, best first; those that stayed longer in a race come first.
         layers: the names of the scored layers.
-        race: (scored layers seen, survivors) pairs: after how many layers how many stayed; empty for none.
+        race: pairs of scored layers seen, and how many candidates then stayed; empty for no race.
         ledger: what it cost, in full forwards of the denoiser for one candidate.
         seconds: wall time by what was done.
+        confidence: where the score is a mean over query rows, the probability that all rows would have chosen
+            the same among those of the race's last heat (union bound over the rivals, normal approximation of
+            paired differences). 1.0 where all rows were seen, None for other functions and older records.
         acquisition, options, prefer, depth: what was asked of the pool; `unit`: of its scores.
         reason: why this acquisition function.
         prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
@@ -114,6 +116,7 @@ class Selection:
     rungs: tuple[Rung, ...] = ()
     kept: int = 1
     race: tuple[tuple[int, int], ...] = ()
+    confidence: float | None = None
 
     def __repr__(self) -> str:
         return (
@@ -176,6 +179,7 @@ class Selection:
                 **({"rungs": [rung.to_dict() for rung in self.rungs]} if self.rungs else {}),
                 **({"kept": self.kept} if self.kept > 1 else {}),
                 **({"race": [list(rung) for rung in self.race]} if self.race else {}),
+                **({"confidence": self.confidence} if self.confidence is not None else {}),
             }
         )
 
@@ -216,6 +220,7 @@ class Selection:
                 rungs=tuple(Rung.from_dict(entry) for entry in record.get("rungs", ())),
                 kept=int(record.get("kept", 1)),
                 race=tuple((int(after), int(left)) for after, left in record.get("race", ())),
+                confidence=record.get("confidence"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error

@@ -6,7 +6,46 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.logits import MASKED_FROM
+from seedbed.attention.statistics import sample_rows
 from seedbed.attention.tap import AttentionCall
+
+# So many rows of each layer are looked at by default; docs/speed.md has the measurements.
+ROWS = 256
+
+
+def drawn_seed(call: AttentionCall, seed: int) -> int:
+    """What is drawn differs between layers and evaluations, so that its noise averages out over both."""
+    return seed * 1_000_003 + call.step * 10_007 + call.index
+
+
+def drawn_rows(call: AttentionCall, count: int | None, seed: int) -> Tensor | None:
+    """The query rows of this call to look at, common to all candidates; None stands for all."""
+    return sample_rows(call.query.shape[-2], count, drawn_seed(call, seed))
+
+
+def contributions(call: AttentionCall, values: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Each query row's part in `mean_over_rows`, which is their mean: (call.candidates, rows) float64.
+
+    Where rows of padding do not count, a row's part is that of the linearised ratio: the spread of the parts
+    is that of the mean.
+    """
+    counted = _counted_rows(call)
+    if counted is None:
+        return _by_candidate(call, values)
+    if rows is not None:
+        counted = counted[..., rows.to(counted.device)]
+    counted = counted.expand_as(values)
+    kept = _by_candidate(call, torch.where(counted, values.double(), 0.0))
+    weight = _by_candidate(call, counted)
+    share = weight.mean(1, keepdim=True)
+    mean = kept.mean(1, keepdim=True) / share
+    return kept / share - mean * (weight / share - 1)
+
+
+def _by_candidate(call: AttentionCall, values: Tensor) -> Tensor:
+    """(batch, heads, rows) -> (call.candidates, rows)."""
+    call.by_candidate(values[:, :1, :1])  # refuses a model that splits its batch
+    return values.double().reshape(call.candidates, -1, values.shape[-1]).mean(1)
 
 
 def mean_over_rows(call: AttentionCall, values: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention.tap import AttentionCall, SplitBatch
-from seedbed.errors import BadInput, BadOutput, NotSupported
+from seedbed.errors import BadInput, BadOutput
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import CannotShrink, Probe, Shrinking
 from seedbed.selection.acquisitions import Acquisition, Prefer
+from seedbed.selection.batches import Batches, BatchSize, memory_of, rows_that_fit
+from seedbed.selection.confidence import Look, tell_apart
 from seedbed.selection.layers import Plan
-from seedbed.selection.racing import Rungs, survivors
+from seedbed.selection.racing import Rungs, seen, standing
 from seedbed.selection.record import GivenNoise
+from seedbed.selection.standing import Meter, Observer, Show, Standing
 
 Pool = Sequence[NoiseRecipe | GivenNoise]
-Show = Callable[[str, float, float], None]
 
-# Latent values per batch: three candidates at CogVideoX's full size, every candidate of a small model.
-_BATCH_VALUES = 4_000_000
+
+@dataclass(frozen=True)
+class Scored:
+    """A pool's scores.
+
+    Attributes:
+        scores: (candidates, layers) float64 up to the end of the race; nan where one had been dropped.
+        order: candidates, best first.
+        confidence: see `seedbed.selection.record.Selection`.
+        unable: why nobody could be dropped within the model's forward; "" where somebody could.
+    """
+
+    scores: Tensor
+    order: tuple[int, ...]
+    confidence: float | None
+    unable: str
 
 
 def score_pool(
-    probe: Probe, pool: Pool, function: Acquisition, plan: Plan, batch_size: int | None, show: Show
+    probe: Probe, pool: Pool, function: Acquisition, plan: Plan, batch_size: BatchSize, show: Show
 ) -> Tensor:
     """The mean of a function's scores over its steps: (candidates, layers) float64.
 
@@ -37,7 +52,8 @@ def score_pool(
         NotSupported: a layer that does not run in every evaluation.
         BadOutput: a score that is not finite; names candidate and layer.
     """
-    return race_pool(probe, pool, function, plan, batch_size, show, (), function.prefer)[0]
+    scorer = _Scorer(probe, pool, function, plan, (), function.prefer, batch_size, show)
+    return scorer.run(range(len(pool)), function, plan, ()).scores
 
 
 def race_pool(
@@ -45,169 +61,108 @@ def race_pool(
     pool: Pool,
     function: Acquisition,
     plan: Plan,
-    batch_size: int | None,
+    batch_size: BatchSize,
     show: Show,
     rungs: Rungs,
     prefer: Prefer,
-) -> tuple[Tensor, str]:
-    """As `score_pool`, but the worst are dropped at each rung, whatever the batches: nan where not seen.
+) -> Scored:
+    """As `score_pool`, but the worst are dropped at each rung, whatever the batches.
 
     Where the candidates left share a forward, they are dropped within it. Otherwise, and where the model
-    cannot go on with fewer, those that stay start over, which costs more and chooses the same.
-
-    Returns:
-        The table up to the end of the race; and why the model could not drop within its forward, or "".
+    cannot go on with fewer, those that stay start over, which costs more and chooses the same. Those of the
+    last heat whom the sampled rows do not tell apart are scored again with more.
 
     Raises:
         As `score_pool`.
     """
     if rungs and rungs[-1][1] == 1:
         plan = plan.cut(rungs[-1][0])
-    standing = _Standing(len(pool), plan, function.steps, rungs, prefer)
-    most = max(1, (batch_size or rows_that_fit(pool[0].shape)) // function.copies)
-    if most > 1 and len(pool) > 1 and probe.most_rows is not None:
-        most = probe.most_rows
-    meter = _Meter(function.copies * _planned_cost(len(pool), plan, function.steps, rungs), plan.total, show)
+    scorer = _Scorer(probe, pool, function, plan, rungs, prefer, batch_size, show)
+    first = scorer.run(range(len(pool)), function, plan, rungs)
+    scores, depths = first.scores, seen(first.scores)
+    looks, confidence = torch.zeros(len(pool)), None
+    if function.scores_rows:
+        near = (depths == depths.max()).nonzero().flatten().tolist()
 
-    def run(batch: Sequence[int], depth: int, shrinking: Shrinking | None = None) -> None:
-        observer = _Observer(function, standing, batch, meter, shrinking)
-        noises = torch.stack([pool[index].draw() for index in batch]).repeat_interleave(function.copies, 0)
-        probe.evaluate(noises, observer, depth=depth, steps=function.steps, shrinking=shrinking)
-        standing.require(batch)
+        def again(rivals: list[int], rows: int) -> tuple[Tensor, list[Look]]:
+            finer: Any = function
+            found = scorer.run(rivals, dataclasses.replace(finer, rows=rows), plan, (), "more rows")
+            return found.scores[rivals], [found.looks[rival] for rival in rivals]
 
-    unable = ""
-    while not standing.finished:
-        alive = standing.alive
-        try:
-            if standing.rungs and len(alive) <= most and not unable:
-                run(alive, plan.depth, probe.shrinking(len(alive)))
-            else:
-                for batch in evenly(alive, most):
-                    run(batch, plan.cut(standing.goal).depth)
-                standing.settle()
-        except CannotShrink as error:
-            unable = str(error)
-        except SplitBatch:
-            if most == 1:
-                raise
-            most = 1
-    meter.finish()
-    return standing.scores, unable
+        rows = getattr(function, "rows", None)
+        confidence = tell_apart(near, scores, first.looks, looks, rows, again, prefer, function.steps)
+    return Scored(scores, standing(scores, prefer, looks), confidence, scorer.unable)
 
 
-class _Standing:
-    """What is known of a pool: its scores, who is still in, and the rungs ahead.
-
-    Attributes:
-        alive: ascending.
-        finished: whether nothing is left to see.
-    """
-
-    def __init__(self, count: int, plan: Plan, steps: int, rungs: Rungs, prefer: Prefer) -> None:
-        self.plan, self.steps, self.prefer = plan, steps, prefer
-        self.rungs = list(rungs)
-        self.alive = list(range(count))
-        self.finished = False
-        self._sums = torch.zeros(count, len(plan.names), dtype=torch.float64)
-        self._times = torch.zeros(count, len(plan.names), dtype=torch.int64)
-
-    @property
-    def goal(self) -> int:
-        """Columns to see before anything is decided."""
-        return self.rungs[0][0] if self.rungs else len(self.plan.names)
-
-    @property
-    def scores(self) -> Tensor:
-        """(candidates, layers) float64, nan where not seen."""
-        return torch.where(self._times == self.steps, self._sums / self.steps, math.nan)
-
-    def add(self, column: int, candidates: Sequence[int], scores: Tensor) -> None:
-        """The scores of one layer in one evaluation; what is known already stays as it is."""
-        for candidate, score in zip(candidates, scores.tolist(), strict=True):
-            if candidate in self.alive and self._times[candidate, column] < self.steps:
-                self._sums[candidate, column] += score
-                self._times[candidate, column] += 1
-
-    def require(self, batch: Sequence[int]) -> None:
-        """NotSupported unless every layer up to the goal was seen for those of a batch who are still in."""
-        for candidate in set(batch) & set(self.alive):
-            for name, times in zip(self.plan.names[: self.goal], self._times[candidate], strict=False):
-                if times < self.steps:
-                    raise NotSupported(
-                        f"layer {name} ran in only {int(times)} of {self.steps} denoiser evaluations: switch "
-                        "off what skips layers (caching), or leave it out with layers="
-                    )
-
-    def settle(self) -> None:
-        """The goal is reached: drop the worst."""
-        if self.rungs:
-            self.alive = survivors(self.scores, self.alive, self.rungs.pop(0), self.prefer)
-            self.finished = len(self.alive) == 1
-        else:
-            self.finished = True
-
-
-class _Meter:
-    """Shows how many evaluations are done of those that are planned."""
-
-    def __init__(self, planned: float, layers: int, show: Show) -> None:
-        self.done, self.planned, self.layers, self.show = 0.0, planned, layers, show
-
-    def count(self, rows: int) -> None:
-        """One layer of so many rows."""
-        self.done += rows / self.layers
-        self.show("scoring", min(self.done, self.planned), self.planned)
-
-    def finish(self) -> None:
-        if self.done < self.planned:
-            self.show("scoring", self.planned, self.planned)
-
-
-class _Observer:
-    """The handler of one batch: hands on its scores, and drops candidates where it sees all there are."""
+class _Scorer:
+    """One pool's forwards."""
 
     def __init__(
         self,
+        probe: Probe,
+        pool: Pool,
         function: Acquisition,
-        standing: _Standing,
-        batch: Sequence[int],
-        meter: _Meter,
-        shrinking: Shrinking | None,
+        plan: Plan,
+        rungs: Rungs,
+        prefer: Prefer,
+        batch_size: BatchSize,
+        show: Show,
     ) -> None:
-        self.function, self.standing, self.batch = function, standing, batch
-        self.meter, self.shrinking = meter, shrinking
+        self.probe, self.pool, self.function, self.plan = probe, pool, function, plan
+        self.prefer = prefer
+        self.unable = ""
+        self.batches = Batches(
+            batch_size,
+            pool[0].shape,
+            function.copies,
+            memory_of(probe.spec.device),
+            probe.most_rows if len(pool) > 1 else None,
+        )
+        planned = function.copies * _planned_cost(len(pool), plan, function.steps, rungs)
+        self.meter = Meter(planned, plan.total, show)
 
-    def __call__(self, call: AttentionCall) -> Tensor | None:
-        self.meter.count(call.candidates)
-        standing, shrinking = self.standing, self.shrinking
-        column = standing.plan.columns.get(call.index)
-        if column is None:
-            return None
-        present = self.batch if shrinking is None else [self.batch[place] for place in shrinking.present]
-        scores, output = self.function.attend(call)
-        if tuple(scores.shape) != (len(present),):
-            raise BadInput(
-                f"{self.function.name} returned scores of shape {tuple(scores.shape)}, not one for each of "
-                f"the {len(present)} candidates: call.by_candidate(...) makes them"
-            )
-        scores = scores.detach().double().cpu()
-        # A function may make a number of a row that is not finite, so what it looked at is checked too.
-        inputs = call.query.sum((1, 2, 3), dtype=torch.float32) + call.key.sum((1, 2, 3), dtype=torch.float32)
-        means = call.by_candidate(inputs).view(len(present), -1).mean(1).cpu()
-        for what, values in (("the mean query and key", means), (self.function.name, scores)):
-            for index in (~values.isfinite()).nonzero().flatten().tolist():
-                if present[index] in standing.alive:
-                    raise BadOutput(
-                        f"{what} of candidate {present[index]} is {values[index].item()} at layer "
-                        f"{standing.plan.names[column]}: values are not finite there; try float32 or bfloat16"
+    def run(
+        self,
+        candidates: Sequence[int],
+        function: Acquisition,
+        plan: Plan,
+        rungs: Rungs,
+        what: str = "scoring",
+    ) -> Standing:
+        """Score these candidates through a race."""
+        found = Standing(len(self.pool), candidates, plan, function.steps, rungs, self.prefer)
+
+        def forward(batch: Sequence[int], depth: int, shrinking: Shrinking | None = None) -> None:
+            noises = torch.stack([self.pool[index].draw() for index in batch])
+            try:
+                self.probe.evaluate(
+                    noises.repeat_interleave(function.copies, 0),
+                    Observer(function, found, batch, self.meter, shrinking),
+                    depth=depth,
+                    steps=function.steps,
+                    what=what,
+                    shrinking=shrinking,
+                )
+            except torch.OutOfMemoryError:
+                found.forget(batch)
+                raise
+            found.require(batch)
+
+        while not found.finished:
+            if found.rungs and len(found.alive) <= self.batches.most and not self.unable:
+                try:
+                    self.batches.fits(
+                        found.alive,
+                        lambda batch: forward(batch, plan.depth, self.probe.shrinking(len(batch))),
                     )
-        standing.add(column, present, scores)
-        if shrinking is not None and column + 1 == standing.goal:
-            standing.settle()
-            if standing.finished:
-                call.stop()
-            shrinking.keep([self.batch.index(candidate) for candidate in standing.alive])
-        return output
+                except CannotShrink as error:
+                    self.unable = str(error)
+            else:
+                depth = plan.cut(found.goal).depth
+                self.batches.run(found.alive, lambda batch, depth=depth: forward(batch, depth))  # type: ignore[misc]
+                found.settle()
+        self.meter.finish()
+        return found
 
 
 def judge_pool(function: Acquisition, pool: Pool) -> Tensor:
@@ -221,7 +176,7 @@ def judge_pool(function: Acquisition, pool: Pool) -> Tensor:
     )
 
 
-def foresee_pool(probe: Probe, pool: Pool, function: Acquisition, batch_size: int | None) -> Tensor:
+def foresee_pool(probe: Probe, pool: Pool, function: Acquisition, batch_size: BatchSize) -> Tensor:
     """The totals of a function that denoises the candidates itself: (candidates,) float64.
 
     Raises:
@@ -229,7 +184,7 @@ def foresee_pool(probe: Probe, pool: Pool, function: Acquisition, batch_size: in
         BadOutput: a total that is not finite; names the candidate.
     """
     noises = torch.stack([recipe.draw() for recipe in pool])
-    totals = function.foresee(probe, noises, batch_size or rows_that_fit(pool[0].shape)).double().cpu()
+    totals = function.foresee(probe, noises, rows_that_fit(batch_size, pool[0].shape)).double().cpu()
     if tuple(totals.shape) != (len(pool),):
         raise BadInput(
             f"{function.name} returned scores of shape {tuple(totals.shape)}, not one for each of the "
@@ -246,18 +201,6 @@ def preview_pool(probe: Probe, pool: Pool, show: Show) -> list[np.ndarray[Any, A
         pictures += probe.preview(recipe.draw()[None])
     show("preview", len(pool), len(pool))
     return pictures
-
-
-def rows_that_fit(shape: Sequence[int]) -> int:
-    """How many rows of latents of this shape share a forward where the caller does not say."""
-    return max(1, _BATCH_VALUES // math.prod(shape))
-
-
-def evenly(candidates: Sequence[int], most: int) -> list[Sequence[int]]:
-    """Consecutive candidates that share a forward, in batches as even as possible."""
-    count = math.ceil(len(candidates) / most)
-    edges = [len(candidates) * index // count for index in range(count + 1)]
-    return [candidates[start:end] for start, end in pairwise(edges)]
 
 
 def _planned_cost(count: int, plan: Plan, steps: int, rungs: Rungs) -> float:
