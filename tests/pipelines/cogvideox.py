@@ -1,6 +1,7 @@
 """CogVideoX from an image and from a video: what is given joins the latents' channels, or starts them."""
 
 from diffusers import (
+    CogVideoXFunControlPipeline,
     CogVideoXImageToVideoPipeline,
     CogVideoXTransformer3DModel,
     CogVideoXVideoToVideoPipeline,
@@ -23,6 +24,12 @@ def video_to_video() -> CogVideoXVideoToVideoPipeline:
         return quiet(CogVideoXVideoToVideoPipeline(**cogvideox().components))
 
 
+def controlled() -> CogVideoXFunControlPipeline:
+    parts = image_to_video().components
+    return quiet(CogVideoXFunControlPipeline(**parts))
+
+
+_VIDEO = [picture(16, seed) for seed in range(9)]
 _FROM_VIDEO = dict(height=16, width=16, max_sequence_length=8, num_inference_steps=3, strength=0.7)
 
 FAMILIES = [
@@ -30,6 +37,11 @@ FAMILIES = [
     Family(
         "CogVideoX, video to video",
         video_to_video,
-        {**_FROM_VIDEO, "video": [picture(16, seed) for seed in range(9)]},
+        {**_FROM_VIDEO, "video": _VIDEO},
+    ),
+    Family(
+        "CogVideoX Fun, controlled by a video",
+        controlled,
+        dict(height=16, width=16, max_sequence_length=8, num_inference_steps=2, control_video=_VIDEO),
     ),
 ]

@@ -1,7 +1,8 @@
 """HunyuanVideo: joint attention in two kinds of blocks, text from a language model.
 
 - HunyuanVideo: guidance is an input of the denoiser.
-- HunyuanVideo 1.5: guidance is a component of the pipeline, a guider.
+- HunyuanVideo 1.5: guidance is a component of the pipeline, a guider. An image goes through SigLIP too.
+- SkyReels-V1 is HunyuanVideo from an image, with guidance of the usual kind.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import diffusers
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
@@ -19,12 +21,15 @@ from transformers import (
     LlamaModel,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
 )
 
 from tests.pipelines.family import Family
-from tests.pipelines.parts import WORDS, clip, quiet, seeded, tokenizer
+from tests.pipelines.parts import WORDS, clip, picture, quiet, seeded, tokenizer
 
 _LANGUAGE_MODEL = dict(
     vocab_size=3 + len(WORDS),
@@ -75,6 +80,16 @@ def hunyuan_video() -> HunyuanVideoPipeline:
         )
 
 
+def skyreels_v1() -> HunyuanSkyreelsImageToVideoPipeline:
+    with seeded(63):
+        transformer = HunyuanVideoTransformer3DModel.from_config(
+            hunyuan_video().transformer.config, in_channels=8, guidance_embeds=False
+        )
+        return quiet(
+            HunyuanSkyreelsImageToVideoPipeline(**{**hunyuan_video().components, "transformer": transformer})
+        )
+
+
 def hunyuan_video_15() -> Any:
     words = tokenizer(64)
     words.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
@@ -114,31 +129,58 @@ def hunyuan_video_15() -> Any:
             guider=diffusers.ClassifierFreeGuidance(guidance_scale=4.0),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
         )
-        # Its template is made for Qwen's tokenizer: here the system's words are one unknown after another.
-        pipe.system_message = "the"
-        pipe.prompt_template_encode_start_idx = 1
-        pipe.tokenizer_max_length = 8
-        pipe.tokenizer_2_max_length = 8
-        pipe.vision_num_semantic_tokens = 4
-        return quiet(pipe)
+        return _shortened(pipe)
 
+
+def hunyuan_video_15_from_image() -> Any:
+    with seeded(64):
+        vision = SiglipVisionConfig(
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            image_size=16,
+            patch_size=8,
+        )
+        pipe = diffusers.HunyuanVideo15ImageToVideoPipeline(
+            **hunyuan_video_15().components,
+            image_encoder=SiglipVisionModel(vision),
+            feature_extractor=SiglipImageProcessor(size={"height": 16, "width": 16}),
+        )
+        return _shortened(pipe)
+
+
+def _shortened(pipe: Any) -> Any:
+    """Its template and lengths are made for Qwen's tokenizer and SigLIP at full size."""
+    pipe.system_message = "the"
+    pipe.prompt_template_encode_start_idx = 1
+    pipe.tokenizer_max_length = 8
+    pipe.tokenizer_2_max_length = 8
+    pipe.vision_num_semantic_tokens = 4
+    return quiet(pipe)
+
+
+_TEXT = dict(max_sequence_length=8, prompt_template={"template": "{}", "crop_start": 0})
 
 FAMILIES = [
     Family(
         "HunyuanVideo",
         hunyuan_video,
-        dict(
-            height=16,
-            width=16,
-            num_frames=9,
-            num_inference_steps=2,
-            max_sequence_length=8,
-            prompt_template={"template": "{}", "crop_start": 0},
-        ),
+        dict(height=16, width=16, num_frames=9, num_inference_steps=2, **_TEXT),
+    ),
+    Family(
+        "SkyReels-V1, image to video",
+        skyreels_v1,
+        dict(height=16, width=16, num_frames=9, num_inference_steps=2, image=picture(16), **_TEXT),
     ),
     Family(
         "HunyuanVideo 1.5",
         hunyuan_video_15,
         dict(height=16, width=16, num_frames=9, num_inference_steps=2),
+    ),
+    Family(
+        "HunyuanVideo 1.5, image to video",
+        hunyuan_video_15_from_image,
+        dict(num_frames=9, num_inference_steps=2, image=picture(32)),
     ),
 ]

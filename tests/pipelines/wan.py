@@ -7,7 +7,6 @@
 """
 
 from diffusers import (
-    AutoencoderKLWan,
     WanImageToVideoPipeline,
     WanTransformer3DModel,
     WanVACEPipeline,
@@ -76,20 +75,11 @@ def video_to_video() -> WanVideoToVideoPipeline:
 
 def vace() -> WanVACEPipeline:
     with seeded(45):
-        config = wan().transformer.config
-        vae = AutoencoderKLWan.from_config(wan().vae.config)
-        return quiet(
-            WanVACEPipeline(
-                **{
-                    **wan().components,
-                    "vae": vae,
-                    # Latents of what stays and of what is made, and a mask of a channel for each pixel.
-                    "transformer": WanVACETransformer3DModel.from_config(
-                        config, vace_layers=[0], vace_in_channels=2 * 4 + 64
-                    ),
-                }
-            )
+        # Latents of what stays and of what is made, and a mask with a channel for each pixel of a latent.
+        transformer = WanVACETransformer3DModel.from_config(
+            wan().transformer.config, vace_layers=[0], vace_in_channels=2 * 4 + 64
         )
+        return quiet(WanVACEPipeline(**{**wan().components, "transformer": transformer}))
 
 
 _VIDEO = [picture(16, seed) for seed in range(9)]
@@ -109,4 +99,5 @@ FAMILIES = [
     ),
     Family("Wan 2.2 5B, image to video", image_to_video_5b, {**CALLS["wan"], "image": picture(16)}),
     Family("Wan, video to video", video_to_video, {**_FROM_VIDEO, "video": _VIDEO}),
+    Family("Wan VACE", vace, {**CALLS["wan"], "video": _VIDEO}),
 ]

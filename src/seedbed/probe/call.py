@@ -148,19 +148,18 @@ class Call:
         """A borrowed pipeline, and its call with everything but `latents` and `output_type`.
 
         `count` candidates go in as one batch, each with a generator of its own, all in the same state.
-        `latents` are their noises, and enter where the pipeline's own would. Guided: with the caller's
-        arguments, and a single candidate as the caller would pass it. Unguided: guidance off. Compiled
-        denoisers run eagerly where unguided or `eager`.
+        `latents` are their noises, and enter where the pipeline's own would. A single one goes in as the
+        caller would pass it: some pipelines take no lists. Guided: with the caller's arguments. Unguided:
+        guidance off. Compiled denoisers run eagerly where unguided or `eager`.
         """
-        single = guided and count == 1
         arguments = {name: self._given(name, value, count) for name, value in self.arguments.items()}
         if self.prompt is not None:
-            arguments["prompt"] = self.prompt if single else [self.prompt] * count
+            arguments["prompt"] = self.prompt if count == 1 else [self.prompt] * count
         if "generator" in self._known:
             given = self.arguments.get("generator")
             given = given[0] if isinstance(given, list) else given
             copies = [same_generator(given) for _ in range(count)]
-            arguments["generator"] = copies[0] if single else copies
+            arguments["generator"] = copies[0] if count == 1 else copies
         if not guided:
             arguments |= self.off
             if "ip_adapter_image_embeds" in arguments:
