@@ -1,6 +1,7 @@
 """The table of `docs/pipelines.md`, from the facts of every family.
 
-`python -m tests.breadth.table` writes it anew. The tests compare it with the facts of their own run.
+`python -m tests.breadth.table` writes it anew; with the names of families, only their rows and new ones. The tests
+compare it with the facts of their own run.
 """
 
 import re
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.breadth.facts import Facts, facts
-from tests.pipelines import FAMILIES
+from tests.pipelines import FAMILIES, Family
 
 COMMAND = "python -m tests.breadth.table"
 PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
@@ -33,8 +34,8 @@ def line(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def table(rows: list[Facts]) -> str:
-    lines = [line(list(HEADER)), "|" + " --- |" * len(HEADER), *(line(row.cells()) for row in rows)]
+def table(rows: list[str]) -> str:
+    lines = [line(list(HEADER)), "|" + " --- |" * len(HEADER), *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -50,17 +51,28 @@ def written(page: str) -> dict[str, str]:
     return {row.split(" | ")[0].removeprefix("| "): row for row in body}
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     page = PAGE.read_text()
-    written(page)
-    rows = [facts(family) for family in FAMILIES]
-    for family, row in zip(FAMILIES, rows, strict=True):
-        for what in ("selection", "previews", "replay"):
-            found, expected = getattr(row, what), family.unsupported.get(what, "yes")
-            if found != expected:
-                sys.exit(f"{family.name}: {what} should be {expected!r}, but: {found}")
-    PAGE.write_text(_TABLE.sub(lambda marks: marks[1] + table(rows) + marks[2], page))
+    rows = written(page)
+    known = [family.name for family in FAMILIES]
+    if unknown := set(names) - set(known):
+        sys.exit(f"there is no family {', '.join(sorted(unknown))}: choose of {', '.join(known)}")
+    for family in FAMILIES:
+        if not names or family.name in names or family.name not in rows:
+            rows[family.name] = line(checked(family).cells())
+    fresh = table([rows[name] for name in known])
+    PAGE.write_text(_TABLE.sub(lambda marks: marks[1] + fresh + marks[2], page))
+
+
+def checked(family: Family) -> Facts:
+    """The facts of a family; exits where they are not what it claims."""
+    row = facts(family)
+    for what in ("selection", "previews", "replay"):
+        found, expected = getattr(row, what), family.unsupported.get(what, "yes")
+        if found != expected:
+            sys.exit(f"{family.name}: {what} should be {expected!r}, but: {found}")
+    return row
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
