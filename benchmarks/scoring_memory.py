@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -41,18 +42,20 @@ class LiveBytes(TorchDispatchMode):
     """Follows the storages of all tensors that operations return: bytes now alive, and their peak.
 
     Args:
-        held: tensors that were there before; views of them count nothing.
+        held: tensors that were there before; views of them count nothing. Where these are fake, fake ones
+            are followed, otherwise real ones.
     """
 
     def __init__(self, held: list[torch.Tensor]) -> None:
         super().__init__()
         self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in held}
         self.live = self.peak = 0
+        self.fake = any(isinstance(tensor, FakeTensor) for tensor in held)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and isinstance(tensor, FakeTensor) == self.fake:
                 storage = tensor.untyped_storage()
                 key = storage._cdata
                 if key not in self.sizes:

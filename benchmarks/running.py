@@ -1,0 +1,58 @@
+"""What every benchmark needs: where it runs, medians with their spread, files written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import diffusers
+import torch
+
+from seedbed.files import write_bytes_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What a reader needs to judge a time by."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.open() if line.startswith("model name")]
+        name = models[0] if models else name
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles; of a single value all three are that value."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if values[1:] else values * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
+    """Wall-clock seconds of one call, with everything it queued on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - started
+
+
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Writes a result as JSON under its name."""
+    write_bytes_atomically(folder / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -1,0 +1,133 @@
+"""What the cost model counts is what an independent count, and a run of the real thing, comes to."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import seedbed
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from architectures import ARCHITECTURES
+from bare import Watching, bare_pipeline, rows_of_selection
+from cost_model import methods, published_depth, scoring
+from counting import ALSO, count_forward, operations, peak_bytes, score_operations
+from scoring_memory import LiveBytes
+
+from seedbed.attention import bansa_expected
+from seedbed.selection import Bansa
+
+# One of every class, with fewer layers, but enough for a race.
+SHORT = [
+    dataclasses.replace(architecture, config=architecture.config | layers)
+    for architecture, layers in (
+        (ARCHITECTURES[0], {"num_layers": 13}),
+        (ARCHITECTURES[2], {"num_layers": 7}),
+        (ARCHITECTURES[5], {"num_layers": 4, "num_single_layers": 7}),
+    )
+]
+NAMES = ["cogvideox", "wan", "hunyuan"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: each.name)
+def test_the_configurations_have_as_many_parameters_as_was_published(architecture):
+    with FakeTensorMode():
+        parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
+    low, high = architecture.billions
+    assert low <= parameters / 1e9 <= high
+
+
+def test_a_forward_costs_what_adding_up_its_products_by_hand_gives():
+    small = ARCHITECTURES[0].narrow()
+    heads, head, layers, time, text = 2, 16, 5, 8, 8
+    small = dataclasses.replace(
+        small, config=small.config | {"num_attention_heads": heads, "num_layers": layers}
+    )
+    width = heads * head
+    frames, channels, high, wide = small.latents
+    video, words = frames * (high // 2) * (wide // 2), small.text[0]
+    tokens = video + words
+
+    before = 2 * width * time + 2 * time * time  # of the timestep
+    before += 2 * video * (4 * channels) * width + 2 * words * text * width
+    modulation = 2 * time * 6 * width
+    qkv = 3 * 2 * tokens * width * width
+    attention = 4 * tokens * tokens * width
+    after = 2 * tokens * width * width + modulation + 2 * 2 * tokens * width * 4 * width
+    block = modulation + qkv + attention + after
+    end = 2 * time * 2 * width + 2 * video * width * 4 * channels
+
+    found = count_forward(small.build, small.inputs)
+    assert found.operations == before + layers * block + end
+    assert [layer.shape for layer in found.layers] == [(heads, tokens, tokens, head)] * layers
+    for index, layer in enumerate(found.layers):
+        assert layer.entered == before + index * block
+        assert layer.operations == before + index * block + modulation + qkv
+    # Two rows to the second layer, then one from the third block on, stopped at its attention.
+    expected = 2 * (before + 2 * block) + modulation + qkv
+    assert found.operations_of([2, 2, 1]) == expected
+
+
+@pytest.mark.parametrize("architecture", SHORT, ids=NAMES)
+def test_a_selection_runs_what_the_model_counts(architecture):
+    narrow = architecture.narrow()
+    pipe, forward = bare_pipeline(narrow), count_forward(narrow.build, narrow.inputs)
+
+    def run(**options):
+        watching = Watching()
+        embeds = torch.zeros(1, *narrow.text)
+        with FlopCounterMode(display=False, custom_mapping=ALSO) as counter:
+            choice = seedbed.select(
+                pipe, prompt_embeds=embeds, candidates=10, acquisition=watching, progress=False, **options
+            )
+        return watching.rows, counter.get_total_flops(), choice.ledger.total
+
+    # Those that stay start over, and are dropped within the forward once they fit into one.
+    rows, counted, evaluations = run(batch_size=3)
+    assert rows_of_selection(architecture, 10, 3) == rows
+    found = scoring(forward, rows, Bansa())
+    assert found["evaluations"] == pytest.approx(evaluations)
+    # Finding the layers, in forwards without data, is in both and cancels.
+    plain_rows, plain, _ = run(race=None, depth=1)
+    assert found["operations"] - sum(map(forward.operations_of, plain_rows)) == counted - plain
+
+
+@pytest.mark.parametrize("architecture", SHORT, ids=NAMES)
+def test_the_peak_on_tensors_without_data_is_that_of_a_real_forward(architecture):
+    narrow = architecture.narrow()
+    model, given = narrow.build(), narrow.inputs(2)
+    held = [*model.parameters(), *model.buffers(), *given.values()]
+    with torch.no_grad(), LiveBytes(held) as tracker:
+        model(**given)
+    real = tracker.peak + sum(tensor.untyped_storage().nbytes() for tensor in held)
+    assert peak_bytes(narrow.build, narrow.inputs, 2) == pytest.approx(real, rel=0.01)
+
+
+def test_scoring_a_few_rows_of_one_head_tells_what_all_rows_of_all_heads_cost():
+    query, key = torch.randn(2, 1, 3, 256, 16, generator=torch.Generator().manual_seed(1))
+    real = operations(lambda: bansa_expected(query, key))
+    assert score_operations("expected", (3, 256, 256, 16), None) == pytest.approx(real, rel=0.1)
+    sampled = score_operations("expected", (3, 256, 256, 16), 64)
+    assert sampled == score_operations("expected", (3, 256, 256, 16), None) / 4
+    # Each of ten masks passes over the row several times.
+    assert score_operations("masked", (3, 256, 256, 16), None) > real + 10 * 3 * 3 * 256 * 256
+
+
+def test_the_published_depth_counts_blocks():
+    counted = [published_depth(a, count_forward(a.narrow().build, a.narrow().inputs)) for a in SHORT]
+    # All of the short ones. Wan attends twice in each block, and HunyuanVideo refines the text in two layers
+    # before its first block; its later ones are of another kind.
+    assert counted == [13, 14, 2 + 4]
+
+
+def test_ours_costs_less_than_the_published_method_and_both_less_than_a_generation():
+    narrow = SHORT[0].narrow()
+    found = methods(narrow, count_forward(narrow.build, narrow.inputs))
+    assert found["ours"]["evaluations"] < found["published"]["evaluations"] == 10
+    assert found["plain"]["evaluations"] == 100
+    assert found["best of 10"]["operations"] == 10 * found["plain"]["operations"]
