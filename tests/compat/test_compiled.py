@@ -6,6 +6,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import seedbed
+from seedbed import NotSupported, Tap
 from seedbed.probe import Probe, Rollout
 from seedbed.report.page import selection_page
 from tests.pipelines import BUILDERS, CALLS, PROMPT, wan
@@ -150,6 +151,16 @@ def test_other_denoisers(family, pipe_of):
     plain = seedbed.select(pipe_of(family), PROMPT, candidates=3, progress=False, **call)
     torch.testing.assert_close(choice.scores, plain.scores, rtol=1e-6, atol=0, equal_nan=True)
     assert f"as the {name} is compiled" in choice.reason
+
+
+@pytest.mark.parametrize("way", [wrapped, in_place, repeated_blocks, wrapped_blocks])
+def test_a_tap_refuses_a_compiled_module_in_one_line(way):
+    pipe = wan()
+    way(pipe, Backend())
+    before = set_on(pipe)
+    with pytest.raises(NotSupported, match="is compiled, and no tap sees inside its graph") as caught:
+        Tap(pipe.transformer, lambda call: None).__enter__()
+    assert "\n" not in str(caught.value) and set_on(pipe) == before
 
 
 @pytest.mark.gpu

@@ -106,9 +106,10 @@ def test_the_best_noises_are_kept_for_several_videos(pipe_of, family, tmp_path):
     np.testing.assert_allclose(made.frames.squeeze() / 255, together[0], atol=0.003)
 
 
-def test_pipelines_that_make_one_video_of_a_prompt_get_the_prompt_as_often(pipe_of):
-    # CogVideoX and AnimateDiff take num_videos_per_prompt, and ignore it.
-    pipe, call = pipe_of("cogvideox"), CALLS["cogvideox"]
+@pytest.mark.parametrize("family", ["cogvideox", "animatediff"])
+def test_pipelines_that_ignore_the_number_get_the_prompt_as_often(pipe_of, family):
+    pipe, call = pipe_of(family), CALLS[family]
+    assert len(pipe(PROMPT, num_videos_per_prompt=2, output_type="latent", **call).frames) == 1
     choice = seedbed.select(pipe, PROMPT, num_videos_per_prompt=2, **QUIET, **call)
     assert len(pipe([PROMPT] * 2, latents=choice.noise, output_type="latent", **call).frames) == 2
 

@@ -58,6 +58,21 @@ def test_dynamic_int8(family, pipe_of):
     torch.testing.assert_close(choice.scores, plain.scores, rtol=0.3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["wan", "animatediff"])
+def test_dynamic_int8_that_the_pipeline_itself_cannot_run(family):
+    pipe = BUILDERS[family]()
+    name = denoiser_name(pipe)
+    setattr(pipe, name, quantize_dynamic(getattr(pipe, name), {nn.Linear}, dtype=torch.qint8))
+    with pytest.raises((StopIteration, TypeError)):
+        pipe(PROMPT, output_type="latent", **CALLS[family])
+
+
+def test_dynamic_int8_of_the_blocks_alone():
+    pipe = BUILDERS["wan"]()
+    pipe.transformer.blocks = quantize_dynamic(pipe.transformer.blocks, {nn.Linear}, dtype=torch.qint8)
+    select_and_replay(pipe, "wan")
+
+
 def test_dynamic_int8_rounds_by_batch():
     """It takes one scale for the whole batch, so that scores know who else was in it, unless alone."""
     pipe = BUILDERS["cogvideox"]()

@@ -152,8 +152,7 @@ class Tap:
         self.handler = handler
         self.inputs = inputs
         self.candidates: int | None = None
-        self.steps = 0
-        self.calls = 0
+        self.steps = self.calls = 0
         self.stopped = False
         self._mode: _Mode | None = None
         self._inside = False
@@ -176,8 +175,7 @@ class Tap:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
                     raise NotSupported(
-                        f"{name or type(module).__name__} is compiled, and no tap sees inside of its graph: tap "
-                        "the module as it was before torch.compile"
+                        f"{name or 'the module'} is compiled, and no tap sees inside its graph"
                     )
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
                 for handle in (
