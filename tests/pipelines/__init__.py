@@ -18,6 +18,7 @@ from tests.pipelines import (
     sana,
     skyreels,
     svd,
+    zeroscope,
 )
 from tests.pipelines import animatediff as animatediff_
 from tests.pipelines import cogvideox as cogvideox_
@@ -67,6 +68,7 @@ FAMILIES: list[Family] = [
     *kandinsky.FAMILIES,
     *sana.FAMILIES,
     *cosmos.FAMILIES,
+    *zeroscope.FAMILIES,
 ]
 
 # Last: importing a file sets the attribute of its name.

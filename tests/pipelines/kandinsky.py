@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.pipelines.family import Family
 from tests.pipelines.images import qwen25_vl
-from tests.pipelines.parts import clip, quiet, seeded, tokenizer
+from tests.pipelines.parts import clip, picture, quiet, seeded, tokenizer
 
 
 class _Processor(PreTrainedTokenizerFast):
@@ -69,10 +69,22 @@ def text_to_video(visual_cond: bool = True) -> Any:
         return quiet(diffusers.Kandinsky5T2VPipeline(vae=vae, **_parts(visual_cond)))
 
 
+def image_to_video() -> Any:
+    return quiet(diffusers.Kandinsky5I2VPipeline(**text_to_video().components))
+
+
+_CALL = dict(height=32, width=32, num_frames=5, num_inference_steps=2, max_sequence_length=128)
+
 FAMILIES = [
     Family(
         "Kandinsky 5",
         text_to_video,
-        dict(height=32, width=32, num_frames=5, num_inference_steps=2, max_sequence_length=128),
+        _CALL,
+    ),
+    # It normalises the first four frames of the latents by those that follow.
+    Family(
+        "Kandinsky 5, image to video",
+        image_to_video,
+        {**_CALL, "height": 16, "width": 16, "num_frames": 17, "image": picture(16)},
     ),
 ]

@@ -6,7 +6,7 @@ import diffusers
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from tests.pipelines.family import Family
-from tests.pipelines.parts import WORDS, quiet, seeded, tokenizer
+from tests.pipelines.parts import WORDS, picture, quiet, seeded, tokenizer
 
 
 def _gemma3() -> Gemma3ForConditionalGeneration:
@@ -112,18 +112,22 @@ def ltx2() -> Any:
         )
 
 
+def image_to_video() -> Any:
+    return quiet(diffusers.LTX2ImageToVideoPipeline(**ltx2().components))
+
+
+_CALL = dict(
+    height=32,
+    width=32,
+    num_frames=5,
+    num_inference_steps=2,
+    max_sequence_length=16,
+    # The default names a block that only the full model has.
+    spatio_temporal_guidance_blocks=[1],
+)
+
 FAMILIES = [
-    Family(
-        "LTX-2",
-        ltx2,
-        dict(
-            height=32,
-            width=32,
-            num_frames=5,
-            num_inference_steps=2,
-            max_sequence_length=16,
-            # The default names a block that only the full model has.
-            spatio_temporal_guidance_blocks=[1],
-        ),
-    )
+    Family("LTX-2", ltx2, _CALL),
+    # It compresses the picture as a video by default, which takes PyAV's encoder.
+    Family("LTX-2, image to video", image_to_video, {**_CALL, "image": picture(32), "image_crf": 0}),
 ]
