@@ -1,6 +1,6 @@
 """The table of `docs/pipelines.md`, from the facts of every family.
 
-`python -m tests.breadth.table` writes it anew; with the names of families, only their rows and new ones. The tests
+`python -m tests.breadth.table` writes it anew; with names of families, only their rows and new ones. Tests
 compare it with the facts of their own run.
 """
 
