@@ -22,9 +22,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SPREADS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
-KEYS = (8, 17, 60, 256, 1024)
-MASKS = (2, 10)
-KEEPS = (0.2, 0.5, 0.8)
+KEYS = (3, 8, 17, 60, 256, 1024)
+MASKS = (2, 3, 10, 30)
+KEEPS = (0.1, 0.2, 0.5, 0.8)
 PLACES = ("probabilities", "logits")
 ROWS = 8
 
@@ -55,11 +55,11 @@ def cell(
 
 
 def figure(table: list[dict[str, float | str]], path: Path) -> None:
-    plots, axes = plt.subplots(2, len(KEYS), figsize=(11, 4.6), sharex=True, sharey="row")
+    plots, axes = plt.subplots(2, len(KEYS), figsize=(13, 4.6), sharex=True, sharey="row")
     for row, place in enumerate(PLACES):
         for column, keys in enumerate(KEYS):
             axis = axes[row, column]
-            for keep, colour in zip(KEEPS, ("#2a6f97", "#c77d3a", "#5b8c5a"), strict=True):
+            for keep, colour in zip(KEEPS, ("#7b5ea7", "#2a6f97", "#c77d3a", "#5b8c5a"), strict=True):
                 cells = [
                     c
                     for c in table
@@ -87,7 +87,7 @@ def figure(table: list[dict[str, float | str]], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", type=int, default=4_000_000, help="mask entries drawn for each cell")
+    parser.add_argument("--budget", type=int, default=1_000_000, help="mask entries drawn for each cell")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs/figures")
     arguments = parser.parse_args()
     table = [
