@@ -174,9 +174,7 @@ class Tap:
         try:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
-                    raise NotSupported(
-                        f"{name or 'the module'} is compiled, and no tap sees inside its graph"
-                    )
+                    raise NotSupported(f"{name or 'the module'} is compiled: no tap sees inside its graph")
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
                 for handle in (
                     module.register_forward_pre_hook(self._before, with_kwargs=True),
