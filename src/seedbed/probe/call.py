@@ -18,6 +18,7 @@ from seedbed.probe.borrowing import Encoded, borrowed, conditional_image, repeat
 from seedbed.probe.compiled import denoisers_of, eager_module, is_compiled
 from seedbed.probe.defaults import model_defaults
 from seedbed.probe.entry import Entry
+from seedbed.probe.pictures import Pictures, encoded_once
 
 # What leaves only the conditional half, as far as a pipeline takes it.
 _GUIDANCE_OFF = {
@@ -87,6 +88,7 @@ class Call:
         }
         self._guiders = {n: c for n, c in pipe.components.items() if isinstance(c, BaseGuidance)}
         self._encoded: Encoded = {}
+        self._pictures: Pictures = []
         self._check_arguments()
         self._check_prompt()
 
@@ -168,6 +170,7 @@ class Call:
         with (
             borrowed(self.pipe, self._encoded, count) as twin,
             denoisers_of(twin, own, eager=eager or not guided) as denoisers,
+            encoded_once(twin, self._pictures),
         ):
             for name, guider in self._guiders.items():
                 vars(twin)[name] = copy.deepcopy(guider)
