@@ -4,8 +4,8 @@
 96 pixels and 25 frames (about 1,000 tokens), for 20 held-out captions with 10 noises each. From those rows it
 draws samples of 16 to all, 20 times for each caption, chooses as `select` does (the same function), and
 compares with the choice of all rows: with one look, and with more rows for rivals that a look does not tell
-apart; for all ten, and for the two that are left after a first rung. Writes
-benchmarks/results/row_sampling.json.
+apart; for all ten, and for the two that are left after a first rung. And it times the scoring of some rows
+against the attention of all, one head of CogVideoX at full size. Writes benchmarks/results/row_sampling.json.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from seedbed import zoo
+from seedbed.attention.bansa import bansa_expected
 from seedbed.attention.statistics import sample_rows
 from seedbed.attention.tap import AttentionCall
 from seedbed.files import write_bytes_atomically
@@ -109,6 +112,24 @@ def line(tables: list[Tensor], rows: int, finalists: int, more: bool) -> dict[st
     }
 
 
+def prices(tokens: int = 17_776, width: int = 64, repetitions: int = 5) -> dict[str, Any]:
+    """Processor time of scoring some rows of one head, in that of its attention: medians and quartiles."""
+    query, key, value = (torch.randn(1, 1, tokens, width) for _ in range(3))
+    ratios: dict[int, list[float]] = {rows: [] for rows in (*ROWS, 1024)}
+    for _ in range(repetitions):
+        plain = spent(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value))
+        for rows, found in ratios.items():
+            some = sample_rows(tokens, rows)
+            found.append(spent(lambda some=some: bansa_expected(query, key, rows=some)) / plain)  # type: ignore[misc]
+    return {str(rows): np.percentile(found, (50, 25, 75)).tolist() for rows, found in ratios.items()}
+
+
+def spent(work: Callable[[], Any]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=20)
@@ -129,6 +150,7 @@ def main() -> None:
             for more in (False, True)
             for rows in (*ROWS, tables[0].shape[2])
         ],
+        "scoring over attention, 17,776 tokens": prices(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

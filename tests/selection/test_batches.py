@@ -45,8 +45,8 @@ def ran(device, candidates=10, batch_size="auto", **options):
 def test_the_first_candidate_says_how_many_fit():
     assert ran(Device(80 * GIB, GIB // 2)) == [1, 3, 3, 3]  # 2 GiB
     assert ran(Device(80 * GIB, GIB // 100)) == [1, 9]
-    assert ran(Device(80 * GIB, 5 * GIB)) == [1, 1, 2, 2, 2, 2]  # no more than a guided step takes
-    assert ran(Device(14 * GIB, 5 * GIB, taken=3 * GIB)) == [1] * 10
+    assert ran(Device(80 * GIB, 5 * GIB)) == [1] * 10
+    assert ran(Device(4 * GIB, GIB // 2, taken=3 * GIB)) == [1] * 10
     assert ran(Device(80 * GIB, GIB // 100), limit=1) == [1] * 10
 
 

@@ -88,11 +88,17 @@ def test_the_choice_does_not_hang_on_the_batch(pipe):
         assert other.ledger.entries == pytest.approx(whole.ledger.entries)
 
 
-def test_what_is_looked_at_again_is_ranked_first_and_paid_for(pipe):
+def test_a_second_look_is_paid_for(pipe):
+    again = choose(pipe, 8).ledger.entries["more rows"]
+    # The leader and a rival at least, down to the last self-attention of four layers.
+    assert again >= 2 * 3 / 4 and again / (3 / 4) == pytest.approx(round(again / (3 / 4)))
+
+
+def test_a_race_says_how_sure_it_is_and_leaves_it_at_that(pipe):
     choice = choose(pipe, 8, layers=None, race=((1, 3),))
-    again = choice.ledger.entries["more rows"]
-    assert again == round(again) and again >= 2  # whole forwards of at least the leader and a rival
-    assert choice.dropped[choice.order[-1]] == 1 and choice.dropped[choice.best] is None
+    assert choice.ledger.entries.keys() == {"scoring"}
+    assert 0 <= choice.confidence < 1
+    assert choose(pipe, None, layers=None, race=((1, 3),)).confidence == 1
 
 
 def test_a_record_keeps_the_confidence(pipe, exact, tmp_path):

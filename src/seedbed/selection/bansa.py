@@ -29,8 +29,8 @@ class Bansa(Acquisition):
         place: "probabilities" drops entries of the map and re-normalises the row (the paper's third
             version); "logits" sets logits to 0 (its first).
         rows: how many query rows per head are looked at, drawn for each layer and the same for every
-            candidate; None means all, as in a model with no more of them. Candidates that these do not tell
-            apart are scored again with more.
+            candidate; None means all, as in a model with no more of them. Without a race, candidates that
+            these do not tell apart are scored again with more.
         seed: of the masks and of the sampled rows, both common to all candidates.
         steps: the mean over this many denoiser evaluations (the paper tries 1, 25 and 50).
 

@@ -18,9 +18,8 @@ BatchSize = int | Literal["auto"]
 # Latent values per batch where memory cannot be measured: two candidates at CogVideoX's full size, which is
 # what one of its guided steps holds, and every candidate of a small model.
 _VALUES = 2_500_000
-# Rows of a guided step: the generation itself takes the memory of two.
-_GUIDED = 2
-# What a small model's forward may take beyond that, in bytes: there, more rows are faster.
+# What a forward may take in bytes, unless one row takes more: large models are not faster with more rows, and
+# would take more memory than the generation itself.
 _SMALL = 2 * 2**30
 # Of the free memory; kernels of other sizes may take a little more for each row.
 _MARGIN = 0.8
@@ -61,8 +60,8 @@ class Batches:
     """Cuts candidates into forwards.
 
     With "auto" on a device whose memory can be measured, the first forward holds one candidate, and its peak
-    says how many fit: what takes no more than a guided step of two rows, or than 2 GiB, and is free. A batch
-    for which memory does not suffice is halved. Elsewhere "auto" is what fits in 2.5 million latent values.
+    says how many fit in 2 GiB, and in what is free. A batch for which memory does not suffice is halved.
+    Elsewhere "auto" is what fits in 2.5 million latent values.
 
     Args:
         batch_size: rows of a forward, or "auto".
@@ -117,8 +116,7 @@ class Batches:
             return False
         if memory is not None:
             each = max(1, (memory.peak() - before) // len(batch))
-            wanted = max(_GUIDED, _SMALL // each)
-            self.most = self._allowed(min(wanted, int(_MARGIN * memory.free()) // each))
+            self.most = self._allowed(min(_SMALL, int(_MARGIN * memory.free())) // each)
         return True
 
     def _allowed(self, candidates: int) -> int:

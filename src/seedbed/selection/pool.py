@@ -49,9 +49,9 @@ def select(
     """Choose the most promising of several initial noises, before anything is generated.
 
     Every candidate goes through the first denoiser evaluation of the pipeline's own call, without guidance,
-    and the acquisition function scores it by the attention it sees there (ANSE, arXiv 2505.17561). A score
-    depends neither on the other candidates nor on the batch, up to rounding; totals that agree to 1e-6 of the
-    largest count as equal, and the lower index wins.
+    and the acquisition function scores it by the attention it sees there (ANSE, arXiv 2505.17561). A layer's
+    score depends neither on the other candidates nor on the batch, up to rounding; totals that agree to 1e-6
+    of the largest count as equal, and the lower index wins.
 
     Args:
         pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.

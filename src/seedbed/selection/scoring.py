@@ -69,8 +69,8 @@ def race_pool(
     """As `score_pool`, but the worst are dropped at each rung, whatever the batches.
 
     Where the candidates left share a forward, they are dropped within it. Otherwise, and where the model
-    cannot go on with fewer, those that stay start over, which costs more and chooses the same. Those of the
-    last heat whom the sampled rows do not tell apart are scored again with more.
+    cannot go on with fewer, those that stay start over, which costs more and chooses the same. Without a
+    race, candidates whom the sampled rows do not tell apart are scored again with more.
 
     Raises:
         As `score_pool`.
@@ -89,7 +89,8 @@ def race_pool(
             found = scorer.run(rivals, dataclasses.replace(finer, rows=rows), plan, (), "more rows")
             return found.scores[rivals], [found.looks[rival] for rival in rivals]
 
-        rows = getattr(function, "rows", None)
+        # A second look costs whole forwards, and cannot bring back who was dropped after a first.
+        rows = None if rungs else getattr(function, "rows", None)
         confidence = tell_apart(near, scores, first.looks, looks, rows, again, prefer, function.steps)
     return Scored(scores, standing(scores, prefer, looks), confidence, scorer.unable)
 
