@@ -152,6 +152,7 @@ def test_bad_shapes_are_one_line():
     for arguments, message in (
         ((query, key[..., :4]), "do not belong together"),
         ((query, key[:, :3]), "do not belong together"),
+        ((query, key[:, :, :0]), "attends to no key at all"),
         ((query[0], key), "must be"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -65,6 +65,8 @@ class Logits:
         same = query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3]
         if not same or key.shape[1] == 0 or query.shape[1] % key.shape[1]:
             raise BadInput(f"query {tuple(query.shape)} and key {tuple(key.shape)} do not belong together")
+        if not key.shape[2]:
+            raise BadInput(f"query {tuple(query.shape)} attends to no key at all")
         total = query.shape[2]
         if rows is not None:
             if rows.dim() != 1 or not all(0 <= row < total for row in rows.tolist()):
