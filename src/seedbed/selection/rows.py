@@ -9,8 +9,7 @@ from seedbed.attention.logits import MASKED_FROM
 from seedbed.attention.statistics import sample_rows
 from seedbed.attention.tap import AttentionCall
 
-# The power of two whose scoring adds up to a fifth to the attention itself at CogVideoX's full size: see
-# docs/speed.md.
+# Their scoring adds less than a tenth to the attention itself at CogVideoX's full size: see docs/speed.md.
 ROWS = 512
 
 
