@@ -1,5 +1,6 @@
 """LTX-2: a denoiser of video and sound, which returns both, with a scheduler of its own for the sound."""
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -122,12 +123,21 @@ _CALL = dict(
     num_frames=5,
     num_inference_steps=2,
     max_sequence_length=16,
+    # Both kinds of guidance beside the usual one, which older versions have off by default.
+    stg_scale=1.0,
+    modality_scale=3.0,
     # The default names a block that only the full model has.
     spatio_temporal_guidance_blocks=[1],
 )
 
+# Newer versions compress the picture as a video by default, which takes PyAV's encoder.
+_UNCOMPRESSED = (
+    {"image_crf": 0}
+    if "image_crf" in inspect.signature(diffusers.LTX2ImageToVideoPipeline.__call__).parameters
+    else {}
+)
+
 FAMILIES = [
     Family("LTX-2", ltx2, _CALL),
-    # It compresses the picture as a video by default, which takes PyAV's encoder.
-    Family("LTX-2, image to video", image_to_video, {**_CALL, "image": picture(32), "image_crf": 0}),
+    Family("LTX-2, image to video", image_to_video, {**_CALL, "image": picture(32), **_UNCOMPRESSED}),
 ]

@@ -7,7 +7,10 @@ import torch
 from seedbed.probe import Probe
 from tests.pipelines import CALLS, PROMPT, hunyuan, wan
 
-HUNYUAN, HUNYUAN_15 = hunyuan.FAMILIES[:2]
+HUNYUAN, HUNYUAN_15 = (
+    next(family for family in hunyuan.FAMILIES if family.name == name)
+    for name in ("HunyuanVideo", "HunyuanVideo 1.5")
+)
 MEANS = {
     "arguments": (wan, CALLS["wan"], "off by guidance_scale=1"),
     "input": (HUNYUAN.build, HUNYUAN.call, "embedded, kept; off by true_cfg_scale=1"),
