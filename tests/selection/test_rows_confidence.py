@@ -2,12 +2,15 @@
 
 import math
 from functools import partial
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
 
 from seedbed import Selection
 from seedbed.attention.statistics import sample_rows
+from seedbed.cli.tables import print_summary
 from seedbed.selection import Acquisition, Bansa, Entropy, select
 from seedbed.selection.confidence import SURE, Look, doubt, tell_apart
 from tests.pipelines import CALLS, PROMPT, wan
@@ -94,11 +97,18 @@ def test_a_second_look_is_paid_for(pipe):
     assert again >= 2 * 3 / 4 and again / (3 / 4) == pytest.approx(round(again / (3 / 4)))
 
 
-def test_a_race_says_how_sure_it_is_and_leaves_it_at_that(pipe):
+def test_a_race_says_how_sure_it_is_and_leaves_it_at_that(pipe, tmp_path):
     choice = choose(pipe, 8, layers=None, race=((1, 3),))
     assert choice.ledger.entries.keys() == {"scoring"}
     assert 0 <= choice.confidence < 1
-    assert choose(pipe, None, layers=None, race=((1, 3),)).confidence == 1
+    exact = choose(pipe, None, layers=None, race=((1, 3),))
+    assert exact.confidence == 1
+    said = f"{choice.confidence:.0%} sure"
+    for selection, expected in ((choice, True), (exact, False)):
+        lines = Console(file=StringIO(), width=300)
+        print_summary(lines, selection.to_dict(), {})
+        page = selection.report(tmp_path / "page.html").read_text()
+        assert (said in lines.file.getvalue()) == ("% that all rows would choose it" in page) == expected
 
 
 def test_a_record_keeps_the_confidence(pipe, exact, tmp_path):

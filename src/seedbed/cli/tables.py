@@ -44,9 +44,11 @@ def print_summary(console: Console, record: dict[str, Any], files: dict[str, str
     if "picked" in record["options"]:
         end = "one"
     items = ", ".join(f"{what} {evaluations:.4g}" for what, evaluations in ledger.items())
+    sure = record.get("confidence", 1)
     lines = [
         f"noise {recipe['candidate']}{seed}, {end} of {len(record['recipes'])} by {record['acquisition']} "
         f"({record['reason']})",
+        *([f"{sure:.0%} sure that all query rows would choose the same"] if sure < 1 else []),
         f"{sum(ledger.values()):.4g} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
         *(f"{what:<7} {path}" for what, path in files.items()),
     ]
