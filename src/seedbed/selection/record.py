@@ -79,9 +79,8 @@ class Selection:
         race: pairs of scored layers seen, and how many candidates then stayed; empty for no race.
         ledger: what it cost, in full forwards of the denoiser for one candidate.
         seconds: wall time by what was done.
-        confidence: where the score is a mean over query rows, the probability that all rows would have chosen
-            the same among those of the race's last heat (union bound over the rivals, normal approximation of
-            paired differences). 1.0 where all rows were seen, None for other functions and older records.
+        confidence: that all rows would have chosen the same in the race's last heat (union bound, normal
+            approximation); 1.0 where all were seen, None for functions without `by_row` and older records.
         acquisition, options, prefer, depth: what was asked of the pool; `unit`: of its scores.
         reason: why this acquisition function.
         prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
@@ -288,7 +287,6 @@ def check(record: Mapping[str, Any]) -> None:
 
 
 def _without_nan(values: list[float]) -> list[float | None]:
-    """JSON has no nan."""
     return [None if math.isnan(value) else value for value in values]
 
 
