@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from seedbed.attention.tap import AttentionCall, Handler, Tap
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.probe.batching import takes_batches
-from seedbed.probe.borrowing import Steps
 from seedbed.probe.call import Call, rows_of
 from seedbed.probe.checks import no_attention, require_finite
 from seedbed.probe.contact import Contact, LayerInfo, first_contact, layers_without_data
-from seedbed.probe.decoding import decoded
+from seedbed.probe.filming import film
 from seedbed.probe.layouts import NoiseSpec
 from seedbed.probe.ledger import Ledger
 from seedbed.probe.meeting import Enough
-from seedbed.probe.pausing import Watch, answer_after, watch_steps
 from seedbed.probe.shrinking import CannotShrink, Recorder, Shrinking
 
 
@@ -259,7 +257,8 @@ class Probe:
         if steps < 1:
             raise BadInput(f"steps must be 1 or more, not {steps}")
         return [
-            self._frames(noise, "preview", preview_after=steps) for noise in self._checked(noises).split(1)
+            film(self._call, self.ledger, noise, "preview", preview_after=steps)
+            for noise in self._checked(noises).split(1)
         ]
 
     def generate(
@@ -278,37 +277,7 @@ class Probe:
             BadInput: noise of another shape.
             BadOutput: the frames are not finite.
         """
-        return self._frames(self._checked(noise[None]), what, progress=progress)
-
-    def _frames(
-        self,
-        noise: Tensor,
-        what: str,
-        preview_after: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """One candidate's frames from a guided run, to its end or decoded after `preview_after` steps."""
-
-        def count(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if watch is None or not watch.ended:
-                self.ledger.add(what, rows_of(module, args, kwargs))
-
-        watch: Watch | None = None
-        with self._call.running(1, guided=True) as (twin, run), ExitStack() as hooks:
-            if preview_after:
-                watch = watch_steps(twin, hooks, preview_after)
-                answer_after(watch, self._call.denoisers.values(), hooks)
-            for module in self._call.denoisers.values():
-                hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
-            if progress is not None:
-                vars(twin)["progress_bar"] = functools.partial(Steps, progress)
-            output = run(latents=noise, output_type="np")
-        if watch is not None and not watch.ended:
-            raise BadInput(
-                f"steps={preview_after}, but the schedule has only {len(watch.met)}: "
-                "raise num_inference_steps"
-            )
-        return decoded(output, self._call.name)[0]
+        return film(self._call, self.ledger, self._checked(noise[None]), what, progress=progress)
 
     def _checked(self, noises: Tensor) -> Tensor:
         """The noises as this pipeline's latents."""
