@@ -9,7 +9,7 @@ from seedbed.errors import BadOutput
 def no_attention(name: str) -> str:
     """Why nothing can be seen in the denoiser of that name."""
     return (
-        f"no softmax attention was seen in the {name}: it is linear, compiled, or goes round torch's "
+        f"no softmax attention was seen in the {name}: it is linear, or goes round torch's "
         "scaled_dot_product_attention (xformers, attention slicing); use the default attention processors"
     )
 
