@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,10 @@ from counting import Forward, count_forward, peak_bytes, score_bytes, score_oper
 from running import RESULTS, machine, write
 
 from seedbed.selection import Bansa
+from seedbed.selection.batches import Batches, Memory
 from seedbed.selection.confidence import MORE
 
 CANDIDATES = 10
-# Noises that share a forward: what batch_size="auto" comes to on a GPU for one of these models.
-BATCH = 2
 BYTES = 2  # of a weight in bfloat16
 
 
@@ -64,8 +64,12 @@ def published_depth(architecture: Architecture, forward: Forward) -> int:
     return within[-1]
 
 
-def methods(architecture: Architecture, forward: Forward) -> dict[str, dict[str, float]]:
-    """By method: evaluations, operations of forwards and of scoring, bytes of weights that are read."""
+def methods(architecture: Architecture, forward: Forward, batch: int) -> dict[str, dict[str, float]]:
+    """By method: evaluations, operations of forwards and of scoring, bytes of weights that are read.
+
+    Args:
+        batch: how many noises may share a forward of ours.
+    """
     calls, rows = architecture.calls
     plain = {
         "evaluations": float(architecture.steps * calls * rows),
@@ -74,31 +78,43 @@ def methods(architecture: Architecture, forward: Forward) -> dict[str, dict[str,
         "weight_bytes": float(architecture.steps * calls * forward.parameters * BYTES),
     }
     depth = published_depth(architecture, forward)
-    ours = rows_of_selection(architecture, CANDIDATES, BATCH)
-    deepest = max(ours, key=len)
+    ours = rows_of_selection(architecture, CANDIDATES, batch)
+    depth_of_ours = max(map(len, ours))
+    last = sum(run[-1] for run in ours if len(run) == depth_of_ours)
     first = Bansa()
     finer = dataclasses.replace(first, rows=MORE * first.rows if first.rows else None)
     return {
         "plain": plain,
         "published": scoring(forward, [[1] * depth] * CANDIDATES, Bansa(estimator="masked", rows=None)),
         "ours": scoring(forward, ours, first),
-        "second look": scoring(forward, [[deepest[-1]] * len(deepest)], finer),
+        "second look": scoring(forward, [[last] * depth_of_ours], finer),
         "best of 10": {name: CANDIDATES * value for name, value in plain.items()},
     }
 
 
-def memory(architecture: Architecture, forward: Forward) -> dict[str, float]:
-    """Peak bytes of a guided step and of our scoring: weights and live tensors of the denoiser alone."""
+def memory(architecture: Architecture, forward: Forward) -> dict[str, int]:
+    """Peak bytes of a guided step and of our scoring: weights and live tensors of the denoiser alone.
+
+    `batch` is how many noises share a forward of ours with batch_size="auto", on a GPU with room for more.
+    """
     shapes = {layer.shape for layer in forward.layers}
-    blocks = max(score_bytes(shape, Bansa().rows, BATCH) for shape in shapes)
+
+    def ours(rows: int) -> int:
+        blocks = max(score_bytes(shape, Bansa().rows, rows) for shape in shapes)
+        return peak_bytes(architecture.build, architecture.inputs, rows) + blocks
+
+    one = ours(1) - forward.parameters * BYTES
+    device = Memory(begin=lambda: 0, peak=lambda: one, free=lambda: sys.maxsize)
+    batches = Batches("auto", architecture.latents, 1, device)
+    batches.run([0], lambda _: None)
     plain = peak_bytes(architecture.build, architecture.inputs, architecture.calls[1])
-    ours = peak_bytes(architecture.build, architecture.inputs, BATCH)
-    return {"batch": BATCH, "plain": plain, "ours": ours + blocks, "score_blocks": blocks}
+    return {"batch": batches.most, "plain": plain, "ours": ours(batches.most)}
 
 
 def row(architecture: Architecture) -> dict[str, Any]:
     """Everything that is counted for one model."""
     forward = count_forward(architecture.build, architecture.inputs)
+    peaks = memory(architecture, forward)
     low, high = architecture.billions
     if not low <= forward.parameters / 1e9 <= high:
         raise SystemExit(f"{architecture.name} has {forward.parameters / 1e9:.2f} billion parameters")
@@ -113,8 +129,8 @@ def row(architecture: Architecture) -> dict[str, Any]:
         "tokens": max(layer.shape[1] for layer in forward.layers),
         "forward_operations": forward.operations,
         "published_depth": published_depth(architecture, forward),
-        "methods": methods(architecture, forward),
-        "memory": memory(architecture, forward),
+        "methods": methods(architecture, forward, peaks["batch"]),
+        "memory": peaks,
     }
 
 

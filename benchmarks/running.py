@@ -30,6 +30,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),  # what else is running; 0 to 0.5 on an idle machine
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

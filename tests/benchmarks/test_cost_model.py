@@ -127,7 +127,7 @@ def test_the_published_depth_counts_blocks():
 
 def test_ours_costs_less_than_the_published_method_and_both_less_than_a_generation():
     narrow = SHORT[0].narrow()
-    found = methods(narrow, count_forward(narrow.build, narrow.inputs))
+    found = methods(narrow, count_forward(narrow.build, narrow.inputs), 2)
     assert found["ours"]["evaluations"] < found["published"]["evaluations"] == 10
     assert found["plain"]["evaluations"] == 100
     assert found["best of 10"]["operations"] == 10 * found["plain"]["operations"]

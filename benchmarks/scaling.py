@@ -1,0 +1,199 @@
+"""How the cost of selecting grows with noises, tokens and layers, next to the attention that runs anyway.
+
+`python benchmarks/scaling.py` (ten minutes, one thread): random weights, float32,
+
+- noises, 2 to 64: the first 14 of 30 layers (CogVideoX-2B's, four heads of 64 wide, 304 tokens) unscored,
+  scored on all rows, and in the default race;
+- tokens, 256 to 16,384: two heads of 64 of one attention call, torch's own attention, scored on 256 rows, on
+  all rows, and on all rows with K = 10 drawn masks (up to 4,096);
+- layers, 1 to 30: as for noises, for four of them.
+
+Meeting the pipeline, which `select` does once whatever the sizes, is not in these times. Slopes are fitted to
+logarithms, by rounds: median and quartiles; for tokens from 1,024 on. Writes
+benchmarks/results/scaling.json and docs/figures/scaling.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from architectures import ARCHITECTURES
+from bare import bare_pipeline
+from running import RESULTS, machine, seconds, spread, write
+
+from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
+from seedbed.attention.statistics import sample_rows
+from seedbed.probe import Probe
+from seedbed.selection import Bansa
+from seedbed.selection.layers import plan
+from seedbed.selection.pool import recipes_for
+from seedbed.selection.racing import budgeted
+from seedbed.selection.scoring import race_pool
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FIGURE = Path(__file__).resolve().parents[1] / "docs/figures/scaling.svg"
+NOISES = (2, 4, 8, 16, 32, 64)
+TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+LAYERS = (1, 2, 4, 8, 15, 30)
+DEPTH, FEW = 14, 4
+EXACT = Bansa(rows=None)  # a sample of rows may need a second look, which depends on the noises
+HEADS, WIDTH = 2, 64
+MOST_DRAWN = 4096
+BLUE, RED, GREEN, GREY = "#2a6f97", "#c1443c", "#3b8752", "#8a8f98"
+LINES = {
+    "noises": {"not scored": GREY, "scored": BLUE, "raced": GREEN},
+    "tokens": {"attention": GREY, "256 rows": GREEN, "all rows": BLUE, "drawn masks": RED},
+    "layers": {"not scored": GREY, "scored": BLUE},
+}
+
+Timed = dict[str, dict[int, float]]
+
+
+def subject() -> Probe:
+    """Of a pipeline of 30 narrow layers, which it has met."""
+    config = {"num_attention_heads": 4, "text_embed_dim": 64, "max_text_seq_length": 16}
+    architecture = replace(
+        ARCHITECTURES[0],
+        config=ARCHITECTURES[0].config | config,
+        text=(16, 64),
+        size=(9, 128, 192),
+    )
+    torch.manual_seed(0)
+    probe = Probe(bare_pipeline(architecture), prompt_embeds=torch.zeros(1, 16, 64))
+    assert len(probe.layers) == max(LAYERS)
+    return probe
+
+
+def by_noises(probe: Probe) -> Timed:
+    found: Timed = {name: {} for name in LINES["noises"]}
+    layout = plan(probe.layers, None, None)
+    for count in NOISES:
+        pool = recipes_for(probe, count, seed=0)
+        noises = torch.stack([recipe.draw() for recipe in pool])
+        race = partial(race_pool, probe, pool, EXACT, layout, count, lambda *_: None)
+        ways: dict[str, Callable[[], Any]] = {
+            "not scored": partial(probe.evaluate, noises, depth=DEPTH),
+            "scored": partial(probe.evaluate, noises, score, depth=DEPTH),
+            "raced": partial(race, budgeted(len(layout.names), count), "low"),
+        }
+        for name, way in ways.items():
+            found[name][count] = seconds(way)
+    return found
+
+
+def by_layers(probe: Probe) -> Timed:
+    noises = torch.randn(FEW, *probe.spec.shape)
+    return {
+        name: {depth: seconds(partial(probe.evaluate, noises, handler, depth=depth)) for depth in LAYERS}
+        for name, handler in (("not scored", None), ("scored", score))
+    }
+
+
+def score(call: AttentionCall) -> None:
+    """Scores a call on all rows."""
+    EXACT.observe(call)
+
+
+def by_tokens() -> Timed:
+    found: Timed = {name: {} for name in LINES["tokens"]}
+    for count in TOKENS:
+        generator = torch.Generator().manual_seed(count)
+        query, key, value = torch.randn(3, 1, HEADS, count, WIDTH, generator=generator)
+        rows = sample_rows(count, 256)
+        ways: dict[str, Callable[[], Any]] = {
+            "attention": partial(torch.nn.functional.scaled_dot_product_attention, query, key, value),
+            "256 rows": partial(bansa_expected, query, key, rows=rows),
+            "all rows": partial(bansa_expected, query, key),
+        }
+        if count <= MOST_DRAWN:
+            ways["drawn masks"] = partial(bansa_masked, query, key)
+        for name, way in ways.items():
+            found[name][count] = seconds(way)
+    return found
+
+
+def slope(times: dict[int, float], least: int) -> float:
+    """Of the logarithm of the time over that of the size, from size `least` on."""
+    sizes = [size for size in times if size >= least]
+    return float(np.polyfit(np.log(sizes), np.log([times[size] for size in sizes]), 1)[0])
+
+
+def summary(rounds: list[Timed], panel: str) -> dict[str, Any]:
+    """By line: seconds at each size and the slope, with their spread over rounds."""
+    least = 1024 if panel == "tokens" else 0
+    return {
+        name: {
+            "seconds": {size: spread([found[name][size] for found in rounds]) for size in rounds[0][name]},
+            "slope": spread([slope(found[name], least) for found in rounds]),
+        }
+        for name in LINES[panel]
+    }
+
+
+def figure(panels: dict[str, Any], path: Path) -> None:
+    plt.rcParams["svg.hashsalt"] = "scaling"  # the same file from the same numbers
+    plots, axes = plt.subplots(1, 3, figsize=(10.5, 3.4))
+    for axis, (panel, lines) in zip(axes, panels.items(), strict=True):
+        for name, line in lines.items():
+            sizes = [int(size) for size in line["seconds"]]
+            values = list(line["seconds"].values())
+            colour, label = LINES[panel][name], f"{name}, slope {line['slope']['median']:.2f}"
+            axis.plot(
+                sizes,
+                [v["median"] for v in values],
+                "o-",
+                color=colour,
+                label=label,
+                markersize=3,
+                linewidth=1.3,
+            )
+            low, high = [v["low"] for v in values], [v["high"] for v in values]
+            axis.fill_between(sizes, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel=panel)
+        axis.set_xticks(
+            sizes := [int(size) for size in next(iter(lines.values()))["seconds"]], map(str, sizes)
+        )
+        axis.minorticks_off()
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=7)
+    axes[0].set_ylabel("seconds")
+    plots.tight_layout()
+    plots.savefig(path, metadata={"Date": None})
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    arguments = parser.parse_args(given)
+    torch.set_num_threads(1)
+    described = machine()
+    probe = subject()
+    rounds: dict[str, list[Timed]] = {panel: [] for panel in LINES}
+    for number in range(arguments.repetitions + 1):
+        found = {"noises": by_noises(probe), "tokens": by_tokens(), "layers": by_layers(probe)}
+        if number:  # the first round warms up
+            for panel, timed in found.items():
+                rounds[panel].append(timed)
+        print(f"round {number} of {arguments.repetitions}", flush=True)
+    panels = {panel: summary(timed, panel) for panel, timed in rounds.items()}
+    result = {"machine": described, "seed": 0, "repetitions": arguments.repetitions, "panels": panels}
+    write("scaling", result, arguments.out)
+    figure(panels, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
