@@ -218,10 +218,17 @@ def standing(scores: Tensor, prefer: Prefer, looks: Tensor | None = None) -> tup
 
 
 def survivors(scores: Tensor, alive: Sequence[int], rung: tuple[int, int], prefer: Prefer) -> list[int]:
-    """Which of the candidates stay after a rung, ascending: the best by the mean over the layers so far."""
+    """Which of the candidates stay after a rung, ascending: the best by the mean over the layers so far.
+
+    Nobody is dropped by a rung before the last that has seen nothing but ties, as where a model's first
+    layers attend over the text alone.
+    """
     after, left = rung
     group = torch.tensor(alive)
-    order = ranked(scores[group, :after].mean(1), prefer)
+    totals = scores[group, :after].mean(1)
+    if left > 1 and float(totals.max() - totals.min()) <= TIE * float(totals.abs().max()):
+        return sorted(alive)
+    order = ranked(totals, prefer)
     return sorted(group[list(order[:left])].tolist())
 
 
