@@ -28,9 +28,12 @@ from running import RESULTS, machine, write
 from seedbed.selection import Bansa
 from seedbed.selection.batches import Batches, Memory
 from seedbed.selection.confidence import MORE
+from seedbed.selection.rows import ROWS
 
 CANDIDATES = 10
 BYTES = 2  # of a weight in bfloat16
+FIRST = Bansa()
+SECOND = dataclasses.replace(FIRST, rows=MORE * ROWS)
 
 
 def scoring(forward: Forward, rows: list[list[int]], function: Bansa) -> dict[str, float]:
@@ -81,13 +84,11 @@ def methods(architecture: Architecture, forward: Forward, batch: int) -> dict[st
     ours = rows_of_selection(architecture, CANDIDATES, batch)
     depth_of_ours = max(map(len, ours))
     last = sum(run[-1] for run in ours if len(run) == depth_of_ours)
-    first = Bansa()
-    finer = dataclasses.replace(first, rows=MORE * first.rows if first.rows else None)
     return {
         "plain": plain,
         "published": scoring(forward, [[1] * depth] * CANDIDATES, Bansa(estimator="masked", rows=None)),
-        "ours": scoring(forward, ours, first),
-        "second look": scoring(forward, [[last] * depth_of_ours], finer),
+        "ours": scoring(forward, ours, FIRST),
+        "second look": scoring(forward, [[last] * depth_of_ours], SECOND),
         "best of 10": {name: CANDIDATES * value for name, value in plain.items()},
     }
 
@@ -100,7 +101,7 @@ def memory(architecture: Architecture, forward: Forward) -> dict[str, int]:
     shapes = {layer.shape for layer in forward.layers}
 
     def ours(rows: int) -> int:
-        blocks = max(score_bytes(shape, Bansa().rows, rows) for shape in shapes)
+        blocks = max(score_bytes(shape, FIRST.rows, rows) for shape in shapes)
         return peak_bytes(architecture.build, architecture.inputs, rows) + blocks
 
     one = ours(1) - forward.parameters * BYTES
@@ -139,7 +140,14 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     rows = [row(architecture) for architecture in ARCHITECTURES]
-    write("cost_model", {"machine": machine(), "candidates": CANDIDATES, "models": rows}, arguments.out)
+    result = {
+        "machine": machine(),
+        "candidates": CANDIDATES,
+        "rows": FIRST.rows,
+        "rows_of_second_look": SECOND.rows,
+        "models": rows,
+    }
+    write("cost_model", result, arguments.out)
     for found in rows:
         plain = found["methods"]["plain"]
         for name, spent in found["methods"].items():
