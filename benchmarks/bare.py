@@ -55,7 +55,7 @@ def bare_pipeline(architecture: Architecture) -> BarePipeline:
 
 @dataclass(frozen=True, eq=False)
 class Watching(Acquisition):
-    """Scores nothing, but writes down the rows of every attention call: `rows[forward][layer]`."""
+    """Writes down the rows of every attention call, `rows[forward][layer]`. No two candidates tie."""
 
     name = "bansa"
     rows: list[list[int]] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Watching(Acquisition):
         if call.index == 0:
             self.rows.append([])
         self.rows[-1].append(call.candidates)
-        return torch.zeros(call.candidates, dtype=torch.float64)
+        return len(self.rows) * 1e3 + torch.arange(call.candidates, dtype=torch.float64)
 
 
 def rows_of_selection(architecture: Architecture, candidates: int, batch: int) -> list[list[int]]:

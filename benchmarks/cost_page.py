@@ -24,7 +24,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def percent(value: float) -> str:
     """Two digits, or whole percents from 100 on."""
-    return f"{value:.0%}" if abs(value) >= 0.995 else f"{100 * value:#.2g} %".replace(". %", " %")
+    return f"{100 * value:.0f} %" if abs(value) >= 0.995 else f"{100 * value:#.2g} %".replace(". %", " %")
 
 
 def between(found: dict[str, float]) -> str:

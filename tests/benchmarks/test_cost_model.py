@@ -90,6 +90,7 @@ def test_a_selection_runs_what_the_model_counts(architecture):
     # Those that stay start over, and are dropped within the forward once they fit into one.
     rows, counted, evaluations = run(batch_size=3)
     assert rows_of_selection(architecture, 10, 3) == rows
+    assert max(rows, key=len)[-1] == 2 and sum(len(run) < len(max(rows, key=len)) for run in rows) >= 4
     found = scoring(forward, rows, Bansa())
     assert found["evaluations"] == pytest.approx(evaluations)
     # Finding the layers, in forwards without data, is in both and cancels.
@@ -127,7 +128,7 @@ def test_the_published_depth_counts_blocks():
 
 def test_ours_costs_less_than_the_published_method_and_both_less_than_a_generation():
     narrow = SHORT[0].narrow()
-    found = methods(narrow, count_forward(narrow.build, narrow.inputs), 2)
-    assert found["ours"]["evaluations"] < found["published"]["evaluations"] == 10
+    found = methods(narrow, count_forward(narrow.build, narrow.inputs), 1)
+    assert found["ours"]["evaluations"] < 2 < found["published"]["evaluations"] == 10
     assert found["plain"]["evaluations"] == 100
     assert found["best of 10"]["operations"] == 10 * found["plain"]["operations"]
