@@ -4,7 +4,7 @@
 
 - noises, 2 to 64: the first 14 of 30 layers (CogVideoX-2B's, four heads of 64 wide, 304 tokens) unscored,
   scored on all rows, and in the default race;
-- tokens, 256 to 16,384: two heads of 64 of one attention call, torch's own attention, scored on 256 rows, on
+- tokens, 256 to 16,384: two heads of 64 of one attention call, torch's own attention, scored on 512 rows, on
   all rows, and on all rows with K = 10 drawn masks (up to 4,096);
 - layers, 1 to 30: as for noises, for four of them.
 
@@ -52,7 +52,7 @@ MOST_DRAWN = 4096
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c1443c", "#3b8752", "#8a8f98"
 LINES = {
     "noises": {"not scored": GREY, "scored": BLUE, "raced": GREEN},
-    "tokens": {"attention": GREY, "256 rows": GREEN, "all rows": BLUE, "drawn masks": RED},
+    "tokens": {"attention": GREY, "512 rows": GREEN, "all rows": BLUE, "drawn masks": RED},
     "layers": {"not scored": GREY, "scored": BLUE},
 }
 
@@ -109,10 +109,10 @@ def by_tokens() -> Timed:
     for count in TOKENS:
         generator = torch.Generator().manual_seed(count)
         query, key, value = torch.randn(3, 1, HEADS, count, WIDTH, generator=generator)
-        rows = sample_rows(count, 256)
+        rows = sample_rows(count, 512)
         ways: dict[str, Callable[[], Any]] = {
             "attention": partial(torch.nn.functional.scaled_dot_product_attention, query, key, value),
-            "256 rows": partial(bansa_expected, query, key, rows=rows),
+            "512 rows": partial(bansa_expected, query, key, rows=rows),
             "all rows": partial(bansa_expected, query, key),
         }
         if count <= MOST_DRAWN:
