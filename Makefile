@@ -36,7 +36,7 @@ test: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --quiet --strict
 	@# The tensors of the tests are tiny: a second thread per operation only gets in the way.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-oldest:
 	@test -x $(OLDEST_VENV)/bin/pip || $(PYTHON) -m venv $(OLDEST_VENV)

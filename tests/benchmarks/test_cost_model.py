@@ -87,15 +87,14 @@ def test_a_selection_runs_what_the_model_counts(architecture):
             )
         return watching.rows, counter.get_total_flops(), choice.ledger.total
 
+    run(race=None, depth=1)  # finds the layers, in forwards without data that torch's counter counts too
     # Those that stay start over, and are dropped within the forward once they fit into one.
     rows, counted, evaluations = run(batch_size=3)
     assert rows_of_selection(architecture, 10, 3) == rows
     assert max(rows, key=len)[-1] == 2 and sum(len(run) < len(max(rows, key=len)) for run in rows) >= 4
     found = scoring(forward, rows, Bansa())
     assert found["evaluations"] == pytest.approx(evaluations)
-    # Finding the layers, in forwards without data, is in both and cancels.
-    plain_rows, plain, _ = run(race=None, depth=1)
-    assert found["operations"] - sum(map(forward.operations_of, plain_rows)) == counted - plain
+    assert found["operations"] == counted
 
 
 @pytest.mark.parametrize("architecture", SHORT, ids=NAMES)

@@ -173,7 +173,7 @@ class Foreseeing(Acquisition):
         return torch.cat([probe.evaluate(batch).prediction.float().flatten(1).std(1) for batch in batches])
 
 
-@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("batch_size", ["auto", 2])
 def test_a_function_may_run_the_pipeline_itself(pipe_of, batch_size):
     pipe, options = pipe_of("cogvideox"), {"candidates": 3, "progress": False, **CALLS["cogvideox"]}
     choice = select(pipe, PROMPT, acquisition=Foreseeing(), batch_size=batch_size, **options)

@@ -10,6 +10,7 @@ from seedbed.errors import BadInput
 from seedbed.probe.call import Call, rows_of
 from seedbed.probe.contact import Contact, run_without_data
 from seedbed.probe.meeting import Meeting, meet
+from seedbed.probe.memo import remembered
 
 
 def takes_batches(call: Call, contact: Contact) -> bool:
@@ -47,20 +48,24 @@ def _rows(call: Call, met: Meeting) -> int:
 
 def _begins(call: Call, met: Meeting, contact: Contact) -> bool:
     """Whether the denoiser gets through its first block with these arguments, on shapes alone."""
-    blocks: list[int] = []
+    denoiser = call.denoisers[contact.denoiser_name]
+    device = contact.spec.device
 
-    def watch(attention: AttentionCall) -> None:
-        blocks.append(attention.block)
-        if attention.block != blocks[0]:
-            attention.stop()
+    def begins() -> bool:
+        blocks: list[int] = []
 
-    try:
-        run_without_data(
-            call.denoisers[contact.denoiser_name], met.args, met.kwargs, contact.spec.device, watch
-        )
-    except Exception:
-        return False
-    return True
+        def watch(attention: AttentionCall) -> None:
+            blocks.append(attention.block)
+            if attention.block != blocks[0]:
+                attention.stop()
+
+        try:
+            run_without_data(denoiser, met.args, met.kwargs, device, watch)
+        except Exception:
+            return False
+        return True
+
+    return remembered(begins, denoiser, met.args, met.kwargs, device)
 
 
 def _twice(one: Any, two: Any) -> bool:

@@ -15,6 +15,7 @@ from seedbed.probe.compiled import eagerly
 from seedbed.probe.entry import Entry
 from seedbed.probe.layouts import NoiseSpec, latent_channels, spec_of
 from seedbed.probe.meeting import Meeting, meet
+from seedbed.probe.memo import remembered
 from seedbed.probe.shrinking import Recorder
 
 
@@ -95,19 +96,26 @@ def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
     return own is not None and other is not None and torch.equal(own, other)
 
 
-def layers_without_data(denoiser: nn.Module, contact: Contact, recorder: Recorder) -> tuple[LayerInfo, ...]:
+def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[tuple[LayerInfo, ...], Recorder]:
     """The attention layers that a denoiser's first forward runs, from tensors that have shapes alone.
 
-    Raises whatever the model raises: it may do in its forward what tensors without data cannot.
+    With them, how it hands on the batch. Raises whatever the model raises: it may do in its forward what
+    tensors without data cannot.
     """
-    seen: list[LayerInfo] = []
+    args, kwargs, device = contact.args, contact.kwargs, contact.spec.device
 
-    def watch(call: AttentionCall) -> None:
-        seen.append(LayerInfo(call.layer, call.kind, call.block))
-        recorder.attention(call)
+    def layers() -> tuple[tuple[LayerInfo, ...], Recorder]:
+        seen: list[LayerInfo] = []
+        recorder = Recorder()
 
-    run_without_data(denoiser, contact.args, contact.kwargs, contact.spec.device, watch, recorder.inputs)
-    return tuple(seen)
+        def watch(call: AttentionCall) -> None:
+            seen.append(LayerInfo(call.layer, call.kind, call.block))
+            recorder.attention(call)
+
+        run_without_data(denoiser, args, kwargs, device, watch, recorder.inputs)
+        return tuple(seen), recorder
+
+    return remembered(layers, denoiser, args, kwargs, device)
 
 
 def run_without_data(

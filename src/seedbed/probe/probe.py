@@ -122,9 +122,7 @@ class Probe:
     def _look(self) -> None:
         """Learn the layers, and how the forward of one candidate hands its batch on."""
         try:
-            one = Recorder()
-            self._layers = layers_without_data(self.denoiser, self._contact, one)
-            self._one = one
+            self._layers, self._one = layers_without_data(self.denoiser, self._contact)
         except Exception:
             # Any model may do in its forward what tensors without data cannot: then it is asked for real.
             self.evaluate(torch.zeros(1, *self.spec.shape), what="layers")

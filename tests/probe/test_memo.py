@@ -1,0 +1,56 @@
+"""A model's layers are found once, until its structure or the shapes change."""
+
+import gc
+import weakref
+
+import pytest
+
+from seedbed.probe import Probe, batching, contact
+from tests.pipelines import BUILDERS, CALLS, PROMPT
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often a forward without data was run."""
+    runs = []
+    for room in (contact, batching):
+        plain = room.run_without_data
+        monkeypatch.setattr(
+            room,
+            "run_without_data",
+            lambda *args, plain=plain, **options: runs.append(0) or plain(*args, **options),
+        )
+    return runs
+
+
+def test_the_second_probe_of_a_model_asks_nothing(asked):
+    pipe = BUILDERS["wan"]()
+    first = Probe(pipe, PROMPT, **CALLS["wan"])
+    layers, rows = first.layers, first.most_rows
+    ran = len(asked)
+    assert ran == 2
+    second = Probe(pipe, PROMPT, **CALLS["wan"])
+    assert (second.layers, second.most_rows) == (layers, rows) and len(asked) == ran
+    _ = Probe(pipe, PROMPT, **CALLS["wan"] | {"num_frames": 13}).layers
+    assert len(asked) == ran + 1
+
+
+def test_another_structure_is_asked_anew(asked):
+    pipe = BUILDERS["wan"]()
+    layers = Probe(pipe, PROMPT, **CALLS["wan"]).layers
+    del pipe.transformer.blocks[1]
+    assert len(Probe(pipe, PROMPT, **CALLS["wan"]).layers) == len(layers) // 2
+    kept = pipe.transformer.blocks[0].attn1
+    kept.processor = type("Other", (type(kept.processor),), {})()
+    ran = len(asked)
+    _ = Probe(pipe, PROMPT, **CALLS["wan"]).layers
+    assert len(asked) == ran + 1
+
+
+def test_nothing_is_kept_of_a_model_that_is_gone(asked):
+    pipe = BUILDERS["cogvideox"]()
+    _ = Probe(pipe, PROMPT, **CALLS["cogvideox"]).layers
+    model = weakref.ref(pipe.transformer)
+    del pipe
+    gc.collect()
+    assert asked and model() is None
