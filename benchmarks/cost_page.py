@@ -107,7 +107,8 @@ def measured(name: str) -> str:
         how = "run whole" if subject["plain_generations_run_whole"] else "one step counted 50 times"
         parts.append(
             f"**{subject['subject']}**, generations {how}, {subject['rounds']} rounds, of which "
-            f"{subject['rounds_with_a_second_look']} with a second look:\n\n{table(head, rows)}"
+            f"{subject['rounds_with_a_second_look']} with a second look; the first selection of all, before "
+            f"them, took {subject['first_selection']:.1%} of a generation:\n\n{table(head, rows)}"
         )
     size = " × ".join(map(str, result["size"]))
     parts.append(f"CogVideoX-2B at {size}; {where(result['machine'])}.")

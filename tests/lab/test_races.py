@@ -68,6 +68,16 @@ def test_layers_that_agree_are_raced_early_and_layers_that_do_not_never():
     assert (agreeing.prompts, agreeing.candidates) == (40, 8) and "40 prompts x 8 noises" in agreeing.why
 
 
+def test_a_schedule_holds_its_promise_on_other_prompts():
+    table = scores(own=100.0)
+    assert races.crossed(table).mean() > races.REGRET
+    within = races.limit(table)
+    assert within < races.REGRET and races.crossed(table, within).mean() <= races.REGRET
+    assert races.fitted(table).regret[0] <= races.REGRET
+    assert races.fitted(table).schedule == races.cheapest(table, within)
+    assert races.limit(scores(own=0.01)) == races.REGRET
+
+
 def test_layers_come_in_their_order():
     columns = {f"0/bansa/{layer}": np.full((2, 3), layer) for layer in (10, 2, 0)}
     columns["0/bansa.again/0"] = np.full((2, 3), 7)

@@ -78,6 +78,20 @@ def crossed(scores: Array, limit: float = REGRET) -> Array | None:
     return lost
 
 
+def limit(scores: Array) -> float | None:
+    """How little regret schedules must have where they are chosen, for `REGRET` at most on other prompts.
+
+    What is cheapest on some prompts is there by luck too. None where no schedule holds what it promises.
+    """
+    for tenths in range(10, 0, -1):
+        lost = crossed(scores, tenths / 10 * REGRET)
+        if lost is None:
+            return None
+        if lost.mean() <= REGRET:
+            return tenths / 10 * REGRET
+    return None
+
+
 def fitted(scores: Array, acquisition: str = "bansa") -> Race | None:
     """The race for a profile: chosen on all prompts, its regret that of races chosen on the other half.
 
@@ -90,7 +104,10 @@ def fitted(scores: Array, acquisition: str = "bansa") -> Race | None:
     prompts, candidates, layers = scores.shape
     if create(acquisition).prefer == "high":
         scores = -scores
-    rungs, lost = cheapest(scores), crossed(scores)
+    within = limit(scores)
+    if within is None:
+        return None
+    rungs, lost = cheapest(scores, within), crossed(scores, within)
     if rungs is None or lost is None:
         return None
     found: Interval = statistics.bootstrap(lost)
