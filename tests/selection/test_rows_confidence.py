@@ -13,7 +13,7 @@ from seedbed.attention.statistics import sample_rows
 from seedbed.cli.tables import print_summary
 from seedbed.selection import Acquisition, Bansa, Entropy, select
 from seedbed.selection.confidence import SURE, Look, doubt, tell_apart
-from tests.pipelines import CALLS, PROMPT, wan
+from tests.pipelines import CALLS, PROMPT, cogvideox, wan
 
 # 768 tokens in each self-attention, in place of the 12 of other tests.
 CALL = CALLS["wan"] | {"height": 128, "width": 128}
@@ -200,3 +200,25 @@ def test_rivals_that_are_told_apart_are_left_alone():
     confidence = tell_apart([0, 1, 2], scores, looks, times, 8, again, "low")
     assert asked == [([0, 1], 32)] and times.tolist() == [1, 1, 0]
     assert confidence > 0.999 and scores[1, 0] < scores[0, 0]
+
+
+def test_a_forward_that_ran_out_of_memory_leaves_nothing_behind():
+    """In the second of two evaluations, when the first was scored: the batch is halved and starts over."""
+    pipe = cogvideox()
+    function = Bansa(rows=8, steps=2)
+    options = {"candidates": 4, "acquisition": function, "progress": False, **CALLS["cogvideox"]}
+    expected = select(pipe, PROMPT, batch_size=2, **options)
+    whole = []
+
+    def run_out(module, args, kwargs):
+        whole.extend([0] * (len(kwargs["hidden_states"]) == 4))
+        if len(whole) == 2:
+            whole.append(0)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipe.transformer.register_forward_pre_hook(run_out, with_kwargs=True)
+    choice = select(pipe, PROMPT, **options)
+    assert len(whole) >= 3
+    torch.testing.assert_close(choice.scores, expected.scores, rtol=1e-5, atol=0)
+    assert choice.order == expected.order
+    assert choice.confidence == pytest.approx(expected.confidence, abs=1e-4)

@@ -72,11 +72,11 @@ class Standing:
                     self.looks[candidate].add(rows[place], of)
 
     def forget(self, batch: Sequence[int]) -> None:
-        """What a forward that failed has left half done."""
-        for candidate in batch:
-            half = self._times[candidate] < self.steps
-            self._sums[candidate, half] = 0
-            self._times[candidate, half] = 0
+        """All of a forward that failed, which starts over for those who are still in."""
+        for candidate in set(batch) & set(self.alive):
+            self._sums[candidate] = 0
+            self._times[candidate] = 0
+            self.looks[candidate] = Look()
 
     def require(self, batch: Sequence[int]) -> None:
         """NotSupported unless every layer up to the goal was seen for those of a batch who are still in."""
