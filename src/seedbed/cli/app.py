@@ -101,16 +101,7 @@ def generate(
         pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         judge = None
         if verifier is not None:
-            instead_of_scores(
-                "--verifier",
-                acquisition,
-                profile,
-                keep,
-                masks,
-                layers,
-                depth,
-                None if race == "auto" else race,
-            )
+            instead_of_scores("--verifier", acquisition, race, profile, keep, masks, layers, depth)
             judge = judge_named(verifier)
         from seedbed.selection import generate as run
         from seedbed.selection import preview
@@ -203,16 +194,7 @@ def select(
     """
     with one_line_errors():
         if preview:
-            instead_of_scores(
-                "--preview",
-                acquisition,
-                profile,
-                keep,
-                masks,
-                layers,
-                depth,
-                None if race == "auto" else race,
-            )
+            instead_of_scores("--preview", acquisition, race, profile, keep, masks, layers, depth)
             path = checked(out or named_after(prompt, "-previews.json"), ".json")
             call = call_of(steps, guidance_scale, frames, height, width)
             call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}

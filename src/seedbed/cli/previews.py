@@ -84,9 +84,9 @@ def followed(profile: "Profile | None", prompt: str) -> Any:
     return judge
 
 
-def instead_of_scores(option: str, acquisition: str, *settings: Any) -> None:
+def instead_of_scores(option: str, acquisition: str, race: str, *settings: Any) -> None:
     """Refuse options on how to score attention beside `option`, which does not."""
-    if acquisition != "auto" or any(setting is not None for setting in settings):
+    if not acquisition == race == "auto" or any(setting is not None for setting in settings):
         raise BadInput(
             f"{option} chooses by previews and scores no attention: leave out --acquisition, --profile, "
             "--keep, --masks, --layers, --depth and --race"
