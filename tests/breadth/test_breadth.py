@@ -10,7 +10,7 @@ from seedbed.selection import Acquisition
 from tests.breadth import runs
 from tests.breadth.facts import facts
 from tests.breadth.table import COMMAND, PAGE, line, written
-from tests.pipelines import FAMILIES, Family
+from tests.pipelines import CALLS, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
 
 
@@ -101,3 +101,15 @@ def test_the_page_says_so(family):
 
 def test_the_page_has_no_other_rows():
     assert list(written(PAGE.read_text())) == [family.name for family in FAMILIES], f"run {COMMAND}"
+
+
+def test_a_row_says_what_is_refused():
+    def sliced():
+        pipe = sdxl()
+        pipe.enable_attention_slicing(1)
+        return pipe
+
+    refused = "no softmax attention was seen in the unet"
+    row = facts(Family("sliced", sliced, CALLS["sdxl"], kind="image"))
+    assert row.selection.startswith(refused) and row.replay.startswith(refused)
+    assert (row.attention, row.scored, row.previews) == ("–", "–", "yes")

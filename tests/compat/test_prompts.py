@@ -117,7 +117,8 @@ def test_pipelines_that_ignore_the_number_get_the_prompt_as_often(pipe_of, famil
 def test_prompts_with_several_videos_each(pipe):
     choices = seedbed.select(pipe, PROMPTS[:2], num_videos_per_prompt=2, **QUIET, **CALL)
     noises = torch.cat([choice.noise for choice in choices])
-    pipe(PROMPTS[:2], latents=noises, num_videos_per_prompt=2, output_type="latent", **CALL)
+    made = pipe(PROMPTS[:2], latents=noises, num_videos_per_prompt=2, output_type="latent", **CALL)
+    assert len(noises) == len(made.frames) == 4
 
 
 def test_a_race_among_several_is_run_only_if_asked_for(pipe):
