@@ -5,27 +5,41 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from seedbed.errors import BadInput
 from seedbed.selection.acquisitions import positive
 
 Made = TypeVar("Made")
+Made_co = TypeVar("Made_co", covariant=True)
+Options = ParamSpec("Options")
 
 # What pipelines call the number of videos or images of one prompt.
 _COUNTS = ("num_videos_per_prompt", "num_images_per_prompt")
 
 
-class PerPrompt(Protocol[Made]):
+class OnePrompt(Protocol[Options, Made_co]):
+    """A function of one prompt."""
+
+    def __call__(
+        self, pipe: Any, prompt: str | None = None, *none: Options.args, **options: Options.kwargs
+    ) -> Made_co: ...
+
+
+class PerPrompt(Protocol[Options, Made]):
     """A function of one prompt, or of a list of them."""
 
     @overload
-    def __call__(self, pipe: Any, prompt: str | None = None, **options: Any) -> Made: ...
+    def __call__(
+        self, pipe: Any, prompt: str | None = None, *none: Options.args, **options: Options.kwargs
+    ) -> Made: ...
     @overload
-    def __call__(self, pipe: Any, prompt: list[str] | tuple[str, ...], **options: Any) -> list[Made]: ...
+    def __call__(
+        self, pipe: Any, prompt: list[str] | tuple[str, ...], *none: Options.args, **options: Options.kwargs
+    ) -> list[Made]: ...
 
 
-def per_prompt(one: Callable[..., Made]) -> PerPrompt[Made]:
+def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
     """Lets a function of one prompt take a list of them, and return a list.
 
     Prompt number i is the call `one(pipe, prompts[i], seed=seed + i, ...)`, so that each has noises of its
@@ -35,12 +49,13 @@ def per_prompt(one: Callable[..., Made]) -> PerPrompt[Made]:
     Raises:
         BadInput: no prompt, a prompt that is no text, a list of another length.
     """
+    function: Callable[..., Made] = one
     seed = inspect.signature(one).parameters["seed"].default
 
-    @functools.wraps(one)
+    @functools.wraps(function)
     def each(pipe: Any, prompt: Any = None, **options: Any) -> Any:
         if not isinstance(prompt, (list, tuple)):
-            return one(pipe, prompt, **options)
+            return function(pipe, prompt, **options)
         if not prompt:
             raise BadInput("the list of prompts is empty: pass at least one")
         for index, text in enumerate(prompt):
@@ -60,10 +75,10 @@ def per_prompt(one: Callable[..., Made]) -> PerPrompt[Made]:
         made = []
         for index, text in enumerate(prompt):
             own = {name: values[index] for name, values in lists.items()}
-            made.append(one(pipe, text, **{**options, **own, "seed": first + index}))
+            made.append(function(pipe, text, **{**options, **own, "seed": first + index}))
         return made
 
-    return each
+    return cast(PerPrompt[Options, Made], each)
 
 
 def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]:
