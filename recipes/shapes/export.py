@@ -32,6 +32,10 @@ def export(
     edit(folder / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
     edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     edit(folder / "text_encoder/config.json", dtype="float32", torch_dtype="float32")
+    # Where an autoencoder was read from says how often training was interrupted, and nothing of the model.
+    path = folder / "vae/config.json"
+    kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     call = {**call, "max_sequence_length": TOKENS}
     (folder / "seedbed.json").write_text(
         json.dumps({"schema": "seedbed.model/1", "call": call}, indent=2) + "\n"

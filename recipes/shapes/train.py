@@ -32,7 +32,7 @@ if __name__ == "__main__":
         vae = autoencoder.train(config["vae"], config["seed"], out)
         autoencoder.whiten(vae, config["seed"] + 1)
         autoencoder.settle(vae, config["vae"], config["seed"] + 3)
-        vae.save_pretrained(out / "vae")
+        autoencoder.keep(vae, out / "vae")
     else:
         vae = AutoencoderKLCogVideoX.from_pretrained(out / "vae")
     data = out / "latents.safetensors"

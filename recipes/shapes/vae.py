@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,14 @@ def settle(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int) -> No
         optimiser.zero_grad()
         if step % 50 == 0:
             print({"settle": step, "l1": l1.item(), "edge": edge.item()}, flush=True)
+
+
+def keep(vae: AutoencoderKLCogVideoX, folder: Path) -> None:
+    """Save under another name first: a folder with a configuration and no weights would count as trained."""
+    partial = folder.with_suffix(".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    vae.save_pretrained(partial)
+    os.replace(partial, folder)
 
 
 @torch.no_grad()

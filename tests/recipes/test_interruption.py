@@ -8,7 +8,13 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/shapes"))
+import vae as autoencoder
 from common import Run, shape_of
+from denoiser import Conditioned
+from diffusers import AutoencoderKLCogVideoX
+from export import export
+
+RECIPE = Path(__file__).parents[2] / "recipes/shapes"
 
 
 def begin(folder):
@@ -58,6 +64,49 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         go_on(run, 3).save()
     assert run.path.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = {
+        "block_out_channels": [8, 8, 8],
+        "latent_channels": 8,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    }
+    return autoencoder.build({"model": {**model, "sample_height": 32, "sample_width": 32}})
+
+
+def test_an_autoencoder_is_saved_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
+    """Its folder says that the first stage is done: half of it ended every later run in an error."""
+
+    def killed(folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder.keep(tiny, tmp_path / "vae")
+    assert not (tmp_path / "vae").exists()
+    autoencoder.keep(tiny, tmp_path / "vae")
+    assert {path.name for path in tmp_path.iterdir()} == {"vae"}
+    assert AutoencoderKLCogVideoX.from_pretrained(tmp_path / "vae").config.latent_channels == 8
+
+
+def test_an_export_does_not_say_whether_training_was_interrupted(tiny, tmp_path):
+    config = json.loads((RECIPE / "config.json").read_text())["denoiser"]
+    config["transformer"] |= {"num_attention_heads": 1, "num_layers": 1}
+    model = Conditioned(config)
+    autoencoder.keep(tiny, tmp_path / "vae")
+    resumed = AutoencoderKLCogVideoX.from_pretrained(tmp_path / "vae")
+    for name, vae in (("straight", tiny), ("resumed", resumed)):
+        export(model, vae, config, {"guidance_scale": 6.0}, tmp_path / name)
+    for path in (tmp_path / "straight").rglob("*.json"):
+        assert (
+            path.read_bytes() == (tmp_path / "resumed" / path.relative_to(tmp_path / "straight")).read_bytes()
+        )
 
 
 def test_the_learning_rate_rises_stays_and_falls():

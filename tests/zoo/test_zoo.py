@@ -40,6 +40,12 @@ def test_it_is_a_plain_pipeline_in_half_precision(pipe):
         assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
 
 
+def test_no_configuration_names_a_folder_of_the_machine_that_trained():
+    for name in zoo.names():
+        for path in zoo.path(name).rglob("*.json"):
+            assert "_name_or_path" not in path.read_text(), path
+
+
 def test_it_loads_in_float32_unless_asked_otherwise(pipe):
     plain = CogVideoXPipeline.from_pretrained(FOLDER)
     for loaded in (pipe, plain):
