@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import seedbed
 import seedbed.lab.calibration as module
-from seedbed import BadInput, NotSupported
+from seedbed import BadInput, NotSupported, zoo
 from seedbed.lab.calibration import calibrate
 from seedbed.lab.measuring import label, measured, redrawn, weights_sha256
 from seedbed.lab.verifiers import Ratings
@@ -236,6 +237,22 @@ def test_other_weights_have_another_digest():
     weight = next(other.transformer.parameters())
     weight[0] += 1e-3
     assert weights_sha256(pipe) != weights_sha256(other)
+
+
+def test_the_digest_of_weights_is_the_same_for_any_number_of_threads():
+    """It says whether the rows that an interrupted calibration left belong to the one that goes on."""
+    pipe, threads = SimpleNamespace(components={"one": torch.nn.Linear(300, 300)}), torch.get_num_threads()
+    found = set()
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        found.add(weights_sha256(pipe))
+    torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
+def test_the_shipped_profile_was_calibrated_on_the_shipped_weights():
+    profile = json.loads((zoo.path() / "seedbed-profile.json").read_text())
+    assert profile["calibrated"]["weights"] == weights_sha256(zoo.load())
 
 
 def test_progress_counts_prompts(pipe):

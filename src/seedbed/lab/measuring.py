@@ -94,17 +94,19 @@ def redrawn(function: Acquisition) -> Acquisition | None:
 
 
 def weights_sha256(pipe: Any) -> str:
-    """A digest of every weight's name, shape and two of its moments: cheap, and other weights change it."""
+    """A digest of every weight's name, shape and two moments of its bits: cheap, and other weights change it.
+
+    Sums of whole numbers: those of floats depend on the number of threads and on the device.
+    """
     digest = hashlib.sha256()
     for part, component in sorted(pipe.components.items()):
         if not isinstance(component, torch.nn.Module):
             continue
         for name, weight in sorted(component.state_dict().items()):
-            values = weight.detach().float()
-            moments = [
-                values.sum(dtype=torch.float64).item(),
-                values.square().sum(dtype=torch.float64).item(),
-            ]
+            moments = [0, 0]
+            for bits in weight.detach().float().flatten().view(torch.int32).split(2**24):
+                moments[0] += int(bits.sum())
+                moments[1] += int((bits >> 16).long().square().sum())
             digest.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype} {moments}".encode())
     return digest.hexdigest()
 
