@@ -212,6 +212,18 @@ def test_what_is_missing_is_said_in_one_line(denoiser, kind, error, message):
     assert type(raised.value) is error and message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_message_that_fills_a_screen_is_cut(denoiser):
+    class Tells(Unlisted):
+        def prepare_latents(self, rows, generator, latents=None):
+            raise RuntimeError("no kernel\n" + "CPU: registered at RegisterCPU.cpp\n" * 100)
+
+    pipe = Tells(denoiser, FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(BadInput, match=r"Tells failed before its first evaluation: no kernel CPU") as raised:
+        seedbed.select(pipe, PROMPT, candidates=2, **QUIET)
+    assert len(str(raised.value)) < 400 and str(raised.value).endswith(" ...")
+    assert len(str(raised.value.__cause__)) > 3000
+
+
 def test_a_pipeline_without_a_network_that_denoises_is_refused():
     class Decoder(Unlisted):
         def __init__(self, vae: AutoencoderKL):

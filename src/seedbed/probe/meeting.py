@@ -1,6 +1,7 @@
 """Running a pipeline until it is about to call its denoiser, to see what it does until then."""
 
 import functools
+import textwrap
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,8 @@ def meet(call: Call, noises: Tensor | None = None, sign: int = 1) -> Meeting:
         except (SeedbedError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            message = " ".join(str(error).split()) or type(error).__name__
+            # Torch's own can fill a screen; the whole of it stays in the cause.
+            message = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
             raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
     return meeting
 
