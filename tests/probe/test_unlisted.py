@@ -214,7 +214,7 @@ def test_what_is_missing_is_said_in_one_line(denoiser, kind, error, message):
 
 def test_a_message_that_fills_a_screen_is_cut(denoiser):
     class Tells(Unlisted):
-        def prepare_latents(self, rows, generator, latents=None):
+        def prepare_latents(self, batch_size, generator, latents=None, image=None):
             raise RuntimeError("no kernel\n" + "CPU: registered at RegisterCPU.cpp\n" * 100)
 
     pipe = Tells(denoiser, FlowMatchEulerDiscreteScheduler())
