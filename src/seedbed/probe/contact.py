@@ -1,6 +1,10 @@
 """What a pipeline shows before its first evaluation: the noise it prepares, its denoiser and layers."""
 
 import copy
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +152,22 @@ def run_without_data(
         if hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook"):
             # Offloading wraps the instance's forward to move weights, of which there are none.
             vars(module).pop("forward", None)
-    with torch.no_grad(), mode:
+    with torch.no_grad(), _unlogged(FakeTensorMode.__module__), mode:
         args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
         with Tap(twin, handler, inputs):
             twin(*args, **kwargs)
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Keeps a logger silent in this thread: torch would log pages of what is raised, and here is expected."""
+    logger, thread = logging.getLogger(name), threading.get_ident()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(elsewhere)

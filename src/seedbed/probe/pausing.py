@@ -1,8 +1,8 @@
 """Ending a run of a pipeline after a step of its scheduler, so that it decodes what that step foresees."""
 
+import copy
 import functools
 import inspect
-import types
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -20,10 +20,12 @@ class Watch:
     """Stands in for the `step` of a scheduler that is used once, and counts the steps of the pipeline.
 
     A pipeline that calls its scheduler twice with the very same timestep has done one step. One that copies
-    its scheduler, for a second kind of latents or for every frame, has done a step when all of them have.
+    its scheduler, for a second kind of latents or for every frame, has done a step when all of those have
+    that it steps at all: frames that were given stay as they are.
 
     Attributes:
         met: the timesteps of the steps begun.
+        under_way: whether an evaluation has followed a step.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Watch:
     ) -> None:
         self.pipe, self.take, self.pause, self.wanted, self.meet = pipe, take, pause, wanted, meet
         self.met: list[Any] = []
+        self.under_way = False
         self._own: list[Any] = []
         self._paused = False
         self._first = self
@@ -42,8 +45,13 @@ class Watch:
     @property
     def ended(self) -> bool:
         """Whether the run was ended: what comes after changes nothing any more."""
-        copies = [copy._paused for copy in self._copies]
-        return self._paused or (bool(copies) and all(copies))
+        begun = [copy._paused for copy in self._copies if copy._own]
+        return self._paused or (bool(begun) and all(begun))
+
+    @property
+    def begun(self) -> bool:
+        """Whether any step has begun."""
+        return any(copy._own for copy in (self, *self._copies))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind(*args, **kwargs).arguments
@@ -51,6 +59,11 @@ class Watch:
         again = bool(self._own) and isinstance(timestep, Tensor) and timestep is self._own[-1]
         if self._paused and not again:
             return self._last
+        if self.pause and not self._own and self._first is not self and self._first.under_way:
+            raise NotSupported(
+                f"no preview: {type(self.pipe).__name__} begins some frames later than others, and they "
+                "depend on how those go on: denoise all frames together"
+            )
         if not again:
             self._own.append(timestep)
         number = len(self._own) - 1
@@ -68,7 +81,9 @@ class Watch:
         if not pausing:
             return output.to_tuple() if as_tuple and not isinstance(output, tuple) else output
         clean = clean.to(given["sample"].dtype)
-        self._paused = self.pipe._interrupt = True
+        self._paused = True
+        if self._first is self:  # or other copies may yet have to step
+            self.pipe._interrupt = True
         self._last = (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})
         return self._last
 
@@ -81,11 +96,10 @@ class Watch:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Watch":
         """For a pipeline that copies its scheduler: the copy pauses too."""
-        scheduler = memo[id(self.take.__self__)]
-        copy = Watch(self.pipe, types.MethodType(self.take.__func__, scheduler), self.pause, None, None)
-        copy._first = self._first
-        self._first._copies.append(copy)
-        return copy
+        watch = Watch(self.pipe, copy.deepcopy(self.take, memo), self.pause, None, None)
+        watch._first = self._first
+        self._first._copies.append(watch)
+        return watch
 
 
 def watch_steps(
@@ -106,13 +120,25 @@ def watch_steps(
             the second one counts.
 
     Raises:
-        NotSupported: the pipeline has no scheduler.
+        NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
     """
     if not hasattr(getattr(pipe, "scheduler", None), "step"):
         raise NotSupported(f"no preview: {type(pipe).__name__} has no scheduler whose steps could be seen")
     watch = Watch(pipe, pipe.scheduler.step, pause, wanted, meet)
     pipe.scheduler.step = watch
     undo.callback(watch.close)
+    prepare = pipe.prepare_latents
+
+    @functools.wraps(prepare)
+    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+        if watch.ended:
+            raise NotSupported(
+                f"no preview: {type(pipe).__name__} makes this video in pieces, each from another noise, and "
+                "would show the first alone: ask for as few frames as one piece has"
+            )
+        return prepare(*args, **kwargs)
+
+    vars(pipe)["prepare_latents"] = prepare_latents
     return watch
 
 
@@ -125,6 +151,7 @@ def answer_after(watch: Watch, denoisers: Iterable[nn.Module], undo: ExitStack) 
 
     def forward(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         rows = rows_of(module, args, kwargs)
+        watch.under_way = watch.begun
         if not watch.ended:
             last[:] = [(rows, run(*args, **kwargs))]
         elif last[0][0] != rows:
