@@ -87,6 +87,33 @@ def test_very_sharp_rows_are_met_less_closely(place, allowed):
     assert abs(found.mean() - mean.mean()) < allowed * mean.mean() + 3 * error.square().sum().sqrt() / 8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keys", [17, 20, 256])
+def test_rows_ruled_by_one_key_are_no_diffuse_rows(keys, dtype):
+    """As attention sinks do: what rounding leaves of the other keys must not outweigh them."""
+    rows = torch.randn(20, keys, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows[:, 3] = rows.amax(1) + torch.linspace(4, 40, 20, dtype=torch.float64)
+    mean, error = drawn(rows, 150)
+    found = expected(rows.to(dtype)).double()
+    assert ((found - mean).abs() < 0.03 * mean + 5 * error).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_without_bound_have_a_score(dtype):
+    rows = torch.randn(200, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    for spread, place in itertools.product((100, 300, 10000), PLACES):
+        found = expected(spread * rows, place=place)
+        assert ((found >= 0) & (found <= math.log(10) + 1e-6)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_key_whose_probability_underflows_is_a_key(dtype):
+    """A mask may keep it alone, however small it is."""
+    far = expected(torch.tensor([[0.0, -20000.0], [0.0, -30.0]], dtype=dtype), masks=3)
+    exact = by_enumeration(np.array([0.0, -20000.0]), 3, 0.2, "probabilities")
+    assert far.tolist() == pytest.approx([exact, exact], abs=2e-3)
+
+
 def test_diffuse_rows_follow_the_second_order():
     """score = c0 + kappa * collision probability, where rows are so diffuse that no further order counts."""
     masks, keep = 10, 0.2

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from seedbed.attention.logits import EXCLUDED
+
 # Calls this short keep all their keys: attention over the frames of a video, in particular.
 SHORT = 16
 
@@ -36,14 +38,17 @@ def effective_probabilities(logits: Tensor, apart: int) -> tuple[Tensor, Tensor]
     size, count = root.new_empty(0, len(root)), root.new_empty(0, len(root))
     if apart:
         largest, at = root.topk(apart, -1)
-        size, count = largest.T.square().square(), (largest.T > 0).to(root.dtype)
+        attends = logits.gather(-1, at) > EXCLUDED / 2  # also where the root underflowed
+        size, count = largest.T.square().square(), attends.T.to(root.dtype)
         root, weight = root.scatter_(-1, at, 0), weight.scatter_(-1, at, 0)
     if apart < root.shape[-1]:
         node, share = _gauss(root, weight, torch.ones_like(root[:, 0]))
         # Nothing, but it can be divided by.
         node = node.clamp_(min=1e-6)
         square = node * node
-        size, count = torch.cat([size, square * square]), torch.cat([count, share.div_(square.mul_(node))])
+        # A node that rounding left at zero would stand for any number of keys, and leave nothing of a score.
+        rest = share.div_(square * node).clamp_(max=root.shape[-1])
+        size, count = torch.cat([size, square * square]), torch.cat([count, rest])
     return size.div_((size * count).sum(0)).clamp_(min=1e-6), count
 
 
@@ -74,6 +79,7 @@ def effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tu
     node, share = _gauss(x, weight, torch.nn.functional.softplus(largest[0] / 2))
     size = (torch.expm1(-node) * (node - base / 2).exp()).square()
     count = share / (keep * size + (1 - keep) * zero).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
+    count = count.clamp_(max=logits.shape[-1])  # see above
     first = (largest - base).exp()
     return torch.cat([first, size]), torch.cat([torch.ones_like(first), count]), zero
 
