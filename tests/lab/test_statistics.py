@@ -178,6 +178,8 @@ def test_the_oracle_has_all_of_the_gap_and_prompts_without_one_do_not_matter():
     assert lab.share(gaps, outcome) == pytest.approx((1, 1, 1))
     assert lab.share(0 * gaps, outcome) == pytest.approx((0, 0, 0))
     assert all(math.isnan(value) for value in lab.share([0, 0], [[1, 1], [2, 2]]))
+    # The mean of three times 0.1 is not 0.1.
+    assert all(math.isnan(value) for value in lab.share([0, 0], np.full((2, 3), 0.1)))
 
 
 def test_resamples_without_a_gap_are_left_out():

@@ -118,7 +118,9 @@ def share(gains: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: int = 0
     gained = np.asarray(gains, dtype=np.float64)
     if gained.shape != outcomes.shape[:1] or not np.isfinite(gained).all():
         raise BadInput(f"share wants one finite gain for each of {len(outcomes)} prompts, not {gained.shape}")
-    return _interval(gained, outcomes.max(1) - outcomes.mean(1), draws, seed)
+    # The mean of equal numbers may differ from them in the last digit, which is no gap.
+    gap = np.where(np.ptp(outcomes, axis=1) > 0, outcomes.max(1) - outcomes.mean(1), 0)
+    return _interval(gained, gap, draws, seed)
 
 
 def within(signal: ArrayLike, outcome: ArrayLike) -> Array:
