@@ -47,6 +47,16 @@ def test_another_structure_is_asked_anew(asked):
     assert len(asked) == ran + 1
 
 
+def test_another_setting_is_asked_anew(asked):
+    """FreeNoise attends once for every window of frames."""
+    pipe, layers = BUILDERS["animatediff"](), []
+    for length in (4, 6):
+        pipe.enable_free_noise(context_length=length, context_stride=2)
+        layers.append(Probe(pipe, PROMPT, **CALLS["animatediff"] | {"num_frames": 8}).layers)
+        pipe.disable_free_noise()
+    assert len(asked) == 2 and len(layers[0]) > len(layers[1])
+
+
 def test_nothing_is_kept_of_a_model_that_is_gone(asked):
     pipe = BUILDERS["cogvideox"]()
     _ = Probe(pipe, PROMPT, **CALLS["cogvideox"]).layers

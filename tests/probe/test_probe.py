@@ -7,7 +7,7 @@ import torch
 from seedbed.attention.tap import Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported
 from seedbed.probe import LayerInfo, Probe, Rollout
-from tests.pipelines import BUILDERS, CALLS, PROMPT, sdxl, wan
+from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff, sdxl, wan
 
 SPECS = {
     "cogvideox": ((3, 4, 4, 4), 0, "b f c h w", "transformer"),
@@ -182,6 +182,17 @@ EMBEDDED = {
         "negative_pooled_prompt_embeds",
     ],
 }
+
+
+def test_a_prompt_for_several_frames_is_encoded_as_often():
+    """FreeNoise encodes the prompt of the first and of the last frame, and goes from one to the other."""
+    pipe = animatediff()
+    pipe.enable_free_noise(context_length=4, context_stride=2)
+    call = CALLS["animatediff"] | {"num_frames": 8}
+    probe = Probe(pipe, PROMPT, **call)
+    noises = noises_for(probe, 1)
+    plain = pipe(PROMPT, latents=noises, output_type="np", **call)
+    assert np.array_equal(probe.generate(noises[0]), frames_of(plain))
 
 
 def test_prompt_embeds_take_the_place_of_the_prompt(probe, family):

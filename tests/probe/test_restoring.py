@@ -9,9 +9,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers import PyramidAttentionBroadcastConfig
 
 from seedbed.probe import Probe, Rollout
-from tests.pipelines import BUILDERS, CALLS, PROMPT
+from tests.pipelines import BUILDERS, CALLS, PROMPT, wan
 
 
 def comparable(value):
@@ -120,6 +121,24 @@ def test_the_pipeline_generates_the_same_afterwards(family):
     with pytest.raises(RuntimeError):
         probe.evaluate(noises_for(probe, 2), interrupted(RuntimeError()))
     assert np.array_equal(generate(), before)
+
+
+def test_a_cache_that_asks_the_pipeline_for_its_timestep_is_told():
+    pipe, told = wan(), []
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(100, 990),
+        current_timestep_callback=lambda: told.append(pipe.current_timestep) or told[-1],
+    )
+    pipe.transformer.enable_cache(config)
+    probe = Probe(pipe, PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
+    noises = noises_for(probe, 2)
+    probe.evaluate(noises, depth=1)
+    assert "_current_timestep" not in vars(pipe)
+    made = probe.generate(noises[0])
+    assert "_current_timestep" not in vars(pipe) and len(set(map(int, told))) == 4
+    own = pipe(PROMPT, latents=noises[:1], output_type="np", **probe.call).frames[0]
+    assert np.array_equal(made, (own * 255).round().astype(np.uint8))
 
 
 def test_an_earlier_state_of_the_pipeline_does_not_matter(family):

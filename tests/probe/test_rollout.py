@@ -286,11 +286,16 @@ def test_refusals(pipe_of):
     assert rollout.alive == [0, 2] and rollout.step == 2
 
 
-def test_a_cache_between_steps_is_refused():
+@pytest.mark.parametrize("by_function", [False, True])
+def test_a_cache_between_steps_is_refused(by_function):
     from diffusers import FirstBlockCacheConfig
+    from diffusers.hooks import apply_first_block_cache
 
-    pipe = wan()
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    pipe, config = wan(), FirstBlockCacheConfig(threshold=0.1)
+    if by_function:
+        apply_first_block_cache(pipe.transformer, config)
+    else:
+        pipe.transformer.enable_cache(config)
     probe = probe_of(pipe, "wan")
     with pytest.raises(NotSupported, match="the transformer caches between steps"):
         Rollout(probe, noises_for(probe, 1))

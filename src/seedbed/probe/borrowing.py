@@ -2,12 +2,12 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from seedbed.probe.offloading import offload_again
@@ -44,6 +44,23 @@ def borrowed(pipe: Any, encoded: Encoded, count: int) -> Iterator[Any]:
         state.clear()
 
 
+@contextmanager
+def timestep_shown(pipe: Any, twin: Any, denoisers: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, `pipe` is at the timestep of `twin` at every evaluation: caches between steps ask it."""
+    before = {name: value for name, value in vars(pipe).items() if name == "_current_timestep"}
+
+    def show(*_: Any) -> None:
+        if "_current_timestep" in vars(twin):
+            vars(pipe)["_current_timestep"] = vars(twin)["_current_timestep"]
+
+    with ExitStack() as undo:
+        undo.callback(vars(pipe).update, before)
+        undo.callback(vars(pipe).pop, "_current_timestep", None)
+        for denoiser in denoisers:
+            undo.callback(denoiser.register_forward_pre_hook(show).remove)
+        yield
+
+
 def _encoding_once(encode: Callable[..., Any], encoded: Encoded, count: int) -> Callable[..., Any]:
     """`encode_prompt` that runs for one prompt and repeats every output that has a batch axis of one.
 
@@ -58,9 +75,10 @@ def _encoding_once(encode: Callable[..., Any], encoded: Encoded, count: int) -> 
         if prompt is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
             return encode(*args, **kwargs)
         if isinstance(prompt, list):
-            for name, value in given.items():
-                if "prompt" in name and isinstance(value, list):
-                    given[name] = value[0]
+            lists = {name: v for name, v in given.items() if "prompt" in name and isinstance(v, list)}
+            if len(prompt) != count or any(value != [value[0]] * len(value) for value in lists.values()):
+                return encode(*args, **kwargs)  # a prompt for each of several frames, for instance
+            given |= {name: value[0] for name, value in lists.items()}
             if "batch_size" in given:
                 given["batch_size"] = 1
         key = repr(sorted(given.items()))

@@ -14,11 +14,19 @@ from torch import Tensor, nn
 
 from seedbed.attention.kinds import batch_size, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
-from seedbed.probe.borrowing import Encoded, borrowed, conditional_image, repeated, same_generator
+from seedbed.probe.borrowing import (
+    Encoded,
+    borrowed,
+    conditional_image,
+    repeated,
+    same_generator,
+    timestep_shown,
+)
 from seedbed.probe.compiled import denoisers_of, eager_module, is_compiled
 from seedbed.probe.defaults import model_defaults
 from seedbed.probe.entry import Entry
 from seedbed.probe.pictures import Pictures, encoded_once
+from seedbed.probe.seeding import seeded
 
 # What leaves only the conditional half, as far as a pipeline takes it.
 _GUIDANCE_OFF = {
@@ -157,9 +165,9 @@ class Call:
         arguments = {name: self._given(name, value, count) for name, value in self.arguments.items()}
         if self.prompt is not None:
             arguments["prompt"] = self.prompt if count == 1 else [self.prompt] * count
+        given = self.arguments.get("generator")
+        given = given[0] if isinstance(given, list) else given
         if "generator" in self._known:
-            given = self.arguments.get("generator")
-            given = given[0] if isinstance(given, list) else given
             copies = [same_generator(given) for _ in range(count)]
             arguments["generator"] = copies[0] if count == 1 else copies
         if not guided:
@@ -171,6 +179,8 @@ class Call:
             borrowed(self.pipe, self._encoded, count) as twin,
             denoisers_of(twin, own, eager=eager or not guided) as denoisers,
             encoded_once(twin, self._pictures),
+            seeded(twin, same_generator(given), count),
+            timestep_shown(self.pipe, twin, denoisers.values()),
         ):
             for name, guider in self._guiders.items():
                 vars(twin)[name] = copy.deepcopy(guider)

@@ -8,7 +8,7 @@ from torch import nn
 
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
-_ORIGINAL = "_torchdynamo_orig_callable"
+ORIGINAL = "_torchdynamo_orig_callable"
 
 
 def eager_module(module: nn.Module) -> nn.Module:
@@ -64,7 +64,7 @@ def eagerly(module: nn.Module) -> Iterator[None]:
                 undo.callback(vars(part).update, parts)
                 vars(part).pop(_IN_PLACE, None)
             if "forward" in parts:
-                vars(part)["forward"] = getattr(parts["forward"], _ORIGINAL)
+                vars(part)["forward"] = getattr(parts["forward"], ORIGINAL)
         yield
 
 
@@ -72,7 +72,7 @@ def _compiled_parts(module: nn.Module) -> dict[str, Any]:
     """What compiling has set on this instance."""
     state = vars(module)
     parts = {_IN_PLACE: state[_IN_PLACE]} if state.get(_IN_PLACE) is not None else {}
-    if hasattr(state.get("forward"), _ORIGINAL):
+    if hasattr(state.get("forward"), ORIGINAL):
         parts["forward"] = state["forward"]
     return parts
 

@@ -37,9 +37,16 @@ def remembered(
 
 def _structure(denoiser: nn.Module) -> Hashable:
     parts = tuple(
-        (name, type(part), type(getattr(part, "processor", None))) for name, part in denoiser.named_modules()
+        (name, _settings(part), _settings(getattr(part, "processor", None)))
+        for name, part in denoiser.named_modules()
     )
     return parts, repr(getattr(denoiser, "config", None))
+
+
+def _settings(part: Any) -> Hashable:
+    """The class of a module or a processor, and the plain values that it was set to."""
+    plain = ((k, v) for k, v in getattr(part, "__dict__", {}).items() if isinstance(v, int | float | str))
+    return type(part), tuple(plain)
 
 
 def _seen(leaf: Any) -> Hashable:

@@ -62,7 +62,7 @@ class Rollout:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise BadInput(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
         for name, module in probe._call.denoisers.items():
-            if getattr(module, "is_cache_enabled", False):
+            if _caches(module):
                 raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
         self.probe = probe
         alone = batch_size > 1 and len(noises) > 1 and probe.most_rows == 1
@@ -247,3 +247,9 @@ class _Pass:
             )
         if self.outputs is not None and self.clean is not None:
             self.outputs(self.step, self.batch, conditional, unconditional, self.clean)
+
+
+def _caches(denoiser: nn.Module) -> bool:
+    """Whether diffusers' hooks keep anything from one evaluation to the next, however they were put on."""
+    registries = (vars(part).get("_diffusers_hook") for part in denoiser.modules())
+    return any(hook._is_stateful for registry in registries if registry for hook in registry.hooks.values())
