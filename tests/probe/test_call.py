@@ -33,6 +33,7 @@ from tests.pipelines import CALLS, PROMPT, cogvideox
         (PROMPT, {"output_type": "pil"}, "output_type cannot be passed"),
         (PROMPT, {"num_videos_per_prompt": 2}, "each candidate gives one video"),
         (PROMPT, {"generator": [torch.Generator()] * 2}, "pass one generator, not 2"),
+        (PROMPT, {"generator": 7}, "generator must be a torch.Generator, not int"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(pipe_of, prompt, arguments, message):

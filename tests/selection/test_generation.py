@@ -164,7 +164,7 @@ def test_the_callers_generator_is_used_and_asked_for(stochastic):
     assert replay(video.record(), stochastic, generator=other).identical is False
 
 
-@pytest.mark.parametrize("fps", [0, -1, "8", True, float("nan")])
+@pytest.mark.parametrize("fps", [0, -1, "8", True, float("nan"), float("inf")])
 def test_fps_is_a_positive_number(pipe, fps):
     with pytest.raises(BadInput, match="fps must be a number above 0"):
         make(pipe, fps=fps)

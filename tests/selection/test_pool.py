@@ -314,6 +314,7 @@ def test_score_scores_a_single_noise(pipe):
         ({"batch_size": 0}, "batch_size must be 'auto' or a whole number of at least 1"),
         ({"prefer": "best"}, "prefer must be 'low' or 'high', not 'best'"),
         ({"depth": 4}, "depth 4 is beyond the last layer: the denoiser has 3"),
+        ({"layers": 5}, "layers must be kinds or globs on layer names, not 5"),
         ({"layers": "temporal"}, "no layer matches 'temporal': the kinds here are 'joint'"),
         ({"acquisition": "bald"}, "no acquisition function 'bald'"),
         ({"acquisition": Bansa}, "acquisition must be a name or an Acquisition instance"),
@@ -374,6 +375,9 @@ def test_equal_noises_tie_and_the_first_wins(pipe):
             r"noise 0 has shape \(4, 4, 4\), but this pipeline's latents have shape \(3, 4, 4, 4\)",
         ),
         ([], "no noise to score"),
+        (torch.tensor(1.0), "the noises must be one tensor, or a list of noises and recipes, not tensor"),
+        (np.zeros((1, 3, 4, 4, 4)), "the noises must be one tensor, or a list"),
+        ([np.zeros((3, 4, 4, 4))], "noise 0 must be a tensor or a recipe, not ndarray"),
         (torch.full((1, 3, 4, 4, 4), torch.nan), "noise 0 has values that are not finite"),
     ],
 )

@@ -5,12 +5,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from diffusers import BaseGuidance, DiffusionPipeline
 from PIL import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from seedbed.attention.kinds import batch_size, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
@@ -123,6 +124,9 @@ class Call:
             raise BadInput(
                 f"pass one generator, not {len(generator)}: each candidate starts from a copy of it"
             )
+        given = generator[0] if isinstance(generator, list) else generator
+        if not isinstance(given, (Generator, NoneType)):
+            raise BadInput(f"generator must be a torch.Generator, not {type(given).__name__}")
 
     def _check_prompt(self) -> None:
         if self.prompt is not None and not (isinstance(self.prompt, str) and self.prompt.strip()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -209,7 +210,7 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Pro
 
 def checked_fps(fps: object) -> None:
     """Refuse anything but a number above 0."""
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not fps > 0:
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
         raise BadInput(f"fps must be a number above 0, not {fps!r}")
 
 

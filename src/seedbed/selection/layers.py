@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -70,7 +70,8 @@ def plan(
         positive("depth", depth)
         if depth > len(layers):
             raise BadInput(f"depth {depth} is beyond the last layer: the denoiser has {len(layers)}")
-    patterns = (wanted,) if isinstance(wanted, str) else ("*",) if wanted is None else tuple(wanted)
+    several = wanted if isinstance(wanted, Iterable) else ("*",) if wanted is None else (wanted,)
+    patterns = (wanted,) if isinstance(wanted, str) else tuple(several)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise BadInput(f"layers must be kinds or globs on layer names, not {wanted!r}")
     chosen = [

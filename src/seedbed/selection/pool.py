@@ -132,12 +132,16 @@ def score(
     Raises:
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
+    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
+        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {noises!r:.60}")
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
     call, kept = several(call, len(noises))
     probe = Probe(pipe, prompt, **call)
     pool: list[NoiseRecipe | GivenNoise] = []
     for index, noise in enumerate(noises):
+        if not isinstance(noise, (Tensor, NoiseRecipe)):
+            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
         if tuple(noise.shape) != tuple(probe.spec.shape):
             raise BadInput(
                 f"noise {index} has shape {tuple(noise.shape)}, "
