@@ -154,6 +154,9 @@ def test_padded_rows_do_not_count_in_self_attention():
     assert mean_over_rows(call, values).tolist() == [values[0].mean().item(), values[1, :, :4].mean().item()]
     additive = attention_call(mask=torch.where(full, 0.0, -10000.0), kind="joint")
     assert torch.equal(mean_over_rows(additive, values), mean_over_rows(call, values))
+    # The same mask, written out for every row.
+    whole = attention_call(mask=padded(2, 6, 6), kind="joint")
+    assert torch.equal(mean_over_rows(whole, values), mean_over_rows(call, values))
     some = torch.tensor([1, 5])
     assert mean_over_rows(call, values[..., some], some).tolist() == [
         values[0][:, some].mean().item(),

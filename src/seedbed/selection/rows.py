@@ -74,9 +74,9 @@ def _counted_rows(call: AttentionCall) -> Tensor | None:
         return None
     allowed = call.mask if call.mask.dtype == torch.bool else call.mask > MASKED_FROM
     allowed = allowed.reshape((1,) * (4 - allowed.dim()) + allowed.shape)
-    if allowed.shape[-2] > 1:
-        return allowed.any(-1)
+    attends = allowed.any(-1) if allowed.shape[-2] > 1 else None
     total, keys = call.query.shape[-2], call.key.shape[-2]
     if call.kind != "cross" and total == keys and allowed.shape[-1] == keys:
-        return allowed[..., 0, :]
-    return None
+        attended = allowed.any(-2)
+        return attended if attends is None else attends & attended
+    return attends
