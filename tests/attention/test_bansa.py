@@ -162,6 +162,28 @@ def test_kept_keys_may_be_far_below_the_dropped():
     assert 0 < found.item() < math.log(3)
 
 
+def test_kept_keys_may_be_just_above_nothing():
+    # Probabilities of e^-103 are one quantum of float32, whatever the difference between them.
+    query, key = torch.ones(1, 1, 1, 1), torch.tensor([[[[0.0], [-102.8], [-103.4]]]])
+    for gap in (0, 1, 2):
+        options = {"scale": 1.0, "masks": 50, "keep": 0.3, "seed": gap}
+        found = bansa_masked(query, key, **options)
+        exact = bansa_masked(query.double(), key.double(), **options)
+        assert found.item() == pytest.approx(exact.item(), abs=1e-5)
+
+
+def test_masks_are_made_for_a_few_rows_at_once(monkeypatch):
+    """As many as fit: those of long rows, many heads and many masks are far larger than the rows."""
+    query, key = torch.randn(1, 2, 64, 8), torch.randn(1, 2, 256, 8)
+    every = bansa_masked(query, key, masks=8)
+    stacked, stack = [], torch.stack
+    monkeypatch.setattr(bansa, "_MASKS", 5 * 8 * 2 * 256)
+    monkeypatch.setattr(torch, "stack", lambda some, *place: stacked.append(len(some)) or stack(some, *place))
+    again = bansa_masked(query, key, masks=8)
+    assert stacked == [5] * 12 + [4]
+    assert torch.allclose(again, every, atol=1e-6)
+
+
 def test_keys_masked_by_the_model_stay_out():
     query, key = 2 * torch.randn(1, 2, 5, 8), torch.randn(1, 2, 12, 8)
     mask = torch.ones(12, dtype=torch.bool)

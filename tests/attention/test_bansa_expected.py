@@ -226,3 +226,5 @@ def test_what_is_not_finite_stays_so(place):
         for mask in (None, torch.ones(2, keys, dtype=torch.bool)):
             found = bansa_expected(query, key, mask=mask, keep=keep, place=place)
             assert found[0, 0].isnan().tolist() == [False, True]
+        lonely = torch.arange(keys) == torch.zeros(2, 1)
+        assert bansa_expected(query, key, mask=lonely, place=place)[0, 0].isnan().tolist() == [False, True]

@@ -85,6 +85,15 @@ def test_a_row_without_keys_is_told_apart():
     assert found.entropy[0, 0, 1] == found.normalised_entropy[0, 0, 1] == found.powers[2][0, 0, 1] == 0
 
 
+def test_entropy_never_leaves_its_bounds():
+    """Nearly equal keys and nearly one-hot rows, where rounding would."""
+    query, key = torch.randn(2, 4, 60, 8), torch.randn(2, 4, 17, 8)
+    for scale in (0.0, 1e-4, 1e-2, 1e2, 1e4):
+        found = row_statistics(query, key, scale=scale)
+        assert found.entropy.min() >= 0
+        assert found.normalised_entropy.max() <= 1
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_what_is_not_finite_stays_so(masked):
     query, key = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 3, 4)
@@ -159,6 +168,10 @@ def test_bad_shapes_are_one_line():
             row_statistics(*arguments)
     for options, message in (
         ({"rows": torch.tensor([0, 5])}, "below 5"),
+        ({"rows": torch.tensor([0, -1])}, "below 5"),
+        ({"rows": torch.tensor([[0, 1]])}, "below 5"),
+        ({"rows": torch.tensor([True, False])}, "below 5"),
+        ({"rows": torch.tensor([0.0, 1.0])}, "below 5"),
         ({"mask": torch.ones(5, 7)}, r"does not broadcast to \(1, 4, 5, 6\)"),
         ({"powers": (0,)}, "powers"),
         ({"chunk": 0}, "chunk"),

@@ -27,6 +27,9 @@ from seedbed.errors import BadInput
 
 Place = Literal["probabilities", "logits"]
 
+# Entries of the masks of some rows, which all batch entries share.
+_MASKS = 2**25
+
 
 @torch.no_grad()
 def bansa_masked(
@@ -76,7 +79,7 @@ def bansa_masked(
     generator = torch.Generator(query.device)
     shape = (masks, query.shape[1], logits.keys)
     if chunk is None:
-        chunk = logits.rows_per_block(copies=4 + masks)
+        chunk = min(logits.rows_per_block(copies=4 + masks), max(1, _MASKS // math.prod(shape)))
     positions = logits.positions.tolist()
     uniform = torch.empty(0)
     drawn_for: slice | None = None
@@ -108,7 +111,8 @@ def _masked_row(probabilities: Tensor, logits: Tensor, uniform: Tensor, keep: fl
     kept = probabilities * (uniform < keep)
     normaliser = kept.sum(-1, keepdim=True)
     masked = kept / normaliser
-    empty = normaliser.squeeze(-1) == 0
+    # Below the smallest normal number the kept probabilities have lost their digits, if they are not all 0.
+    empty = normaliser.squeeze(-1) < torch.finfo(kept.dtype).tiny
     if empty.any():
         # In how many-th round of drawing would each key first be kept? Those of the earliest round are what
         # a mask redrawn until it keeps something keeps. Logits, for what it keeps may have underflowed.
@@ -166,7 +170,7 @@ def bansa_expected(
         score = expected(block, excluded, masks, keep).clamp_(min=0)
         if excluded is not None:
             # In rows of one key, too, all masks agree, and quadrature would only come close.
-            score = score.masked_fill_((~excluded).sum(-1) <= 1, 0)
+            score = torch.where((~excluded).sum(-1) <= 1, score * 0, score)
         scores[batch, heads, some] = score.view(shape)
     return scores
 

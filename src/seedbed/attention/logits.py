@@ -69,7 +69,8 @@ class Logits:
             raise BadInput(f"query {tuple(query.shape)} attends to no key at all")
         total = query.shape[2]
         if rows is not None:
-            if rows.dim() != 1 or not all(0 <= row < total for row in rows.tolist()):
+            whole = rows.dim() == 1 and rows.dtype in (torch.int32, torch.int64)
+            if not whole or not all(0 <= row < total for row in rows.tolist()):
                 raise BadInput(f"rows must be a vector of indices below {total}")
             rows = rows.to(query.device)
         if mask is not None:

@@ -107,8 +107,8 @@ def row_statistics(
         for power in powers:
             sums[power][at] = weights.pow(power).sum(-1) / normaliser.pow(power)
     attends = keys > 0
-    # Rounding may leave the entropy of a one-hot row a hair below zero.
-    entropy = torch.where(attends, entropy.clamp_(min=0), 0)
+    # Rounding may leave the entropy of a one-hot row a hair below zero, that of equal keys above its bound.
+    entropy = torch.where(attends, torch.minimum(entropy.clamp_(min=0), keys.log()), 0)
     return RowStatistics(
         logsumexp=torch.where(attends, logsumexp, -torch.inf),
         entropy=entropy,
