@@ -1,0 +1,125 @@
+"""The tests that run on the second device, in the process that `test_elsewhere` starts for them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import seedbed
+from seedbed.attention import bansa_expected, bansa_masked, energy, row_statistics
+from seedbed.selection import Bansa, BansaDropout, Entropy
+from tests.breadth.runs import first, traces, weights
+from tests.elsewhere.device import Elsewhere, Generator
+from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
+
+# torch.tensor() of a number makes a real tensor on this device while shapes alone are computed.
+LEFT = (
+    "SkyReels-V2, diffusion forcing",
+    "SkyReels-V2, diffusion forcing, image to video",
+    "SkyReels-V2, diffusion forcing, video to video",
+)
+# Run by default: two denoisers, pictures, noise that the pipeline draws itself, a U-Net and transformers.
+SOME = (
+    "CogVideoX",
+    "Wan 2.2 (two denoisers)",
+    "LTX-Video, image to video",
+    "Stable Video Diffusion",
+)
+QUIET: dict[str, Any] = dict(progress=False)
+
+
+def test_places_do_not_mix():
+    here, there = torch.ones(3), torch.ones(3).to("elsewhere")
+    assert there.device.type == "elsewhere" and isinstance(there + 1, Elsewhere)
+    assert torch.equal((there + there).cpu(), here + here)
+    with pytest.raises(RuntimeError, match=r"same device|elsewhere"):
+        here + there
+    with pytest.raises(RuntimeError, match="elsewhere"):
+        torch.nn.functional.linear(torch.ones(2, 3, device="elsewhere"), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_rows_are_scored_where_they_lie(mask, monkeypatch):
+    monkeypatch.setattr(torch, "Generator", Generator)
+    query, key = torch.randn(2, 2, 4, 40, 16).mul(2)
+    options = {"rows": torch.tensor([3, 7, 20])}
+    if mask:
+        options["mask"] = torch.rand(2, 1, 1, 40) < 0.7
+    moved = {name: value.to("elsewhere") for name, value in options.items()}
+    there = query.to("elsewhere"), key[:, :2].to("elsewhere")
+    here = query, key[:, :2]
+    for function in (bansa_expected, bansa_masked):
+        for place in ("probabilities", "logits"):
+            found = function(*there, place=place, **moved)
+            assert found.device.type == "elsewhere"
+            torch.testing.assert_close(found.cpu(), function(*here, place=place, **options))
+    found, expected = row_statistics(*there, **moved), row_statistics(*here, **options)
+    for name in ("logsumexp", "entropy", "normalised_entropy", "keys"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name))
+    torch.testing.assert_close(found.powers[2].cpu(), expected.powers[2])
+    torch.testing.assert_close(energy(there[0]).cpu(), energy(query))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(f, id=f.name, marks=() if f.name in SOME else pytest.mark.slow)
+        for f in FAMILIES
+        if f.name not in LEFT
+    ]
+)
+def family(request):
+    return request.param
+
+
+def test_a_pipeline_elsewhere(family):
+    """All that it does on the CPU, with the results of the CPU, and it is as before."""
+    options: dict[str, Any] = dict(candidates=3, acquisition="bansa", **QUIET, **family.call)
+    here = seedbed.generate(family.built(), family.prompt, race=None, **options)
+    pipe = family.built().to("elsewhere")
+    before = {name: value.cpu() for name, value in weights(pipe).items()}
+    made = seedbed.generate(pipe, family.prompt, race=None, **options)
+    torch.testing.assert_close(made.selection.scores, here.selection.scores, rtol=1e-4, atol=1e-6)
+    assert made.selection.order == here.selection.order
+    assert np.abs(made.frames.astype(int) - here.frames.astype(int)).max() <= 1
+    missing = {name: family.call[name] for name in made.selection.missing}
+    assert seedbed.replay(made.record(), pipe, **QUIET, **missing).identical
+    assert seedbed.select(pipe, family.prompt, race=((1, 1),), **options).dropped
+    two = {**options, "candidates": 2}
+    del two["acquisition"]
+    shown = seedbed.preview(pipe, family.prompt, verifier=first, schedule=((1, 1),), **two)
+    assert shown.selection.best == 0
+    for name, value in weights(pipe).items():
+        assert torch.equal(value.cpu(), before[name]), name
+        # Cosmos itself sends its safety checker to the CPU.
+        assert value.device.type == "elsewhere" or name.startswith("safety_checker."), name
+    assert not traces(pipe)
+
+
+@pytest.mark.parametrize("function", [Entropy(), Bansa(place="logits", rows=20), BansaDropout(masks=2)])
+def test_every_function_elsewhere(function, monkeypatch):
+    monkeypatch.setattr(torch, "Generator", Generator)
+    options = dict(candidates=3, acquisition=function, race=None, **QUIET, **CALLS["cogvideox"])
+    here = seedbed.select(BUILDERS["cogvideox"](), PROMPT, **options)
+    there = seedbed.select(BUILDERS["cogvideox"]().to("elsewhere"), PROMPT, **options)
+    torch.testing.assert_close(there.scores, here.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_are_offloaded():
+    pipe = BUILDERS["cogvideox"]()
+    pipe.enable_model_cpu_offload(device="elsewhere")
+    options = dict(candidates=3, acquisition="bansa", race=None, **QUIET, **CALLS["cogvideox"])
+    made = seedbed.generate(pipe, PROMPT, **options)
+    assert seedbed.replay(made.record(), pipe, **QUIET).identical
+    assert pipe.transformer.device.type == "cpu"
+    here = seedbed.select(BUILDERS["cogvideox"](), PROMPT, **options)
+    torch.testing.assert_close(made.selection.scores, here.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_elsewhere(dtype):
+    options = dict(candidates=3, acquisition="bansa", race=None, **QUIET, **CALLS["cogvideox"])
+    pipe = BUILDERS["cogvideox"]().to("elsewhere", dtype)
+    made = seedbed.generate(pipe, PROMPT, **options)
+    assert made.selection.scores.isfinite().all()
+    assert seedbed.replay(made.record(), pipe, **QUIET).identical
