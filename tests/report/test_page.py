@@ -228,3 +228,20 @@ def test_text_has_contrast_in_light_and_dark() -> None:
         for ground in ("paper", "card", "wash"):
             for text in ("ink", "soft", "accent"):
                 assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def test_large_costs_are_written_out() -> None:
+    data = selection(ledger={"preview": 12344.6, "generation": 40.0}, seconds={"preview": 1.0})
+    text = " ".join(Page(selection_page(data)).text)
+    assert "12,345" in text and "12,385 " in text and "preview 30,862 %" in text
+    assert not re.search(r"\de\+\d", text)
+
+
+def test_sentences_of_previews_stand_apart() -> None:
+    for options in ({}, {"picked": 1}):
+        data = selection(acquisition="preview", options=options)
+        assert re.search(r"\.\s+Nobody, human or verifier", " ".join(Page(selection_page(data)).text))
+
+
+def test_wide_tables_scroll_within_a_narrow_page() -> None:
+    assert '<div class="scroll"><table class="candidates">' in selection_page(selection())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from seedbed.cli.outputs import checked, write_together
+from seedbed.cli.outputs import write_together
 from seedbed.cli.tables import print_ranking, print_summary
 from seedbed.errors import BadInput
 
@@ -33,8 +33,9 @@ def write_sheet(
     if not prompt.strip():
         raise BadInput("the prompt is empty: say what to generate")
     judge = None if verifier is None else judge_named(verifier)
-    page, memory = checked(path.with_suffix(".html"), ".html"), path.with_suffix(".safetensors")
+    page, memory = path.with_suffix(".html"), path.with_suffix(".safetensors")
     pipe = load()
+    from seedbed.report.page import amount
     from seedbed.selection import previews
 
     sheet = previews(pipe, prompt, verifier=judge, **call)
@@ -52,7 +53,7 @@ def write_sheet(
     spent, seconds = sum(record["ledger"].values()), sum(record["seconds"].values())
     lines = [
         f"{len(record['recipes'])} previews after {sheet.steps} of {sheet.all} steps: look at {page}",
-        f"{spent:.4g} NFE in {seconds:.1f} s",
+        f"{amount(spent)} NFE in {seconds:.1f} s",
         *(f"{what:<8} {file}" for what, file in files.items()),
         f"go on with one: {command} N",
     ]

@@ -38,18 +38,20 @@ def print_ranking(console: Console, record: dict[str, Any]) -> None:
 
 def print_summary(console: Console, record: dict[str, Any], files: dict[str, str]) -> None:
     """One line on how the noise was chosen, one on the cost, one per file."""
+    from seedbed.report.page import amount  # loads more than --help needs
+
     recipe, ledger = record["recipes"][record["best"]], record["ledger"]
     seed = f" of seed {recipe['seed']}" if recipe["seed"] is not None else ""
     end = "lowest" if record["prefer"] == "low" else "highest"
     if "picked" in record["options"]:
         end = "one"
-    items = ", ".join(f"{what} {evaluations:.4g}" for what, evaluations in ledger.items())
+    items = ", ".join(f"{what} {amount(evaluations)}" for what, evaluations in ledger.items())
     sure = record.get("confidence", 1)
     lines = [
         f"noise {recipe['candidate']}{seed}, {end} of {len(record['recipes'])} by {record['acquisition']} "
         f"({record['reason']})",
         *([f"{sure:.0%} sure that all query rows would choose the same"] if sure < 1 else []),
-        f"{sum(ledger.values()):.4g} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
+        f"{amount(sum(ledger.values()))} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
         *(f"{what:<7} {path}" for what, path in files.items()),
     ]
     for line in lines:

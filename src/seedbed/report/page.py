@@ -90,7 +90,7 @@ def selection_page(data: dict[str, Any]) -> str:
     costs = [
         {
             "what": what,
-            "evaluations": f"{ledger[what]:,.4g}" if what in ledger else "–",
+            "evaluations": amount(ledger[what]) if what in ledger else "–",
             "share": 100 * ledger.get(what, 0) / spent if spent else 0,
             "seconds": f"{seconds[what]:,.2f}" if what in seconds else "–",
         }
@@ -111,16 +111,16 @@ def selection_page(data: dict[str, Any]) -> str:
         picked="picked" in data.get("options", {}),
         low=figure(low, high - low),
         high=figure(high, high - low),
-        spread=f"{100 * (high - low) / mean:.2g}" if high > low and mean else None,
+        spread=percentage((high - low) / mean) if high > low and mean else None,
         chosen=next(row for row in rows if row["chosen"]),
         lines=lines,
         heat=heat,
         layers=layers,
         costs=costs,
-        spent=f"{spent:,.4g}",
+        spent=amount(spent),
         elapsed=f"{sum(seconds.values()):,.1f}",
         overheads=[
-            f"{what} {100 * evaluations / ledger['generation']:.2g} %"
+            f"{what} {percentage(evaluations / ledger['generation'])} %"
             for what, evaluations in ledger.items()
             if ledger.get("generation") and what != "generation"
         ],
@@ -157,3 +157,13 @@ def figure(value: float, spread: float) -> str:
         return "–"
     digits = 4 if not spread > 0 else 2 - math.floor(math.log10(spread))
     return f"{value:.{digits}f}" if 0 <= digits <= 7 else f"{value:.4g}"
+
+
+def amount(evaluations: float) -> str:
+    """Four digits, and all those of large numbers: 7.333, 184, 12,345."""
+    return f"{evaluations:,.0f}" if evaluations >= 1000 else f"{evaluations:.4g}"
+
+
+def percentage(share: float) -> str:
+    """Two digits, and all those of large numbers: 0.0022, 18, 360."""
+    return f"{100 * share:,.0f}" if share >= 0.1 else f"{100 * share:.2g}"

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from seedbed.report.page import figure, media, shrunk, templates
+from seedbed.report.page import amount, figure, media, shrunk, templates
 
 
 def sheet_page(data: dict[str, Any]) -> str:
@@ -37,7 +37,7 @@ def sheet_page(data: dict[str, Any]) -> str:
         command=data["pick"],
         judge=data["options"].get("verifier"),
         version=data.get("seedbed"),
-        spent=f"{sum(data['ledger'].values()):,.4g}",
+        spent=amount(sum(data["ledger"].values())),
         elapsed=f"{sum(data['seconds'].values()):,.1f}",
         rest=f"the remaining {rest}" if rest else "none",
     )
