@@ -45,3 +45,11 @@ def test_a_missing_folder_or_a_folder_in_the_way_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"cannot write .*folder: Is a directory"):
         write_bytes_atomically(tmp_path / "folder", b"")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_the_longest_name_that_the_system_allows_is_written(tmp_path):
+    path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    assert write_bytes_atomically(path, b"whole").read_bytes() == b"whole"
+    with pytest.raises(BadInput, match="File name too long"):
+        write_bytes_atomically(tmp_path / f"{path.name}n", b"")
+    assert os.listdir(tmp_path) == [path.name]

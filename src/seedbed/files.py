@@ -23,7 +23,8 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Without the file's own name, which may be as long as the system allows.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(data)

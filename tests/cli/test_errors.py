@@ -41,6 +41,16 @@ def one_line(outcome, *fragments: str) -> None:
         (["--acquisition", "bansa:masks=1"], "masks"),
         (["--acquisition", "entropy", "--keep", "0.5"], "keep"),
         (["--acquisition", "bonsai"], "bonsai"),
+        (["--steps", "0"], "--steps"),
+        (["--frames", "0"], "--frames"),
+        (["--height", "-8"], "--height"),
+        (["--width", "0"], "--width"),
+        (["--guidance-scale", "nan"], "--guidance-scale must be a finite number, not nan"),
+        (["--guidance-scale", "inf"], "--guidance-scale must be a finite number, not inf"),
+        (["--fps", "inf"], "--fps"),
+        (["--fps", "1e-9"], "--fps"),
+        (["--out", "n" * 300 + ".mp4"], "File name too long"),
+        (["--model", ""], "there is no model at ''"),
     ],
 )
 def test_refused_before_any_model_is_loaded(
@@ -59,6 +69,8 @@ def test_refused_before_any_model_is_loaded(
         (["--layers", "nowhere*"], ["nowhere*"]),
         (["--device", "quantum"], ["quantum"]),
         (["--device", "cuda:99"], ["cuda:99"]),
+        (["--device", "meta"], ["there is no device meta"]),
+        (["--device", "fpga"], ["there is no device fpga"]),
         (["--height", "17"], ["height"]),
     ],
 )
@@ -135,6 +147,41 @@ def test_full_disk(seedbed, model, tmp_path: Path, monkeypatch) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.mp4": b"old"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["generate", PROMPT, "--out", "a.mp4"], "a.html"),
+        (["generate", PROMPT, "--out", "a.mp4", "--no-report"], "a.json"),
+        (["select", PROMPT, "--preview", "--out", "a.json"], "a.safetensors"),
+        (["calibrate", "--world", "shapes", "--out", "a.json"], "a.html"),
+    ],
+)
+def test_folder_where_a_file_beside_would_be(seedbed, tmp_path: Path, arguments: list[str], folder) -> None:
+    (tmp_path / folder).mkdir()
+    one_line(seedbed(*arguments, "--model", "missing"), f"cannot write {folder}: it is a folder")
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_file_that_cannot_be_moved_into_place(tmp_path: Path) -> None:
+    from seedbed.cli.outputs import write_together
+    from seedbed.errors import BadInput
+
+    (tmp_path / "a").mkdir()
+    with pytest.raises(BadInput, match=r"cannot write .*a: Is a directory"):
+        write_together({tmp_path / "a": lambda path: path.write_bytes(b"whole")})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("letter", ["x", "円", "𞤀"])
+def test_a_name_made_from_any_script_fits_a_folder(tmp_path: Path, letter: str) -> None:
+    from seedbed.cli.outputs import named_after, write_together
+
+    names = [named_after(letter * 500, ending) for ending in (".mp4", "-previews.safetensors")]
+    write_together({tmp_path / name: lambda path: path.write_bytes(b"") for name in names})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, names))
+    assert all(str(name).startswith(letter.lower() * 45) for name in names)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_without_permission(seedbed, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
@@ -142,7 +189,8 @@ def test_folder_without_permission(seedbed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b'{"schema": "seedbed.selection/99"}', bytes(range(256))]
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"schema": "seedbed.selection/99"}', bytes(range(256)), b"[" * 100_000],
 )
 def test_damaged_record(seedbed, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)

@@ -81,7 +81,8 @@ def generate(
         ),
     ] = None,
     fps: Annotated[
-        float, typer.Option(help="Frames per second of the video.", rich_help_panel=opt.OUTPUT)
+        float,
+        typer.Option(min=0.01, max=1000, help="Frames per second of the video.", rich_help_panel=opt.OUTPUT),
     ] = 8,
     report: Annotated[
         bool,
@@ -97,7 +98,8 @@ def generate(
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
     with one_line_errors():
-        video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png")
+        beside = (".html", ".json") if report else (".json",)
+        video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png", beside=beside)
         pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         judge = None
         if verifier is not None:
@@ -107,8 +109,8 @@ def generate(
         from seedbed.selection import preview
         from seedbed.selection.profile import find_profile, read_profile
 
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
         call = call_of(steps, guidance_scale, frames, height, width)
+        pipe = loaded(model, dtype and dtype.value, device, quiet)
         call |= {"seed": seed, "fps": fps}
         follows = None
         if verifier is None and acquisition == race == "auto" and not layers and depth is None:
@@ -195,7 +197,8 @@ def select(
     with one_line_errors():
         if preview:
             instead_of_scores("--preview", acquisition, race, profile, keep, masks, layers, depth)
-            path = checked(out or named_after(prompt, "-previews.json"), ".json")
+            path = out or named_after(prompt, "-previews.json")
+            path = checked(path, ".json", beside=(".html", ".safetensors"))
             call = call_of(steps, guidance_scale, frames, height, width)
             call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}
             call |= {"steps": preview_steps, "progress": shown(quiet)}
@@ -214,8 +217,8 @@ def select(
         pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
         from seedbed.selection import select as run
 
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
         call = call_of(steps, guidance_scale, frames, height, width)
+        pipe = loaded(model, dtype and dtype.value, device, quiet)
         result = run(pipe, prompt, candidates=candidates, seed=seed, **pool, **call)
         write_together({path: result.save})
         show(result.to_dict(), {"record": path}, as_json, ranking=True)
@@ -265,12 +268,12 @@ def score(
         from seedbed.selection import Selection
         from seedbed.selection import score as run
 
+        call = call_of(steps, guidance_scale, frames, height, width)
         saved = [Selection.load(path).recipe for path in noise or ()]
         known = [recipe if isinstance(recipe, NoiseRecipe) else recipe.draw() for recipe in saved]
         pipe = loaded(model, dtype and dtype.value, device, quiet)
         from seedbed.probe import Probe
 
-        call = call_of(steps, guidance_scale, frames, height, width)
         spec = Probe(pipe, prompt, **call).spec
         shape: dict[str, Any] = {"shape": tuple(spec.shape), "frame_axis": spec.frame_axis}
         recipes = [NoiseRecipe(seed=number, candidate=0, **shape) for number in numbers]

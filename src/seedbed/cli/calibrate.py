@@ -83,7 +83,7 @@ def calibrate(
     model is what generate, select and score follow; elsewhere, name it with --profile.
     """
     with one_line_errors():
-        path = checked(out, ".json")
+        path = checked(out, ".json", beside=(".html",) if report else ())
         texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
         try:
             moments = tuple(int(part) for part in after.split(","))
@@ -91,6 +91,7 @@ def calibrate(
             raise BadInput(
                 f"cannot read --after {after}: write whole numbers with commas, as in 0,1,3"
             ) from None
+        call = call_of(steps, guidance_scale, frames, height, width)
         pipe = loaded(model, dtype and dtype.value, device, quiet)
         from seedbed.lab.calibration import FUNCTIONS
         from seedbed.lab.calibration import calibrate as run
@@ -108,7 +109,7 @@ def calibrate(
                 batch_size=batch_size or "auto",
                 save=path,
                 progress=_counting(done, quiet),
-                **call_of(steps, guidance_scale, frames, height, width),
+                **call,
             )
         except KeyboardInterrupt:
             print(

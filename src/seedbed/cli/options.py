@@ -83,11 +83,11 @@ Verifier = Annotated[
         rich_help_panel=PREVIEW,
     ),
 ]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=CALL)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", rich_help_panel=CALL)]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale.", rich_help_panel=CALL)]
-Frames = Annotated[int | None, typer.Option(help="Number of frames.", rich_help_panel=CALL)]
-Height = Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=CALL)]
-Width = Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=CALL)]
+Frames = Annotated[int | None, typer.Option(min=1, help="Number of frames.", rich_help_panel=CALL)]
+Height = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=CALL)]
+Width = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=CALL)]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from seedbed.errors import BadInput
@@ -12,17 +12,30 @@ from seedbed.errors import BadInput
 def named_after(prompt: str, ending: str) -> Path:
     """A file name in the current folder made of the prompt's words, e.g. a-red-circle.mp4."""
     words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
-    return Path((words[:60].rstrip("-") or "video") + ending)
+    # File names are limited in bytes, of which a letter of some scripts takes four.
+    words = words[:60].encode(errors="ignore")[:180].decode(errors="ignore")
+    return Path((words.rstrip("-") or "video") + ending)
 
 
-def checked(path: Path, *suffixes: str) -> Path:
-    """The path, if a file of one of these kinds can be created there; BadInput if not."""
+def checked(path: Path, *suffixes: str, beside: Iterable[str] = ()) -> Path:
+    """The path, if a file of one of these kinds can be created there; BadInput if not.
+
+    beside: suffixes of the files that are written with it, which are checked too.
+    """
     if path.suffix.lower() not in suffixes:
         raise BadInput(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
+    try:
+        found = path.parent.is_dir()
+        folders = [each for each in (path, *map(path.with_suffix, beside)) if each.is_dir()]
+        path.stat()  # newer Pythons' is_dir() is silent about names that cannot be
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, or links in a circle
+        raise BadInput(f"cannot write {path}: {error.strerror}") from error
+    if not found:
         raise BadInput(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise BadInput(f"cannot write {path}: it is a folder")
+    if folders:
+        raise BadInput(f"cannot write {folders[0]}: it is a folder")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise BadInput(f"cannot write {path}: the folder {path.parent} is not writable")
     return path
@@ -46,4 +59,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             except BadInput as error:
                 raise BadInput(str(error).replace(str(staged), str(path))) from error
         for path in writers:
-            os.replace(Path(staging.name, path.name), path)
+            try:
+                os.replace(Path(staging.name, path.name), path)
+            except OSError as error:
+                raise BadInput(f"cannot write {path}: {error.strerror or error}") from error

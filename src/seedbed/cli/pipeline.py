@@ -24,6 +24,7 @@ def silence() -> None:
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -56,14 +57,14 @@ def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str |
         model = str(zoo.path(model or zoo.DEFAULT))
         one_thread()
     folder = Path(model)
-    if folder.exists():
+    if model and folder.exists():
         if not (folder / "model_index.json").is_file():
             raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
         model = str(folder.resolve())  # goes into the record, which may be replayed from another folder
     elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BadInput(
-            f"there is no model at {model}: give the folder of a diffusers pipeline, or one of "
-            f"{', '.join(zoo.names())}"
+            f"there is no model at {model or repr(model)}: give the folder of a diffusers pipeline, "
+            f"or one of {', '.join(zoo.names())}"
         )
 
     try:
@@ -72,6 +73,11 @@ def load(model: str | None, dtype: str | Mapping[str, str] | None, device: str |
         raise BadInput(f"unknown device {device!r}: use cpu, cuda or cuda:1") from None
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"there is no device {place} on this machine: use --device cpu")
+    if place.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(1, device=place).item()
+        except (RuntimeError, AssertionError):  # what a torch without that kind of device answers
+            raise BadInput(f"there is no device {place} on this machine: use --device cpu") from None
     if dtype is None:
         dtype = "float32"
         if place.type == "cuda":

@@ -58,7 +58,8 @@ def replay(
         recorded = Selection.load(record).model
         suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
         stem = f"{record.stem.removesuffix('-previews')}-{'replay' if pick is None else pick}"
-        video = checked(out or Path(stem + suffix), ".mp4", ".png")
+        beside = () if pick is None else (".html", ".json")
+        video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=beside)
         if pick is None and "sheet" in content and "rungs" not in content:
             raise BadInput(f"nobody has picked from {record} yet: add --pick N")
         place = locate(recorded.model)

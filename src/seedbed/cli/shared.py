@@ -1,6 +1,7 @@
 """What the commands share: loading with a spinner, options to arguments, and what is printed at the end."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def call_of(
     steps: int | None, guidance: float | None, frames: int | None, height: int | None, width: int | None
 ) -> dict[str, Any]:
     """The pipeline's arguments that were given; the pipeline has its own defaults for the others."""
+    if guidance is not None and not math.isfinite(guidance):
+        raise BadInput(f"--guidance-scale must be a finite number, not {guidance}")
     call = {
         "num_inference_steps": steps,
         "guidance_scale": guidance,

@@ -119,7 +119,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise BadRecord(f"{path} carries no record; only files written by seedbed can be replayed")
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecord(f"{path} is not a readable record (damaged or foreign file)") from error
     if not isinstance(record, dict):
         raise BadRecord(f"{path} is not a record: it holds a {type(record).__name__}, not an object")
