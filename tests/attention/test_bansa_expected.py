@@ -184,6 +184,14 @@ def test_masked_keys_count_for_nothing(place, keys):
     assert torch.allclose(found, bansa_expected(query, key, mask=additive, place=place), atol=1e-6)
 
 
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.8])
+def test_a_row_of_few_keys_scores_the_same_in_a_longer_call(keep):
+    rows = 2 * torch.randn(9, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for keys in (2, 3, 5, 8):
+        found = bansa_expected(*as_call(rows), scale=1.0, mask=torch.arange(40) < keys, keep=keep)[0, 0]
+        assert torch.allclose(found, expected(rows[:, :keys], keep=keep), atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_causal_rows_see_what_is_before_them(place):
     query, key = 2 * torch.randn(1, 2, 40, 8), torch.randn(1, 2, 40, 8)

@@ -85,6 +85,11 @@ def test_a_row_without_keys_is_told_apart():
     assert found.entropy[0, 0, 1] == found.normalised_entropy[0, 0, 1] == found.powers[2][0, 0, 1] == 0
 
 
+def test_an_additive_mask_excludes_from_9000_below():
+    query, mask = torch.randn(1, 1, 4, 8), torch.tensor([0.0, -8999.0, -9000.0, -torch.inf])
+    assert (row_statistics(query, query, mask=mask).keys == 2).all()
+
+
 def test_entropy_never_leaves_its_bounds():
     """Nearly equal keys and nearly one-hot rows, where rounding would."""
     query, key = torch.randn(2, 4, 60, 8), torch.randn(2, 4, 17, 8)

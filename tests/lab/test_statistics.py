@@ -93,6 +93,12 @@ def test_within_is_spearman_of_each_prompt(levels):
     assert np.isfinite(found).any()
 
 
+def test_within_never_leaves_its_bounds():
+    signal, _ = drawn(prompts=200, noises=10, levels=None)
+    assert lab.within(signal, signal).max() == 1
+    assert lab.within(signal, -signal).min() == -1
+
+
 def test_within_has_no_value_where_either_is_constant():
     signal, outcome = drawn(prompts=4)
     signal[1], outcome[2] = 5.0, 0.25

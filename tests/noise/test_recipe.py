@@ -158,6 +158,10 @@ def test_a_field_out_of_range_is_refused_in_one_line(change, words):
         NoiseRecipe.from_dict(record)
 
 
+def test_the_largest_noise_and_the_last_axis_are_allowed():
+    assert NoiseRecipe(2**64 - 1, 2**64 - 1, (2, 2**29), frame_axis=1).frame_axis == 1
+
+
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(AttributeError):
         GOLDEN.seed = 8

@@ -161,7 +161,7 @@ def test_padded_rows_do_not_count_in_self_attention():
     call = attention_call(mask=full, kind="joint")
     values = torch.arange(24.0).view(2, 2, 6)
     assert mean_over_rows(call, values).tolist() == [values[0].mean().item(), values[1, :, :4].mean().item()]
-    additive = attention_call(mask=torch.where(full, 0.0, -10000.0), kind="joint")
+    additive = attention_call(mask=torch.where(full, -3.5, -10000.0), kind="joint")
     assert torch.equal(mean_over_rows(additive, values), mean_over_rows(call, values))
     # The same mask, written out for every row.
     whole = attention_call(mask=padded(2, 6, 6), kind="joint")
