@@ -101,9 +101,10 @@ def takes_the_noise(family: Family) -> bool:
         arguments["generator"] = torch.Generator().manual_seed(0)
     try:
         output = pipe(**arguments)
-    except (ValueError, RuntimeError):  # some take a video or latents, not both, or more than noise
+    except (ValueError, RuntimeError, UnboundLocalError):
+        # Some take a video or latents, not both, or more than noise, or fail with latents.
         return False
-    pixels = np.asarray(output.frames if hasattr(output, "frames") else output.images, dtype=np.float32)
+    pixels = np.asarray(output[0], dtype=np.float32)  # frames, images or image: first of every output
     frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8).reshape(-1, *pixels.shape[-3:])
     return np.array_equal(frames, made.frames)
 

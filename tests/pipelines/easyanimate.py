@@ -1,7 +1,14 @@
-"""EasyAnimate: joint attention with two streams, text from a language model with eyes."""
+"""EasyAnimate: joint attention with two streams, text from a language model with eyes.
 
+Inpainting takes a video and what to replace in it.
+"""
+
+from typing import Any
+
+import torch
 from diffusers import (
     AutoencoderKLMagvit,
+    EasyAnimateInpaintPipeline,
     EasyAnimatePipeline,
     EasyAnimateTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -67,11 +74,27 @@ def easyanimate() -> EasyAnimatePipeline:
         )
 
 
+def inpainting() -> EasyAnimateInpaintPipeline:
+    parts = easyanimate().components
+    with seeded(29):
+        # Latents, those of the video, and a mask in as many channels.
+        transformer = EasyAnimateTransformer3DModel.from_config(
+            parts["transformer"].config, in_channels=12, resize_inpaint_mask_directly=False
+        )
+        return quiet(EasyAnimateInpaintPipeline(**{**parts, "transformer": transformer}))
+
+
+def _video_and_mask() -> dict[str, Any]:
+    video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 5, 32, 32)
+    mask[..., 16:] = 255
+    return dict(video=video, mask_video=mask)
+
+
+# Without a negative prompt, its own call fails under guidance.
+_CALL = dict(height=32, width=32, num_frames=5, num_inference_steps=2, negative_prompt="")
+
 FAMILIES = [
-    Family(
-        "EasyAnimate",
-        easyanimate,
-        # Without a negative prompt, its own call fails under guidance.
-        dict(height=32, width=32, num_frames=5, num_inference_steps=2, negative_prompt=""),
-    )
+    Family("EasyAnimate", easyanimate, _CALL),
+    Family("EasyAnimate, inpainting", inpainting, {**_CALL, **_video_and_mask()}),
 ]

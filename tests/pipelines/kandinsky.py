@@ -1,14 +1,14 @@
 """Kandinsky 5: self and cross attention in two stacks, latents `b f h w c`, guidance in two forwards.
 
 The denoiser of the video models takes a picture and its mask beside the noise, zeros where there is none, so
-the noise goes in where it is drawn.
+the noise goes in where it is drawn. So it does for the model that changes a picture.
 """
 
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
 from transformers import PreTrainedTokenizerFast
 
 from tests.pipelines.family import Family
@@ -17,9 +17,9 @@ from tests.pipelines.parts import clip, picture, quiet, seeded, tokenizer
 
 
 class _Processor(PreTrainedTokenizerFast):
-    """Is given pictures and videos as Qwen2VLProcessor is, but never any."""
+    """Is given pictures and videos as Qwen2VLProcessor is, and leaves them out."""
 
-    def __call__(self, *texts: Any, images: None = None, videos: None = None, **options: Any) -> Any:
+    def __call__(self, *texts: Any, images: Any = None, videos: None = None, **options: Any) -> Any:
         return super().__call__(*texts, **options)
 
 
@@ -73,7 +73,31 @@ def image_to_video() -> Any:
     return quiet(diffusers.Kandinsky5I2VPipeline(**text_to_video().components))
 
 
+def _images(pipeline_class: type, visual_cond: bool) -> Any:
+    with seeded(28):
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=4,
+            layers_per_block=1,
+        )
+        pipe = quiet(pipeline_class(vae=vae, **_parts(visual_cond)))
+    pipe.resolutions = [(32, 32)]  # it knows seven of about a million pixels
+    return pipe
+
+
+def text_to_image() -> Any:
+    return _images(diffusers.Kandinsky5T2IPipeline, visual_cond=False)
+
+
+def image_to_image() -> Any:
+    return _images(diffusers.Kandinsky5I2IPipeline, visual_cond=True)
+
+
 _CALL = dict(height=32, width=32, num_frames=5, num_inference_steps=2, max_sequence_length=128)
+_IMAGE = dict(height=32, width=32, num_inference_steps=2, max_sequence_length=128)
 
 FAMILIES = [
     Family(
@@ -87,4 +111,6 @@ FAMILIES = [
         image_to_video,
         {**_CALL, "height": 16, "width": 16, "num_frames": 17, "image": picture(16)},
     ),
+    Family("Kandinsky 5, text to image", text_to_image, _IMAGE, kind="image"),
+    Family("Kandinsky 5, image to image", image_to_image, {**_IMAGE, "image": picture(32)}, kind="image"),
 ]

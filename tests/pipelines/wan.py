@@ -1,11 +1,15 @@
-"""Wan from an image, from a video and with its control branch.
+"""Wan from an image, from a video, with its control branch, and moved by a performer.
 
 - 2.1 from an image: the image joins the latents' channels, and goes through CLIP into attention of its own.
 - 2.2 from an image: two denoisers, no CLIP; its small model has the image as the first latent frame, and a
   timestep for each token.
 - from a video: noise is added to it.
+- Animate: a picture moves as the people of a video do, whose faces go through an encoder in the denoiser.
 """
 
+from typing import Any
+
+import diffusers
 from diffusers import (
     WanImageToVideoPipeline,
     WanTransformer3DModel,
@@ -82,6 +86,35 @@ def vace() -> WanVACEPipeline:
         return quiet(WanVACEPipeline(**{**wan().components, "transformer": transformer}))
 
 
+def animate() -> Any:
+    parts = image_to_video().components
+    del parts["transformer_2"]
+    with seeded(46):
+        transformer = diffusers.WanAnimateTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=12,
+            latent_channels=4,
+            out_channels=4,
+            text_dim=16,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
+            image_dim=16,
+            added_kv_proj_dim=24,
+            motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
+            motion_encoder_size=16,
+            motion_style_dim=8,
+            motion_dim=4,
+            motion_encoder_dim=8,
+            face_encoder_hidden_dim=16,
+            face_encoder_num_heads=2,
+            inject_face_latents_blocks=2,
+        )
+    return quiet(diffusers.WanAnimatePipeline(**{**parts, "transformer": transformer}))
+
+
 _VIDEO = [picture(16, seed) for seed in range(9)]
 _FROM_VIDEO = dict(height=16, width=16, max_sequence_length=8, num_inference_steps=3, strength=0.7)
 
@@ -100,4 +133,18 @@ FAMILIES = [
     Family("Wan 2.2 5B, image to video", image_to_video_5b, {**CALLS["wan"], "image": picture(16)}),
     Family("Wan, video to video", video_to_video, {**_FROM_VIDEO, "video": _VIDEO}),
     Family("Wan VACE", vace, {**CALLS["wan"], "video": _VIDEO}),
+    Family(
+        "Wan 2.2 Animate",
+        animate,
+        dict(
+            height=16,
+            width=16,
+            num_inference_steps=2,
+            max_sequence_length=512,
+            image=picture(16),
+            pose_video=_VIDEO[:5],
+            face_video=_VIDEO[:5],
+            segment_frame_length=5,
+        ),
+    ),
 ]

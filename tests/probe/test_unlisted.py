@@ -170,6 +170,34 @@ def test_noise_that_is_added_to_what_is_given_is_the_candidate(denoiser, tmp_pat
     assert "scale_noise" not in vars(pipe.scheduler)
 
 
+class Ignores(Unlisted):
+    """Draws its noise whatever it is given, and forgets to say so."""
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        return super().prepare_latents(batch_size, generator)
+
+
+class TakesNone(Unlisted):
+    @torch.no_grad()
+    def __call__(self, prompt=None, num_inference_steps=2, generator=None, output_type="np"):
+        return super().__call__(prompt, None, num_inference_steps, 1.0, generator, None, output_type)
+
+
+@pytest.mark.parametrize("kind", [Ignores, TakesNone])
+def test_a_noise_that_cannot_be_given_goes_in_where_it_is_drawn(denoiser, tmp_path, kind):
+    pipe = kind(denoiser, FlowMatchEulerDiscreteScheduler())
+    seen = []
+    hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    made = seedbed.generate(pipe, PROMPT, candidates=3, **QUIET)
+    hook.remove()
+    noise = made.selection.recipe.draw()
+    assert any(torch.equal(batch[0], noise) for batch in seen[-4:])
+    assert made.selection.scores.std(0).max() > 0
+    other = seedbed.generate(pipe, PROMPT, candidates=1, seed=1, **QUIET)
+    assert not np.array_equal(made.frames, other.frames)
+    assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
+
+
 class Fails(Unlisted):
     def prepare_latents(self, batch_size, generator, latents=None, image=None):
         return {}["sizes"]
@@ -182,6 +210,18 @@ class AddsTwice(Unlisted):
         for t in self.scheduler.timesteps[1:3]:
             noise = self.scheduler.scale_noise(noise, t[None], noise)
         return noise
+
+
+class DrawsTwice(Ignores):
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        super().prepare_latents(batch_size, generator)
+        return super().prepare_latents(batch_size, generator)
+
+
+class ReturnsNothing(Unlisted):
+    def __call__(self, prompt=None, generator=None, latents=None, output_type="np"):
+        super().__call__(prompt, generator=generator, latents=latents)
+        return SimpleNamespace(text="")
 
 
 class NeverCalls(Unlisted):
@@ -202,6 +242,7 @@ class Unprepared(Unlisted):
             "Unprepared has no prepare_latents, so its initial noise cannot be chosen",
         ),
         (NeverCalls, NotSupported, "NeverCalls does not prepare latents and then call its denoiser"),
+        (DrawsTwice, NotSupported, "DrawsTwice draws several noises of shape (1, 4, 3, 2, 2)"),
         (AddsTwice, NotSupported, "AddsTwice adds noise more than once to what it is given"),
         (Fails, BadInput, "Fails failed before its first evaluation: 'sizes'"),
     ],
@@ -210,6 +251,14 @@ def test_what_is_missing_is_said_in_one_line(denoiser, kind, error, message):
     with pytest.raises(SeedbedError) as raised:
         seedbed.select(kind(denoiser, FlowMatchEulerDiscreteScheduler()), PROMPT, candidates=2, **QUIET)
     assert type(raised.value) is error and message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_output_without_pixels_is_refused(denoiser):
+    pipe = ReturnsNothing(denoiser, FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(
+        NotSupported, match="ReturnsNothing returns a SimpleNamespace without frames or images"
+    ):
+        seedbed.generate(pipe, PROMPT, candidates=2, **QUIET)
 
 
 def test_a_message_that_fills_a_screen_is_cut(denoiser):

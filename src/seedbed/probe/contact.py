@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Handler, Inputs, Tap
-from seedbed.errors import NotSupported
+from seedbed.errors import BadInput, NotSupported
 from seedbed.probe.call import Call, is_picture
 from seedbed.probe.compiled import eagerly
 from seedbed.probe.entry import Entry
@@ -68,13 +68,18 @@ def first_contact(call: Call) -> Contact:
         raise NotSupported(
             f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
         )
-    if len(met.added) > 1 or not (met.added or call.takes_latents):
+    if len(met.added) > 1 or not (met.added or met.drawn or call.takes_latents):
         why = "adds noise more than once to what it is given" if met.added else "takes no latents"
         raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
     call.entry = Entry(added=bool(met.added), several=several)
-    if not met.added and met.drawn and _is_no_mere_noise(call, met, noise):
+    if not met.added and met.drawn and (not call.takes_latents or _is_no_mere_noise(call, met, noise)):
         call.entry = Entry(drawn=True)
         noise = max(met.drawn, key=Tensor.numel)
+        if sum(drawn.shape == noise.shape for drawn in met.drawn) > 1:
+            raise NotSupported(
+                f"{call.name} draws several noises of shape {tuple(noise.shape)}, and which is denoised "
+                "cannot be told, so its initial noise cannot be chosen"
+            )
     channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
     spec = spec_of(call.name, met.added[0] if met.added else noise, channels)
     return Contact(spec, met.denoiser_name, met.args, met.kwargs, met.steps)
@@ -83,21 +88,28 @@ def first_contact(call: Call) -> Contact:
 def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
     """Whether a pipeline would prepare other latents than noise given as `latents`, as it shows when asked.
 
-    It draws the opposite noise, which gives the opposite latents unless something else is in them. Where it
-    prepares other things too, it may not even look at what it is given.
+    It draws the opposite noise, which gives the opposite latents unless something else is in them. And it may
+    not even look at what it is given, or fail, where it prepares other things too or makes videos in pieces.
     """
     pictures = any(is_picture(value) for value in call.arguments.values())
     empty = bool((latents == 0).double().mean() > 0.001)
-    if not (pictures or empty or call.entry.several):
-        return False
-    (opposite, *_) = meet(call, sign=-1).prepared
-    opposite = opposite[0] if isinstance(opposite, tuple) else opposite
-    if empty or not torch.allclose(opposite, -latents, rtol=1e-3, atol=1e-5):
-        return True
-    given = meet(call, -latents)
-    names = parameter_names(type(call.denoisers[met.denoiser_name or ""]))
-    own, other = (main_tensor(named_arguments(names, m.args, m.kwargs)) for m in (met, given))
-    return own is not None and other is not None and torch.equal(own, other)
+    if pictures or empty or call.entry.several:
+        (opposite, *_) = meet(call, sign=-1).prepared
+        opposite = opposite[0] if isinstance(opposite, tuple) else opposite
+        if empty or not torch.allclose(opposite, -latents, rtol=1e-3, atol=1e-5):
+            return True
+    denoiser = call.denoisers[met.denoiser_name or ""]
+    names = parameter_names(type(denoiser))
+
+    def ignored() -> bool:
+        try:
+            given = meet(call, -latents)
+        except BadInput:
+            return True
+        own, other = (main_tensor(named_arguments(names, m.args, m.kwargs)) for m in (met, given))
+        return own is not None and other is not None and torch.equal(own, other)
+
+    return remembered(ignored, denoiser, (call.name, met.args), met.kwargs, latents.device)
 
 
 def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[tuple[LayerInfo, ...], Recorder]:

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from seedbed.errors import BadOutput
+from seedbed.errors import BadOutput, NotSupported
+
+# What pipelines call the pixels of their output.
+_PIXELS = ("frames", "images", "image")
 
 
 def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:
@@ -12,8 +15,12 @@ def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:
 
     Raises:
         BadOutput: values that are not finite.
+        NotSupported: it returns neither frames nor images.
     """
-    videos = np.asarray(output.frames if hasattr(output, "frames") else output.images, dtype=np.float32)
+    found = next((getattr(output, name) for name in _PIXELS if hasattr(output, name)), None)
+    if found is None:
+        raise NotSupported(f"{pipeline_name} returns a {type(output).__name__} without frames or images")
+    videos = np.asarray(found, dtype=np.float32)
     if not np.isfinite(videos).all():
         raise BadOutput(f"{pipeline_name} decoded values that are not finite: try float32 or bfloat16")
     pixels = (videos.clip(0, 1) * 255).round().astype(np.uint8)
