@@ -86,6 +86,16 @@ def test_the_weights_of_sequential_offloading_stay_out_of_memory():
     assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
 
 
+def test_layers_are_found_without_a_copy_of_offloaded_weights(monkeypatch):
+    pipe, copied = BUILDERS["wan"](), []
+    sequential(pipe)
+    probe = Probe(pipe, PROMPT, **CALLS["wan"])
+    _ = probe.spec
+    own = torch.Tensor.__deepcopy__
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda w, memo: copied.append(w.shape) or own(w, memo))
+    assert len(probe.layers) == 4 and not copied
+
+
 def test_groups_that_came_in_for_a_stopped_forward_go_out_again(monkeypatch):
     pipe = BUILDERS["cogvideox"]()
     blocks(pipe)

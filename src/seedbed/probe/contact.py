@@ -155,7 +155,10 @@ def run_without_data(
     with mode:
         empty = {id(w): torch.empty(w.shape, dtype=w.dtype, device=device) for w in weights}
     # A copy, as models that cache tensors in their forward would keep empty ones. Its weights take no memory.
-    memory = {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()}
+    memory: dict[int, Any] = {key: nn.Parameter(w, requires_grad=False) for key, w in empty.items()}
+    # Sequential offloading keeps the weights in its hooks: shared, as a copy would double the memory.
+    hooks = [vars(module).get("_hf_hook") for module in denoiser.modules()]
+    memory |= {id(hook): hook for hook in hooks if hook is not None}
     with eagerly(denoiser):
         twin = copy.deepcopy(denoiser, memory)
     for module in twin.modules():
