@@ -13,7 +13,7 @@ from tests.pipelines.parts import WORDS, picture, quiet, seeded, tokenizer
 
 
 def _t5_gemma2() -> Any:
-    # Text, and one image for its picture, go through it.
+    # Text goes through it, and a picture through its eyes.
     config = transformers.T5Gemma2EncoderConfig(
         text_config=dict(
             vocab_size=3 + len(WORDS),
