@@ -87,6 +87,14 @@ def quiet(pipe: Any) -> Any:
     return pipe
 
 
+def awake(net: torch.nn.Module) -> torch.nn.Module:
+    """Weights in place of the zeros with which networks begin that are trained beside a denoiser."""
+    for weight in net.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.3)
+    return net
+
+
 def picture(size: int, seed: int = 0) -> PIL.Image.Image:
     """A square image of noise, for pipelines that start from one."""
     pixels = torch.randint(256, (size, size, 3), generator=torch.Generator().manual_seed(seed))

@@ -142,7 +142,11 @@ def test_layouts_tell_the_frame_axis(pipeline, shape, frame_axis):
     ],
 )
 def test_the_channels_tell_the_layout_of_a_pipeline_that_nobody_listed(shape, layout):
-    models = [SimpleNamespace(config={"in_channels": 36, "out_channels": 16}), None]
+    models = [
+        SimpleNamespace(config={"in_channels": 36, "out_channels": 16}),
+        SimpleNamespace(config={"in_channels": 5, "out_channels": 5, "latent_channels": 16}),
+        None,
+    ]
     spec = spec_of("SomePipeline", torch.zeros(shape), latent_channels(models))
     assert spec.layout == layout
     assert spec.frame_axis == (layout.split().index("f") - 1 if "f" in layout.split() else None)

@@ -12,7 +12,7 @@ import torch
 from diffusers import PyramidAttentionBroadcastConfig
 
 from seedbed.probe import Probe, Rollout
-from tests.pipelines import BUILDERS, CALLS, PROMPT, wan
+from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff_, wan
 
 
 def comparable(value):
@@ -139,6 +139,22 @@ def test_a_cache_that_asks_the_pipeline_for_its_timestep_is_told():
     assert "_current_timestep" not in vars(pipe) and len(set(map(int, told))) == 4
     own = pipe(PROMPT, latents=noises[:1], output_type="np", **probe.call).frames[0]
     assert np.array_equal(made, (own * 255).round().astype(np.uint8))
+
+
+def test_attention_processors_of_the_pipelines_own_are_taken_off_when_it_fails():
+    (family,) = (family for family in animatediff_.FAMILIES if family.name == "AnimateDiff, PAG")
+    pipe = family.built()
+    before = snapshot(pipe)["processors"]
+    seen = []
+
+    def fail(pipe, step, timestep, given):
+        seen.extend(snapshot(pipe)["processors"])
+        raise RuntimeError
+
+    probe = Probe(pipe, PROMPT, callback_on_step_end=fail, **family.call)
+    with pytest.raises(RuntimeError):
+        probe.generate(noises_for(probe, 1)[0])
+    assert seen != before and snapshot(pipe)["processors"] == before
 
 
 def test_an_earlier_state_of_the_pipeline_does_not_matter(family):

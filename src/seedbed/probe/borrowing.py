@@ -61,6 +61,22 @@ def timestep_shown(pipe: Any, twin: Any, denoisers: Iterable[nn.Module]) -> Iter
         yield
 
 
+@contextmanager
+def processors_kept(denoisers: Iterable[nn.Module]) -> Iterator[None]:
+    """Puts the attention processors of these networks back.
+
+    Perturbed attention guidance sets its own for a call, and leaves them there where the call ends early.
+    """
+    parts: list[Any] = [part for net in denoisers for part in net.modules() if hasattr(part, "processor")]
+    before = [part.processor for part in parts]
+    try:
+        yield
+    finally:
+        for part, processor in zip(parts, before, strict=True):
+            if part.processor is not processor:
+                part.set_processor(processor)
+
+
 def _encoding_once(encode: Callable[..., Any], encoded: Encoded, count: int) -> Callable[..., Any]:
     """`encode_prompt` that runs for one prompt and repeats every output that has a batch axis of one.
 

@@ -19,6 +19,7 @@ from seedbed.probe.borrowing import (
     Encoded,
     borrowed,
     conditional_image,
+    processors_kept,
     repeated,
     same_generator,
     timestep_shown,
@@ -185,6 +186,7 @@ class Call:
             encoded_once(twin, self._pictures),
             seeded(twin, same_generator(given), count),
             timestep_shown(self.pipe, twin, denoisers.values()),
+            processors_kept(own.values()),
         ):
             for name, guider in self._guiders.items():
                 vars(twin)[name] = copy.deepcopy(guider)

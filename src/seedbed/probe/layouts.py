@@ -17,10 +17,13 @@ _VIDEO = ("b c f h w", "b f c h w", "b f h w c")
 
 # Pipelines, by the beginning of their class name, whose five axes are not in the usual order.
 _NAMED = {
+    # Of the noise that is added, which its latents are turned from.
+    "AnimateDiffVideoToVideo": "b f c h w",
     "CogVideoX": "b f c h w",
     "ConsisID": "b f c h w",
     "Kandinsky5": "b f h w c",
     "StableVideoDiffusion": "b f c h w",
+    "VideoToVideoSD": "b f c h w",
 }
 
 
@@ -63,9 +66,13 @@ def spec_of(pipeline_name: str, latents: torch.Tensor, channels: Collection[int]
 
 def latent_channels(models: Iterable[Any]) -> set[int]:
     """The channels that latents may have, from the configurations of a pipeline's models."""
-    names = ("latent_channels", "z_dim", "in_channels", "out_channels")
-    values = [getattr(model, "config", {}).get(name) for model in models for name in names]
-    return {value for value in values if isinstance(value, int)}
+    channels: set[int] = set()
+    for config in (getattr(model, "config", {}) for model in models):
+        own = [config.get(name) for name in ("latent_channels", "z_dim")]
+        # What goes into an autoencoder and comes out are pixels.
+        others = [config.get(name) for name in ("in_channels", "out_channels")] if own == [None, None] else []
+        channels.update(value for value in own + others if isinstance(value, int))
+    return channels
 
 
 def _layout(pipeline_name: str, shape: tuple[int, ...], channels: Collection[int]) -> str:
