@@ -117,6 +117,12 @@ def image_to_video() -> Any:
     return quiet(diffusers.LTX2ImageToVideoPipeline(**ltx2().components))
 
 
+def conditions() -> Any:
+    kind = diffusers.LTX2ConditionPipeline
+    known = inspect.signature(kind.__init__).parameters  # fewer in older versions
+    return quiet(kind(**{name: part for name, part in ltx2().components.items() if name in known}))
+
+
 _CALL = dict(
     height=32,
     width=32,
@@ -137,7 +143,13 @@ _UNCOMPRESSED = (
     else {}
 )
 
+_Condition = diffusers.pipelines.ltx2.pipeline_ltx2_condition.LTX2VideoCondition
+_WHOLE = {"crf": 0} if "crf" in inspect.signature(_Condition).parameters else {}
+# The first frame, and one further on, whose tokens follow those of the video.
+_CONDITIONS = [_Condition(picture(32), index=0, **_WHOLE), _Condition(picture(32, 1), index=2, **_WHOLE)]
+
 FAMILIES = [
     Family("LTX-2", ltx2, _CALL),
     Family("LTX-2, image to video", image_to_video, {**_CALL, "image": picture(32), **_UNCOMPRESSED}),
+    Family("LTX-2, conditions", conditions, {**_CALL, "conditions": _CONDITIONS}),
 ]

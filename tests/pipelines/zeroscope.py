@@ -1,15 +1,20 @@
-"""ModelScope and Zeroscope: a U-Net with temporal attention, in a pipeline that looks at no `interrupt`."""
+"""ModelScope and Zeroscope: a U-Net with temporal attention, in pipelines that look at no `interrupt`.
 
-from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+From a video: noise is added to latents whose frames are folded into the batch.
+"""
+
+from typing import Any
+
+from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel, VideoToVideoSDPipeline
 
 from tests.pipelines.family import Family
-from tests.pipelines.parts import clip, image_vae, quiet, seeded, tokenizer
+from tests.pipelines.parts import clip, image_vae, picture, quiet, seeded, tokenizer
 
 
-def zeroscope() -> TextToVideoSDPipeline:
+def _zeroscope(pipeline_class: type) -> Any:
     with seeded(31):
         return quiet(
-            TextToVideoSDPipeline(
+            pipeline_class(
                 tokenizer=tokenizer(12),
                 text_encoder=clip(),
                 vae=image_vae(),
@@ -28,6 +33,23 @@ def zeroscope() -> TextToVideoSDPipeline:
         )
 
 
+def zeroscope() -> TextToVideoSDPipeline:
+    return _zeroscope(TextToVideoSDPipeline)
+
+
+def video_to_video() -> VideoToVideoSDPipeline:
+    return _zeroscope(VideoToVideoSDPipeline)
+
+
+_VIDEO = [picture(16, seed) for seed in range(2)]
+
 FAMILIES = [
-    Family("ModelScope, Zeroscope", zeroscope, dict(height=16, width=16, num_frames=2, num_inference_steps=2))
+    Family(
+        "ModelScope, Zeroscope", zeroscope, dict(height=16, width=16, num_frames=2, num_inference_steps=2)
+    ),
+    Family(
+        "ModelScope, Zeroscope, video to video",
+        video_to_video,
+        dict(video=_VIDEO, strength=0.6, num_inference_steps=4),
+    ),
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.tap import AttentionCall
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, NotSupported
 from seedbed.probe.call import Call, rows_of
 from seedbed.probe.contact import Contact, run_without_data
 from seedbed.probe.meeting import Meeting, meet
@@ -33,7 +33,7 @@ def takes_batches(call: Call, contact: Contact) -> bool:
         call.repeats = repeats
         try:
             both = meet(call, torch.cat([noise, noise]))
-        except BadInput:
+        except (BadInput, NotSupported):
             continue
         if _rows(call, both) == 2 and _twice([alone.args, alone.kwargs], [both.args, both.kwargs]):
             return _begins(call, both, contact) or not _begins(call, alone, contact)

@@ -71,6 +71,11 @@ def first_contact(call: Call) -> Contact:
     if len(met.added) > 1 or not (met.added or met.drawn or call.takes_latents):
         why = "adds noise more than once to what it is given" if met.added else "takes no latents"
         raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
+    if not met.added and not met.drawn and _has_pictures(call):
+        raise NotSupported(
+            f"{call.name} adds no noise to what it is given, so its initial noise cannot be chosen: give the "
+            "noise to the call that made it"
+        )
     call.entry = Entry(added=bool(met.added), several=several)
     if not met.added and met.drawn and (not call.takes_latents or _is_no_mere_noise(call, met, noise)):
         call.entry = Entry(drawn=True)
@@ -81,8 +86,16 @@ def first_contact(call: Call) -> Contact:
                 "cannot be told, so its initial noise cannot be chosen"
             )
     channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
-    spec = spec_of(call.name, met.added[0] if met.added else noise, channels)
+    if met.added:
+        (noise,) = met.added
+        # Of one candidate: some pipelines fold its frames into the batch.
+        noise = noise if len(noise) == 1 else noise[None]
+    spec = spec_of(call.name, noise, channels)
     return Contact(spec, met.denoiser_name, met.args, met.kwargs, met.steps)
+
+
+def _has_pictures(call: Call) -> bool:
+    return any(is_picture(value) for value in call.arguments.values())
 
 
 def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
@@ -91,9 +104,8 @@ def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
     It draws the opposite noise, which gives the opposite latents unless something else is in them. And it may
     not even look at what it is given, or fail, where it prepares other things too or makes videos in pieces.
     """
-    pictures = any(is_picture(value) for value in call.arguments.values())
     empty = bool((latents == 0).double().mean() > 0.001)
-    if pictures or empty or call.entry.several:
+    if _has_pictures(call) or empty or call.entry.several:
         (opposite, *_) = meet(call, sign=-1).prepared
         opposite = opposite[0] if isinstance(opposite, tuple) else opposite
         if empty or not torch.allclose(opposite, -latents, rtol=1e-3, atol=1e-5):

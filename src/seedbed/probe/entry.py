@@ -45,15 +45,27 @@ class Entry:
 
 
 def replace_added_noise(twin: Any, answer: Callable[[Tensor], Tensor]) -> None:
-    """While `twin` prepares latents, its scheduler adds `answer(noise)` where it was told to add a noise."""
+    """While `twin` prepares latents, its scheduler adds `answer(noise)` where it was told to add a noise.
+
+    A pipeline that also returns the noise, to add it again in its steps, gets the answer there too.
+    """
     prepare, scheduler = twin.prepare_latents, getattr(twin, "scheduler", None)
 
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+        answers: list[tuple[Tensor, Tensor]] = []
+
+        def remember(noise: Tensor) -> Tensor:
+            answers.append((noise, answer(noise)))
+            return answers[-1][1]
+
         with ExitStack() as undo:
             for name in _ADDING:
                 if hasattr(scheduler, name):
-                    undo.enter_context(_answering(scheduler, name, answer))
-            return prepare(*args, **kwargs)
+                    undo.enter_context(_answering(scheduler, name, remember))
+            prepared = prepare(*args, **kwargs)
+        if not isinstance(prepared, tuple):
+            return prepared
+        return tuple(next((new for old, new in answers if old is part), part) for part in prepared)
 
     vars(twin)["prepare_latents"] = prepare_latents
 
@@ -77,6 +89,8 @@ def _answering(scheduler: Any, name: str, answer: Callable[[Tensor], Tensor]) ->
 
 
 def _in_place_of(drawn: Tensor, noises: Tensor) -> Tensor:
+    if drawn.ndim < noises.ndim:  # frames are folded into the batch
+        noises = noises.flatten(0, 1)
     if drawn.shape != noises.shape:
         raise NotSupported(
             f"the pipeline adds noise of shape {tuple(drawn.shape)} for noises of shape {tuple(noises.shape)}"
