@@ -1,8 +1,10 @@
 """Cosmos: world models.
 
-- 1: two scheduler calls in a step, which preconditions the denoiser's output first.
+- 1: two scheduler calls in a step, which preconditions the denoiser's output first. From a picture or video:
+  noise of the generator is added to its latents in every step.
 - 2: a given picture's latents replace the first frames of every input.
 - 2.5: the denoiser is told of the noise level of every frame.
+- 3: words and video are one packed sequence without a batch, and the denoiser returns lists of what it made.
 """
 
 from typing import Any
@@ -13,6 +15,7 @@ from diffusers import (
     AutoencoderKLWan,
     CosmosTextToWorldPipeline,
     CosmosTransformer3DModel,
+    CosmosVideoToWorldPipeline,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
@@ -23,7 +26,7 @@ from torch import nn
 
 from tests.pipelines.family import Family
 from tests.pipelines.images import qwen25_vl
-from tests.pipelines.parts import picture, quiet, seeded, t5, tokenizer
+from tests.pipelines.parts import WORDS, picture, quiet, seeded, t5, tokenizer
 
 
 class Harmless(ModelMixin, ConfigMixin):
@@ -71,13 +74,13 @@ def _wan_vae() -> AutoencoderKLWan:
     )
 
 
-def text_to_world() -> CosmosTextToWorldPipeline:
+def _cosmos1(pipeline_class: type, channels: int) -> Any:
     with seeded(28):
         return quiet(
-            CosmosTextToWorldPipeline(
+            pipeline_class(
                 tokenizer=tokenizer(16),
                 text_encoder=t5(),
-                transformer=_transformer(4, extra_pos_embed_type="learnable"),
+                transformer=_transformer(channels, extra_pos_embed_type="learnable"),
                 vae=AutoencoderKLCosmos(
                     latent_channels=4,
                     encoder_block_out_channels=(8, 8, 8, 8),
@@ -104,6 +107,14 @@ def text_to_world() -> CosmosTextToWorldPipeline:
                 safety_checker=Harmless(),
             )
         )
+
+
+def text_to_world() -> CosmosTextToWorldPipeline:
+    return _cosmos1(CosmosTextToWorldPipeline, 4)
+
+
+def from_a_picture() -> CosmosVideoToWorldPipeline:
+    return _cosmos1(CosmosVideoToWorldPipeline, 5)
 
 
 def video_to_world() -> Any:
@@ -150,10 +161,57 @@ def predict() -> Any:
         )
 
 
+def omni() -> Any:
+    words = tokenizer(16)
+    words.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    with seeded(33):
+        return quiet(
+            diffusers.Cosmos3OmniPipeline(
+                text_tokenizer=words,
+                transformer=diffusers.Cosmos3OmniTransformer(
+                    head_dim=12,
+                    hidden_size=16,
+                    intermediate_size=16,
+                    latent_channel=4,
+                    patch_latent_dim=16,
+                    num_attention_heads=2,
+                    num_hidden_layers=2,
+                    num_key_value_heads=1,
+                    vocab_size=3 + len(WORDS),
+                    rope_axes_dim=(2, 2, 2),
+                ),
+                vae=_wan_vae(),
+                scheduler=UniPCMultistepScheduler(
+                    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+                ),
+                enable_safety_checker=False,
+            )
+        )
+
+
 _CALL = dict(height=32, width=32, num_frames=9, num_inference_steps=2, max_sequence_length=16)
+_SMALL = {**_CALL, "height": 16, "width": 16}
 
 FAMILIES = [
-    Family("Cosmos 1, text to world", text_to_world, {**_CALL, "height": 16, "width": 16}),
+    Family("Cosmos 1, text to world", text_to_world, _SMALL),
+    Family("Cosmos 1, video to world", from_a_picture, {**_SMALL, "image": picture(16)}),
     Family("Cosmos 2, video to world", video_to_world, {**_CALL, "image": picture(32)}),
     Family("Cosmos 2.5, predict", predict, _CALL),
+    Family(
+        "Cosmos 3",
+        omni,
+        dict(
+            height=32,
+            width=32,
+            num_frames=9,
+            num_inference_steps=2,
+            use_system_prompt=False,
+            add_resolution_template=False,
+            add_duration_template=False,
+        ),
+        unsupported={
+            "previews": "Cosmos3OmniTransformer returns other things than tensors of 1 rows: it cannot be "
+            "remembered; generate without previews"
+        },
+    ),
 ]

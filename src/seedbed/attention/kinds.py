@@ -24,8 +24,14 @@ def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) 
 
 
 def batch_size(arguments: Arguments) -> int | None:
-    """Batch rows of a module's input: most take one batched tensor, a few a list with one tensor per row."""
-    return next((len(value) for value in arguments.values() if isinstance(value, (Tensor, list))), None)
+    """Batch rows of a module's input: most take one batched tensor, a few a list with one tensor per row.
+
+    A model that packs everything into one sequence takes the numbers of its words before such a list.
+    """
+    values = [value for value in arguments.values() if isinstance(value, (Tensor, list))]
+    if values and isinstance(values[0], Tensor) and values[0].ndim == 1 and not values[0].is_floating_point():
+        values = [value for value in values if isinstance(value, list)] or values
+    return len(values[0]) if values else None
 
 
 def main_tensor(arguments: Arguments) -> Tensor | None:
