@@ -10,6 +10,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -54,7 +56,34 @@ def sd15() -> StableDiffusionPipeline:
         )
 
 
-def _flow_vae(latent_channels: int = 4) -> AutoencoderKL:
+def latent_consistency() -> LatentConsistencyModelPipeline:
+    with seeded(46):
+        return quiet(
+            LatentConsistencyModelPipeline(
+                tokenizer=tokenizer(12),
+                text_encoder=clip(),
+                vae=image_vae(),
+                unet=UNet2DConditionModel(
+                    block_out_channels=(8, 16),
+                    layers_per_block=1,
+                    sample_size=8,
+                    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                    cross_attention_dim=16,
+                    attention_head_dim=2,
+                    norm_num_groups=4,
+                    # The guidance scale goes in here.
+                    time_cond_proj_dim=8,
+                ),
+                scheduler=LCMScheduler(beta_schedule="scaled_linear"),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        )
+
+
+def flow_vae(latent_channels: int = 4) -> AutoencoderKL:
     """As those of SD3 and later: shifted latents, and no convolutions around them."""
     return AutoencoderKL(
         block_out_channels=(8, 16),
@@ -80,7 +109,7 @@ def sd3() -> StableDiffusion3Pipeline:
                 text_encoder=clip(CLIPTextModelWithProjection),
                 text_encoder_2=clip(CLIPTextModelWithProjection),
                 text_encoder_3=t5(width=32),
-                vae=_flow_vae(),
+                vae=flow_vae(),
                 transformer=SD3Transformer2DModel(
                     sample_size=8,
                     patch_size=2,
@@ -142,7 +171,7 @@ def flux(distilled: bool = True) -> FluxPipeline:
                 tokenizer_2=tokenizer(12),
                 text_encoder=clip(),
                 text_encoder_2=t5(),
-                vae=_flow_vae(),
+                vae=flow_vae(),
                 transformer=FluxTransformer2DModel(
                     in_channels=16,
                     num_layers=1,
@@ -230,7 +259,7 @@ def z_image() -> ZImagePipeline:
                         head_dim=8,
                     )
                 ),
-                vae=_flow_vae(),
+                vae=flow_vae(),
                 transformer=ZImageTransformer2DModel(
                     in_channels=4,
                     dim=16,
@@ -251,6 +280,7 @@ _SIZE = dict(height=16, width=16, num_inference_steps=2)
 
 FAMILIES = [
     Family("SD 1.5", sd15, _SIZE, kind="image"),
+    Family("Latent consistency (SD 1.5)", latent_consistency, _SIZE, kind="image"),
     Family("SD 3 and 3.5", sd3, _SIZE, kind="image"),
     Family("PixArt-α", pixart_alpha, {**_SIZE, "use_resolution_binning": False}, kind="image"),
     Family("PixArt-Σ", pixart_sigma, {**_SIZE, "use_resolution_binning": False}, kind="image"),
