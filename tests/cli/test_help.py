@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -38,6 +39,18 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_version(seedbed) -> None:
     assert seedbed("--version") == (0, f"seedbed {__version__}\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_takes(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open(pipe, "wb") as closed, open("/dev/full", "wb") as full:
+        run = partial(subprocess.run, [*COMMAND, "--version"], stderr=subprocess.PIPE, env=environment)
+        done = [run(stdout=closed), run(stdout=full)]
+    message = b"error: cannot print the result: No space left on device\n"
+    assert [(each.returncode, each.stderr) for each in done] == [(1, b""), (2, message)]
 
 
 def test_nothing_typed_shows_the_help(seedbed) -> None:

@@ -1,5 +1,7 @@
 """The `seedbed` command: thin, each command a few calls into the rooms below."""
 
+import errno
+import os
 import sys
 
 
@@ -11,6 +13,17 @@ def main() -> None:
 
         try:
             code = app(standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as error:
+            # The commands answer for their files, so this is stdout: a full disk, or nobody reads on.
+            if error.errno not in (errno.ENOSPC, errno.EPIPE):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at exit
+            code = 1
+            if error.errno == errno.ENOSPC:
+                fail(f"cannot print the result: {error.strerror}")
+                code = 2
         except Exception as error:
             # A usage error, told by its method: newer typers carry a copy of click, older ones import it.
             if not hasattr(error, "format_message"):
