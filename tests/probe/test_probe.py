@@ -1,5 +1,7 @@
 """The probe on five families: what it asks, what it costs, and that candidates do not see each other."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,26 @@ def test_a_preview_after_the_last_step_is_the_generation(probe, family):
     assert np.array_equal(last, probe.generate(noise[0]))
     spent = probe.ledger.to_dict()
     assert spent["preview"] == spent["generation"]
+
+
+def test_a_preview_leaves_nothing_to_the_garbage_collector():
+    """On a GPU, what a scheduler remembers would take memory until the next collection."""
+    pipe = wan()
+    probe = Probe(pipe, PROMPT, **CALLS["wan"])
+    noises = noises_for(probe, 1)
+    probe.preview(noises)
+
+    def tensors():
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        probe.preview(noises)
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_a_preview_costs_only_its_steps(probe):

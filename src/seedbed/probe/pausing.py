@@ -92,7 +92,7 @@ class Watch:
         del self.take.__self__.step
         for watch in (self, *self._copies):
             watch.wanted = watch.meet = watch._last = None
-            watch._first = watch
+            del watch._first
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Watch":
         """For a pipeline that copies its scheduler: the copy pauses too."""
