@@ -150,3 +150,89 @@ def test_wrong_inputs_are_named():
         verifier.read(np.zeros((1, 9, 32, 32, 3)))
     with pytest.raises(BadInput, match="2 videos but 1 prompts"):
         verifier.score(np.zeros((2, 9, 32, 32, 3), np.uint8), ["a red circle moving left"])
+
+
+def test_captions_are_those_that_the_published_results_are_about():
+    """They follow from numpy's generator; recipes name them by their number and seed alone."""
+    assert shapes.captions(2, objects=2, seed=0, held=True) == [
+        "a green triangle moving up and a blue triangle moving left",
+        "a red circle moving up and a yellow circle staying still",
+    ]
+    assert shapes.captions(1, objects=1, seed=0, held=True) == ["a green square moving up"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_as_many_scenes_have_two_objects_as_was_asked_for(share):
+    found = np.mean([len(scene.bodies) == 2 for scene in drawn(400, 2, pairs=share)])
+    assert found == pytest.approx(share, abs=0.1)
+
+
+def test_parse_takes_at_most_two_objects():
+    with pytest.raises(BadInput, match="not a sentence of the shapes world"):
+        shapes.parse(" and ".join(str(thing) for thing in shapes.all_things()[:3]))
+
+
+def test_scenes_keep_to_their_sizes_speeds_and_distance():
+    """Their videos could not be read without a mistake otherwise."""
+    pairs = [s.bodies for s in drawn(200, 11, pairs=1.0)]
+    bodies = [body for pair in pairs for body in pair]
+    assert all(4.2 <= body.radius <= 5.8 and 0.9 <= body.speed <= 1.5 for body in bodies)
+    for pair in pairs:
+        a, b = (
+            shapes.coverage(o.thing.shape, *o.track().T, np.full(shapes.FRAMES, o.radius)) > 0 for o in pair
+        )
+        assert not (a & b).any(), pair
+    edges = np.stack([shapes.render(Scene(pair))[:, [0, -1], :] for pair in pairs])
+    assert edges.max() < 128
+
+
+def test_noise_in_the_frames_does_not_change_what_is_read():
+    scenes = drawn(60, 5)
+    frames = np.stack([shapes.render(scene) for scene in scenes]).astype(float)
+    noisy = np.clip(frames + np.random.default_rng(0).normal(0, 20, frames.shape), 0, 255).astype(np.uint8)
+    for scene, reading in zip(scenes, verifier.read(noisy), strict=True):
+        assert verifier.judge(reading, scene.caption).all_right
+
+
+def test_touching_objects_are_two_and_overlapping_ones_are_not_right():
+    near, far = (
+        scene(Body(Thing("red", "circle", "staying still"), 16 - apart, 16.0, 5.0, 1.0),
+              Body(Thing("blue", "circle", "staying still"), 16 + apart, 16.0, 5.0, 1.0))
+        for apart in (3.5, 5.0)
+    )  # fmt: skip
+    assert verdict(shapes.render(far), far.caption).all_right
+    assert not verdict(shapes.render(near), near.caption).all_right
+
+
+def test_two_objects_of_one_colour_are_not_one():
+    twice = scene(Body(RED.thing, 8.0, 8.0, 4.5, 1.0), Body(RED.thing, 8.0, 24.0, 4.5, 1.0))
+    result = verdict(shapes.render(twice), str(RED.thing))
+    assert not result.count and result.shape == (False,)
+
+
+def test_an_object_that_leaves_the_frame_is_not_what_it_was():
+    leaving = scene(Body(RED.thing, 24.0, 16.0, 5.0, 1.5))
+    assert verdict(shapes.render(leaving), str(RED.thing)).shape == (False,)
+    gone = scene(Body(RED.thing, 24.0, 16.0, 5.0, 2.4))
+    assert verdict(shapes.render(gone), str(RED.thing)).colour == (False,)
+
+
+def test_an_object_must_be_there_in_three_quarters_of_the_frames():
+    frames = shapes.render(scene(BLUE))
+    frames[[3, 6]] = 0
+    assert verdict(frames, str(BLUE.thing)).all_right
+    frames[7] = 0
+    assert verdict(frames, str(BLUE.thing)).colour == (False,)
+
+
+@pytest.mark.parametrize(("pixels", "counted"), [(4, 1), (6, 2)])
+def test_a_speck_is_no_object(pixels, counted):
+    frames = shapes.render(scene(BLUE))
+    frames[:, 2:4, 2 : 2 + pixels // 2] = shapes.COLOURS["blue"]
+    assert verifier.read(frames[None])[0].pieces == counted
+
+
+@pytest.mark.parametrize(("drift", "motion"), [(2.0, "staying still"), (3.0, "moving right")])
+def test_an_object_stands_still_up_to_two_pixels_and_a_half(drift, motion):
+    moved = scene(Body(RED.thing, 12.0, 16.0, 5.0, drift / (shapes.FRAMES - 1)))
+    assert verifier.read(shapes.render(moved)[None])[0].objects[0].motion == motion

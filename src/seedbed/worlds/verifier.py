@@ -4,6 +4,9 @@ Every number comes from geometry. A pixel belongs to the palette colour nearest 
 the connected region of one colour; its shape is the template of equal area and centre that overlaps it best;
 its motion is the displacement of its centre of mass. An object in two pieces is two objects, and a region
 that no template fits has no shape: it is `unclear`, which is right for no caption.
+
+Shapes are means over the frames and motion is from the first to the last, so what only some frames show, an
+object missing in two of nine, a jump there and back, a shape that changes on the way, can pass as right.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Reading:
     """What a video shows. `pieces` is the number of connected regions, the median over frames.
 
     `sharpness` is 1 for hard edges and falls towards 0 as the objects blur; `flicker` is the mean relative
-    change of an object's area from one frame to the next (0 for a perfect clip).
+    change of an object's area from one frame in which it is seen to the next such (0 for a perfect clip).
     """
 
     objects: tuple[Found, ...]
