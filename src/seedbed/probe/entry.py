@@ -24,7 +24,7 @@ class Entry:
             The candidates' noises are then put in place of the one that it draws.
         several: it prepares other things together with the latents.
         drawn: it mixes other things into the noise that it draws, and would take `latents` for the mixture,
-            or not at all. The candidates' noises are then put in place of the one that it draws.
+            or not at all. The candidates' noises are then put in place of the one that it draws first.
     """
 
     added: bool = False
