@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -328,16 +329,17 @@ SUMMARY = """- **The seed matters**, and half of what it decides can be had for 
 - **Pooled over prompts, the published correlation appears all the same**, with the published sign. It is a property of
   prompts (hard captions have a higher score), not of noises: it vanishes within a prompt.
 - **The published K = 10 score ranks mostly the noise of its own masks** on this model.
-- **Selection improves what the verifier looks at, and nothing else.**"""
+- **Selection improves what the verifier looks at**; nothing else was seen to change."""
 
 AFTER_SIGNALS = """Up to three steps nothing but the verifier's look at the decoded x̂0 knows which noise will do better,
-and at t = T not even that does. The share is that of the end that came out better, chosen in hindsight. After six steps the guidance gap and the spread of x̂0 correlate with the outcome
+and at t = T not even that does. A p of 0.014 is the least that the permutations and the correction can give. The share is that of the end that came out better, chosen in hindsight. After six steps the guidance gap and the spread of x̂0 correlate with the outcome
 weakly but surely. The halves of the rows look at different places of the frame, so where a signal is about places they
 may order the noises in opposite ways: a negative reliability."""
 
 AFTER_VARIANTS = """No correlation is significant, in either direction; of the 28 gains one interval excludes zero, about what
 chance would have it. The mask-free rows of this table were computed with a more
-exact and slower form of the score than the one now in `bansa_expected`; the two rank noises alike at Spearman .99."""
+exact and slower form of the score than the one now in `bansa_expected`, which [was measured](bansa.md#how-exact-it-is) to
+rank noises as averaged masks do at a Spearman correlation of .99."""
 
 AFTER_MASKS = """The table of variants above has the agreement at 60 tokens on all captions: two draws of the published
 score (masks on the probabilities) agree at .18 with K = 10 and at .60 with K = 30, masks on the logits at .95 with
@@ -356,8 +358,8 @@ AFTER_EQUAL = """What bounds it is how late the verifier can see: before a third
 uncertain to drop many by, and every candidate that is looked at costs its steps. Schedules were replayed on previews
 measured after 1, 2, 3, 4, 5, 7 and 10 steps; later rungs were not tried."""
 AFTER_JUDGES = """Chosen by colour and shape, the videos get better in colour and shape and no better in motion, and the
-other way round: no harm is done to what the verifier does not see, and no good either. Gains are real, but only for what
-is asked."""
+other way round: neither harm nor good was found in what the verifier does not see, though the intervals leave room for a
+few hundredths of both. Gains are real, but only for what is asked."""
 
 
 def page() -> str:
@@ -367,8 +369,8 @@ def page() -> str:
     two = next(row for row in equal["rows"] if row["budget"] == 2.0)
     return f"""# Does selection help?
 
-What follows was measured on the embedded model, `shapes-cogvideox`, whose verifier reads a video back without a mistake
-([model card](model-card.md)): {spread["captions"]} held-out captions with two objects × {spread["noises"]} noises, other noises for every
+What follows was measured on the embedded model, `shapes-cogvideox`, whose verifier read 500 rendered videos and their reconstructions back
+without a mistake ([model card](model-card.md)): {spread["captions"]} held-out captions with two objects × {spread["noises"]} noises, other noises for every
 caption, guidance 6, 20 steps. The outcome is the share of prompted attributes that the finished video gets right. A
 user chooses within one prompt, so everything is computed within prompts; intervals are 95 %, by a bootstrap over
 prompts; p-values are two-sided, by permutation within prompts, and Holm-corrected for all
@@ -532,5 +534,6 @@ def pages() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for path, text in pages().items():
         path.write_text(text)

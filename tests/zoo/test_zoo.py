@@ -1,5 +1,6 @@
 """The embedded model is what its card says, and loads as any pipeline does."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_it_loads_in_float32_unless_asked_otherwise(pipe):
         assert {loaded.transformer.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.float32}
 
 
+def test_it_loads_in_the_precision_that_was_asked_for():
+    assert zoo.load(torch_dtype=torch.float16).transformer.dtype == torch.float16
+
+
 def test_the_tokenizer_class_is_one_that_old_and_new_transformers_know():
     index = json.loads((FOLDER / "model_index.json").read_text())
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
@@ -81,6 +86,17 @@ def test_it_draws_held_out_captions_about_as_well_as_its_card_says(name):
         assert frames.shape == (3, shapes.FRAMES, shapes.SIDE, shapes.SIDE, 3)
         scores += verifier.score(frames, [caption] * 3).tolist()
     assert np.mean(scores) > claimed - 0.2
+
+
+def test_the_verifier_reads_what_the_autoencoder_makes_of_a_video(pipe):
+    scenes = list(itertools.islice(shapes.scenes(3, held=True), 24))
+    frames = torch.from_numpy(np.stack([shapes.render(scene) for scene in scenes]))
+    x = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    with torch.no_grad():
+        y = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample
+    again = ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
+    found = verifier.attributes(again, [scene.caption for scene in scenes])
+    assert found["all_right"].mean() == 1
 
 
 def test_the_card_is_made_from_the_committed_evaluation():
