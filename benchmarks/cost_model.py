@@ -137,7 +137,7 @@ def row(architecture: Architecture) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     arguments = parser.parse_args()
     rows = [row(architecture) for architecture in ARCHITECTURES]
     result = {

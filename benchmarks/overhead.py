@@ -146,7 +146,7 @@ def parsed(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--native", action="store_true", help="CogVideoX-2B alone, at 49 x 480 x 720")
     parser.add_argument("--repetitions", type=int, default=5, help="rounds; three times as many if embedded")
     parser.add_argument("--only", choices=("embedded", "2b"), help="measure this one again, in the same file")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     arguments = parser.parse_args(given)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here: leave out --device cuda")

@@ -55,5 +55,6 @@ def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Writes a result as JSON under its name."""
+    """Writes a result as JSON under its name, also into a new folder: minutes of work hang on it."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(folder / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -176,7 +176,7 @@ def figure(panels: dict[str, Any], path: Path) -> None:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)

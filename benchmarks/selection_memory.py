@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument(
         "--measure", nargs=3, help="subject, plain or select, live or resident: in this process"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     arguments = parser.parse_args()
     if arguments.measure:
         name, what, how = arguments.measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def gallery() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for draw in (score_against_cost, pool_size, depth, mask_noise, terminal_snr, gallery):
         draw()
         print(draw.__name__, flush=True)
