@@ -87,6 +87,14 @@ def test_very_sharp_rows_are_met_less_closely(place, allowed):
     assert abs(found.mean() - mean.mean()) < allowed * mean.mean() + 3 * error.square().sum().sqrt() / 8
 
 
+def test_sharp_rows_with_masks_on_the_logits_use_a_longer_grid():
+    """Their normalisers span many orders of magnitude: the short one would be off by 7 %."""
+    rows = 6 * torch.randn(24, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, error = drawn(rows, 300, place="logits")
+    found = expected(rows, place="logits")
+    assert abs(found.mean() - mean.mean()) < 0.02 * mean.mean() + 3 * error.square().sum().sqrt() / 24
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("keys", [17, 20, 256])
 def test_rows_ruled_by_one_key_are_no_diffuse_rows(keys, dtype):
@@ -96,6 +104,17 @@ def test_rows_ruled_by_one_key_are_no_diffuse_rows(keys, dtype):
     mean, error = drawn(rows, 150)
     found = expected(rows.to(dtype)).double()
     assert ((found - mean).abs() < 0.03 * mean + 5 * error).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keys", [24, 64])
+def test_rows_ruled_by_keys_that_tie_are_met(keys, dtype):
+    """Two sizes of keys are fewer than the effective keys that stand for them."""
+    rows = torch.zeros(6, keys, dtype=torch.float64)
+    rows[:, 3:15] = torch.tensor([5, 10, 15, 20, 25, 40], dtype=torch.float64)[:, None]
+    mean, error = drawn(rows, 150)
+    found = expected(rows.to(dtype)).double()
+    assert ((found - mean).abs() < 0.07 * mean + 3 * error).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

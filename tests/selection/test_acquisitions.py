@@ -185,6 +185,13 @@ def test_the_parts_of_the_rows_have_the_score_as_their_mean():
         torch.testing.assert_close(parts.mean(1), mean_over_rows(call, values[..., some], some))
 
 
+def test_the_parts_of_equal_rows_are_equal():
+    """Padding adds nothing to their spread, from which the confidence of a choice comes."""
+    call = attention_call(mask=padded(2, 1, 6), kind="joint")
+    parts = contributions(call, torch.full((2, 2, 6), 3.0))
+    torch.testing.assert_close(parts, torch.full((2, 6), 3.0, dtype=torch.float64))
+
+
 def test_padded_keys_of_another_sequence_leave_all_rows():
     values = torch.arange(24.0).view(2, 2, 6)
     call = attention_call(mask=padded(2, 1, 6), kind="cross")

@@ -69,6 +69,38 @@ def test_the_stated_share_of_choices_is_that_of_all_rows(pipe, exact):
         assert sum(right) / 300 >= SURE - 3 * math.sqrt(SURE * (1 - SURE) / 300)
 
 
+def rivals(doubts):
+    """One layer's scores and looks of a leader, 0, and of rivals with these doubts about it."""
+    gaps = torch.tensor([0.0, *(-math.sqrt(2) * torch.erfinv(2 * torch.tensor(d) - 1) for d in doubts)])
+    # Differences of variance 4 over 4 of a great many rows: a standard error of 1.
+    spread = math.sqrt(3) * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    looks = [Look([(spread * min(i, 1), 10**9)]) for i in range(len(gaps))]
+    return gaps[:, None].double(), looks
+
+
+def test_only_rivals_in_doubt_are_seen_again_and_what_is_set_aside_still_counts():
+    scores, looks = rivals([0.3, 0.004, 0.012])
+    asked, times = [], torch.zeros(4)
+
+    def again(near, rows):
+        asked.append((near, rows))
+        return scores[near], [Look() for _ in near]
+
+    confidence = tell_apart([0, 1, 2, 3], scores, looks, times, 4, again, "low")
+    # Of the 5 % at most half goes to those set aside, in equal parts: 0.8 % for each of three.
+    assert asked == [([0, 1, 3], 16)] and times.tolist() == [1, 1, 0, 1]
+    assert confidence == pytest.approx(1 - 0.004, abs=1e-5)
+
+
+def test_scores_of_several_evaluations_are_their_means():
+    scores, looks = rivals([0.3])
+    for look in looks:
+        look.layers *= 2
+    confidence = tell_apart([0, 1], scores, looks, torch.zeros(2), None, None, "low", evaluations=2)
+    # Twice the gap, at the square root of two times its error.
+    assert confidence == pytest.approx(1 - math.erfc(2 * float(scores[1]) / 2) / 2, abs=1e-5)
+
+
 def test_a_choice_is_sure_and_says_how(pipe, exact):
     choice = choose(pipe, 32)
     assert SURE <= choice.confidence <= 1 and choice.best == exact.best
