@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,7 @@ def checked(pipe: Any, captions: list[str], scores: Array, schedules: list[Rungs
 def budget(layers: int) -> Rungs:
     """The default of deep models, in this model's layers."""
     at, stay = BUDGET
-    first, last = max(1, round(at * layers)), round(BUDGET_END * layers)
+    first, last = max(1, math.floor(at * layers)), round(BUDGET_END * layers)
     return ((first, max(2, round(stay * CANDIDATES))), (last, 1))
 
 

