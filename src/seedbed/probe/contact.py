@@ -95,7 +95,12 @@ def first_contact(call: Call) -> Contact:
 
 
 def _has_pictures(call: Call) -> bool:
-    return any(is_picture(value) for value in call.arguments.values())
+    """Whether it is called with an image or a video; tensors that stand for a prompt are none."""
+    return any(
+        is_picture(value)
+        for name, value in call.arguments.items()
+        if "prompt" not in name and "embeds" not in name
+    )
 
 
 def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
