@@ -55,6 +55,10 @@ def test_options_follow_the_name_after_a_colon():
         ("reversed:steps=0", "steps must be a whole number of at least 1"),
         ("bansa-dropout:masks=1", "masks must be a whole number of at least 2"),
         ("bansa-dropout:keep=0", "keep must be"),
+        ("bansa:seed=x", "seed must be a whole number of at least 0, not 'x'"),
+        ("entropy:seed=-1", "seed must be a whole number"),
+        ("bansa-dropout:seed=1.5", "seed must be a whole number"),
+        ("random:seed=x", "seed must be a whole number"),
         ("entropy:rows=-1", "rows must be a whole number"),
     ],
 )

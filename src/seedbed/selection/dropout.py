@@ -56,6 +56,7 @@ class BansaDropout(Acquisition):
         positive("masks", self.masks, least=2)
         fraction("keep", self.keep)
         positive("steps", self.steps)
+        positive("seed", self.seed, least=0)
 
     @property
     def copies(self) -> int:  # type: ignore[override]

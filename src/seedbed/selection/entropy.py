@@ -39,6 +39,7 @@ class Entropy(Acquisition):
         if self.rows is not None:
             positive("rows", self.rows)
         positive("steps", self.steps)
+        positive("seed", self.seed, least=0)
 
     def by_row(self, call: AttentionCall) -> Tensor:
         """(call.candidates, rows) float64, between 0 and log(keys)."""

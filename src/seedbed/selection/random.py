@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seedbed.selection.acquisitions import Acquisition
+from seedbed.selection.acquisitions import Acquisition, positive
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Random(Acquisition):
     uses_attention = False
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive("seed", self.seed, least=0)
 
     def judge(self, noises: Tensor) -> Tensor:
         """(candidates, *shape) -> (candidates,) float64 in [0, 1)."""
