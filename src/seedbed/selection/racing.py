@@ -26,9 +26,9 @@ Rungs = tuple[tuple[int, int], ...]
 # are equal for us, or the choice would depend on the batch size.
 TIE = 1e-6
 
-# After a tenth of the scored layers, rounded down, a fifth of the candidates stay, at least two; they start over
-# where they do not share a forward. The race ends at the published depth of CogVideoX (14 of 30 layers, 19 of
-# 42). Ten candidates cost less than 2 % of 50 guided steps, whether they start over or not.
+# After a tenth of the scored layers, rounded down, a fifth of the candidates stay, at least two; they start
+# over where they do not share a forward. The race ends at the published depth of CogVideoX (14 of 30 layers,
+# 19 of 42). Ten candidates cost less than 2 % of 50 guided steps, whether they start over or not.
 BUDGET = (0.10, 0.2)
 BUDGET_END = 0.46
 # With fewer layers a tenth of them is next to nothing.

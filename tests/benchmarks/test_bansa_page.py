@@ -1,0 +1,56 @@
+"""The figures in docs/bansa.md against the table that `benchmarks/bansa_grid.py` wrote."""
+
+import csv
+import statistics
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = " ".join((DOCS / "bansa.md").read_text().split())
+with (DOCS / "figures/bansa-grid.csv").open() as file:
+    CELLS = [{k: v if k == "place" else float(v) for k, v in cell.items()} for cell in csv.DictReader(file)]
+PLACES = ("probabilities", "logits")
+
+
+def cells(place, low, high):
+    return [cell for cell in CELLS if cell["place"] == place and low <= cell["logit_std"] <= high]
+
+
+def percent(value, digits=1):
+    return f"{100 * abs(value):.{digits}f} %"
+
+
+def largest(some):
+    return max(some, key=lambda cell: abs(cell["relative_error"]))
+
+
+def errors_off(cell):
+    """How many standard errors of the drawn masks a cell is off."""
+    return abs(cell["relative_error"] / cell["standard_error"])
+
+
+def test_the_errors_on_the_grid_are_those_of_the_table():
+    grids = [cells(place, 0, 6) for place in PLACES]
+    assert f"has {len(grids[0])} cells for each place" in PAGE and len(grids[0]) == len(grids[1])
+    medians = [
+        percent(statistics.median(abs(cell[name]) for cell in grid), 2)
+        for name in ("relative_error", "standard_error")
+        for grid in grids
+    ]
+    error, other, drawn, other_drawn = medians
+    assert f"error is {error} with masks on the probabilities and {other} with masks on the logits" in PAGE
+    assert f"standard error has a median of {drawn} and {other_drawn}" in PAGE
+    first, second = (largest(grid) for grid in grids)
+    told = (
+        f"deviations are {percent(first['relative_error'])} ({errors_off(first):.1f} standard errors) "
+        f"and {percent(second['relative_error'])} ({errors_off(second):.1f} standard errors)"
+    )
+    assert told in PAGE
+    certain = largest(cell for cell in grids[0] if errors_off(cell) > 3)
+    assert f"on the probabilities is {percent(certain['relative_error'])}, for eight keys" in PAGE
+    assert (certain["keys"], certain["logit_std"], certain["masks"]) == (8, 6, 30)
+
+
+def test_the_errors_beyond_the_grid_are_those_of_the_table():
+    for spread in (10, 15, 20):
+        found = [largest(cells(place, spread, spread))["relative_error"] for place in PLACES]
+        assert f"| {spread} | {percent(found[0])} | {percent(found[1])} |" in PAGE
