@@ -1,6 +1,10 @@
 """Images and videos that a pipeline is given are encoded once for all candidates and runs."""
 
+from itertools import combinations
+
 import pytest
+import torch
+from torch import Tensor
 
 import seedbed
 from tests.pipelines import FAMILIES, PROMPT, Family
@@ -12,16 +16,16 @@ GIVEN = [
 ]
 
 
-def counted(vae, asked):
-    """Counts, on the instance, as whoever else may have put something there."""
+def watched(vae, encoded):
+    """Keeps what is encoded; on the instance, as whoever else may have put something there."""
     encode = vae.encode
 
-    def count(*args, **options):
-        asked.append(1)
-        return encode(*args, **options)
+    def watch(picture, *args, **options):
+        encoded.append(picture.clone())
+        return encode(picture, *args, **options)
 
-    vae.encode = count
-    return count
+    vae.encode = watch
+    return watch
 
 
 @pytest.mark.parametrize("family", GIVEN, ids=lambda family: family.name)
@@ -29,8 +33,10 @@ def test_what_is_given_is_encoded_once(family: Family):
     pipe = family.build()
     plain = seedbed.generate(pipe, PROMPT, candidates=2, acquisition="bansa", progress=False, **family.call)
     assert "encode" not in vars(pipe.vae)
-    asked: list[int] = []
-    ours = counted(pipe.vae, asked)
+    encoded: list[Tensor] = []
+    ours = watched(pipe.vae, encoded)
     made = seedbed.generate(pipe, PROMPT, candidates=2, acquisition="bansa", progress=False, **family.call)
-    assert len(asked) == (2 if "VACE" in family.name else 1) and vars(pipe.vae)["encode"] is ours
+    assert encoded and vars(pipe.vae)["encode"] is ours
+    for one, other in combinations(encoded, 2):
+        assert not torch.equal(one, other)
     assert made.sha256 == plain.sha256
