@@ -14,18 +14,8 @@ def chronoedit() -> Any:
     parts = image_to_video().components
     del parts["transformer_2"]
     with seeded(47):
-        transformer = diffusers.ChronoEditTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=12,
-            out_channels=4,
-            text_dim=16,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=32,
-            image_dim=16,
-            added_kv_proj_dim=24,
+        transformer = diffusers.ChronoEditTransformer3DModel.from_config(
+            parts["transformer"].config, patch_size=(1, 2, 2)
         )
     return quiet(diffusers.ChronoEditPipeline(**{**parts, "transformer": transformer}))
 

@@ -90,19 +90,10 @@ def animate() -> Any:
     parts = image_to_video().components
     del parts["transformer_2"]
     with seeded(46):
-        transformer = diffusers.WanAnimateTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=12,
+        transformer = diffusers.WanAnimateTransformer3DModel.from_config(
+            parts["transformer"].config,
+            patch_size=(1, 2, 2),
             latent_channels=4,
-            out_channels=4,
-            text_dim=16,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=32,
-            image_dim=16,
-            added_kv_proj_dim=24,
             motion_encoder_channel_sizes={"4": 8, "8": 8, "16": 8},
             motion_encoder_size=16,
             motion_style_dim=8,
