@@ -28,6 +28,8 @@ SOME = (
     "LTX-Video, image to video",
     "Stable Video Diffusion",
 )
+# A name that no family has any more would leave its test out.
+assert {*LEFT, *SOME} <= {family.name for family in FAMILIES}
 QUIET: dict[str, Any] = dict(progress=False)
 
 
