@@ -212,6 +212,16 @@ class AddsTwice(Unlisted):
         return noise
 
 
+def test_latents_that_one_argument_makes_ignored_are_found_out_in_either_order(denoiser):
+    class IgnoresWithImage(Unlisted):
+        def prepare_latents(self, batch_size, generator, latents=None, image=None):
+            return super().prepare_latents(batch_size, generator, None if image == "ignore" else latents)
+
+    pipe = IgnoresWithImage(denoiser, FlowMatchEulerDiscreteScheduler())
+    for image in ("look", "ignore", "look"):
+        assert len(scores(pipe, 1, image=image)[:, 0].unique()) == 3
+
+
 class DrawsTwice(Ignores):
     def prepare_latents(self, batch_size, generator, latents=None, image=None):
         super().prepare_latents(batch_size, generator)

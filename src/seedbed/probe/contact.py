@@ -126,7 +126,13 @@ def _is_no_mere_noise(call: Call, met: Meeting, latents: Tensor) -> bool:
         own, other = (main_tensor(named_arguments(names, m.args, m.kwargs)) for m in (met, given))
         return own is not None and other is not None and torch.equal(own, other)
 
-    return remembered(ignored, denoiser, (call.name, met.args), met.kwargs, latents.device)
+    # An argument that never reaches the denoiser may decide it, a mode for instance.
+    asked = {
+        name: value if isinstance(value, int | float | str) else type(value)
+        for name, value in sorted(call.arguments.items())
+        if "prompt" not in name
+    }
+    return remembered(ignored, denoiser, (call.name, asked, met.args), met.kwargs, latents.device)
 
 
 def layers_without_data(denoiser: nn.Module, contact: Contact) -> tuple[tuple[LayerInfo, ...], Recorder]:
