@@ -1,7 +1,7 @@
 """How many query rows tell candidates apart, and is the stated confidence reached?
 
-`python benchmarks/row_sampling.py` scores every row of the mask-free BANSA on the embedded model, run at 96 x
-96 pixels and 25 frames (about 1,000 tokens), for 20 held-out captions with 10 noises each. From those rows it
+`python benchmarks/row_sampling.py` scores every row of the mask-free BANSA on `shapes-cogvideox-unread`,
+run at 96 x 96 pixels and 25 frames (about 1,000 tokens), for 20 held-out captions with 10 noises each. It
 draws samples of 16 to all, 20 times for each caption, chooses as `select` does (the same function), and
 compares with the choice of all rows: with one look, and with more rows for rivals that a look does not tell
 apart; for all ten, and for the two that are left after a first rung. And it times the scoring of some rows
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=20)
     arguments = parser.parse_args()
-    pipe = zoo.load()
+    pipe = zoo.load("shapes-cogvideox-unread")
     captions = shapes.captions(arguments.prompts, objects=2, seed=1, held=True)
     tables = [all_rows(pipe, number, caption) for number, caption in enumerate(captions)]
     result = {

@@ -155,7 +155,7 @@ def mask_noise() -> None:
 def terminal_snr() -> None:
     models = load("terminal-snr")
     names = {
-        "shapes-cogvideox": ("zero terminal SNR", RED, "o-"),
+        "shapes-cogvideox-unread": ("zero terminal SNR", RED, "o-"),
         "shapes-cogvideox-repeat": ("zero, second training", RED, "s--"),
         "shapes-cogvideox-snr": ("without", BLUE, "o-"),
         "shapes-cogvideox-snr-repeat": ("without, second training", BLUE, "s--"),
@@ -179,7 +179,7 @@ def gallery() -> None:
     from seedbed.noise import NoiseRecipe
     from seedbed.probe import Probe
 
-    pipe, strips = zoo.load(), []
+    pipe, strips = zoo.load("shapes-cogvideox-unread"), []
     for row in load("evidence")["confident but wrong"]["gallery"][:6]:
         probe = Probe(pipe, row["prompt"])
         pair = []

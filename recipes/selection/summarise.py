@@ -1,9 +1,9 @@
 """From the rows of the runs to the numbers of docs/evidence.md: recipes/selection/results/*.json.
 
 `python recipes/selection/summarise.py --runs runs/lab`, once `seedbed lab run` has made runs/lab/evidence,
-runs/lab/pool, runs/lab/terminal-snr and runs/lab/terminal-snr-repeats. Parts whose run is not there are left
-as they are. Everything is a mean over captions with its 95 % bootstrap interval; nothing here is random but
-the bootstrap, the permutations and the simulated pools, whose seeds are fixed.
+runs/lab/pool, runs/lab/binding, runs/lab/terminal-snr and runs/lab/terminal-snr-repeats. Parts whose run is
+not there are left as they are. Everything is a mean over captions with its 95 % bootstrap interval; nothing
+here is random but the bootstrap, the permutations and the simulated pools, whose seeds are fixed.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def confident_but_wrong(evidence: Evidence) -> dict[str, Any]:
     return found
 
 
-def main_table(evidence: Evidence) -> dict[str, Any]:
-    truth = evidence.outcome()
+def plain_names(evidence: Evidence) -> list[str]:
+    """Every signal that needs no options, after 0 to 6 steps."""
     plain = [
         "entropy",
         "collision",
@@ -170,7 +170,24 @@ def main_table(evidence: Evidence) -> dict[str, Any]:
         "x0_change",
         "judge.score",
     ]
-    names = [f"{s}/{n}" for s in (0, 1, 2, 3, 6) for n in plain if f"{s}/{n}" in evidence.names()]
+    return [f"{s}/{n}" for s in (0, 1, 2, 3, 6) for n in plain if f"{s}/{n}" in evidence.names()]
+
+
+def binding_table(evidence: Evidence) -> dict[str, Any]:
+    """What a model whose text encoder reads says to the same signals."""
+    names = [*plain_names(evidence), "0/bansa-logits", "0/bansa.k10.0"]
+    return {
+        "spread": spread(evidence),
+        "signals": verdicts(evidence, names, {"0/bansa.k10.0": ("0/bansa.k10.0", "0/bansa.k10.1")}),
+        "pooled": {name: pooled(evidence, f"0/{name}") for name in ("bansa", "bansa.k10.0", "entropy")},
+        "learned": [learned(evidence, step) for step in (0, 1, 2, 3)],
+        "equal cost": equal_cost(evidence)["rows"],
+    }
+
+
+def main_table(evidence: Evidence) -> dict[str, Any]:
+    truth = evidence.outcome()
+    names = plain_names(evidence)
     masks = {f"0/bansa.k{k}.0": (f"0/bansa.k{k}.0", f"0/bansa.k{k}.1") for k in (3, 5, 7, 10, 30)}
     masks |= {
         f"0/bansa.keep{p}.k10.0": (f"0/bansa.keep{p}.k10.0", f"0/bansa.keep{p}.k10.1") for p in (0.5, 0.8)
@@ -324,6 +341,9 @@ if __name__ == "__main__":
         (arguments.out / f"{name}.json").write_text(json.dumps(rounded(value), indent=1) + "\n")
         print(name, flush=True)
 
+    binding = load(arguments.runs / "binding")
+    if binding is not None:
+        write("binding", binding_table(binding))
     evidence = load(arguments.runs / "evidence")
     if evidence is not None:
         write("evidence", main_table(evidence))
@@ -332,7 +352,7 @@ if __name__ == "__main__":
         more = load(arguments.runs / "pool")
         if more is not None:
             write("pool", pools(evidence, more))
-        models = {"shapes-cogvideox": evidence}
+        models = {"shapes-cogvideox-unread": evidence}
         for folder in ("terminal-snr", "terminal-snr-repeats"):
             if (arguments.runs / folder).is_dir():
                 rows = Store(arguments.runs / folder).rows()

@@ -25,7 +25,6 @@ if __name__ == "__main__":
     config, out = json.loads(arguments.config.read_text()), arguments.out
     if arguments.variant not in config["variants"]:
         parser.error(f"no variant {arguments.variant}: there is {', '.join(config['variants'])}")
-    settings = config["denoiser"] | config["variants"][arguments.variant]
     out.mkdir(parents=True, exist_ok=True)
 
     if not (out / "vae" / "config.json").exists():
@@ -38,5 +37,12 @@ if __name__ == "__main__":
     data = out / "latents.safetensors"
     if not data.exists():
         autoencoder.encode_set(vae, config["latents"], config["seed"] + 2, data)
-    model = denoiser.train(settings, data, out, arguments.variant)
-    export(model, vae, settings, config["call"], out / arguments.variant)
+
+    def trained(variant: str) -> denoiser.Conditioned:
+        settings = config["denoiser"] | config["variants"][variant]
+        start = trained(settings["start"]) if "start" in settings else None
+        model = denoiser.train(settings, data, out, variant, start)
+        export(model, vae, settings, config["call"], out / variant)
+        return model
+
+    trained(arguments.variant)
