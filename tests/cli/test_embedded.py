@@ -35,6 +35,15 @@ def test_generate_needs_no_model_and_leaves_three_files(made):
     assert record["options"]["schedule"] == rungs["schedule"] and len(record["totals"]) == rungs["candidates"]
 
 
+def test_a_gain_is_told_only_of_what_was_measured(made, tmp_path):
+    """Another number of noises has another schedule, of which the profile knows nothing."""
+    said = json.loads((made / "video.json").read_text())["reason"]
+    result = seedbed(tmp_path, "generate", PROMPT, "--candidates", "3", "--no-report", "--json")
+    other = json.loads(result.stdout)["record"]["reason"]
+    assert "gained" in said and "gained" not in other
+    assert "which the profile measured with" in other
+
+
 def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_loss(tmp_path):
     for arguments in (["--acquisition", "bansa"], ["--depth", "2"]):
         result = seedbed(

@@ -129,7 +129,10 @@ def generate(
                 call["schedule"] = rungs.schedule if steps is None else None
             result = preview(pipe, prompt, verifier=judge, **call)
             if rungs is not None:
-                reason = f"auto: {result.selection.reason}, as the model's profile says: {rungs.why}"
+                says = f"as the model's profile says: {rungs.why}"
+                if candidates is not None or steps is not None:
+                    says = f"which the profile measured with {rungs.candidates} noises on its own steps"
+                reason = f"auto: {result.selection.reason}, {says}"
                 result = replace(result, selection=replace(result.selection, reason=reason))
         if out is None and len(result.frames) == 1:
             video = video.with_suffix(".png")
