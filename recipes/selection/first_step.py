@@ -3,8 +3,7 @@
 `python recipes/selection/first_step.py MODEL ...`: for 40 held-out captions with two objects × 16 noises, the
 standard deviation over noises of the predicted clean latents (x0-hat), as a share of their overall deviation:
 0 if every noise leads to the same prediction, near 1 if the noise decides everything. After s steps, s = 0 is
-t = T. 95 % bootstrap intervals over captions. Writes recipes/selection/results/first-step.json; models that
-are not named keep what they have there.
+t = T. 95 % bootstrap intervals over captions. Writes recipes/selection/results/first-step.json.
 """
 
 from __future__ import annotations
@@ -44,12 +43,11 @@ if __name__ == "__main__":
     from diffusers import DiffusionPipeline
 
     captions = shapes.captions(40, objects=2, seed=0, held=True)
-    path = RESULTS / "first-step.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = {}
     for model in arguments.models:
         pipe = DiffusionPipeline.from_pretrained(locate(model), torch_dtype=torch.float32)
         table = np.array([shares(pipe, caption, seed) for seed, caption in enumerate(captions)])
         found[Path(model).name] = {s: statistics.bootstrap(table[:, i]) for i, s in enumerate(STEPS)}
         print(model, rounded(found[Path(model).name]), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    (RESULTS / "first-step.json").write_text(json.dumps(rounded(found), indent=1) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -388,7 +389,7 @@ def blind() -> str:
         for row in found[model]["rows"]
         for attribute in ("motion", "shape")
     ]
-    return f"{100 * max(ends):.1g} %"
+    return f"{math.ceil(1e5 * max(ends)) / 1e3:g} %"
 
 
 def binding_text(found: dict[str, Any]) -> str:

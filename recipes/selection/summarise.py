@@ -179,7 +179,6 @@ def binding_table(evidence: Evidence) -> dict[str, Any]:
     return {
         "spread": spread(evidence),
         "signals": verdicts(evidence, names, {"0/bansa.k10.0": ("0/bansa.k10.0", "0/bansa.k10.1")}),
-        "pooled": {name: pooled(evidence, f"0/{name}") for name in ("bansa", "bansa.k10.0", "entropy")},
         "learned": [learned(evidence, step) for step in (0, 1, 2, 3)],
         "equal cost": equal_cost(evidence)["rows"],
     }

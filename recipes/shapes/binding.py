@@ -66,9 +66,8 @@ def measured(pipe: Any, scenes: list[shapes.Scene]) -> dict[str, Any]:
     for time in TIMES:
         base = errors(right, time)
         worse = {a: errors([exchanged(c, a) for c in right], time) - base for a in ("motion", "shape")}
-        rows.append(
-            {"t": time, "error": base.mean(), **{a: bootstrap(w / base.mean()) for a, w in worse.items()}}
-        )
+        shares = {a: digits(*bootstrap(w / base.mean())) for a, w in worse.items()}
+        rows.append({"t": time, "error": digits(base.mean())[0], **shares})
     return {"clips": len(scenes), "rows": rows}
 
 

@@ -79,8 +79,8 @@ def teach_to_read(
     """Teach the text encoder who does what, from captions alone; share of held-out captions it then reads.
 
     Every word that names an attribute must know colour, shape and motion of its object. Large text encoders
-    have read before they meet a video; from a denoiser's loss this one is slow to learn which of two motions
-    belongs to which of two shapes.
+    have read before they meet a video; from the denoiser's loss alone this one never learned which of two
+    motions belongs to which of two shapes.
     """
     torch.manual_seed(seed)
     (ids, said), (new, truth) = (
