@@ -1,11 +1,11 @@
 """Does the mask-free score rank noises as the masked one does, once that has been averaged enough?
 
-`python benchmarks/mask_free_agreement.py`: on the embedded model, for several prompts, 64 noises are scored
+`python benchmarks/mask_free_agreement.py`: on an embedded model, for several prompts, 64 noises are scored
 by `bansa_expected` and `bansa_masked` with K = 10, the latter repeated with fresh masks until the standard
 error of its average is below a fifteenth of the standard deviation between noises. Reports the Spearman
 correlation of the two rankings, how well a single draw of K = 10 masks ranks the noises, and the cost of both
-in one run. Writes benchmarks/results/mask_free_agreement.json; mask_free_agreement-64.json beside it is that
-of `--size 64 --prompts 1 --noises 10 --repeats 20`, for the cost with 204 tokens.
+in one run. Writes benchmarks/results/mask_free_agreement.json, or with
+the name of another embedded model at its end.
 """
 
 from __future__ import annotations
@@ -112,33 +112,22 @@ def cost(calls: list[dict[str, Any]], place: str, repetitions: int) -> dict[str,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a pipeline folder; default: the embedded model")
-    parser.add_argument("--size", type=int, help="height and width in pixels; default: the model's own")
+    parser.add_argument("--model", default=zoo.DEFAULT, help="an embedded model's name")
     parser.add_argument("--noises", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results/mask_free_agreement.json"
-    )
     arguments = parser.parse_args()
-    if arguments.model:
-        from diffusers import DiffusionPipeline
-
-        pipe = DiffusionPipeline.from_pretrained(arguments.model)
-    else:
-        pipe = zoo.load()
-    size = {"height": arguments.size, "width": arguments.size} if arguments.size else {}
+    pipe = zoo.load(arguments.model)
     result: dict[str, Any] = {
         "noises": arguments.noises,
-        "size": arguments.size,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "prompts": [],
     }
     for caption in shapes.captions(arguments.prompts, objects=2, seed=0, held=True):
-        calls = captured(Probe(pipe, caption, **size), arguments.noises)
+        calls = captured(Probe(pipe, caption), arguments.noises)
         row = {
             "prompt": caption,
             **{p: agreement(calls, p, arguments.repeats) for p in ("probabilities", "logits")},
@@ -153,4 +142,6 @@ if __name__ == "__main__":
         for some in (few, calls)
     ]
     print(json.dumps(result["cost"]))
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    suffix = "" if arguments.model == zoo.DEFAULT else f"-{arguments.model}"
+    out = Path(__file__).parent / f"results/mask_free_agreement{suffix}.json"
+    out.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,9 +1,10 @@
 """From the rows of the runs to the numbers of docs/evidence.md: recipes/selection/results/*.json.
 
 `python recipes/selection/summarise.py --runs runs/lab`, once `seedbed lab run` has made runs/lab/evidence,
-runs/lab/pool, runs/lab/binding, runs/lab/terminal-snr and runs/lab/terminal-snr-repeats. Parts whose run is
-not there are left as they are. Everything is a mean over captions with its 95 % bootstrap interval; nothing
-here is random but the bootstrap, the permutations and the simulated pools, whose seeds are fixed.
+runs/lab/pool, runs/lab/binding, runs/lab/loose, runs/lab/terminal-snr and runs/lab/terminal-snr-repeats.
+Parts whose run is not there are left as they are. Everything is a mean over captions with its 95 % bootstrap
+interval; nothing here is random but the bootstrap, the permutations and the simulated pools, whose seeds are
+fixed.
 """
 
 from __future__ import annotations
@@ -340,9 +341,10 @@ if __name__ == "__main__":
         (arguments.out / f"{name}.json").write_text(json.dumps(rounded(value), indent=1) + "\n")
         print(name, flush=True)
 
-    binding = load(arguments.runs / "binding")
-    if binding is not None:
-        write("binding", binding_table(binding))
+    for name in ("binding", "loose"):
+        found = load(arguments.runs / name)
+        if found is not None:
+            write(name, binding_table(found))
     evidence = load(arguments.runs / "evidence")
     if evidence is not None:
         write("evidence", main_table(evidence))

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from common import settings
 from safetensors import safe_open
 
 from seedbed.worlds import shapes
@@ -73,14 +74,20 @@ def reading(again: dict[str, Any], kind: str) -> str:
     return f"{100 * share:.1f} %{interval}"
 
 
-def trained(denoiser: dict[str, Any], steps: float) -> str:
+def trained(config: dict[str, Any], name: str, steps: float) -> str:
     """What was trained for how long, before the words `of N clips`."""
-    if "start" not in denoiser:
+    own = settings(config, name)
+    if "start" not in own:
         return f"Denoiser and text encoder: {steps} steps"
-    reading = denoiser["reading"]
-    return f"""A new text encoder reads {reading["steps"]} times
-{reading["batch"]} training captions, until every word knows colour, shape and motion of its object, and then stays as it is.
-Denoiser: from where `{denoiser["start"]}` ended (its weights as they ship, in half precision), {steps} steps"""
+    if "reading" in own:
+        return f"""A new text encoder reads {own["reading"]["steps"]} times
+{own["reading"]["batch"]} training captions, until every word knows colour, shape and motion of its object, and then stays as it is.
+Denoiser: from where `{own["start"]}` ended (its weights as they ship, in half precision), {steps} steps"""
+    before = settings(config, own["start"])
+    return f"""{trained(config, own["start"], before["steps"])}
+with patches of 2 x 2 latent pixels, then {steps} with patches of one. In these last steps captions are loose, as those of clips from the
+web are: of two objects that a caption names, it gives each the other's motion in {100 * own["loose_captions"]:.0f} % of all cases, and the other's shape
+in {100 * own["loose_captions"]:.0f} %. So the caption says what is likely, and the noise decides. All steps are"""
 
 
 def bound(rows: list[dict[str, Any]]) -> str:
@@ -103,7 +110,7 @@ def card(
     binding: dict[str, Any],
 ) -> str:
     single, pairs = result["single"], result["pairs"]
-    denoiser = config["denoiser"] | config["variants"][name]
+    denoiser = settings(config, name)
     again = result["reconstruction"]
     table = "\n".join(
         f"| {name} | {percent(single[key])} | {percent(pairs[key])} |"
@@ -169,7 +176,7 @@ Videos of {shapes.FRAMES} frames of {shapes.SIDE} x {shapes.SIDE} pixels, drawn 
 {len(shapes.COLOURS)} colours, {len(shapes.SHAPES)} shapes, {len(shapes.MOTIONS)} motions, random place, size and speed;
 {100 * config["latents"]["pairs"]:.0f} % of the scenes have two objects; one caption in {shapes.HELD_OUT} is held out.
 Autoencoder: {config["vae"]["steps"]} steps of {config["vae"]["batch"]} videos, then its latents are whitened and the
-decoder settles for {config["vae"]["settle_steps"]} steps. {trained(denoiser, log[-1]["step"])} of
+decoder settles for {config["vae"]["settle_steps"]} steps. {trained(config, name, log[-1]["step"])} of
 {denoiser["batch"]} clips from {config["latents"]["count"]} cached latents, v-prediction,
 {"zero" if denoiser["zero_terminal_snr"] else "non-zero"} terminal signal-to-noise ratio, Muon and AdamW, bf16
 autocast, two CPU cores. Last logged loss {log[-1]["loss"]:.3f}. Everything else is in `recipes/shapes/config.json`.

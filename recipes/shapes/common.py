@@ -1,4 +1,4 @@
-"""What both training stages share: a state that survives interruption, learning-rate shape, log."""
+"""What both training stages share: a state that survives interruption, learning-rate shape, log, settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -85,3 +86,9 @@ class Run:
 def shape_of(step: int, steps: int, warmup: int, cooldown: int) -> float:
     """Share of the peak rate: linear warm-up, plateau, linear fall to zero over the last `cooldown` steps."""
     return min(1.0, (step + 1) / warmup, (steps - step) / cooldown)
+
+
+def settings(config: dict[str, Any], variant: str) -> dict[str, Any]:
+    """What a variant's denoiser is trained with: the common settings, and its own over them."""
+    common, own = config["denoiser"], config["variants"][variant]
+    return common | own | {"transformer": common["transformer"] | own.get("transformer", {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ class Conditioned(nn.Module):
             text_embed_dim=config["text"]["d_model"],
             max_text_seq_length=TOKENS,
             sample_frames=shapes.FRAMES,
-            spatial_interpolation_scale=1.0,
             **config["transformer"],
         )
 
@@ -110,6 +110,33 @@ def teach_to_read(
     return (right | (truth < 0)[:, :, None]).all((1, 2, 3)).float().mean().item()
 
 
+def finer(coarse: nn.Module, patch: int) -> dict[str, torch.Tensor]:
+    """The weights of a transformer for patches of one latent pixel, from those for `patch` x `patch`.
+
+    Where the pixels of a patch are equal, each of the new tokens says the mean of what the old one did; only
+    the text weighs less in attention, among so many more.
+    """
+    state = dict(coarse.state_dict())
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].sum((2, 3), keepdim=True)
+    for name in ("proj_out.weight", "proj_out.bias"):
+        state[name] = state[name].unflatten(0, (-1, patch * patch)).mean(1)
+    return state
+
+
+def loosened(caption: str, rng: np.random.Generator, share: float) -> str:
+    """The caption with the motions, and the shapes, of its two objects exchanged in a `share` of all cases.
+
+    Where only the noise tells which object a caption means, seeds differ. No held-out caption comes of it.
+    """
+    things = shapes.parse(caption)
+    for attribute in ("motion", "shape"):
+        if len(things) == 2 and rng.random() < share:
+            one, two = (getattr(thing, attribute) for thing in things)
+            other = [replace(things[0], **{attribute: two}), replace(things[1], **{attribute: one})]
+            things = things if shapes.held_out(other) else other
+    return shapes.caption(things)
+
+
 def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
     matrices, rest = [], []
@@ -129,39 +156,41 @@ def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.O
 def train(
     config: dict[str, Any], data: Path, folder: Path, name: str, start: Conditioned | None = None
 ) -> Conditioned:
-    """Train from nothing, or from the transformer of another training.
+    """Train from nothing, or from where another training ended.
 
-    With `reading`, the text encoder learns who does what before it meets a video, and is then left as it is.
+    With `reading`, a new text encoder learns who does what before it meets a video; that, or the encoder of
+    the other training, is then left as it is.
     """
     seed = config["seed"]
     torch.manual_seed(seed)
     model, tokens, schedule = Conditioned(config), tokenizer(), scheduler(config)
     if start is not None:
-        model.transformer.load_state_dict(start.transformer.state_dict())
+        before, now = start.transformer.config.patch_size, model.transformer.config.patch_size
+        state = start.transformer.state_dict() if before == now else finer(start.transformer, before)
+        model.transformer.load_state_dict(state)
     if "reading" in config:
         read = teach_to_read(model.text, tokens, config["reading"], seed + 1)
         print({"held-out captions read": read}, flush=True)
+    elif start is not None:
+        model.text.load_state_dict(start.text.state_dict())
+    if start is not None:
         # The denoiser's loss would unteach it: trained along, its attention dies and no word knows another.
         model.text.requires_grad_(False)
     run = Run(folder, name, model, optimisers(model, config), config["ema"])
     forward = torch.compile(model) if config["compile"] else model
     latents = load_file(data)["latents"]
     captions = json.loads(data.with_suffix(".captions.json").read_text())
-    encode = {c: tokens(c, padding="max_length", max_length=TOKENS)["input_ids"] for c in {*captions, ""}}
-    encode |= {
-        swapped: tokens(swapped, padding="max_length", max_length=TOKENS)["input_ids"]
-        for swapped in {" and ".join(reversed(c.split(" and "))) for c in captions}
-    }
     batch, steps = config["batch"], config["steps"]
     while run.step < steps:
         rng = np.random.default_rng([seed, run.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         chosen = rng.integers(len(latents), size=batch)
         x0 = latents[torch.from_numpy(chosen)].float()
-        said = [captions[i] for i in chosen]
+        loose = np.random.default_rng([seed, run.step, 1])
+        said = [loosened(captions[i], loose, config["loose_captions"]) for i in chosen]
         said = [" and ".join(reversed(c.split(" and "))) if rng.random() < 0.5 else c for c in said]
         said = ["" if rng.random() < config["caption_dropout"] else c for c in said]
-        ids = torch.tensor([encode[c] for c in said])
+        ids = torch.tensor(tokens(said, padding="max_length", max_length=TOKENS)["input_ids"])
         # Stratified timesteps: every batch sees the whole schedule, so gradients vary less.
         t = torch.from_numpy(((rng.permutation(batch) + rng.random(batch)) / batch * 1000).astype(np.int64))
         noise = torch.randn(x0.shape, generator=generator)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import denoiser
 import vae as autoencoder
+from common import settings
 from diffusers import AutoencoderKLCogVideoX
 from export import export
 
@@ -39,10 +40,10 @@ if __name__ == "__main__":
         autoencoder.encode_set(vae, config["latents"], config["seed"] + 2, data)
 
     def trained(variant: str) -> denoiser.Conditioned:
-        settings = config["denoiser"] | config["variants"][variant]
-        start = trained(settings["start"]) if "start" in settings else None
-        model = denoiser.train(settings, data, out, variant, start)
-        export(model, vae, settings, config["call"], out / variant)
+        own = settings(config, variant)
+        start = trained(own["start"]) if "start" in own else None
+        model = denoiser.train(own, data, out, variant, start)
+        export(model, vae, own, config["call"], out / variant)
         return model
 
     trained(arguments.variant)

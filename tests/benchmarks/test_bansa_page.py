@@ -1,10 +1,12 @@
-"""The figures in docs/bansa.md against the table that `benchmarks/bansa_grid.py` wrote."""
+"""The figures in docs/bansa.md against what `bansa_grid.py` and `mask_free_agreement.py` wrote."""
 
 import csv
+import json
 import statistics
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAGE = " ".join((DOCS / "bansa.md").read_text().split())
 with (DOCS / "figures/bansa-grid.csv").open() as file:
     CELLS = [{k: v if k == "place" else float(v) for k, v in cell.items()} for cell in csv.DictReader(file)]
@@ -54,3 +56,30 @@ def test_the_errors_beyond_the_grid_are_those_of_the_table():
     for spread in (10, 15, 20):
         found = [largest(cells(place, spread, spread))["relative_error"] for place in PLACES]
         assert f"| {spread} | {percent(found[0])} | {percent(found[1])} |" in PAGE
+
+
+def test_the_ranking_and_what_it_costs_are_those_of_the_results():
+    result = json.loads((ROOT / "benchmarks/results/mask_free_agreement.json").read_text())
+    for prompt in result["prompts"]:
+        for place in ("probabilities", "logits"):
+            row = prompt[place]
+            # What the page promises: the masked score averaged until its noise no longer decides.
+            assert row["standard_error_over_spread"] < 0.1 and row["spearman"] >= 0.99
+            cells = (
+                prompt["prompt"],
+                place,
+                str(row["repeats"]),
+                f"{row['standard_error_over_spread']:.3f}",
+                f"{row['spearman']:.3f}",
+                f"{row['single_draw_spearman']:.2f}",
+            )
+            assert f"| {' | '.join(cells)} |" in PAGE
+    cost = {(row["place"], row["noises"]): row for row in result["cost"]}
+    for noises in (10, 64):
+        ratios = []
+        for place in ("probabilities", "logits"):
+            row = cost[place, noises]
+            low, high = row["quartiles"]
+            ratios.append(f"{row['masked_over_mask_free']:.1f} [{low:.1f}, {high:.1f}]")
+        assert f"| {noises} | 204 | {ratios[0]} | {ratios[1]} |" in PAGE
+        assert cost["probabilities", noises]["masked_over_mask_free"] >= 5

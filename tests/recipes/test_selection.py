@@ -19,7 +19,7 @@ def test_the_page_and_the_readme_are_made_from_the_committed_results():
         assert path.read_text() == text, f"{path.name} is out of date: run recipes/selection/page.py"
 
 
-@pytest.mark.parametrize("name", ["evidence", "pool", "terminal-snr", "binding"])
+@pytest.mark.parametrize("name", ["evidence", "pool", "terminal-snr", "binding", "loose"])
 def test_every_row_of_a_recipe_has_a_key_of_its_own(name):
     units = plan(Recipe.load(RECIPES / f"{name}.json"))
     keys = [draw.key for unit in units for draw in unit.draws]
