@@ -4,8 +4,7 @@
 by `bansa_expected` and `bansa_masked` with K = 10, the latter repeated with fresh masks until the standard
 error of its average is below a fifteenth of the standard deviation between noises. Reports the Spearman
 correlation of the two rankings, how well a single draw of K = 10 masks ranks the noises, and the cost of both
-in one run. Writes benchmarks/results/mask_free_agreement.json, or with
-the name of another embedded model at its end.
+in one run. Writes benchmarks/results/mask_free_agreement.json; with `--model` a file that ends in its name.
 """
 
 from __future__ import annotations

@@ -43,6 +43,10 @@ def test_what_is_said_of_races_is_that_of_the_results():
     assert f"regret {100 * twin['budget default']['regret'][0]:.0f} % for the default's shares" in PAGE
     assert percent(twin["fitted"]["crossed regret"], 1) in PAGE
     assert f"for {twin['fitted']['evaluations']:.1f} evaluations" in PAGE
+    loose = load("racing-shapes-cogvideox-loose")
+    regret, fitted = loose["budget default"]["regret"][0], percent(loose["fitted"]["crossed regret"], 1)
+    words = f"it is {100 * regret:.0f} % and {fitted} for {loose['fitted']['evaluations']:.1f}."
+    assert words in " ".join(PAGE.split())
 
 
 def test_the_default_race_costs_what_is_said_at_every_depth():
