@@ -333,12 +333,13 @@ without a verifier, for six evaluations of each candidate (its p-values are not 
 is right most of the time. The captions are the first of those above, as many as there was time for; it is one training,
 and the variants of BANSA, larger pools and a twin without zero terminal SNR that reads are not measured yet."""
 
-AFTER_LOOSE = """**Attention knows nothing here**, neither at t = T nor after six steps, and neither end of BANSA gains. What it knew on
-`shapes-cogvideox` after three steps did not carry over to this sibling. Perhaps a model to which a caption can mean two things
-draws either with the same assurance, and only the video tells them apart; that was not measured. The verifier's look at x̂0
-knows from the second evaluation on, and previews recover most of the gap. The learned predictor
-gains a quarter of it after two steps and half after three; at t = T it chose *worse* than chance (none of these
-p-values is corrected). It is one training, and as many captions as there was time for."""
+AFTER_LOOSE = """**No attention signal knows anything that could be measured**, neither at t = T nor after six steps: the intervals leave
+room for correlations of less than .1, and neither end of BANSA gains. What attention knew on `shapes-cogvideox` after three
+steps did not carry over to this sibling. Perhaps a model to which a caption can mean two things draws either with the same
+assurance, and only the video tells them apart; that was not measured. The verifier's look at x̂0 knows from the second
+evaluation on, and previews recover most of the gap. The learned predictor gains a quarter of it after two steps and half
+after three; at t = T it chose *worse* than chance (none of these p-values is corrected). It is one training, and as many
+captions as there was time for."""
 
 SUMMARY = """- **The seed matters**, and half of what it decides can be had for one more generation: at twice the cost of
   a plain video, a preview that judges decoded x̂0 halfway recovers half of the gap between a random noise and the best
@@ -410,13 +411,12 @@ its denoising error at t = {row["t"]} by {percent(row["motion"])} of itself, and
 
 
 def loose_text(found: dict[str, Any]) -> str:
-    config = json.loads((ROOT / "recipes/shapes/config.json").read_text())["variants"][
-        "shapes-cogvideox-loose"
-    ]
-    rows = json.loads((ROOT / "recipes/shapes/binding.json").read_text())["shapes-cogvideox-loose"]["rows"]
+    name = "shapes-cogvideox-loose"
+    config = json.loads((ROOT / "recipes/shapes/config.json").read_text())["variants"][name]
+    rows = json.loads((ROOT / "recipes/shapes/binding.json").read_text())[name]["rows"]
     row = max(rows, key=lambda row: row["motion"][0])
     often = f"{100 * config['loose_captions']:.0f} %"
-    return f"""`shapes-cogvideox-loose` went on from there with patches of one latent pixel, 204 tokens where there had been 60, and with loose
+    return f"""`{name}` went on from there with patches of one latent pixel, 204 tokens where there had been 60, and with loose
 captions: in {often} of all cases they gave each of two objects the other's motion, in {often} the other's shape. So it
 reads, and yet the noise decides, and a gap is left to choose in. Exchanging the motions in
 a caption raises its denoising error at t = {row["t"]} by {percent(row["motion"])} of itself, and {percent(found["spread"]["all right"])} of its videos are right in
