@@ -11,25 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import exchanged
 
 from seedbed import zoo
 from seedbed.lab.statistics import bootstrap
 from seedbed.worlds import shapes
 
 TIMES = (980, 900, 700, 500, 300)
-
-
-def exchanged(caption: str, attribute: str) -> str:
-    """The caption with one attribute exchanged between its two objects."""
-    one, two = shapes.parse(caption)
-    mine, other = getattr(one, attribute), getattr(two, attribute)
-    return shapes.caption([replace(one, **{attribute: other}), replace(two, **{attribute: mine})])
 
 
 def clips(count: int) -> list[shapes.Scene]:

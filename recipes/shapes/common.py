@@ -1,10 +1,11 @@
-"""What both training stages share: a state that survives interruption, learning-rate shape, log, settings."""
+"""What the stages share: a state that survives interruption, learning-rate shape, log, settings, captions."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from seedbed.worlds import shapes
 
 
 class Run:
@@ -92,3 +95,10 @@ def settings(config: dict[str, Any], variant: str) -> dict[str, Any]:
     """What a variant's denoiser is trained with: the common settings, and its own over them."""
     common, own = config["denoiser"], config["variants"][variant]
     return common | own | {"transformer": common["transformer"] | own.get("transformer", {})}
+
+
+def exchanged(caption: str, attribute: str) -> str:
+    """The caption with one attribute exchanged between its two objects."""
+    one, two = shapes.parse(caption)
+    mine, other = getattr(one, attribute), getattr(two, attribute)
+    return shapes.caption([replace(one, **{attribute: other}), replace(two, **{attribute: mine})])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import Run, shape_of
+from common import Run, exchanged, shape_of
 from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -128,13 +127,11 @@ def loosened(caption: str, rng: np.random.Generator, share: float) -> str:
 
     Where only the noise tells which object a caption means, seeds differ. No held-out caption comes of it.
     """
-    things = shapes.parse(caption)
     for attribute in ("motion", "shape"):
-        if len(things) == 2 and rng.random() < share:
-            one, two = (getattr(thing, attribute) for thing in things)
-            other = [replace(things[0], **{attribute: two}), replace(things[1], **{attribute: one})]
-            things = things if shapes.held_out(other) else other
-    return shapes.caption(things)
+        if " and " in caption and rng.random() < share:
+            other = exchanged(caption, attribute)
+            caption = caption if shapes.held_out(shapes.parse(other)) else other
+    return caption
 
 
 def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.Optimizer]:
