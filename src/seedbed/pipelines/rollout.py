@@ -1,22 +1,26 @@
 """Candidates denoised side by side, paused after any step, and continued without paying for a step twice."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
-from seedbed.probe.call import rows_of
-from seedbed.probe.decoding import decoded
-from seedbed.probe.pausing import Watch, answer_after, replace_forward, watch_steps
-from seedbed.probe.probe import Probe
-from seedbed.probe.remembering import Parts, joined, parts_of, result_of
-from seedbed.probe.rows import prompt_parts
+from seedbed.pipelines.discover import TEXT, rows_of
+from seedbed.pipelines.session import Session, decoded
+from seedbed.pipelines.steps import Watch, replace_forward, watch_steps
+
+Parts = tuple[Tensor, ...]
+"""The tensors that one call of a denoiser returns, (rows, ...) each: video and audio, for instance."""
 
 StepHandler = Callable[[AttentionCall, list[int], list[int]], Tensor | None]
 """(call, candidates, rows): `rows` are the conditional row of each candidate among the call's batch rows."""
@@ -31,11 +35,11 @@ class Rollout:
     Every denoiser output is remembered. To go on, the pipeline's own `__call__` runs again from its start,
     and evaluations that are remembered are answered from memory, so that the scheduler, the history of its
     solver and the generators are as in a run without pauses. With `batch_size=1` finished frames are bit by
-    bit those of `Probe.generate`; larger batches agree up to rounding.
+    bit those of `Session.generate`; larger batches agree up to rounding.
 
     Args:
-        probe: the pipeline and the call; its ledger counts each fresh batch row once.
-        noises: (candidates, *probe.spec.shape).
+        session: the pipeline and the call; its ledger counts each fresh batch row once.
+        noises: (candidates, *session.spec.shape).
         batch_size: candidates that share a forward.
         what: the ledger's entry.
         progress: called with the number of candidates that begin a fresh step; also an attribute.
@@ -52,7 +56,7 @@ class Rollout:
 
     def __init__(
         self,
-        probe: Probe,
+        session: Session,
         noises: Tensor,
         *,
         batch_size: int = 1,
@@ -61,17 +65,16 @@ class Rollout:
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise BadInput(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
-        for name, module in probe._call.denoisers.items():
+        for name, module in session.asked.denoisers.items():
             if _caches(module):
                 raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
-        self.probe = probe
-        alone = batch_size > 1 and len(noises) > 1 and probe.most_rows == 1
-        self.batch_size = 1 if alone else batch_size
+        self.session = session
+        self.batch_size = batch_size if batch_size == 1 or session.facts.shares else 1
         self.what = what
-        self.noises = probe._checked(noises)
+        self.noises = session._checked(noises)
         self.alive = list(range(len(noises)))
         self.step = 0
-        self.steps = probe.steps
+        self.steps = session.facts.steps
         self.progress = progress or (lambda count: None)
         self._memory: dict[int, list[Parts]] = {candidate: [] for candidate in self.alive}
 
@@ -110,7 +113,9 @@ class Rollout:
         frames: list[np.ndarray] = []
         for start in range(0, len(self.alive), self.batch_size):
             batch = self.alive[start : start + self.batch_size]
-            frames += _Pass(self, batch, handler, outputs).run(pause)
+            frames += self.session.arriving(
+                lambda batch=batch: _Pass(self, batch, handler, outputs).run(pause)
+            )  # type: ignore[misc]
         self.step = to
         return frames
 
@@ -163,25 +168,24 @@ class _Pass:
 
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
-        call, finished = self.rollout.probe._call, False
-        looks = self.handler is not None
-        with call.running(len(self.batch), guided=True, eager=looks) as (twin, run), ExitStack() as undo:
-            self.watch = watch_steps(
-                twin, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
-            )
-            for module in dict.fromkeys(call.denoisers.values()):
+        session, finished = self.rollout.session, False
+        noises, looks = self.rollout.noises[self.batch], self.handler is not None
+        with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
+            for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
                 replace_forward(module, functools.partial(self._forward, module, module.forward), undo)
-            answer_after(self.watch, call.denoisers.values(), undo)
-            output = run(latents=self.rollout.noises[self.batch], output_type="np")
+            self.watch = watch_steps(
+                run, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
+            )
+            output = run(noises, output_type="np")
             finished = True
         if not finished:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
         self._end_step()
         if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
-            raise BadInput(f"steps={pause}, but {call.name} takes only {len(self.watch.met)}")
-        return decoded(output, call.name)
+            raise BadInput(f"steps={pause}, but {session.asked.name} takes only {len(self.watch.met)}")
+        return decoded(output, session.asked.name)
 
     def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The denoiser's forward: its own where one candidate of the batch needs it, else from memory."""
@@ -198,19 +202,19 @@ class _Pass:
             self.halves, self.clean = [None, None], None
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
-            chunks = prompt_parts(self.rollout.probe, given, rows, count)
+            chunks = _prompt_parts(self.rollout.session, given, rows, count)
         if all(len(memory) > number for memory in self.memories):
             kept = [memory[number] for memory in self.memories]
-            parts = tuple(joined(list(pieces)) for pieces in zip(*kept, strict=True))
+            parts = tuple(_joined(list(pieces)) for pieces in zip(*kept, strict=True))
             self._keep_halves(parts[0], chunks)
-            return result_of(parts, module, given)
+            return _result_of(parts, module, given)
         if not self.fresh:
             self.fresh = True
             self.rollout.progress(count)
         self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
-        self.rollout.probe.ledger.add(self.rollout.what, rows)
+        self.rollout.session.ledger.add(self.rollout.what, rows)
         result = forward(*args, **kwargs)
-        parts = parts_of(result, rows, module, given)
+        parts = _parts_of(result, rows, module, given)
         for position, memory in enumerate(self.memories):
             memory[number:] = [tuple(part[position::count].clone() for part in parts)]
         self._keep_halves(parts[0], chunks)
@@ -253,3 +257,105 @@ def _caches(denoiser: nn.Module) -> bool:
     """Whether diffusers' hooks keep anything from one evaluation to the next, however they were put on."""
     registries = (vars(part).get("_diffusers_hook") for part in denoiser.modules())
     return any(hook._is_stateful for registry in registries if registry for hook in registry.hooks.values())
+
+
+def _parts_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Parts:
+    """The tensors in a denoiser's result.
+
+    Args:
+        given: the arguments of the call by name.
+
+    Raises:
+        NotSupported: the result holds something else than tensors, or lists of them, with `rows` rows.
+    """
+    if isinstance(result, Tensor):
+        result = (result,)
+    values = result.values() if isinstance(result, dict) else result
+    parts = tuple(torch.stack(value) if _same_shapes(value) else value for value in values)
+    if not all(isinstance(part, Tensor) and len(part) == rows for part in parts) or (
+        len(parts) > 1 and given.get("return_dict", True)
+    ):
+        raise NotSupported(
+            f"{type(module).__name__} returns other things than tensors of {rows} rows: it cannot be "
+            "remembered; generate without previews"
+        )
+    return parts
+
+
+def _result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
+    """The tensors as the denoiser would return them: one that is given its rows as a list returns such."""
+    as_list = isinstance(next(iter(given.values())), list)
+    values = tuple(list(part.unbind()) if as_list else part for part in parts)
+    if not given.get("return_dict", True):
+        return values
+    has_choice = "return_dict" in parameter_names(type(module))
+    return Transformer2DModelOutput(sample=values[0]) if has_choice else values[0]
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """The rows of a batch, candidates fastest, as pipelines stack them; a copy, which they may write into."""
+    if len(pieces) == 1:
+        return pieces[0].clone()
+    return torch.stack(pieces, 1).flatten(0, 1)
+
+
+def _same_shapes(value: Any) -> bool:
+    return isinstance(value, list) and len({row.shape for row in value if isinstance(row, Tensor)}) == 1
+
+
+def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> list[int | None]:
+    """Which part of a forward's rows has the prompt, and which another text; None for no such part.
+
+    Pipelines stack what guidance needs as whole batches of candidates, in one forward or in several. The
+    prompt's rows are those whose text is that of the pipeline's unguided call.
+
+    Args:
+        given: the denoiser's arguments by name; of `rows` rows, for `count` candidates.
+
+    Raises:
+        NotSupported: the text cannot be compared, or parts of it are not whole batches.
+    """
+    alone = session.alone
+    names = parameter_names(type(session.denoiser))
+    own, text = _text(named_arguments(names, alone.args, alone.kwargs)), _text(given)
+    if own is None or text is None or len(text) != rows * len(own) or own.shape[-1] != text.shape[-1]:
+        raise NotSupported(
+            f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no tensor "
+            "with a row for each of them"
+        )
+    same = _same_text(text.unflatten(0, (rows, -1)), own.to(text.device)[None])
+    parts = same.reshape(-1, count).tolist()
+    if any(any(part) and not all(part) for part in parts):
+        raise NotSupported("the rows of the candidates are not stacked as whole batches: use batch_size=1")
+    return [
+        next((number for number, part in enumerate(parts) if all(part)), None),
+        next((number for number, part in enumerate(parts) if not any(part)), None),
+    ]
+
+
+def _same_text(text: Tensor, own: Tensor) -> Tensor:
+    """Which rows of `text` (rows, ..., tokens, channels) are `own` (1, ..., tokens, channels): (rows,) bool.
+
+    A longer text of the other half may have padded them. A pipeline that works on both halves at once rounds
+    differently from one that has the prompt alone.
+    """
+    if text.ndim > 2 and text.shape[-2] > own.shape[-2]:
+        text = text[..., : own.shape[-2], :]
+    if text.shape[1:] != own.shape[1:]:
+        return torch.zeros(len(text), dtype=torch.bool)
+    tolerance = torch.finfo(text.dtype).eps ** 0.5 * own.abs().max()
+    return ((text - own).abs() <= tolerance).flatten(1).all(1)
+
+
+def _text(given: Arguments) -> Tensor | None:
+    """The largest of a denoiser's arguments that hold the text, of whatever name."""
+    main = main_tensor(given)
+    texts = [
+        value
+        for name, value in given.items()
+        if isinstance(value, Tensor)
+        and value is not main
+        and value.is_floating_point()
+        and any(part in name for part in TEXT)
+    ]
+    return max(texts, key=Tensor.numel, default=None)

@@ -1,17 +1,20 @@
-"""Ending a run of a pipeline after a step of its scheduler, so that it decodes what that step foresees."""
+"""The steps of a pipeline's scheduler: counted, seen, and ended early, so that what a step predicts is decoded."""
+
+from __future__ import annotations
 
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
 from seedbed.errors import NotSupported
-from seedbed.probe.call import rows_of
-from seedbed.probe.estimate import clean_latents
+from seedbed.pipelines.discover import rows_of
+from seedbed.pipelines.interception import Run
+from seedbed.pipelines.prediction import clean_latents
 
 Meet = Callable[[int, Tensor], None]
 
@@ -32,6 +35,7 @@ class Watch:
         self, pipe: Any, take: Any, pause: int | None, wanted: Callable[[int], bool] | None, meet: Meet | None
     ) -> None:
         self.pipe, self.take, self.pause, self.wanted, self.meet = pipe, take, pause, wanted, meet
+        self.pipe_name = type(pipe).__name__
         self.met: list[Any] = []
         self.under_way = False
         self._own: list[Any] = []
@@ -61,7 +65,7 @@ class Watch:
             return self._last
         if self.pause and not self._own and self._first is not self and self._first.under_way:
             raise NotSupported(
-                f"no preview: {type(self.pipe).__name__} begins some frames later than others, and they "
+                f"no preview: {self.pipe_name} begins some frames later than others, and they "
                 "depend on how those go on: denoise all frames together"
             )
         if not again:
@@ -103,18 +107,19 @@ class Watch:
 
 
 def watch_steps(
-    pipe: Any,
+    run: Run,
     undo: ExitStack,
     pause: int | None = None,
     wanted: Callable[[int], bool] | None = None,
     meet: Meet | None = None,
 ) -> Watch:
-    """Watches the scheduler of a pipeline that is used once.
+    """Watches the scheduler of a run.
 
     Args:
         undo: takes the watch off the scheduler again.
-        pause: the step (from 1) for which the scheduler gives back the clean latents it implies; `pipe` is
-            then interrupted, so that it decodes those as it decodes its own. None for no pause.
+        pause: the step (from 1) for which the scheduler gives back the clean latents it implies; the pipeline
+            is then interrupted, so that it decodes those as it decodes its own, and where it goes on all the
+            same, as it looks at no `interrupt`, its last evaluation stands for the others. None for no pause.
         wanted: of a step's number (from 0): whether to meet it besides.
         meet: called with the number and x0-hat, twice where a pipeline calls its scheduler twice for a step:
             the second one counts.
@@ -122,47 +127,40 @@ def watch_steps(
     Raises:
         NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
     """
-    if not hasattr(getattr(pipe, "scheduler", None), "step"):
-        raise NotSupported(f"no preview: {type(pipe).__name__} has no scheduler whose steps could be seen")
-    watch = Watch(pipe, pipe.scheduler.step, pause, wanted, meet)
-    pipe.scheduler.step = watch
+    scheduler = getattr(run.pipe, "scheduler", None)
+    if not hasattr(scheduler, "step"):
+        raise NotSupported(
+            f"no preview: {type(run.pipe).__name__} has no scheduler whose steps could be seen"
+        )
+    watch = Watch(run.pipe, scheduler.step, pause, wanted, meet)
+    scheduler.step = watch
     undo.callback(watch.close)
-    prepare = pipe.prepare_latents
 
-    @functools.wraps(prepare)
-    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+    def refuse() -> None:
         if watch.ended:
             raise NotSupported(
-                f"no preview: {type(pipe).__name__} makes this video in pieces, each from another noise, and "
+                f"no preview: {watch.pipe_name} makes this video in pieces, each from another noise, and "
                 "would show the first alone: ask for as few frames as one piece has"
             )
-        return prepare(*args, **kwargs)
 
-    vars(pipe)["prepare_latents"] = prepare_latents
-    return watch
-
-
-def answer_after(watch: Watch, denoisers: Iterable[nn.Module], undo: ExitStack) -> None:
-    """Spares the evaluations of a pipeline that goes on after its end, as it looks at no `interrupt`.
-
-    The last output stands for them, and the scheduler for its steps.
-    """
+    run.preparation.refuse = refuse
     last: list[tuple[int, Any]] = []
 
-    def forward(module: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         rows = rows_of(module, args, kwargs)
         watch.under_way = watch.begun
         if not watch.ended:
-            last[:] = [(rows, run(*args, **kwargs))]
+            last[:] = [(rows, own(*args, **kwargs))]
         elif last[0][0] != rows:
             raise NotSupported(
-                f"no preview: {type(watch.pipe).__name__} cannot be interrupted between steps, and calls its "
+                f"no preview: {watch.pipe_name} cannot be interrupted between steps, and calls its "
                 "denoiser with other rows at later steps"
             )
         return last[0][1]
 
-    for module in dict.fromkeys(denoisers):
+    for module in dict.fromkeys(run.denoisers.values()):
         replace_forward(module, functools.partial(forward, module, module.forward), undo)
+    return watch
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any], undo: ExitStack) -> None:

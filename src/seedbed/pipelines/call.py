@@ -1,0 +1,205 @@
+"""The call a user would make: a pipeline, a prompt and arguments, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from diffusers import BaseGuidance, DiffusionPipeline
+from torch import Generator, Tensor, nn
+
+from seedbed.errors import BadInput, BadRecord, NotSupported
+from seedbed.pipelines.compiled import eager_module, is_compiled
+
+SCHEMA = "seedbed.model/1"
+
+# What leaves only the conditional half, as far as a pipeline takes it.
+_GUIDANCE_OFF = {
+    "guidance_scale": 1.0,
+    "min_guidance_scale": 1.0,
+    "max_guidance_scale": 1.0,
+    "true_cfg_scale": 1.0,
+    "pag_scale": 0.0,
+    "stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_guidance_scale": 1.0,
+    "audio_stg_scale": 0.0,
+    "audio_modality_scale": 1.0,
+}
+
+# Parts of the names of networks that are no denoisers.
+_NO_DENOISER = ("encoder", "vae", "vq", "checker", "tokenizer", "vocoder", "connector", "upsampl", "adapter")
+
+_OURS = {
+    "latents": "the noises are the candidates",
+    "output_type": "frames come back as uint8 arrays",
+    "return_dict": "frames come back as uint8 arrays",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A pipeline's call, as it was asked for.
+
+    Attributes:
+        pipe: the user's pipeline, which stays as it is.
+        prompt: one text; None where `prompt_embeds` are among the arguments, or the pipeline takes no prompt.
+        arguments: of its `__call__`, those of a `seedbed.json` beside the model included.
+        denoisers: the networks that may be evaluated, by name, in eager form.
+        compiled: the names of those that went through `torch.compile`.
+
+    Raises:
+        BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
+            that is ours to set.
+        NotSupported: a pipeline that prepares no latents, or has no denoiser.
+    """
+
+    pipe: Any
+    prompt: str | None
+    arguments: dict[str, Any]
+    denoisers: dict[str, nn.Module]
+    compiled: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pipe: Any, prompt: str | None, arguments: Mapping[str, Any]) -> Call:
+        """Check a call; see the class."""
+        if not isinstance(pipe, DiffusionPipeline):
+            raise BadInput(
+                f"a diffusers pipeline is needed, not a {type(pipe).__name__}: load one with "
+                "DiffusionPipeline.from_pretrained(...)"
+            )
+        networks = _denoisers(pipe)
+        call = cls(
+            pipe,
+            prompt,
+            model_defaults(pipe) | dict(arguments),
+            {name: eager_module(module) for name, module in networks.items()},
+            tuple(name for name, module in networks.items() if is_compiled(module)),
+        )
+        call._check_arguments()
+        call._check_prompt()
+        return call
+
+    def _check_arguments(self) -> None:
+        if not hasattr(self.pipe, "prepare_latents"):
+            lacks = "has no prepare_latents" if "latents" in self.parameters else "takes no latents"
+            raise NotSupported(f"{self.name} {lacks}, so its initial noise cannot be chosen")
+        if not self.denoisers:
+            raise NotSupported(
+                f"{self.name} has no transformer, unet or other network that could be its denoiser, only "
+                + ", ".join(self.pipe.components)
+            )
+        for name, value in self.arguments.items():
+            if name in _OURS:
+                raise BadInput(f"{name} cannot be passed: {_OURS[name]}")
+            if name not in self.parameters:
+                near = difflib.get_close_matches(name, self.parameters, 1)
+                hint = f": did you mean {near[0]!r}?" if near else ""
+                raise BadInput(f"{self.name} has no argument {name!r}{hint}")
+            if name in ("num_videos_per_prompt", "num_images_per_prompt") and value not in (None, 1):
+                raise BadInput(f"{name}={value} cannot be used: each candidate gives one video")
+        generator = self.arguments.get("generator")
+        if isinstance(generator, list) and len(generator) != 1:
+            raise BadInput(
+                f"pass one generator, not {len(generator)}: each candidate starts from a copy of it"
+            )
+        given = generator[0] if isinstance(generator, list) else generator
+        if not isinstance(given, (Generator, NoneType)):
+            raise BadInput(f"generator must be a torch.Generator, not {type(given).__name__}")
+
+    def _check_prompt(self) -> None:
+        if self.prompt is not None and not (isinstance(self.prompt, str) and self.prompt.strip()):
+            raise BadInput(f"the prompt must be one text that is not empty, not {self.prompt!r}")
+        if "prompt" not in self.parameters and "prompt_embeds" not in self.parameters:
+            if self.prompt is not None:
+                raise BadInput(f"{self.name} takes no prompt: pass None")
+            return
+        embedded = self.arguments.get("prompt_embeds") is not None
+        if embedded == (self.prompt is not None):
+            raise BadInput("pass either a prompt or prompt_embeds" + (", not both" if embedded else ""))
+        for name, value in self.arguments.items():
+            if "prompt" in name and isinstance(value, (Tensor, list)) and len(value) != 1:
+                raise BadInput(f"{name} must hold one prompt, but its length is {len(value)}")
+
+    @property
+    def name(self) -> str:
+        """The pipeline's class."""
+        return type(self.pipe).__name__
+
+    @functools.cached_property
+    def parameters(self) -> list[str]:
+        """What the pipeline's `__call__` takes."""
+        return list(inspect.signature(type(self.pipe).__call__).parameters)[1:]
+
+    @property
+    def takes_latents(self) -> bool:
+        """Whether `latents` is among the parameters."""
+        return "latents" in self.parameters
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A new generator in the state of the caller's, which is never advanced; seeded with 0 for none."""
+        given = self.arguments.get("generator")
+        given = given[0] if isinstance(given, list) else given
+        if given is None:
+            return torch.Generator().manual_seed(0)
+        twin = torch.Generator(device=given.device)
+        twin.set_state(given.get_state())
+        return twin
+
+    @property
+    def embedded_guidance(self) -> bool:
+        """Whether the denoiser takes the guidance scale as an input: then the caller's scale is kept."""
+        configs: list[Any] = [getattr(module, "config", {}) for module in self.denoisers.values()]
+        return "guidance_scale" in self.parameters and any(
+            c.get("guidance_embeds") or c.get("time_cond_proj_dim") for c in configs
+        )
+
+    @property
+    def guidance_off(self) -> dict[str, float]:
+        """The arguments that leave only the conditional half, as far as they are known beforehand."""
+        return {
+            name: off
+            for name, off in _GUIDANCE_OFF.items()
+            if name in self.parameters and not (name == "guidance_scale" and self.embedded_guidance)
+        }
+
+    @property
+    def guiders(self) -> dict[str, Any]:
+        """The pipeline's guider components (HunyuanVideo 1.5), by name."""
+        return {n: c for n, c in self.pipe.components.items() if isinstance(c, BaseGuidance)}
+
+
+def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    networks = {n: module for n, module in pipe.components.items() if isinstance(module, nn.Module)}
+    usual = {n: module for n, module in networks.items() if n.startswith(("transformer", "unet"))}
+    return usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
+
+
+def model_defaults(pipe: Any) -> dict[str, Any]:
+    """The `call` of `seedbed.json` in the folder that `pipe` was loaded from; nothing where there is none.
+
+    Raises BadRecord where that file is damaged or of another schema.
+    """
+    folder = getattr(pipe, "name_or_path", None) or pipe.config.get("_name_or_path")
+    path = Path(folder) / "seedbed.json" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise BadRecord(f"{path} is not of the schema {SCHEMA}: mend or remove it")
+    call = content.get("call", {})
+    if not isinstance(call, dict):
+        raise BadRecord(f"{path}: `call` must map arguments of the pipeline to values")
+    return call

@@ -1,0 +1,484 @@
+"""Everything that is installed on a pipeline for one run, in one place, and removed after it.
+
+A run works on a shallow copy of the pipeline that shares its models and nothing else. `intercepted` steps in at
+the noise it prepares, its prompt encoder and autoencoder, what it draws without a generator, and its denoisers.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from seedbed.errors import NotSupported
+from seedbed.pipelines.call import Call
+from seedbed.pipelines.compiled import ORIGINAL, denoisers_of
+
+Entry = Literal["latents", "latents beside others", "added", "drawn"]
+"""Where a pipeline's initial noise comes in, as the pipeline showed when it drew one itself.
+
+latents: as its argument `latents`. latents beside others: the same, but its `prepare_latents` then forgets what
+it prepares together with them (Wan from an image, FLUX), which is asked of it once more. added: it adds the noise
+to a given picture or video, and would take `latents` for the sum. drawn: it mixes other things into the noise
+that it draws, and would take `latents` for the mixture, or not look at them (Helios). In the last two cases the
+candidates' noises are put in place of the one that it draws.
+"""
+
+# What schedulers call the addition of noise to clean latents.
+_ADDING = ("add_noise", "scale_noise")
+# A pipeline encodes one or two pictures (first and last frame, video and mask), alone or repeated for a batch.
+_MOST_PICTURES = 8
+
+
+@dataclass
+class Encodings:
+    """What a pipeline has encoded so far, however many runs and candidates ask for it again.
+
+    Attributes:
+        prompts: what `encode_prompt` returned for one row, by its arguments.
+        pictures: what autoencoders were given, with which options, and returned.
+    """
+
+    prompts: dict[str, Any] = field(default_factory=dict)
+    pictures: list[tuple[Tensor, dict[str, Any], Any]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """One run of a pipeline: call it, with what its `__call__` shall get besides the caller's arguments.
+
+    Attributes:
+        pipe: the copy that runs.
+        denoisers: the networks as this run calls them, for hooks.
+        preparation: what stands in for `prepare_latents`.
+    """
+
+    pipe: Any
+    denoisers: dict[str, nn.Module]
+    preparation: Preparation
+    arguments: dict[str, Any]
+
+    def __call__(self, noises: Tensor | None = None, **others: Any) -> Any:
+        """The pipeline's output; `noises` (candidates, ...) enter where its own would."""
+        start = {} if noises is None else self.preparation.give(noises)
+        return self.pipe(**self.arguments, **start, **others)
+
+
+@contextmanager
+def intercepted(
+    call: Call,
+    count: int,
+    encodings: Encodings,
+    *,
+    off: Mapping[str, float] | None,
+    entry: Entry = "latents",
+    repeats: bool = False,
+    eager: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Run]:
+    """A run for `count` candidates as one batch, each with a generator of its own, all in the same state.
+
+    A single candidate goes in as the caller would pass it: some pipelines take no lists. Afterwards, also after
+    an exception, the pipeline and its models are as before.
+
+    Args:
+        off: the arguments that turn guidance off; None runs the caller's own call, guidance included.
+        repeats: whether pictures go in once for every candidate.
+        eager: run compiled denoisers eagerly; always so where guidance is off.
+        progress: called with (steps done, all steps).
+    """
+    generator = call.generator
+    arguments = {name: _given(name, value, count, repeats) for name, value in call.arguments.items()}
+    if call.prompt is not None:
+        arguments["prompt"] = call.prompt if count == 1 else [call.prompt] * count
+    if "generator" in call.parameters:
+        copies = [call.generator for _ in range(count)]
+        arguments["generator"] = copies[0] if count == 1 else copies
+    if off is not None:
+        arguments |= off
+        if "ip_adapter_image_embeds" in arguments:
+            arguments["ip_adapter_image_embeds"] = _conditional_image(arguments["ip_adapter_image_embeds"])
+    with ExitStack() as undo:
+        twin = _copy_of(call.pipe, undo)
+        denoisers = undo.enter_context(denoisers_of(twin, call.denoisers, eager=eager or off is not None))
+        if hasattr(twin, "encode_prompt"):
+            vars(twin)["encode_prompt"] = _encoding_once(twin.encode_prompt, encodings.prompts, count)
+        mode = _Seeded(generator, count)
+        scheduler = getattr(twin, "scheduler", None)
+        if scheduler is not None and hasattr(scheduler, "step"):
+            _replace(scheduler, "step", _Method(scheduler.step, mode), undo)
+        for name, model in twin.components.items():
+            if name.startswith("vae") and isinstance(model, nn.Module):
+                # On the instance, as its pipeline offloads that very module.
+                if hasattr(model, "encode"):
+                    encode = functools.partial(_encode, model.encode, encodings.pictures)
+                    _replace(model, "encode", encode, undo)
+                if hasattr(model, "decode") and not hasattr(model.decode, ORIGINAL):  # or it compiles again
+                    _replace(model, "decode", _Method(model.decode, mode), undo)
+        _show_timestep(call.pipe, twin, denoisers, undo)
+        _keep_processors(call.denoisers, undo)
+        for name, guider in call.guiders.items():
+            vars(twin)[name] = copy.deepcopy(guider)
+            if off is not None:
+                vars(twin)[name].disable()
+        if progress is not None:
+            vars(twin)["progress_bar"] = functools.partial(_Bar, progress)
+        preparation = Preparation(twin, entry)
+        vars(twin)["prepare_latents"] = preparation
+        yield Run(twin, denoisers, preparation, arguments)
+
+
+def _copy_of(pipe: Any, undo: ExitStack) -> Any:
+    """A shallow copy to run once; what the run sets on its pipeline is set on the copy."""
+    twin = object.__new__(type(pipe))
+    state = vars(twin)
+    state.update(vars(pipe))
+    state["_progress_bar_config"] = {**getattr(pipe, "_progress_bar_config", {}), "disable": True}
+    if getattr(pipe, "scheduler", None) is not None:
+        # Deep: solvers keep and change lists of past outputs.
+        state["scheduler"] = copy.deepcopy(pipe.scheduler)
+
+    def leave() -> None:
+        _offload_again(pipe)
+        # A forward that was stopped has skipped the pipeline's own last line, which offloads its models.
+        twin.maybe_free_model_hooks()
+        if "_all_hooks" in vars(pipe):
+            pipe._all_hooks = twin._all_hooks
+        # What was set on the twin refers to it: without this, only the garbage collector would free it.
+        state.clear()
+
+    undo.callback(leave)
+    return twin
+
+
+def _replace(instance: Any, name: str, value: Any, undo: ExitStack) -> None:
+    """Sets an attribute of an instance until undone."""
+    state = vars(instance)
+    if name in state:
+        undo.callback(state.__setitem__, name, state[name])
+    else:
+        undo.callback(state.pop, name, None)
+    state[name] = value
+
+
+def _offload_again(pipe: Any) -> None:
+    """Runs what a stopped forward has skipped: the hooks after it, which take the weights off again.
+
+    Sequential offloading (accelerate) leaves parameters without data in their place, group offloading
+    (diffusers) moves them. Offloading of whole models is the pipeline's own affair.
+    """
+    models = [component for component in pipe.components.values() if isinstance(component, nn.Module)]
+    for module in (part for model in models for part in model.modules()):
+        hook: Any = vars(module).get("_hf_hook")
+        own = [parameter for parameter in module._parameters.values() if parameter is not None]
+        for each in getattr(hook, "hooks", [hook]):
+            if getattr(each, "offload", None) is True and any(not parameter.is_meta for parameter in own):
+                each.post_forward(module, ())
+        registry: Any = vars(module).get("_diffusers_hook")
+        group: Any = registry.get_hook("group_offloading") if registry is not None else None
+        if group is not None:
+            group.post_forward(module, ())
+
+
+def _show_timestep(pipe: Any, twin: Any, denoisers: Mapping[str, nn.Module], undo: ExitStack) -> None:
+    """Keeps `pipe` at the timestep of its copy: caches between steps (PAB, FasterCache) ask it."""
+    before = {name: value for name, value in vars(pipe).items() if name == "_current_timestep"}
+
+    def show(*_: Any) -> None:
+        if "_current_timestep" in vars(twin):
+            vars(pipe)["_current_timestep"] = vars(twin)["_current_timestep"]
+
+    undo.callback(vars(pipe).update, before)
+    undo.callback(vars(pipe).pop, "_current_timestep", None)
+    for denoiser in denoisers.values():
+        undo.callback(denoiser.register_forward_pre_hook(show).remove)
+
+
+def _keep_processors(denoisers: Mapping[str, nn.Module], undo: ExitStack) -> None:
+    """Puts attention processors back: PAG sets its own for a call, and leaves them where it ends early."""
+    for part in (part for net in denoisers.values() for part in net.modules() if hasattr(part, "processor")):
+        undo.callback(_put_back, part, part.processor)
+
+
+def _put_back(part: Any, processor: Any) -> None:
+    if part.processor is not processor:
+        part.set_processor(processor)
+
+
+class Preparation:
+    """Stands in for the `prepare_latents` of a copy that is used once.
+
+    It sees the noises that the pipeline draws and adds to given latents meanwhile and what it returns, and puts
+    the candidates' noises where `entry` says.
+
+    Attributes:
+        prepared: what it returned, each time.
+        drawn, added: the noises, in their order.
+        refuse: called before each preparation; it may raise.
+    """
+
+    def __init__(self, twin: Any, entry: Entry) -> None:
+        self.entry: Entry = entry
+        self.noises: Tensor | None = None
+        self.prepared: list[Any] = []
+        self.drawn: list[Tensor] = []
+        self.added: list[Tensor] = []
+        self.refuse: Callable[[], None] = lambda: None
+        self._name = type(twin).__name__
+        self._prepare = twin.prepare_latents
+        self._scheduler = getattr(twin, "scheduler", None)
+        self._left: list[Tensor] = []
+        self._swapped: list[tuple[Tensor, Tensor]] = []
+        functools.update_wrapper(self, self._prepare)
+
+    def give(self, noises: Tensor) -> dict[str, Tensor]:
+        """Takes the noises of the run; returns what the pipeline is called with for them."""
+        self.noises = noises
+        if self.entry == "drawn":
+            self._left = [noise[None] for noise in noises]
+        return {"latents": noises} if self.entry.startswith("latents") else {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.refuse()
+        with ExitStack() as undo:
+            undo.enter_context(_Draws(self._draw))
+            for name in _ADDING:
+                if hasattr(self._scheduler, name):
+                    add = getattr(self._scheduler, name)
+                    _replace(self._scheduler, name, functools.partial(self._add, add), undo)
+            prepared = self._prepare(*args, **kwargs)
+            if self.noises is not None and self.entry == "latents beside others":
+                if not isinstance(prepared, tuple):
+                    given = inspect.signature(self._prepare).bind(*args, **kwargs)
+                    given.arguments["latents"] = None
+                    prepared = (prepared, *self._prepare(*given.args, **given.kwargs)[1:])
+        if self._left:
+            assert self.noises is not None
+            raise NotSupported(
+                f"{self._name} draws no noise of shape {tuple(self.noises.shape[1:])} for each of "
+                f"{len(self.noises)} candidates"
+            )
+        if isinstance(prepared, tuple):  # a pipeline may return the noise, to add it again in its steps
+            prepared = tuple(next((n for o, n in self._swapped if o is part), part) for part in prepared)
+        self.prepared.append(prepared)
+        return prepared
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        """At once for all candidates, or one after the other where each has a generator."""
+        self.drawn.append(noise.clone())  # SkyReels-V2 writes its picture into the noise that it drew
+        if not self._left or noise.shape[1:] != self._left[0].shape[1:] or len(noise) > len(self._left):
+            return noise
+        taken, self._left = self._left[: len(noise)], self._left[len(noise) :]
+        return torch.cat(taken).to(noise.device, noise.dtype)
+
+    def _add(self, add: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(add).bind(*args, **kwargs).arguments
+        noise = given.get("noise")
+        if isinstance(noise, Tensor):
+            self.added.append(noise)
+            if self.noises is not None and self.entry == "added":
+                given["noise"] = self._in_place_of(noise)
+                self._swapped.append((noise, given["noise"]))
+        return add(**given)
+
+    def _in_place_of(self, added: Tensor) -> Tensor:
+        assert self.noises is not None
+        noises = self.noises.flatten(0, 1) if added.ndim < self.noises.ndim else self.noises  # folded frames
+        if added.shape != noises.shape:
+            raise NotSupported(
+                f"the pipeline adds noise of shape {tuple(added.shape)} for noises of shape "
+                f"{tuple(noises.shape)}"
+            )
+        return noises.to(added.device, added.dtype)
+
+
+class _Draws(TorchFunctionMode):
+    """Passes every noise that is drawn through `answer`."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return self.answer(result) if func is torch.randn else result
+
+
+class _Seeded(TorchFunctionMode):
+    """Draws from `generator` where none is given, the same for each of `count` rows.
+
+    Some pipelines do not hand the caller's generator to their scheduler, and some autoencoders (LTX) add noise
+    while they decode: both would draw from torch's global generator, which is the caller's.
+    """
+
+    def __init__(self, generator: torch.Generator, count: int) -> None:
+        super().__init__()
+        self.generator, self.count = generator, count
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in (torch.randn, torch.randn_like, torch.randint) or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        device = kwargs.get("device") or (args[0].device if func is torch.randn_like else "cpu")
+        given = {**kwargs, "generator": self.generator, "device": self.generator.device}
+        if func is torch.randint:
+            return func(*args, **given).to(device)
+        if func is torch.randn_like:
+            given["dtype"] = given.get("dtype") or args[0].dtype
+            shape = args[0].shape
+        else:
+            shape = given.pop("size", args[0] if args and not isinstance(args[0], int) else args)
+        rows = shape[:1] == (self.count,) and len(shape) > 2
+        noise = torch.randn((1, *shape[1:]) if rows else shape, **given)
+        return (noise.expand(shape).clone() if rows else noise).to(device)
+
+
+class _Method:
+    """A method that runs in a mode; a copy of its object gets one of its own."""
+
+    def __init__(self, method: Any, mode: _Seeded) -> None:
+        self.method, self.mode = method, mode
+        self.__self__ = getattr(method, "__self__", None)
+        functools.update_wrapper(self, method)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.mode:
+            return self.method(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Method:
+        return _Method(copy.deepcopy(self.method, memo), self.mode)
+
+
+class _Bar:
+    """Stands in for the pipeline's progress bar and reports its steps to `show(done, total)`."""
+
+    def __init__(
+        self, show: Callable[[int, int], None], iterable: Any = None, total: int | None = None
+    ) -> None:
+        self.show, self.iterable, self.done = show, iterable, 0
+        self.total = len(iterable) if total is None else total
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, count: int = 1) -> None:
+        self.done += count
+        self.show(self.done, self.total)
+
+
+def _encoding_once(encode: Callable[..., Any], encoded: dict[str, Any], count: int) -> Callable[..., Any]:
+    """`encode_prompt` that runs for one prompt and repeats every output that has a batch axis of one.
+
+    Encoding a single row makes the embeddings the same bit by bit for every number of candidates.
+    """
+    signature = inspect.signature(encode)
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
+        prompt = given.get("prompt")
+        if prompt is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
+            return encode(*args, **kwargs)
+        if isinstance(prompt, list):
+            lists = {name: v for name, v in given.items() if "prompt" in name and isinstance(v, list)}
+            if len(prompt) != count or any(value != [value[0]] * len(value) for value in lists.values()):
+                return encode(*args, **kwargs)  # a prompt for each of several frames, for instance
+            given |= {name: value[0] for name, value in lists.items()}
+            if "batch_size" in given:
+                given["batch_size"] = 1
+        key = repr(sorted(given.items()))
+        if key not in encoded:
+            encoded[key] = encode(*bound.args, **bound.kwargs)
+        return _repeated(encoded[key], count)
+
+    return once
+
+
+def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **options: Any) -> Any:
+    """An autoencoder's `encode`, answered from `pictures` where the same was asked before."""
+    if len(args) != 1 or any(isinstance(value, Tensor) for value in options.values()):
+        return encode(*args, **options)
+    (picture,) = args
+    for known, given, output in pictures:
+        same = known.shape == picture.shape and known.dtype == picture.dtype and given == options
+        if same and torch.equal(known.to(picture.device), picture):
+            # A copy, as the pipeline may write into what it gets.
+            return _sampled_alike(copy.deepcopy(output))
+    output = encode(picture, **options)
+    pictures.append((picture.clone(), options, copy.deepcopy(output)))
+    del pictures[:-_MOST_PICTURES]
+    return _sampled_alike(output)
+
+
+def _sampled_alike(output: Any) -> Any:
+    """An encoder's output, whose samples are always the same where the pipeline names no generator for them.
+
+    Else one picture would be another in every run and for every candidate, and no record could be replayed.
+    """
+    spread = getattr(output, "latent_dist", None)
+    if spread is not None:
+        sample = spread.sample
+        spread.sample = lambda generator=None: sample(generator or torch.Generator().manual_seed(0))
+    return output
+
+
+def _given(name: str, value: Any, count: int, repeats: bool) -> Any:
+    """One of the caller's arguments, for `count` candidates."""
+    if "prompt" in name:
+        return _repeated(value, count)
+    if not repeats or count == 1 or not is_picture(value):
+        return value
+    rows = _repeated(value, count)
+    return [value] * count if rows is value else rows
+
+
+def is_picture(value: Any) -> bool:
+    """Whether this is an image, a video, or a list of these."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and is_picture(value[0])
+    return isinstance(value, (Tensor, np.ndarray, Image.Image))
+
+
+def _repeated(value: Any, count: int) -> Any:
+    """Copies of all that is one row, or a list of one, for `count` candidates; anything else as it is."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
+        return value.repeat(count, *[1] * (value.ndim - 1))
+    if isinstance(value, list) and len(value) == 1:
+        return value * count
+    if isinstance(value, tuple):
+        return tuple(_repeated(item, count) for item in value)
+    return value
+
+
+def _conditional_image(embeds: Any) -> Any:
+    """IP-adapter embeddings of a call with guidance, (2, images, width) each, as one without takes them.
+
+    Pipelines cut the row of the negative prompt off only where guidance is on; left there, it would be taken
+    for more of the picture.
+    """
+    if not isinstance(embeds, list):
+        return embeds
+    return [each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds]

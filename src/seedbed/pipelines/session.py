@@ -1,0 +1,429 @@
+"""A pipeline, a prompt and the arguments of a call, ready to be asked about initial noises."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seedbed.attention.tap import AttentionCall, Handler, Tap
+from seedbed.errors import BadInput, BadOutput, NotSupported, SeedbedError
+from seedbed.pipelines.call import Call
+from seedbed.pipelines.discover import (
+    Enough,
+    Facts,
+    LayerInfo,
+    Look,
+    digests,
+    discover,
+    look,
+    rows_of,
+    run_without_data,
+    values_digest,
+)
+from seedbed.pipelines.interception import Encodings, Run, intercepted
+from seedbed.pipelines.layouts import NoiseSpec
+from seedbed.pipelines.ledger import Ledger
+from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
+
+Made = TypeVar("Made")
+
+# What pipelines call the pixels of their output.
+_PIXELS = ("frames", "images", "image", "video")
+
+
+class _SameInput(Exception):
+    """The denoiser is given the same for two noises."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run of `Session.evaluate` brought.
+
+    Attributes:
+        prediction: the denoiser's output of the first evaluation, (candidates, ...) in the model's dtype;
+            None where it was stopped within that evaluation.
+        stopped: whether it was stopped at `depth`, or by the handler.
+    """
+
+    prediction: Tensor | None
+    stopped: bool
+
+
+class Session:
+    """A pipeline that can be asked about noises; it runs on a shallow copy with its own models.
+
+    After every method, also after an exception, the pipeline and its models are as before. With model
+    offloading, models go back to the CPU.
+
+    Args:
+        pipe: any text-to-image or text-to-video pipeline of diffusers.
+        prompt: one prompt; None where `prompt_embeds` (one row) are among the arguments.
+        call: any arguments of `pipe.__call__`. Those of a `seedbed.json` beside the model come before them.
+            A `generator` is copied for every run, so that it is never advanced.
+
+    Attributes:
+        ledger: what was spent so far.
+
+    Raises:
+        BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
+            that is ours to set.
+        NotSupported: a pipeline that takes no latents, or prepares none.
+    """
+
+    def __init__(self, pipe: Any, prompt: str | None = None, **call: Any) -> None:
+        self.asked = Call.of(pipe, prompt, call)
+        self.ledger = Ledger()
+        self._encodings = Encodings()
+        self._facts: Facts | None = None
+        self._started: dict[str, str] = {}
+
+    @property
+    def pipe(self) -> Any:
+        """The user's pipeline."""
+        return self.asked.pipe
+
+    @property
+    def prompt(self) -> str | None:
+        """The text."""
+        return self.asked.prompt
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The arguments, merged."""
+        return self.asked.arguments
+
+    @property
+    def facts(self) -> Facts:
+        """What there is to know before the first evaluation."""
+        if self._facts is None:
+            self._facts = discover(self.asked, self._encodings)
+            self._started = {self._facts.start: ""}
+        return self._facts
+
+    @property
+    def spec(self) -> NoiseSpec:
+        """The noise this pipeline would draw for one candidate."""
+        return self.facts.spec
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module that runs first."""
+        return self.asked.denoisers[self.facts.denoiser_name]
+
+    @property
+    def guidance(self) -> str:
+        """What becomes of guidance while scoring, in a few words."""
+        ways = [f"{name}={off:g}" for name, off in self.facts.off.items()]
+        ways += [f"{name}.disable()" for name in self.asked.guiders]
+        off = "off by " + ", ".join(ways) if ways else ""
+        kept = "embedded, kept" if self.asked.embedded_guidance else ""
+        return "; ".join(filter(None, [kept, off])) or "none"
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """Every attention layer of the denoiser, in the order in which it runs them.
+
+        Where the model cannot run on shapes alone, they are asked for by a real forward, which the ledger
+        counts under `layers`.
+        """
+        found = self.facts.layers
+        if found is None:
+            seen: list[LayerInfo] = []
+
+            def watch(call: AttentionCall) -> None:
+                seen.append(LayerInfo(call.layer, call.kind, call.block))
+
+            noise = torch.randn(1, *self.spec.shape, generator=torch.Generator().manual_seed(1))
+            self.arriving(lambda: self._forward(self._checked(noise), watch, None, 1, "layers", None))
+            found = tuple(seen)
+        if not found:
+            raise NotSupported(self._no_attention())
+        return found
+
+    @functools.cached_property
+    def alone(self) -> Look:
+        """What the pipeline gives its denoiser for one candidate of this prompt, guidance off."""
+        return look(self.asked, self._encodings, 1, self.facts.off)
+
+    def shrinking(self, candidates: int) -> Shrinking:
+        """For a forward of so many candidates, from which the handler may drop some on the way.
+
+        Raises CannotShrink where the model cannot show on shapes alone how it hands on its batch.
+        """
+        return Shrinking(self._handed_on, candidates)
+
+    @functools.cached_property
+    def _handed_on(self) -> Recorder:
+        recorder = Recorder()
+        seen = self.alone
+        try:
+            run_without_data(
+                self.denoiser, seen.args, seen.kwargs, self.spec.device, recorder.attention, recorder.inputs
+            )
+        except Exception as error:  # any model may do in its forward what tensors without data cannot
+            raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data") from error
+        return recorder
+
+    def evaluate(
+        self,
+        noises: Tensor,
+        handler: Handler | None = None,
+        *,
+        depth: int | None = None,
+        steps: int = 1,
+        what: str = "scoring",
+        shrinking: Shrinking | None = None,
+    ) -> Evaluation:
+        """The first `steps` denoiser evaluations of each candidate, guidance off, seen by `handler`.
+
+        Args:
+            noises: (candidates, *spec.shape).
+            handler: receives every `AttentionCall`, and may answer it; see `seedbed.attention.tap.Tap`.
+            depth: attention layers of the last evaluation after which to stop, from 1; None for all.
+            steps: evaluations, from 1.
+            what: the ledger's entry. Each candidate counts the share of the layers that it went through.
+            shrinking: what the handler drops candidates with; of one step, to be stopped before its end.
+
+        Raises:
+            CannotShrink: the forward cannot go on without the candidates that were dropped.
+            BadInput: noises of another shape, depth beyond the last layer, more steps than the schedule has.
+            BadOutput: the denoiser's output, or what the last layer attends with, is not finite.
+            NotSupported: no softmax attention was seen, guidance cannot be left out, or two noises give the
+                denoiser the same.
+        """
+        noises = self._checked(noises)
+        if len(noises) > 1 and not self.facts.shares:
+            raise NotSupported(f"{self.asked.name} takes one candidate in a forward: use batch_size=1")
+        if steps < 1:
+            raise BadInput(f"steps must be 1 or more, not {steps}")
+        if depth is not None and not 1 <= depth <= len(self.layers):
+            raise BadInput(
+                f"depth must be between 1 and {len(self.layers)}, the denoiser's layers, not {depth}"
+            )
+        return self.arriving(lambda: self._forward(noises, handler, depth, steps, what, shrinking))
+
+    def _forward(
+        self,
+        noises: Tensor,
+        handler: Handler | None,
+        depth: int | None,
+        steps: int,
+        what: str,
+        shrinking: Shrinking | None,
+    ) -> Evaluation:
+        name = self.facts.denoiser_name
+        predictions: list[Tensor] = []
+        seen = rows_run = 0  # attention calls of the first evaluation; candidates, over all calls
+
+        def watch(call: AttentionCall) -> Tensor | None:
+            nonlocal seen, rows_run
+            rows_run += call.candidates
+            seen += call.step == 0
+            if shrinking is not None:
+                shrinking.attention(call)
+            answer = handler(call) if handler is not None else None
+            if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
+                _require_finite(call.query, f"the queries of {call.layer}")
+                call.stop()
+            return answer
+
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            rows = rows_of(module, args, kwargs)
+            if module is not run.denoisers[name]:
+                raise NotSupported(
+                    f"another denoiser follows the {name} after {tap.steps} evaluations: evaluate at most "
+                    f"{tap.steps} steps"
+                )
+            if rows != len(noises):
+                raise NotSupported(
+                    f"{self.asked.name} calls its denoiser with {rows} rows for {len(noises)} candidates: "
+                    "its guidance cannot be turned off by its arguments"
+                )
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            if tap.calls == 0:
+                raise NotSupported(self._no_attention())
+            if tap.steps == 1:
+                first = output if isinstance(output, Tensor) else output[0]
+                predictions.append(first if isinstance(first, Tensor) else torch.stack(first))
+                _require_finite(predictions[0], f"the output of the {name}")
+            if tap.steps == steps:
+                raise Enough
+
+        with self.running(noises, guided=False) as run, ExitStack() as hooks:
+            tap = Tap(run.denoisers[name], watch, shrinking.inputs if shrinking is not None else None)
+            if shrinking is not None:
+                shrinking.tap = tap
+            for module in run.denoisers.values():
+                hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            try:
+                with tap:
+                    hooks.callback(run.denoisers[name].register_forward_hook(end).remove)
+                    run(noises, output_type="latent")
+            except Enough:
+                pass
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                ours = isinstance(error, (SeedbedError, torch.OutOfMemoryError))
+                if ours or shrinking is None or not shrinking.began:
+                    raise
+                # What runs between the blocks may still hold the whole batch.
+                raise CannotShrink(
+                    f"{type(self.denoiser).__name__} mixes its blocks' batch with another"
+                ) from error
+            finally:
+                layers = len(self.facts.layers or ()) or seen
+                spent = rows_run / layers if layers else len(noises) * tap.steps
+                if spent:
+                    self.ledger.add(what, spent)
+        if not tap.stopped and tap.steps < steps:
+            raise BadInput(f"steps={steps}, but the schedule has only {tap.steps}: raise num_inference_steps")
+        return Evaluation(predictions[0] if predictions else None, tap.stopped)
+
+    def generate(
+        self, noise: Tensor, what: str = "generation", progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """The video or image that the caller's own call, guidance included, makes from `noise` (spec.shape).
+
+        Args:
+            what: the ledger's entry; guided forwards count each batch row.
+            progress: called with (steps done, all steps).
+
+        Returns:
+            (frames, height, width, 3) uint8, one frame for images.
+
+        Raises:
+            BadInput: noise of another shape.
+            BadOutput: the frames are not finite.
+            NotSupported: two noises give the denoiser the same.
+        """
+        noises = self._checked(noise[None])
+
+        def count(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.ledger.add(what, rows_of(module, args, kwargs))
+
+        def run_once() -> np.ndarray:
+            with self.running(noises, guided=True, progress=progress) as run, ExitStack() as hooks:
+                for module in run.denoisers.values():
+                    hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
+                return decoded(run(noises, output_type="np"), self.asked.name)[0]
+
+        return self.arriving(run_once)
+
+    @contextmanager
+    def running(
+        self,
+        noises: Tensor,
+        *,
+        guided: bool,
+        eager: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Run]:
+        """A run with these noises, (candidates, *spec.shape), whose arrival at the denoiser is watched.
+
+        Guided: the caller's own call. Otherwise guidance is off.
+        """
+        facts = self.facts
+        first = True
+
+        def check(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal first
+            if not first:
+                return
+            first = False
+            for noise, start in zip(noises, digests(module, args, kwargs), strict=False):
+                key = hashlib.sha256(noise.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+                if self._started.setdefault(start, key) != key:
+                    # Unless these noises are the same: the one that the pipeline would draw was given to it.
+                    if start != facts.start or values_digest(noise) not in facts.own:
+                        raise _SameInput
+
+        with (
+            intercepted(
+                self.asked,
+                len(noises),
+                self._encodings,
+                off=None if guided else facts.off,
+                entry=facts.entry,
+                repeats=facts.repeats,
+                eager=eager,
+                progress=progress,
+            ) as run,
+            ExitStack() as hooks,
+        ):
+            for module in run.denoisers.values():
+                hooks.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
+            yield run
+
+    def arriving(self, attempt: Callable[[], Made]) -> Made:
+        """What `attempt` returns; again where a first one shows that the pipeline ignores its `latents`.
+
+        Raises NotSupported where two noises give the denoiser the same (an LTX pipeline that draws its noise
+        after `prepare_latents`): a choice among them would be none.
+        """
+        try:
+            return attempt()
+        except _SameInput:
+            pass
+        before = self.facts
+        if before.entry.startswith("latents"):
+            facts = discover(self.asked, self._encodings, drawn=True)
+            if facts.entry == "drawn" and facts.spec.shape == before.spec.shape:
+                self._facts, self._started = facts, {facts.start: ""}
+                try:
+                    return attempt()
+                except _SameInput:
+                    pass
+        raise NotSupported(
+            f"{self.asked.name} gives its {before.denoiser_name} the same whatever the noise, so its initial "
+            "noise cannot be chosen"
+        )
+
+    def _checked(self, noises: Tensor) -> Tensor:
+        """The noises as this pipeline's latents."""
+        spec = self.spec
+        if tuple(noises.shape[1:]) != spec.shape or not len(noises):
+            raise BadInput(
+                f"the noises have shape {tuple(noises.shape)}, but {self.asked.name} wants latents of shape "
+                f"(candidates, {', '.join(map(str, spec.shape))})"
+            )
+        # A copy: some pipelines denoise in place.
+        return noises.to(spec.device, spec.dtype, copy=True)
+
+    def _no_attention(self) -> str:
+        return (
+            f"no softmax attention was seen in the {self.facts.denoiser_name}: it is linear, or goes round "
+            "torch's scaled_dot_product_attention (xformers, attention slicing); use the default attention "
+            "processors"
+        )
+
+
+def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:
+    """The videos of a pipeline's "np" output: (frames, height, width, 3) uint8 each, one frame for images.
+
+    Raises:
+        BadOutput: values that are not finite.
+        NotSupported: it returns neither frames nor images.
+    """
+    found = next((getattr(output, name) for name in _PIXELS if hasattr(output, name)), None)
+    if found is None:
+        raise NotSupported(f"{pipeline_name} returns a {type(output).__name__} without frames or images")
+    videos = np.asarray(found, dtype=np.float32)
+    if found is getattr(output, "video", None):  # of a pipeline that makes one at a time
+        videos = videos[None]
+    if not np.isfinite(videos).all():
+        raise BadOutput(f"{pipeline_name} decoded values that are not finite: try float32 or bfloat16")
+    pixels = (videos.clip(0, 1) * 255).round().astype(np.uint8)
+    return list(pixels if pixels.ndim == 5 else pixels[:, None])
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not torch.isfinite(values).all():
+        raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")
