@@ -9,7 +9,7 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,14 @@ class NoiseRecipe:
             )
         return noise
 
+    def drawn(self) -> tuple[NoiseRecipe, Tensor]:
+        """The same recipe with `sha256` filled in, and its noise; a sealed one is checked. See `draw`."""
+        noise = self.draw()
+        return dataclasses.replace(self, sha256=sha256_of(noise)), noise
+
     def sealed(self) -> NoiseRecipe:
         """The same recipe with `sha256` filled in; one that is sealed already is checked by drawing it."""
-        return dataclasses.replace(self, sha256=sha256_of(self.draw()))
+        return self.drawn()[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the schema's name and version among them; `from_dict` reads it back."""
@@ -181,6 +186,51 @@ class NoiseRecipe:
         except BadRecord as error:
             raise BadRecord(f"{path}: {error}") from error
         return recipe
+
+
+@dataclass(frozen=True)
+class GivenNoise:
+    """A noise that the caller brought: a record knows its hash, but cannot redraw it.
+
+    Attributes:
+        candidate: its index in the pool.
+        shape: without a batch axis.
+        sha256: of its float32 bytes.
+        values: float32 of `shape`; None after loading from a record.
+    """
+
+    candidate: int
+    shape: tuple[int, ...]
+    sha256: str
+    values: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, values: Tensor, candidate: int) -> GivenNoise:
+        """Describe one noise, float32 without a batch axis."""
+        return cls(candidate, tuple(values.shape), sha256_of(values), values)
+
+    @property
+    def seed(self) -> None:
+        """None: no seed draws it."""
+        return None
+
+    def draw(self) -> Tensor:
+        """The values; BadRecord if they are not at hand."""
+        if self.values is None:
+            raise BadRecord(
+                f"noise {self.candidate} was the caller's own and is not in the record: "
+                f"pass it as latents= yourself (sha256 {self.sha256[:12]}…)"
+            )
+        return self.values
+
+    def drawn(self) -> tuple[GivenNoise, Tensor]:
+        """Itself and its values."""
+        return self, self.draw()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        noise = {"candidate": self.candidate, "shape": list(self.shape), "sha256": self.sha256}
+        return {"given": True, "seed": None, **noise}
 
 
 def sha256_of(noise: Tensor) -> str:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seedbed.attention.statistics import row_statistics
-from seedbed.attention.tap import AttentionCall
-from seedbed.selection.acquisitions import Acquisition, positive
-from seedbed.selection.rows import ROWS, contributions, drawn_rows
+from seedbed.acquisition.base import AttentionScore, whole
+from seedbed.acquisition.sampling import contributions, drawn_rows
+from seedbed.attention import AttentionCall, row_statistics
 
 
-@dataclass(frozen=True)
-class Entropy(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class Entropy(AttentionScore):
     """Mean entropy of the attention rows, in nats; low entropy is sharp attention.
 
     One of the acquisition functions that ANSE compares (arXiv 2505.17561), which minimises it as it does
@@ -22,24 +21,23 @@ class Entropy(Acquisition):
     Args:
         rows: how many query rows per head are looked at, as in `Bansa`; None means all.
         seed: of the sampled rows.
-        steps: the mean over this many denoiser evaluations.
+        layers, depth, race, prefer, steps: see `AttentionScore`.
 
     Raises:
-        BadInput: rows or steps below 1.
+        BadInput: rows below 1; and as `AttentionScore`.
     """
 
     name = "entropy"
     unit = "nats"
 
-    rows: int | None = ROWS
+    rows: int | None = None
     seed: int = 0
-    steps: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rows is not None:
-            positive("rows", self.rows)
-        positive("steps", self.steps)
-        positive("seed", self.seed, least=0)
+            whole("rows", self.rows)
+        whole("seed", self.seed, least=0)
 
     def by_row(self, call: AttentionCall) -> Tensor:
         """(call.candidates, rows) float64, between 0 and log(keys)."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seedbed.acquisition.base import RolloutScore, whole
+from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput, NotSupported
-from seedbed.probe import Probe, Rollout
-from seedbed.selection.acquisitions import Acquisition, positive
-from seedbed.selection.signals import measure
+from seedbed.pipelines.rollout import Rollout
 
 Array = np.ndarray[Any, Any]
 
@@ -22,11 +22,11 @@ Array = np.ndarray[Any, Any]
 RIDGES = tuple(10.0**power for power in range(-3, 4))
 
 
-@dataclass(frozen=True)
-class Learned(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class Learned(RolloutScore):
     """A weighted sum of signals, each standardised within the pool: higher predicts a better video.
 
-    The signals are those of `seedbed.selection.signals.measure` at one step, minus the pool's mean and over
+    The signals are those of `seedbed.acquisition.signals.measure` at one step, minus the pool's mean and over
     its standard deviation; one that is the same for every candidate counts 0. So a total, unlike that of the
     other functions, depends on the pool it is in. It takes `step` + 1 guided evaluations for each candidate.
 
@@ -40,15 +40,14 @@ class Learned(Acquisition):
     """
 
     name = "learned"
-    prefer = "high"
-    uses_attention = False
-    foresees = True
+    better = "high"
 
     coefficients: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
 
     def __post_init__(self) -> None:
-        positive("step", self.step, least=0)
+        super().__post_init__()
+        whole("step", self.step, least=0)
         if not isinstance(self.coefficients, Mapping) or not self.coefficients:
             raise BadInput(
                 "learned needs the coefficients of a calibration: run seedbed calibrate and choose by its "
@@ -59,13 +58,12 @@ class Learned(Acquisition):
                 raise BadInput(f"the coefficient of {signal!r} must be a finite number, not {weight!r}")
         object.__setattr__(self, "coefficients", dict(self.coefficients))
 
-    def foresee(self, probe: Probe, noises: Tensor, batch_size: int) -> Tensor:
-        """(candidates, *shape) -> (candidates,) float64.
+    def foresee(self, rollout: Rollout) -> Tensor:
+        """(candidates,) float64.
 
         Raises:
             NotSupported: the model has no such signal.
         """
-        rollout = Rollout(probe, noises, batch_size=batch_size, what="scoring")
         signals = measure(rollout, [self.step])
         return torch.from_numpy(self.total({name.partition("/")[2]: v for name, v in signals.items()}))
 
@@ -144,7 +142,7 @@ def fit(
         raise BadInput("signals and outcomes of a fit must be finite")
     if ridge is not None and not ridge > 0:
         raise BadInput(f"ridge must be above 0, not {ridge!r}")
-    positive("folds", folds, least=2)
+    whole("folds", folds, least=2)
 
     x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)
     y = outcome - outcome.mean(1, keepdims=True)

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention.statistics import row_statistics
-from seedbed.attention.tap import AttentionCall
+from seedbed.acquisition.base import AttentionScore
+from seedbed.acquisition.sampling import mean_over_rows
+from seedbed.attention import AttentionCall, row_statistics
 from seedbed.errors import BadInput, BadOutput
-from seedbed.probe import Rollout
-from seedbed.selection.acquisitions import Acquisition
-from seedbed.selection.rows import mean_over_rows
+from seedbed.pipelines.rollout import Rollout
 
 Array = np.ndarray[Any, Any]
 Signals = dict[str, Array]
@@ -28,7 +27,7 @@ def measure(
     rollout: Rollout,
     steps: Sequence[int],
     *,
-    functions: Mapping[int, Mapping[str, Acquisition]] | None = None,
+    functions: Mapping[int, Mapping[str, AttentionScore]] | None = None,
     judge: Callable[[list[Array]], Mapping[str, Tensor]] | None = None,
 ) -> Signals:
     """Denoise through `steps` and read every signal on the way.
@@ -81,7 +80,7 @@ class _Reader:
     """Collects the signals of one rollout, batch by batch."""
 
     def __init__(
-        self, rollout: Rollout, steps: frozenset[int], functions: Mapping[int, Mapping[str, Acquisition]]
+        self, rollout: Rollout, steps: frozenset[int], functions: Mapping[int, Mapping[str, AttentionScore]]
     ) -> None:
         self.rollout, self.steps, self.functions = rollout, steps, functions
         self.count = len(rollout.alive)
@@ -158,7 +157,7 @@ class _Reader:
             if step:
                 change = clean - torch.stack([self.before[candidate] for candidate in candidates])
                 self.put(f"{step}/x0_change", candidates, _size(change))
-            axis = self.rollout.probe.spec.frame_axis
+            axis = self.rollout.session.spec.frame_axis
             if axis is not None and clean.shape[axis + 1] > 1:
                 self.put(f"{step}/x0_motion", candidates, _size(clean.diff(dim=axis + 1)))
         self.before.update(zip(candidates, clean, strict=True))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seedbed.selection.acquisitions import Acquisition, positive
+from seedbed.acquisition.base import NoiseScore, whole
 
 
-@dataclass(frozen=True)
-class Random(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class Random(NoiseScore):
     """A uniform number in [0, 1) per noise, from a hash of its values: no evaluation of the model.
 
     Hashing rather than drawing keeps a candidate's number the same whatever pool it is in.
@@ -22,12 +22,12 @@ class Random(Acquisition):
     """
 
     name = "random"
-    uses_attention = False
 
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive("seed", self.seed, least=0)
+        super().__post_init__()
+        whole("seed", self.seed, least=0)
 
     def judge(self, noises: Tensor) -> Tensor:
         """(candidates, *shape) -> (candidates,) float64 in [0, 1)."""

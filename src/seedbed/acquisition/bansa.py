@@ -1,25 +1,30 @@
-"""BANSA: the disagreement of randomly masked attention maps, and its reversal."""
+"""BANSA: the disagreement of randomly masked attention maps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from seedbed.attention.bansa import bansa_expected, bansa_masked
-from seedbed.attention.tap import AttentionCall
+from seedbed.acquisition.base import AttentionScore, fraction, whole
+from seedbed.acquisition.sampling import contributions, drawn_rows, drawn_seed
+from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
 from seedbed.errors import BadInput
-from seedbed.selection.acquisitions import Acquisition, fraction, positive
-from seedbed.selection.rows import ROWS, contributions, drawn_rows, drawn_seed
+
+# The published depth of CogVideoX: 14 of 30 layers, 19 of 42.
+DEPTH = 0.46
 
 
-@dataclass(frozen=True)
-class Bansa(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class Bansa(AttentionScore):
     """Bayesian Active Noise Selection by Attention (arXiv 2505.17561).
 
     For each attention row, the entropy of the mean of `masks` randomly masked maps minus the mean of their
     entropies; averaged over rows and heads. The masks only score: the model continues with its own output.
+
+    The defaults are the published method with its masks integrated out. It has no measured gain on our models:
+    calibrate before you rely on it (docs/evidence.md).
 
     Args:
         estimator: "expected" integrates the masks out (no randomness, no maps in memory);
@@ -29,13 +34,15 @@ class Bansa(Acquisition):
         place: "probabilities" drops entries of the map and re-normalises the row (the paper's third
             version); "logits" sets logits to 0 (its first).
         rows: how many query rows per head are looked at, drawn for each layer and the same for every
-            candidate; None means all, as in a model with no more of them. Without a race, candidates that
-            these do not tell apart are scored again with more.
+            candidate; None, the default, means all. Noises differ by little more than chance, so that a sample
+            chooses as all rows only where it is nearly all of them (docs/speed.md).
         seed: of the masks and of the sampled rows, both common to all candidates.
-        steps: the mean over this many denoiser evaluations (the paper tries 1, 25 and 50).
+        depth: see `AttentionScore`; the published share of the layers by default.
+        layers, race, prefer, steps: see `AttentionScore` (the paper tries 1, 25 and 50 steps).
 
     Raises:
-        BadInput: an unknown estimator or place, masks below 2, keep outside (0, 1], rows or steps below 1.
+        BadInput: an unknown estimator or place, masks below 2, keep outside (0, 1], rows below 1; and as
+            `AttentionScore`.
     """
 
     name = "bansa"
@@ -45,56 +52,36 @@ class Bansa(Acquisition):
     masks: int = 10
     keep: float = 0.2
     place: Literal["probabilities", "logits"] = "probabilities"
-    rows: int | None = ROWS
+    rows: int | None = None
     seed: int = 0
-    steps: int = 1
+    depth: int | float | None = DEPTH
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.estimator not in ("expected", "masked"):
             raise BadInput(f"estimator must be 'expected' or 'masked', not {self.estimator!r}")
         if self.place not in ("probabilities", "logits"):
             raise BadInput(f"place must be 'probabilities' or 'logits', not {self.place!r}")
-        positive("masks", self.masks, least=2)
+        whole("masks", self.masks, least=2)
         fraction("keep", self.keep)
         if self.rows is not None:
-            positive("rows", self.rows)
-        positive("steps", self.steps)
-        positive("seed", self.seed, least=0)
+            whole("rows", self.rows)
+        whole("seed", self.seed, least=0)
 
     def by_row(self, call: AttentionCall) -> Tensor:
         """(call.candidates, rows) float64, between 0 and log(masks)."""
         rows = drawn_rows(call, self.rows, self.seed)
+        settings: dict[str, Any] = {
+            "scale": call.scale,
+            "mask": call.mask,
+            "causal": call.causal,
+            "masks": self.masks,
+            "keep": self.keep,
+            "place": self.place,
+            "rows": rows,
+        }
         if self.estimator == "expected":
-            scores = bansa_expected(
-                call.query,
-                call.key,
-                scale=call.scale,
-                mask=call.mask,
-                causal=call.causal,
-                masks=self.masks,
-                keep=self.keep,
-                place=self.place,
-                rows=rows,
-            )
+            scores = bansa_expected(call.query, call.key, **settings)
         else:
-            scores = bansa_masked(
-                call.query,
-                call.key,
-                scale=call.scale,
-                mask=call.mask,
-                causal=call.causal,
-                masks=self.masks,
-                keep=self.keep,
-                place=self.place,
-                rows=rows,
-                seed=drawn_seed(call, self.seed),
-            )
+            scores = bansa_masked(call.query, call.key, **settings, seed=drawn_seed(call, self.seed))
         return contributions(call, scores, rows)
-
-
-@dataclass(frozen=True)
-class Reversed(Bansa):
-    """BANSA at its other end: the candidate with the highest score (the paper's control)."""
-
-    name = "reversed"
-    prefer = "high"

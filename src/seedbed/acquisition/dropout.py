@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seedbed.acquisition.base import AttentionScore, fraction, whole
+from seedbed.acquisition.sampling import mean_over_rows
+from seedbed.attention import AttentionCall
 from seedbed.attention.logits import EXCLUDED, Logits
-from seedbed.attention.tap import AttentionCall
-from seedbed.selection.acquisitions import Acquisition, fraction, positive
-from seedbed.selection.rows import mean_over_rows
 
 # Elements of one chunk of attention maps, 256 MB in float32: the map of a whole layer need not fit.
 _CHUNK = 2**26
 
 
-@dataclass(frozen=True)
-class BansaDropout(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class BansaDropout(AttentionScore):
     """BANSA with Monte Carlo dropout (BANSA-D, arXiv 2505.17561): `masks` full forwards per candidate.
 
     As in `Bansa`, a row's score is the entropy of the mean map minus the mean entropy. Here the maps come
@@ -38,10 +38,10 @@ class BansaDropout(Acquisition):
         masks: forwards per candidate, at least 2.
         keep: the probability that an entry of the attention map is kept, in (0, 1].
         seed: of the masks.
-        steps: the mean over this many denoiser evaluations.
+        layers, depth, prefer, steps: see `AttentionScore`.
 
     Raises:
-        BadInput: masks below 2, keep outside (0, 1], steps below 1.
+        BadInput: masks below 2, keep outside (0, 1]; and as `AttentionScore`.
     """
 
     name = "bansa-dropout"
@@ -50,19 +50,18 @@ class BansaDropout(Acquisition):
     masks: int = 10
     keep: float = 0.8
     seed: int = 0
-    steps: int = 1
 
     def __post_init__(self) -> None:
-        positive("masks", self.masks, least=2)
+        whole("masks", self.masks, least=2)
+        super().__post_init__()
         fraction("keep", self.keep)
-        positive("steps", self.steps)
-        positive("seed", self.seed, least=0)
+        whole("seed", self.seed, least=0)
 
     @property
     def copies(self) -> int:  # type: ignore[override]
         return self.masks
 
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Scores (candidates,) float64 in [0, log(masks)], and the output under dropout."""
         batch, heads, total, _ = call.query.shape
         call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch
@@ -92,4 +91,4 @@ class BansaDropout(Acquisition):
             scores.append(torch.special.entr(normalised.mean(1)).sum(-1) - mean_entropy)
         score = torch.cat(scores, -1)[:, None].expand(*split, heads, total).flatten(0, 2)
         of_copies = mean_over_rows(call, score).view(split[0], self.masks)
-        return of_copies[:, 0], torch.cat(outputs, -2).to(call.query.dtype)
+        return of_copies[:, 0], None, torch.cat(outputs, -2).to(call.query.dtype)

@@ -1,15 +1,21 @@
-"""Telling the caller how far a selection is."""
+"""Telling the caller how far the work is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Progress = bool | Callable[[str, float, float], None]
+Show = Callable[[str, float, float], None]
+"""(what, done, total), the latter two in denoiser evaluations or steps."""
+Progress = bool | Show
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """Shows nothing."""
 
 
 @contextmanager
-def reporting(progress: Progress) -> Iterator[Callable[[str, float, float], None]]:
+def reporting(progress: Progress) -> Iterator[Show]:
     """Yield a function that takes (what, done, total), done and total in denoiser evaluations.
 
     Args:
@@ -19,7 +25,7 @@ def reporting(progress: Progress) -> Iterator[Callable[[str, float, float], None
         yield progress
         return
     if not progress:
-        yield lambda what, done, total: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -1,0 +1,290 @@
+"""What an acquisition function is: `score(session, pool)` says how promising each noise of a pool is.
+
+Three bases: of the noise alone (`NoiseScore`), of the attention calls of its first evaluations
+(`AttentionScore`), and of candidates that are denoised further (`RolloutScore`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
+from seedbed.attention import AttentionCall
+from seedbed.errors import BadInput, BadOutput
+from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
+from seedbed.progress import Show, silent
+
+BatchSize = int | Literal["auto"]
+
+# Latent values per batch where memory is not measured: two candidates at CogVideoX's full size, which is what
+# one of its guided steps holds, and every candidate of a small model.
+_VALUES = 2_500_000
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Candidate noises, drawn once.
+
+    Attributes:
+        recipes: sealed with the noise's sha256, or `GivenNoise`.
+        noises: (candidates, *shape) float32 on the CPU.
+    """
+
+    recipes: tuple[NoiseRecipe | GivenNoise, ...]
+    noises: Tensor
+
+    @classmethod
+    def of(cls, recipes: Sequence[NoiseRecipe | GivenNoise]) -> Pool:
+        """Draw and seal; BadRecord where a sealed recipe draws another noise."""
+        drawn = [recipe.drawn() for recipe in recipes]
+        return cls(tuple(recipe for recipe, _ in drawn), torch.stack([noise for _, noise in drawn]))
+
+    def __len__(self) -> int:
+        return len(self.recipes)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What an acquisition function says of a pool.
+
+    Attributes:
+        totals: (candidates,) float64; nan where nothing was evaluated.
+        order: candidates, best first; those that stayed longer in a race come first.
+        table: (candidates, layers) float64; no columns if the function needs no layer, nan where a candidate
+            had been dropped.
+        layers: the names of the scored layers.
+        race: pairs of scored layers seen, and how many candidates then stayed.
+        rungs: the pauses of a selection by previews, in their order.
+        confidence: that all query rows would have chosen the same; 1.0 where all were seen, None for
+            functions without `by_row`.
+        notes: what is to be said of how it was done, a few words each.
+        previews: one decoded video (frames, height, width, 3) uint8 per candidate, where there are any.
+        rollout: of the candidates that were denoised for it, to go on from.
+        seconds: wall time of parts that are told apart from scoring.
+    """
+
+    totals: Tensor
+    order: tuple[int, ...]
+    table: Tensor
+    layers: tuple[str, ...] = ()
+    race: Rungs = ()
+    rungs: tuple[Rung, ...] = ()
+    confidence: float | None = None
+    notes: tuple[str, ...] = ()
+    previews: list[np.ndarray[Any, Any]] | None = None
+    rollout: Rollout | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def unranked(cls, candidates: int, **others: Any) -> Scores:
+        """Of a pool in which nothing was evaluated."""
+        nothing = torch.full((candidates,), torch.nan, dtype=torch.float64)
+        table = torch.zeros(candidates, 0, dtype=torch.float64)
+        return cls(nothing, tuple(range(candidates)), table, **others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """One idea of how promising an initial noise is.
+
+    A subclass names itself and derives from one of the three bases. It must not keep state between calls: the
+    pool decides how many candidates share a forward.
+
+    Attributes:
+        name: how reports and records call it.
+        unit: of its scores, for axes; "" for a bare number.
+        better: "low" or "high", the end of its scale that is better.
+
+    Args:
+        prefer: "low" or "high" instead of `better`.
+
+    Raises:
+        BadInput: `prefer` is neither.
+    """
+
+    name: ClassVar[str] = "unnamed"
+    unit: ClassVar[str] = ""
+    better: ClassVar[Prefer] = "low"
+
+    prefer: Prefer | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefer not in ("low", "high", None):
+            raise BadInput(f"prefer must be 'low' or 'high', not {self.prefer!r}")
+
+    @property
+    def end(self) -> Prefer:
+        """The end that is chosen."""
+        return self.prefer or self.better
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        """Score every noise of a pool; the session's ledger counts what it costs.
+
+        Args:
+            batch_size: rows of one forward; "auto": what fits.
+            show: called with (what, done, total).
+
+        Raises:
+            BadInput: a score of another shape than one per candidate, or an option that does not fit.
+            BadOutput: a score that is not finite; names the candidate.
+            NotSupported: a model or pipeline that cannot be asked this.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement score")
+
+    def options(self) -> dict[str, Any]:
+        """The settings that go into a record: the fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _scores(self, totals: Tensor, count: int, **others: Any) -> Scores:
+        """Scores without layers, checked."""
+        totals = torch.as_tensor(totals).detach().double().cpu()
+        if tuple(totals.shape) != (count,):
+            raise BadInput(
+                f"{self.name} returned scores of shape {tuple(totals.shape)}, not one for each of the "
+                f"{count} candidates"
+            )
+        for index in (~totals.isfinite()).nonzero().flatten().tolist():
+            raise BadOutput(f"{self.name} of candidate {index} is {totals[index].item()}")
+        table = torch.zeros(count, 0, dtype=torch.float64)
+        return Scores(totals, ranked(totals, self.end), table, **others)
+
+
+class NoiseScore(Acquisition):
+    """A function of the noise alone, which costs no evaluation: implement `judge`."""
+
+    def judge(self, noises: Tensor) -> Tensor:
+        """The score of each noise, (candidates, *shape) -> (candidates,)."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement judge")
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        """See `Acquisition.score`."""
+        return self._scores(torch.cat([self.judge(noise[None]) for noise in pool.noises]), len(pool))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionScore(Acquisition):
+    """A number per candidate and attention layer, read off the first evaluations, guidance off.
+
+    Implement `observe`, or `by_row`. A layer's score depends neither on the other candidates nor on the batch,
+    up to rounding; a candidate's total is the mean over its layers.
+
+    Attributes:
+        copies: forwards per candidate; the copies of a candidate are neighbours in one batch.
+
+    Args:
+        layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
+        depth: where the forward stops: after that many attention layers, or a share in (0, 1] of those that
+            are scored; None: after the last one.
+        race: drop the worst while the layers run, see `Schedule`, in scored layers: ((0.1, 0.2), (0.46, 1))
+            keeps a fifth of the candidates after a tenth of the layers and decides after 46 % of them. It is
+            cheap where a model's layers agree: on the default embedded model those shares cost 2.3 instead of
+            10 evaluations and lose 66 % [58, 75] of what the full score tells the best noise from the median
+            by, a calibrated race 4.3 % [2.5, 6.2] for 6.3 (docs/speed.md).
+        steps: the score is the mean over this many denoiser evaluations.
+
+    Raises:
+        BadInput: an option that is out of its range, or a race with several steps or copies.
+    """
+
+    copies: ClassVar[int] = 1
+
+    layers: str | Sequence[str] | None = None
+    depth: int | float | None = None
+    race: Schedule | None = None
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("steps", self.steps)
+        if isinstance(self.depth, float):
+            fraction("depth", self.depth)
+        elif self.depth is not None:
+            whole("depth", self.depth)
+        if self.race is not None:
+            planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
+            if self.copies > 1 or self.steps > 1:
+                raise BadInput(
+                    f"{self.name} cannot race with several steps or copies: it does not score the layers of a "
+                    "single evaluation as they run"
+                )
+
+    def observe(self, call: AttentionCall) -> Tensor:
+        """The score of each candidate at this call: (call.candidates,), usually `call.by_candidate(...)`."""
+        return self.by_row(call).mean(1)
+
+    def by_row(self, call: AttentionCall) -> Tensor:
+        """Instead of `observe`, the query rows' parts in a score that is their mean: (candidates, rows).
+
+        Where they are a sample, drawn without replacement and the same for every candidate, `select` knows
+        from their spread how sure its choice is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements neither observe nor by_row")
+
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Scores (call.candidates // copies,), their parts by row if there are any, and the answer.
+
+        The answer is what the model continues with; None is its own output. Only a function that also changes
+        the attention overrides this.
+        """
+        if type(self).by_row is AttentionScore.by_row or type(self).observe is not AttentionScore.observe:
+            return self.observe(call), None, None
+        rows = self.by_row(call)
+        return rows.mean(1), rows, None
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        """See `Acquisition.score`."""
+        from seedbed.acquisition.scoring import score_attention
+
+        return score_attention(self, session, pool, batch_size, show)
+
+
+class RolloutScore(Acquisition):
+    """A function of candidates that are denoised by the caller's own call: implement `foresee`."""
+
+    def foresee(self, rollout: Rollout) -> Tensor:
+        """The score of each candidate of a rollout at its start: (candidates,)."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement foresee")
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        """See `Acquisition.score`."""
+        show("scoring", 0, len(pool))
+        rows = rows_that_fit(batch_size, pool.noises)
+        totals = self.foresee(Rollout(session, pool.noises, batch_size=rows, what="scoring"))
+        show("scoring", len(pool), len(pool))
+        return self._scores(totals, len(pool))
+
+
+def rows_that_fit(batch_size: BatchSize, noises: Tensor) -> int:
+    """Rows of latents like these (candidates, *shape) that share a forward, without a look at the memory."""
+    if batch_size != "auto":
+        return batch_size
+    return max(1, _VALUES // noises[0].numel())
+
+
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse anything but a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BadInput(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def fraction(name: str, value: object) -> None:
+    """Refuse anything but a number in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise BadInput(f"{name} must be a number in (0, 1], not {value!r}")

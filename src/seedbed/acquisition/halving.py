@@ -1,0 +1,125 @@
+"""Successive halving: the worst candidates are dropped as soon as a little is known of all.
+
+One schedule serves attention scores, whose layers run one after the other, and previews, whose steps do
+(Jamieson and Talwalkar, arXiv 1502.07943).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from seedbed.errors import BadInput
+
+Prefer = Literal["low", "high"]
+Schedule = Sequence[tuple[int | float, int | float]]
+"""((at, survivors), ...): after so many layers or steps so many candidates stay. Either is a whole number, or a
+share in (0, 1) of the layers, steps or candidates there are; survivors are rounded up."""
+Rungs = tuple[tuple[int, int], ...]
+
+# Batches of different sizes round differently in float32; closer totals than this, relative to the largest,
+# are equal for us, or the choice would depend on the batch size.
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One pause of a selection by previews: what a verifier said of them, and which candidates went on.
+
+    Attributes:
+        steps: denoising steps done; judged was what the last of them predicts, decoded.
+        candidates: those still there, ascending.
+        scores: theirs, by the verifier, higher is better.
+        kept: those that went on, best first.
+        columns: the verifier's other numbers by name, in the order of `candidates`.
+    """
+
+    steps: int
+    candidates: tuple[int, ...]
+    scores: tuple[float, ...]
+    kept: tuple[int, ...]
+    columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Rung:
+        """Read what `dataclasses.asdict` wrote; KeyError, TypeError or ValueError where it is damaged."""
+        rung = cls(
+            entry["steps"],
+            tuple(entry["candidates"]),
+            tuple(entry["scores"]),
+            tuple(entry["kept"]),
+            {name: tuple(values) for name, values in entry["columns"].items()},
+        )
+        if len(rung.scores) != len(rung.candidates) or not {*rung.kept} <= {*rung.candidates}:
+            raise ValueError("a rung's candidates, scores and survivors do not agree")
+        return rung
+
+
+def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers") -> Rungs:
+    """The rungs of a schedule for so many layers or steps and candidates, ((after, survivors), ...).
+
+    A rung given in shares that drops nobody is left out.
+
+    Raises:
+        BadInput: an empty schedule, layers or steps that do not rise or lie beyond the last, survivors that
+            do not fall.
+    """
+    example = f"give pairs ({what}, survivors), as in ((3, 5), (6, 1)) or ((0.35, 0.34), (0.5, 1))"
+    try:
+        pairs = [(at, stay) for at, stay in schedule]
+    except (TypeError, ValueError):
+        raise BadInput(f"cannot read the schedule {schedule!r}: {example}") from None
+    if not pairs:
+        raise BadInput(f"the schedule is empty: {example}")
+    rungs: list[tuple[int, int]] = []
+    before, alive = 0, candidates
+    for at, stay in pairs:
+        for value in (at, stay):
+            share = isinstance(value, float) and 0 < value < 1
+            if not share and (isinstance(value, (bool, float)) or not isinstance(value, int)):
+                raise BadInput(f"cannot read the schedule {schedule!r}: {example}")
+        after = max(round(at * total), before + 1) if isinstance(at, float) else at
+        left = math.ceil(stay * candidates) if isinstance(stay, float) else stay
+        shares = isinstance(at, float) or isinstance(stay, float)
+        if shares and (left >= alive or after > total):
+            continue
+        if after <= before:
+            raise BadInput(f"the schedule's {what} must rise from 1, but {after} comes after {before}")
+        if after > total:
+            raise BadInput(f"the schedule drops candidates after {after} {what}, but there are only {total}")
+        if not 1 <= left < alive:
+            raise BadInput(
+                f"the schedule keeps {left} of {alive} candidates after {after} {what}: survivors must fall, "
+                "down to 1"
+            )
+        rungs.append((after, left))
+        before, alive = after, left
+    return tuple(rungs)
+
+
+def ranked(totals: Tensor, prefer: Prefer) -> tuple[int, ...]:
+    """Candidates, best first; totals within 1e-6 of the largest are ties, in the order of their indices."""
+    values = (totals if prefer == "low" else -totals).tolist()
+    tolerance = TIE * max(map(abs, values))
+    waiting = sorted(range(len(values)), key=lambda index: values[index])
+    order: list[int] = []
+    while waiting:
+        tied = [index for index in waiting if not values[index] - values[waiting[0]] > tolerance]
+        order += sorted(tied)
+        waiting = waiting[len(tied) :]
+    return tuple(order)
+
+
+def survivors(totals: Tensor, alive: Sequence[int], left: int, prefer: Prefer) -> list[int]:
+    """Which of the candidates stay, ascending: the best by their totals, (len(alive),).
+
+    Nobody is dropped where several are to stay and all are equal, as where a model's first layers attend over
+    the text alone.
+    """
+    if left > 1 and float(totals.max() - totals.min()) <= TIE * float(totals.abs().max()):
+        return sorted(alive)
+    return sorted(alive[place] for place in ranked(totals, prefer)[:left])

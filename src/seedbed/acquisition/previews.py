@@ -1,0 +1,137 @@
+"""Choosing by what the first steps show: candidates are denoised a little, judged, and the worst dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from seedbed.acquisition.base import BatchSize, Pool, RolloutScore, Scores
+from seedbed.acquisition.halving import Rung, Rungs, Schedule, planned, ranked
+from seedbed.errors import BadInput
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
+from seedbed.progress import Show, silent
+from seedbed.verifiers import Verifier, judge_named, judged, name_of
+
+# Of six candidates and 20 steps: two stay after 7, one after 10. Of all schedules of two rungs at three
+# generations' cost it did best on the embedded model, see docs/evidence.md.
+SCHEDULE: Schedule = ((0.35, 1 / 3), (0.5, 1))
+CANDIDATES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previews(RolloutScore):
+    """What a verifier says of the finished video that each candidate's first steps predict.
+
+    Successive halving: all candidates are denoised a few steps by the pipeline's own call, guidance included;
+    what the last of them predicts is decoded and judged; the worst are dropped. No step is done twice: who
+    stays goes on from there, and `generate` finishes the winner for the price of its remaining steps.
+
+    Args:
+        verifier: a name of `seedbed.verifiers.resolve`, or any callable: `verifier(frames, prompts)` with uint8
+            (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers, higher is
+            better, or a dict of such with the key "score".
+        schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
+            end are judged again by their finished videos. None: a third of them after 35 % of the steps, one
+            after half.
+
+    Raises:
+        BadInput: a name that is none, or a verifier that knows finished videos only.
+    """
+
+    name = "previews"
+    better = "high"
+
+    verifier: Verifier | str
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "verifier", judge_named(self.verifier))
+        if self.schedule is not None:
+            planned(self.schedule, 10**6, 10**6, "steps")
+
+    def options(self) -> dict[str, Any]:
+        """See `Acquisition.options`: the verifier by its name."""
+        return {**super().options(), "verifier": name_of(self.verifier)}
+
+    def rungs(self, candidates: int, steps: int) -> Rungs:
+        """The pauses for so many candidates and steps; the last one leaves one candidate."""
+        rungs = list(planned(self.schedule or SCHEDULE, steps, candidates, "steps"))
+        if rungs and rungs[-1][1] > 1:
+            if self.schedule is None:  # of few candidates or steps the last rung has to decide
+                rungs[-1] = (rungs[-1][0], 1)
+            elif rungs[-1][0] == steps:
+                raise BadInput(f"after all {steps} steps one video is returned: let the last rung keep 1")
+            else:
+                rungs.append((steps, 1))
+        return tuple(rungs)
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        """See `Acquisition.score`; "auto" is one candidate in a forward, so that frames are bit by bit those
+        of a plain call: larger batches round differently.
+
+        Raises:
+            BadInput: a schedule beyond the last step, or a verifier that does not return a number for each.
+            BadOutput: a score that is not finite.
+            NotSupported: a pipeline that cannot be paused.
+        """
+        if session.prompt is None and session.call.get("prompt_embeds") is not None:
+            raise BadInput("the verifier judges videos by their prompt: pass it as text")
+        steps = session.facts.steps
+        plan = self.rungs(len(pool), steps)
+        rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
+        rungs: list[Rung] = []
+        dropped: list[int] = []
+        totals = torch.full((len(pool),), torch.nan, dtype=torch.float64)
+        previews: list[np.ndarray[Any, Any]] = []
+        seconds = 0.0
+        for after, left in plan:
+            rollout.progress = counting(show, "preview", len(rollout.alive) * (after - rollout.step))
+            frames = rollout.advance(after)
+            started = perf_counter()
+            columns = judged(self.verifier, frames, session.prompt or "", rollout.alive)  # type: ignore[arg-type]
+            seconds += perf_counter() - started
+            scores = columns.pop("score")
+            previews = previews or list(frames)
+            for candidate, number, picture in zip(rollout.alive, scores, frames, strict=True):
+                totals[candidate], previews[candidate] = number, picture
+            order = [rollout.alive[place] for place in ranked(scores, self.end)]
+            extra = {name: tuple(values.tolist()) for name, values in columns.items()}
+            rungs.append(
+                Rung(after, tuple(rollout.alive), tuple(scores.tolist()), tuple(order[:left]), extra)
+            )
+            dropped = order[left:] + dropped
+            rollout.keep(order[:left])
+        at = [str(after) for after, _ in plan]
+        listed = " and ".join(filter(None, [", ".join(at[:-1]), at[-1]])) if at else ""
+        return Scores(
+            totals,
+            (*rollout.alive, *dropped),
+            torch.zeros(len(pool), 0, dtype=torch.float64),
+            rungs=tuple(rungs),
+            notes=(f"{name_of(self.verifier)} judged previews after {listed} of {steps} steps",),
+            previews=previews or None,
+            rollout=rollout,
+            seconds={"verifier": seconds},
+        )
+
+
+def counting(show: Show, what: str, total: int) -> Callable[[int], None]:
+    """Shows the steps of a phase as they are begun."""
+    done = 0
+    show(what, 0, total)
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        show(what, done, total)
+
+    return count
