@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from seedbed.attention.bansa import bansa_expected, bansa_masked
+from seedbed.attention.disagreement import bansa_expected, bansa_masked
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput
 from seedbed.selection.acquisitions import Acquisition, fraction, positive

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from seedbed.attention.statistics import row_statistics
+from seedbed.attention.rows import row_statistics
 from seedbed.attention.tap import AttentionCall
 from seedbed.selection.acquisitions import Acquisition, positive
 from seedbed.selection.rows import ROWS, contributions, drawn_rows

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.logits import MASKED_FROM
-from seedbed.attention.statistics import sample_rows
+from seedbed.attention.rows import sample_rows
 from seedbed.attention.tap import AttentionCall
 
 # Their scoring adds less than a tenth to the attention itself at CogVideoX's full size: see docs/speed.md.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention.statistics import row_statistics
+from seedbed.attention.rows import row_statistics
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput, BadOutput
 from seedbed.probe import Rollout
