@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from seedbed import zoo
-from seedbed.attention.bansa import bansa_expected
-from seedbed.attention.statistics import sample_rows
+from seedbed.attention.disagreement import bansa_expected
+from seedbed.attention.rows import sample_rows
 from seedbed.attention.tap import AttentionCall
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.statistics import bootstrap

@@ -30,7 +30,7 @@ from bare import bare_pipeline
 from running import RESULTS, machine, seconds, spread, write
 
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
-from seedbed.attention.statistics import sample_rows
+from seedbed.attention.rows import sample_rows
 from seedbed.probe import Probe
 from seedbed.selection import Bansa
 from seedbed.selection.layers import plan

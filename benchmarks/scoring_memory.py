@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seedbed.attention.bansa import bansa_expected
+from seedbed.attention.disagreement import bansa_expected
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.files import write_bytes_atomically
 

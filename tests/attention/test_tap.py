@@ -301,6 +301,8 @@ def test_a_model_that_needs_its_backend_is_refused(model, inputs):
     assert sparse._attention_backend == "flex"
     with pytest.raises(AttributeError, match="mine"), Tap(model.blocks[0], lambda call: None):
         raise AttributeError("mine")
+    with pytest.raises(AttributeError, match="no_such"), Tap(model, lambda call: call.no_such):
+        model(*inputs)
 
 
 def test_diffusers_backends_are_made_native_and_restored(pipe_of, family):

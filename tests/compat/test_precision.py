@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import seedbed
-from seedbed.attention.bansa import bansa_expected
+from seedbed.attention.disagreement import bansa_expected
 from seedbed.probe import Probe
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from seedbed import BadInput, NotSupported
-from seedbed.attention.bansa import bansa_expected, bansa_masked
-from seedbed.attention.statistics import sample_rows
+from seedbed.attention.disagreement import bansa_expected, bansa_masked
+from seedbed.attention.rows import sample_rows
 from seedbed.selection import NAMES, Acquisition, Bansa, BansaDropout, Entropy, Random, Reversed, create
 from seedbed.selection.acquisitions import resolve
 from seedbed.selection.rows import contributions, drawn_seed, mean_over_rows

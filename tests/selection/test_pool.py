@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seedbed import BadInput, BadOutput, NoiseRecipe, NotSupported
-from seedbed.attention.bansa import bansa_expected
+from seedbed.attention.disagreement import bansa_expected
 from seedbed.attention.tap import Tap
 from seedbed.probe import LayerInfo
 from seedbed.selection import Acquisition, Bansa, BansaDropout, Entropy, Random, score, select

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from seedbed import Selection
-from seedbed.attention.statistics import sample_rows
+from seedbed.attention.rows import sample_rows
 from seedbed.cli.tables import print_summary
 from seedbed.selection import Acquisition, Bansa, Entropy, select
 from seedbed.selection.confidence import SURE, Look, doubt, tell_apart

@@ -65,7 +65,7 @@ class BansaDropout(AttentionScore):
         """Scores (candidates,) float64 in [0, log(masks)], and the output under dropout."""
         batch, heads, total, _ = call.query.shape
         call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch
-        logits = Logits.of(call.query, call.key, call.scale, call.mask, call.causal, None)
+        logits = Logits(call.query, call.key, call.scale, call.mask, call.causal)
         value = call.value.repeat_interleave(heads // call.value.shape[1], 1).to(logits.dtype)
         # candidates, copies, and whatever else the layer folds into its batch
         split = (call.candidates // self.masks, self.masks, batch // call.candidates)

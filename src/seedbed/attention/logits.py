@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ _BUDGET_ELSEWHERE = 2**26
 _LEAST_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
 class Logits:
     """What one attention call compares, before its softmax.
 
@@ -38,77 +37,59 @@ class Logits:
         causal: row i sees keys 0..i.
         rows: (n,) indices of the query rows wanted; None means all.
 
+    Attributes:
+        shape: (batch, heads, rows), the rows wanted.
+        positions: (rows,) the index of each of them among all of the query's.
+        keys: how many there are.
+        masked: whether some may be excluded.
+        dtype: of the logits, float64 or float32.
+
     Raises:
         BadInput: shapes that do not belong together, row indices out of range.
     """
 
-    query: Tensor
-    key: Tensor
-    scale: float
-    mask: Tensor | None
-    causal: bool
-    rows: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         query: Tensor,
         key: Tensor,
-        scale: float | None,
-        mask: Tensor | None,
-        causal: bool,
-        rows: Tensor | None,
-    ) -> Logits:
+        scale: float | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        rows: Tensor | None = None,
+    ) -> None:
         if query.dim() != 4 or key.dim() != 4:
             shapes = f"{tuple(query.shape)}, {tuple(key.shape)}"
             raise BadInput(f"query and key must be (batch, heads, tokens, width); got {shapes}")
-        same = query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3]
-        if not same or key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        batch, heads, total, width = query.shape
+        key_batch, kv_heads, keys, key_width = key.shape
+        if (key_batch, key_width) != (batch, width) or not kv_heads or heads % kv_heads:
             raise BadInput(f"query {tuple(query.shape)} and key {tuple(key.shape)} do not belong together")
-        if not key.shape[2]:
+        if not keys:
             raise BadInput(f"query {tuple(query.shape)} attends to no key at all")
-        total = query.shape[2]
         if rows is not None:
             whole = rows.dim() == 1 and rows.dtype in (torch.int32, torch.int64)
             if not whole or not all(0 <= row < total for row in rows.tolist()):
                 raise BadInput(f"rows must be a vector of indices below {total}")
             rows = rows.to(query.device)
         if mask is not None:
-            full = (query.shape[0], query.shape[1], total, key.shape[2])
+            full = (batch, heads, total, keys)
             try:
                 mask = mask.expand(full)
             except RuntimeError:
                 raise BadInput(f"mask {tuple(mask.shape)} does not broadcast to {full}") from None
-        if scale is None:
-            scale = query.shape[3] ** -0.5
-        return cls(query, key, scale, mask, causal, rows)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float64 if self.query.dtype == torch.float64 else torch.float32
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(batch, heads, rows)"""
-        return self.query.shape[0], self.query.shape[1], len(self.positions)
-
-    @property
-    def positions(self) -> Tensor:
-        """(rows,) the index of each row among all of the query's."""
-        return torch.arange(self.query.shape[2], device=self.query.device) if self.rows is None else self.rows
-
-    @property
-    def keys(self) -> int:
-        return self.key.shape[2]
-
-    @property
-    def masked(self) -> bool:
-        return self.causal or self.mask is not None
+        self.query, self.key, self.mask, self.causal, self.rows = query, key, mask, causal, rows
+        self.scale = width**-0.5 if scale is None else scale
+        self.dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        self.positions = torch.arange(total, device=query.device) if rows is None else rows
+        self.shape = (batch, heads, len(self.positions))
+        self.keys = keys
+        self.masked = causal or mask is not None
+        self._shared = heads // kv_heads
+        self._budget = _BUDGET_CPU if query.device.type == "cpu" else _BUDGET_ELSEWHERE
 
     def block(self, batch: slice, groups: slice, rows: slice) -> Tensor:
         """(batch, heads, rows, keys) of some batch entries, key heads and rows; EXCLUDED where masked."""
-        shared = self.query.shape[1] // self.key.shape[1]
-        heads = slice(groups.start * shared, groups.stop * shared)
+        heads = self._heads(groups)
         query = self._some_rows(self.query[batch, heads], rows).to(self.dtype)
         key = self.key[batch, groups].to(self.dtype).flatten(0, 1)
         # Heads that share a key stand below one another, so that keys are never repeated.
@@ -126,6 +107,9 @@ class Logits:
             logits = logits.masked_fill_(later, EXCLUDED)
         return logits
 
+    def _heads(self, groups: slice) -> slice:
+        return slice(groups.start * self._shared, groups.stop * self._shared)
+
     def _some_rows(self, tensor: Tensor, rows: slice) -> Tensor:
         return tensor[:, :, rows] if self.rows is None else tensor.index_select(2, self.rows[rows])
 
@@ -138,33 +122,26 @@ class Logits:
         batch, heads, total = self.shape
         return max(min(total, _LEAST_ROWS), self._budget // copies // max(1, batch * heads * self.keys))
 
-    def blocks(self, chunk: int | None, copies: int) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-        """Yields (batch, heads, rows, logits) until everything was seen once; rows vary slowest.
+    def blocks(self, chunk: int | None, copies: int) -> Iterator[tuple[tuple[slice, slice, slice], Tensor]]:
+        """Yields ((batch, heads, rows), logits) until everything was seen once; rows vary slowest.
 
         Args:
             chunk: rows of a block; None chooses, so that the caller's copies of a block have at most 2^20
                 entries on a CPU and 2^26 elsewhere, or 64 rows of the heads of one key if these have more.
             copies: see `rows_per_block`.
         """
-        batch, heads, total = self.shape
+        batch, _, total = self.shape
         groups = self.key.shape[1]
-        shared = heads // groups
         if chunk is None:
             chunk = self.rows_per_block(copies)
         elif chunk < 1:
             raise BadInput(f"chunk must be at least 1 row, not {chunk}")
-        units = max(1, self._budget // copies // max(1, shared * min(chunk, total) * self.keys))
-        group_step = min(groups, units)
-        batch_step = max(1, units // groups)
-        for row in range(0, total, chunk):
-            rows = slice(row, min(row + chunk, total))
-            for first in range(0, batch, batch_step):
-                entries = slice(first, min(first + batch_step, batch))
-                for group in range(0, groups, group_step):
-                    some = slice(group, min(group + group_step, groups))
-                    block = slice(some.start * shared, some.stop * shared)
-                    yield entries, block, rows, self.block(entries, some, rows)
+        units = max(1, self._budget // copies // max(1, self._shared * min(chunk, total) * self.keys))
+        for rows, entries, some in itertools.product(
+            _slices(total, chunk), _slices(batch, max(1, units // groups)), _slices(groups, units)
+        ):
+            yield (entries, self._heads(some), rows), self.block(entries, some, rows)
 
-    @property
-    def _budget(self) -> int:
-        return _BUDGET_CPU if self.query.device.type == "cpu" else _BUDGET_ELSEWHERE
+
+def _slices(total: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, total)) for first in range(0, total, step)]

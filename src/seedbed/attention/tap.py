@@ -5,6 +5,8 @@ Every softmax attention of a diffusers model ends in `torch.nn.functional.scaled
 model uses: after norms, rotary embedding and concatenation. Forward hooks say which layer is calling.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from seedbed.attention.backends import force_native, needs
 from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported
 
@@ -33,7 +34,7 @@ class SplitBatch(NotSupported):
 class _Stop(Exception):
     """Ends the forward; an Exception, so that forward hooks with `always_call` see the stack unwind."""
 
-    def __init__(self, tap: "Tap") -> None:
+    def __init__(self, tap: Tap) -> None:
         super().__init__("the tap's handler stopped this forward")
         self.tap = tap
 
@@ -68,7 +69,7 @@ class AttentionCall:
     candidates: int
     """Batch size of the tapped module's own input, or what the tap's `candidates` says."""
     _dropout: float = field(repr=False)
-    _tap: "Tap" = field(repr=False)
+    _tap: Tap = field(repr=False)
 
     def output(
         self, query: Tensor | None = None, key: Tensor | None = None, value: Tensor | None = None
@@ -107,24 +108,7 @@ class AttentionCall:
         raise _Stop(self._tap)
 
 
-class _Mode(TorchFunctionMode):
-    """Hands attention calls to its tap; active only while the tapped module's forward runs."""
-
-    def __init__(self, tap: "Tap") -> None:
-        super().__init__()
-        self.tap = tap
-        self.muted = False
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is not _ATTENTION or self.muted:
-            return func(*args, **kwargs)
-        return self.tap._answer(*args, **kwargs)
-
-
-class Tap:
+class Tap(TorchFunctionMode):
     """Context manager that shows the attention calls of `module` to `handler`.
 
     `handler(call: AttentionCall)` returns None to let the model attend as it would, or a tensor
@@ -144,98 +128,111 @@ class Tap:
 
     Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`, `candidates`.
 
-    Raises BadInput where a handler's tensor has another shape than the attention output it replaces.
+    Raises BadInput where a handler's tensor has another shape than the attention output it replaces,
+    NotSupported where the module is compiled or fails with torch's native backend in place of its own.
     """
 
     def __init__(self, module: nn.Module, handler: Handler, inputs: Inputs | None = None) -> None:
+        super().__init__()
         self.module = module
         self.handler = handler
         self.inputs = inputs
         self.candidates: int | None = None
-        self.steps = self.calls = 0
-        self.stopped = False
-        self._mode: _Mode | None = None
-        self._inside = False
-        self._index = 0
-        self._active = ExitStack()
+        self.steps = self.calls = self._index = 0
+        self.stopped = self._muted = False
+        self._thread: int | None = None  # the thread that opened the tap, None while it is closed
+        # Modules whose forward runs, outermost first, with their arguments; while there are any, torch asks
+        # this mode before it attends.
         self._stack: list[tuple[nn.Module, dict[str, Any]]] = []
-        self._undo: list[Callable[[], None]] = []
-        self._chosen: set[str] = set()
 
-    def __enter__(self) -> "Tap":
-        if self._mode is not None:
+    def __enter__(self) -> Tap:
+        if self._thread is not None:
             raise BadInput("this tap is already open: make a second Tap to nest it")
         self.steps = self.calls = 0
         self.stopped = False
-        self._mode = _Mode(self)
-        self._thread = threading.get_ident()
         self._names = {module: name for name, module in self.module.named_modules()}
         self._parameters: dict[type, list[str]] = {}
-        try:
+        self._backends: set[str] = set()
+        with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
                     raise NotSupported(f"{name or 'the module'} is compiled: no tap sees inside its graph")
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
-                for handle in (
-                    module.register_forward_pre_hook(self._before, with_kwargs=True),
-                    module.register_forward_hook(self._after, always_call=True, prepend=True),
-                ):
-                    self._undo.append(handle.remove)
-                self._chosen |= force_native(getattr(module, "processor", None), self._undo)
-        except BaseException:
-            self._close()
-            raise
+                undo.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+                undo.callback(
+                    module.register_forward_hook(self._after, always_call=True, prepend=True).remove
+                )
+                processor: Any = getattr(module, "processor", None)
+                if hasattr(processor, "_attention_backend"):
+                    chosen = processor._attention_backend
+                    if "_attention_backend" in vars(processor):
+                        undo.callback(setattr, processor, "_attention_backend", chosen)
+                    else:
+                        undo.callback(delattr, processor, "_attention_backend")
+                    processor._attention_backend = "native"
+                    self._backends.add(str(getattr(chosen, "value", chosen)))
+            self._undo = undo.pop_all()
+        self._backends -= {"None", "native"}
+        self._thread = threading.get_ident()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._close()
+        self._undo.close()
+        self._leave()
+        self._thread = None
+        self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
-        if self._chosen and isinstance(error, (AttributeError, TypeError)):
-            raise NotSupported(needs(self.module, self._chosen)) from error
+        if self._backends and isinstance(error, (AttributeError, TypeError)):
+            raise NotSupported(
+                f"{type(self.module).__name__} needs the attention backend "
+                f"{' and '.join(sorted(self._backends))}: its attention does not go through torch's "
+                "scaled_dot_product_attention and cannot be seen"
+            ) from error
         return self.stopped
 
-    def _close(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-        # Only what is no Exception (Ctrl-C) skips the forward hooks and leaves the mode active until here.
-        self._active.close()
-        self._inside = False
-        self._stack.clear()
-        self._mode = None
-        self._names = {}
-
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._mode is None or threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread:
             return None
+        changed = None
         if module is self.module:
-            self._stack = []
+            self._leave()
             self._index = 0
             self.candidates = None
             self.steps += 1
-            if not self._inside:
-                self._active.enter_context(self._mode)
-                self._inside = True
-        changed = None
-        if self._inside:
-            if self.inputs is not None and len(self._stack) == 1:
-                changed = self.inputs(self._names[module], args, kwargs)
-                args, kwargs = changed or (args, kwargs)
-            kind = type(module)
-            if kind not in self._parameters:
-                self._parameters[kind] = parameter_names(kind)
-            self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
+        elif not self._stack:
+            return None
+        elif self.inputs is not None and len(self._stack) == 1:
+            changed = self.inputs(self._names[module], args, kwargs)
+            args, kwargs = changed or (args, kwargs)
+        kind = type(module)
+        if kind not in self._parameters:
+            self._parameters[kind] = parameter_names(kind)
+        self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
+        if module is self.module:
+            TorchFunctionMode.__enter__(self)
         return changed
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._inside or self._mode is None or threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread:
             return
-        while self._stack and self._stack.pop()[0] is not module:
-            pass
         if module is self.module:
-            self._inside = False
-            self._active.close()
+            self._leave()
+        while len(self._stack) > 1 and self._stack.pop()[0] is not module:
+            pass
+
+    def _leave(self) -> None:
+        """Ends the forward of the tapped module, if one runs: Ctrl-C, no Exception, skips `_after`."""
+        if self._stack:
+            self._stack.clear()
+            TorchFunctionMode.__exit__(self, None, None, None)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        answer = func if func is not _ATTENTION or self._muted else self._answer
+        return answer(*args, **(kwargs or {}))
 
     def _answer(
         self,
@@ -279,14 +276,18 @@ class Tap:
         self._index += 1
         self.calls += 1
         # What a handler computes is no call of the model: taps further out must not take it for one.
-        outer = [m for m in _get_current_function_mode_stack() if isinstance(m, _Mode) and not m.muted]
-        for mode in outer:
-            mode.muted = True
+        outer = [m for m in _get_current_function_mode_stack() if isinstance(m, Tap) and not m._muted]
+        for tap in outer:
+            tap._muted = True
         try:
             answer = self.handler(call)
+        except (AttributeError, TypeError):  # a handler's own: no sign of a missing backend
+            for tap in (self, *outer):
+                tap._backends.clear()
+            raise
         finally:
-            for mode in outer:
-                mode.muted = False
+            for tap in outer:
+                tap._muted = False
         if answer is None:
             return _ATTENTION(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa

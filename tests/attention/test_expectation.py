@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.attention.bansa import bansa_expected, bansa_masked
+from seedbed.attention.disagreement import bansa_expected, bansa_masked
 
 PLACES = ("probabilities", "logits")
 

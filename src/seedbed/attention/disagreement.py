@@ -74,16 +74,16 @@ def bansa_masked(
         BadInput: masks below 2, keep outside (0, 1], an unknown place, shapes that do not belong together.
     """
     _check(masks, keep, place)
-    logits = Logits.of(query, key, scale, mask, causal, rows)
+    logits = Logits(query, key, scale, mask, causal, rows)
     scores = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
     generator = torch.Generator(query.device)
     shape = (masks, query.shape[1], logits.keys)
     if chunk is None:
         chunk = min(logits.rows_per_block(copies=4 + masks), max(1, _MASKS // math.prod(shape)))
     positions = logits.positions.tolist()
-    uniform = torch.empty(0)
-    drawn_for: slice | None = None
-    for batch, heads, some, block in logits.blocks(chunk, copies=4):
+    uniform, drawn_for = torch.empty(0), slice(0)
+    for at, block in logits.blocks(chunk, copies=4):
+        _, heads, some = at
         if some != drawn_for:
             uniform = torch.stack([mask_uniforms(seed, row, shape, generator) for row in positions[some]], 2)
             drawn_for = some
@@ -102,7 +102,7 @@ def bansa_masked(
         if logits.masked:
             score = score.masked_fill_((block <= EXCLUDED / 2).all(-1), 0)
         # Jensen's inequality bounds the score by 0; rounding does not know it.
-        scores[batch, heads, some] = score.clamp_(min=0).to(scores.dtype)
+        scores[at] = score.clamp_(min=0).to(scores.dtype)
     return scores
 
 
@@ -158,12 +158,12 @@ def bansa_expected(
         BadInput: as `bansa_masked`.
     """
     _check(masks, keep, place)
-    logits = Logits.of(query, key, scale, mask, causal, rows)
+    logits = Logits(query, key, scale, mask, causal, rows)
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
-    for batch, heads, some, block in logits.blocks(chunk, copies=4):
+    for at, block in logits.blocks(chunk, copies=4):
         if keep > 1 - 1e-6 or logits.keys == 1:  # all masks agree; what is not finite stays so
-            scores[batch, heads, some] = block.sum(-1) * 0
+            scores[at] = block.sum(-1) * 0
             continue
         shape, block = block.shape[:-1], block.flatten(0, -2)
         excluded = block <= EXCLUDED / 2 if logits.masked else None
@@ -171,7 +171,7 @@ def bansa_expected(
         if excluded is not None:
             # In rows of one key, too, all masks agree, and quadrature would only come close.
             score = torch.where((~excluded).sum(-1) <= 1, score * 0, score)
-        scores[batch, heads, some] = score.view(shape)
+        scores[at] = score.view(shape)
     return scores
 
 

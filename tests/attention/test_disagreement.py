@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.attention import bansa
-from seedbed.attention.bansa import bansa_masked, mask_uniforms
+from seedbed.attention import disagreement
+from seedbed.attention.disagreement import bansa_masked, mask_uniforms
 from seedbed.errors import BadInput
 
 PLACES = ("probabilities", "logits")
@@ -29,7 +29,7 @@ def softmax(logits):
 
 
 def masked_row(logits, uniforms, keep, place):
-    """One masked version of a row, as module bansa defines it; without the keys that the model masks."""
+    """One masked version of a row, as module disagreement defines it; without the keys that the model masks."""
     if place == "logits":
         return softmax([s if u < keep else 0.0 for s, u in zip(logits, uniforms, strict=True)])
     first_kept = [math.floor(math.log1p(-u) / math.log1p(-keep)) if u >= keep else 0 for u in uniforms]
@@ -130,10 +130,10 @@ def test_masks_belong_to_head_and_row_and_to_nothing_else(place):
 def test_the_order_of_masks_and_heads_does_not_matter(place, monkeypatch):
     query, key = 2 * torch.randn(2, 4, 6, 8), torch.randn(2, 4, 15, 8)
     every = bansa_masked(query, key, place=place)
-    monkeypatch.setattr(bansa, "mask_uniforms", lambda *arguments: mask_uniforms(*arguments).flip(0))
+    monkeypatch.setattr(disagreement, "mask_uniforms", lambda *arguments: mask_uniforms(*arguments).flip(0))
     assert torch.allclose(bansa_masked(query, key, place=place), every, atol=1e-6)
     heads = torch.tensor([2, 0, 3, 1])
-    monkeypatch.setattr(bansa, "mask_uniforms", lambda *arguments: mask_uniforms(*arguments)[:, heads])
+    monkeypatch.setattr(disagreement, "mask_uniforms", lambda *arguments: mask_uniforms(*arguments)[:, heads])
     swapped = bansa_masked(query[:, heads], key[:, heads], place=place)
     assert torch.allclose(swapped, every[:, heads], atol=1e-6)
 
@@ -143,7 +143,7 @@ def test_masks_keep_at_least_one_key_and_follow_the_conditional_law():
     logits = torch.tensor([1.0, 2.0, 0.5])
     row = logits.softmax(-1).expand(1, 1, draws, keys)
     uniform = torch.rand(1, draws, keys, generator=torch.Generator().manual_seed(0))
-    masked = bansa._masked_row(row, logits.expand_as(row), uniform, keep)[0, 0]
+    masked = disagreement._masked_row(row, logits.expand_as(row), uniform, keep)[0, 0]
     assert torch.allclose(masked.sum(-1), torch.ones(draws))
     code = ((masked > 0) * torch.tensor([1, 2, 4])).sum(-1)
     for kept in range(8):
@@ -177,7 +177,7 @@ def test_masks_are_made_for_a_few_rows_at_once(monkeypatch):
     query, key = torch.randn(1, 2, 64, 8), torch.randn(1, 2, 256, 8)
     every = bansa_masked(query, key, masks=8)
     stacked, stack = [], torch.stack
-    monkeypatch.setattr(bansa, "_MASKS", 5 * 8 * 2 * 256)
+    monkeypatch.setattr(disagreement, "_MASKS", 5 * 8 * 2 * 256)
     monkeypatch.setattr(torch, "stack", lambda some, *place: stacked.append(len(some)) or stack(some, *place))
     again = bansa_masked(query, key, masks=8)
     assert stacked == [5] * 12 + [4]
@@ -205,7 +205,7 @@ def test_what_is_not_finite_stays_so(place):
         assert bansa_masked(query, key, mask=mask, place=place)[0, 0].isnan().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("function", [bansa.bansa_masked, bansa.bansa_expected])
+@pytest.mark.parametrize("function", [disagreement.bansa_masked, disagreement.bansa_expected])
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -90,12 +90,11 @@ def row_statistics(
     powers = tuple(powers)
     if any(power < 1 for power in powers):
         raise BadInput(f"powers must be at least 1, not {powers}")
-    logits = Logits.of(query, key, scale, mask, causal, rows)
+    logits = Logits(query, key, scale, mask, causal, rows)
     empty = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
     logsumexp, entropy, keys = empty, torch.empty_like(empty), torch.full_like(empty, logits.keys)
     sums = {power: torch.empty_like(empty) for power in powers}
-    for batch, heads, some, block in logits.blocks(chunk, copies=3):
-        at = (batch, heads, some)
+    for at, block in logits.blocks(chunk, copies=3):
         if logits.masked:
             keys[at] = (~(block <= EXCLUDED / 2)).sum(-1).to(keys.dtype)  # NaN is no mask, and stays
         top = block.amax(-1, keepdim=True)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seedbed.attention.bansa import bansa_expected, bansa_masked
-from seedbed.attention.statistics import energy, row_statistics, sample_rows
+from seedbed.attention.disagreement import bansa_expected, bansa_masked
+from seedbed.attention.rows import energy, row_statistics, sample_rows
 from seedbed.errors import BadInput
 
 
