@@ -204,7 +204,7 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Pro
         try:
             pipe = load(name, dtype=recorded.dtypes, device=device, scheduler=recorded.scheduler)
         except BadInput as error:
-            raise BadInput(f"cannot load the record's model, use replay(record, pipe): {error}") from error
+            raise BadInput(f"cannot load the record's model: {error}") from error
     if type(pipe).__name__ != recorded.pipeline:
         raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
     call, _ = several(selection.call, selection.kept)
