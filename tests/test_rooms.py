@@ -13,6 +13,7 @@ ROOMS = (
     "attention",
     "noise",
     "report",
+    "pipelines",
     "probe",
     "selection",
     "refinement",

@@ -17,8 +17,8 @@ import torch
 from summarise import RESULTS, rounded
 
 from seedbed.lab import statistics
-from seedbed.lab.plan import locate
 from seedbed.noise import NoiseRecipe
+from seedbed.pipelines.loading import load
 from seedbed.probe import Probe, Rollout
 from seedbed.worlds import shapes
 
@@ -40,12 +40,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", help="names of embedded models, or folders")
     arguments = parser.parse_args()
-    from diffusers import DiffusionPipeline
-
     captions = shapes.captions(40, objects=2, seed=0, held=True)
     found = {}
     for model in arguments.models:
-        pipe = DiffusionPipeline.from_pretrained(locate(model), torch_dtype=torch.float32)
+        pipe = load(model, dtype="float32", device="cpu")
         table = np.array([shares(pipe, caption, seed) for seed, caption in enumerate(captions)])
         found[Path(model).name] = {s: statistics.bootstrap(table[:, i]) for i, s in enumerate(STEPS)}
         print(model, rounded(found[Path(model).name]), flush=True)

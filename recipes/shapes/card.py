@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - the card is prose
 """Write the model card beside an exported model from its logs and its evaluation.
 
-`python recipes/shapes/card.py src/seedbed/zoo/models/shapes-cogvideox`, once the trained and evaluated model
-lies there and the logs of its training in recipes/shapes/logs. The documentation gets the same page.
+`python recipes/shapes/card.py models/shapes-cogvideox-loose`, once the trained and evaluated model lies there
+(the default model: in src/seedbed/zoo/models) and the logs of its training in recipes/shapes/logs. The documentation gets the same page.
 """
 
 from __future__ import annotations

@@ -103,6 +103,10 @@ def test_the_model_is_loaded_from_where_the_record_says(tmp_path):
     [
         ({"model": ""}, "built in memory"),
         ({"model": "/nowhere/at-all"}, "not on this machine"),
+        (
+            {"model": "seedbed:zoo/models/koala"},
+            "cannot load the record's model: no embedded model is called",
+        ),
         ({"pipeline": "WanPipeline"}, "made with a WanPipeline, not with a CogVideoXPipeline"),
         ({"call": {**CALL, "num_frames": 1}}, r"noise has shape \(3, 4, 4, 4\).*have shape \(1, 4, 4, 4\)"),
     ],

@@ -10,7 +10,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from seedbed import BadInput, BadRecord, __version__
 from seedbed.selection import Bansa, Selection, score, select
-from seedbed.selection.origin import Model, locate, recordable
+from seedbed.selection.origin import Model, recordable
 from seedbed.selection.record import sealed
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
@@ -218,16 +218,6 @@ def test_a_record_holds_the_infinite_bound_of_a_scheduler():
     pipe.scheduler = DPMSolverMultistepScheduler()
     assert pipe.scheduler.config["lambda_min_clipped"] == -math.inf
     assert Model.of(pipe).scheduler["config"]["lambda_min_clipped"] == "-Infinity"
-
-
-def test_a_model_inside_the_package_is_found_again_anywhere(tmp_path):
-    pipe = cogvideox(layers=1)
-    inside = locate("seedbed:selection")
-    assert os.path.isdir(inside)
-    pipe.register_to_config(_name_or_path=inside)
-    assert Model.of(pipe).model == "seedbed:selection"
-    pipe.register_to_config(_name_or_path=str(tmp_path))
-    assert Model.of(pipe).model == str(tmp_path) == locate(str(tmp_path))
 
 
 def test_the_report_is_one_page(choice, tmp_path):

@@ -10,7 +10,7 @@ import typer
 from seedbed.cli import options as opt
 from seedbed.cli.exits import one_line_errors
 from seedbed.cli.outputs import checked, write_together
-from seedbed.cli.shared import loaded, shown
+from seedbed.cli.shared import loaded, prepare_process, shown
 from seedbed.errors import BadInput
 
 
@@ -48,11 +48,9 @@ def replay(
     Exits with 1 if the frames are not bit by bit those of the record.
     """
     with one_line_errors():
-        from seedbed.cli.pipeline import one_thread, silence
         from seedbed.report.video import read_record
         from seedbed.selection import Selection
         from seedbed.selection import replay as run
-        from seedbed.selection.origin import locate
 
         content = read_record(record)
         recorded = Selection.load(record).model
@@ -62,15 +60,14 @@ def replay(
         video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=beside)
         if pick is None and "sheet" in content and "rungs" not in content:
             raise BadInput(f"nobody has picked from {record} yet: add --pick N")
-        place = locate(recorded.model)
+        place = recorded.model
         if not model and (not place or (Path(place).is_absolute() and not Path(place).is_dir())):
             raise BadInput(
                 f"the record's model {place or '(unnamed)'} is not here: say where with --model PATH"
             )
         pipe = loaded(model, recorded.dtypes, None, quiet) if model else None
-        silence()
-        if not model and recorded.model.startswith("seedbed:"):
-            one_thread()
+        if not model:
+            prepare_process(place)
         if pick is not None:
             from seedbed.cli.previews import write_picked
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,32 @@ def shown(quiet: bool) -> bool:
 
 
 def loaded(model: str | None, dtype: Any, device: str | None, quiet: bool) -> Any:
-    """The pipeline, as `seedbed.cli.pipeline.load`, with a spinner while it loads."""
+    """The pipeline, as `seedbed.pipelines.loading.load`, with a spinner while it loads."""
     with Console(stderr=True, quiet=not shown(quiet)).status("loading the model"):
-        from seedbed.cli.pipeline import load
+        from seedbed.pipelines.loading import load, locate
 
-        return load(model, dtype, device)
+        name = locate(model)
+        prepare_process(name)
+        return load(name, dtype=dtype, device=device)
+
+
+def prepare_process(model: str) -> None:
+    """Keep the chatter of the libraries below off the terminal for good, and compute on few threads.
+
+    The embedded models' tensors are tiny: on a busy machine, threads that wait for one another are many times
+    slower than one.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from seedbed.pipelines.loading import RECORDED, recorded_name, silence
+
+    silence()
+    if recorded_name(model).startswith(RECORDED):
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def pool_of(

@@ -13,16 +13,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, NotSupported
 from seedbed.files import write_bytes_atomically
+from seedbed.pipelines.loading import load
 from seedbed.probe import Probe
 from seedbed.report.video import read_record, write_video
 from seedbed.selection.acquisitions import Acquisition, Prefer, positive
 from seedbed.selection.batches import BatchSize
-from seedbed.selection.origin import Model, dtype_named, locate
 from seedbed.selection.pool import choose, recipes_for
 from seedbed.selection.profile import Profile
 from seedbed.selection.progress import Progress, reporting
@@ -192,12 +191,22 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Pro
     for name in missing:
         if name not in selection.missing:
             raise BadInput(f"{name} is not missing from the record: leave it out")
+    recorded = selection.model
     if pipe is None:
-        pipe = _load(selection.model)
-    if type(pipe).__name__ != selection.model.pipeline:
-        raise BadInput(
-            f"the record was made with a {selection.model.pipeline}, not with a {type(pipe).__name__}"
-        )
+        name = recorded.model
+        if not name:
+            raise BadInput("the record's pipeline was built in memory: pass it, replay(record, pipe)")
+        if Path(name).is_absolute() and not Path(name).is_dir():
+            raise BadInput(
+                f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
+            )
+        device = None if recorded.device == "cuda" else "cpu"
+        try:
+            pipe = load(name, dtype=recorded.dtypes, device=device, scheduler=recorded.scheduler)
+        except BadInput as error:
+            raise BadInput(f"cannot load the record's model: {error}") from error
+    if type(pipe).__name__ != recorded.pipeline:
+        raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
     call, _ = several(selection.call, selection.kept)
     probe = Probe(pipe, selection.prompt, **{**call, **missing})
     if tuple(selection.recipe.shape) != tuple(probe.spec.shape):
@@ -217,31 +226,3 @@ def checked_fps(fps: object) -> None:
 def _frames(probe: Probe, noise: Tensor, progress: Progress) -> np.ndarray[Any, Any]:
     with reporting(progress) as show:
         return probe.generate(noise, progress=lambda done, total: show("generation", done, total))
-
-
-def _load(model: Model) -> Any:
-    """The pipeline that a record names, as it was."""
-    import diffusers
-
-    if not model.model:
-        raise BadInput("the record's pipeline was built in memory: pass it, replay(record, pipe)")
-    name = locate(model.model)
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise BadInput(
-            f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
-        )
-    dtypes = {component: dtype_named(dtype) for component, dtype in model.dtypes.items()}
-    try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            name, torch_dtype=dtypes or None, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot load the record's model {name}: {str(error).splitlines()[0]}") from error
-    if model.scheduler is not None:
-        scheduler = getattr(diffusers, model.scheduler["class"], None)
-        if scheduler is None:
-            raise BadInput(
-                f"this diffusers has no scheduler {model.scheduler['class']}: use replay(record, pipe)"
-            )
-        pipe.scheduler = scheduler.from_config(model.scheduler["config"])
-    return pipe.to("cuda") if model.device == "cuda" and torch.cuda.is_available() else pipe

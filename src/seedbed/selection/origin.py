@@ -8,14 +8,12 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_PACKAGED = "seedbed:"
+from seedbed.pipelines.loading import recorded_name
 
 
 def model_name(pipe: Any) -> str:
@@ -28,8 +26,8 @@ class Model:
     """What a record says about the pipeline.
 
     Attributes:
-        model: the folder or hub name it was loaded from, "" if it was built in memory; "seedbed:..." is a
-            folder inside the installed package.
+        model: the folder or hub name it was loaded from, "" if it was built in memory; an embedded
+            model is named as `seedbed.pipelines.loading.recorded_name` says.
         pipeline: its class.
         dtypes: of each component with weights.
         device: the type of device it was on.
@@ -45,9 +43,6 @@ class Model:
     @classmethod
     def of(cls, pipe: Any) -> Model:
         """Describe a pipeline."""
-        name = model_name(pipe)
-        if name and Path(name).is_dir() and Path(name).resolve().is_relative_to(_PACKAGE):
-            name = _PACKAGED + Path(name).resolve().relative_to(_PACKAGE).as_posix()
         dtypes = {
             key: str(component.dtype).removeprefix("torch.")
             for key, component in pipe.components.items()
@@ -58,12 +53,8 @@ class Model:
             # Bounds that are infinite, of which JSON has none, as text.
             config = json.loads(scheduler.to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
+        name = recorded_name(model_name(pipe))
         return cls(name, type(pipe).__name__, dtypes, pipe.device.type, scheduler)
-
-
-def locate(model: str) -> str:
-    """The folder or hub name to load a record's `model` from, on this machine."""
-    return str(_PACKAGE / model.removeprefix(_PACKAGED)) if model.startswith(_PACKAGED) else model
 
 
 def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -78,14 +69,6 @@ def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
         else:
             missing[name] = type(value).__name__
     return plain, missing
-
-
-def dtype_named(name: str) -> torch.dtype:
-    """torch's dtype of that name; ValueError if there is none."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{name!r} is no dtype")
-    return dtype
 
 
 def package_versions() -> dict[str, str]:

@@ -19,11 +19,12 @@ from seedbed import __version__
 from seedbed.errors import BadRecord
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import NoiseRecipe, sha256_of
+from seedbed.pipelines.loading import dtype_named
 from seedbed.probe import Ledger
 from seedbed.report.page import selection_page
 from seedbed.report.video import read_record
 from seedbed.selection.acquisitions import Prefer
-from seedbed.selection.origin import Model, dtype_named
+from seedbed.selection.origin import Model
 from seedbed.selection.rungs import Rung
 
 SCHEMA = "seedbed.selection/1"

@@ -1,0 +1,181 @@
+"""From a model's name to its pipeline: the one loader, and where the embedded models lie.
+
+Embedded models are small, trained from a recipe in this repository, with a card each. One of them is in the
+wheel; the others lie in `models/` at the root of the repository, and are found where the package runs from a
+checkout of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seedbed.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT = "shapes-cogvideox"
+EMBEDDED = (DEFAULT, "shapes-cogvideox-loose", "shapes-cogvideox-snr", "shapes-cogvideox-unread")
+RECORDED = "seedbed:zoo/models/"  # before the name of an embedded model in a record, wherever the model lies
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PLACES = (_PACKAGE / "zoo/models", _PACKAGE.parents[1] / "models")
+
+
+def names() -> list[str]:
+    """The names of the embedded models that are on this machine."""
+    return [*_folders()]
+
+
+def path(name: str = DEFAULT) -> Path:
+    """The folder of an embedded model, as `DiffusionPipeline.from_pretrained` reads it.
+
+    Raises BadInput if no embedded model has that name, or if it is one that the wheel does not carry.
+    """
+    folders = _folders()
+    if name in EMBEDDED and name not in folders:
+        raise BadInput(f"{name} is not in the wheel: give the folder models/{name} of seedbed's repository")
+    if name not in folders:
+        raise BadInput(f"no embedded model is called '{name}'; there is {', '.join(folders)}")
+    return folders[name]
+
+
+def _folders() -> dict[str, Path]:
+    folders = [place / name for place in _PLACES for name in EMBEDDED]
+    return {folder.name: folder for folder in folders if (folder / "model_index.json").is_file()}
+
+
+def recorded_name(model: str) -> str:
+    """What a record calls the model that was loaded from `model`, "" for one that was built in memory.
+
+    "seedbed:zoo/models/NAME" for an embedded one, which any other installation finds; else the same.
+    """
+    folder = Path(model).resolve()
+    embedded = model and folder.parent in _PLACES and folder.name in EMBEDDED
+    return RECORDED + folder.name if embedded else model
+
+
+def locate(model: str | os.PathLike[str] | None) -> str:
+    """The absolute folder, or the name on the Hub, that `model` stands for; see `load`.
+
+    Raises BadInput if there is no such model, or if the folder is not a pipeline's.
+    """
+    if model is None:
+        return str(path())
+    model = os.fspath(model)
+    if model.startswith(RECORDED):
+        return str(path(model.removeprefix(RECORDED)))
+    folder = Path(model)
+    if model and folder.exists():
+        if not (folder / "model_index.json").is_file():
+            raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
+        return str(folder.resolve())  # goes into the record, which may be replayed from another folder
+    if model in EMBEDDED:
+        return str(path(model))
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
+        raise BadInput(
+            f"there is no model at {model or repr(model)}: give the folder of a diffusers pipeline, "
+            f"or one of {', '.join(names())}"
+        )
+    return model
+
+
+def dtype_named(name: str | torch.dtype) -> torch.dtype:
+    """torch's dtype of that name. Raises BadInput if there is none."""
+    import torch
+
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(dtype, torch.dtype):
+        raise BadInput(f"{name!r} is no dtype: use float32, float16 or bfloat16")
+    return dtype
+
+
+def silence() -> ExitStack:
+    """Keep the chatter of diffusers, transformers and the Hub off the terminal until the result is closed.
+
+    Their errors arrive as exceptions.
+    """
+    import diffusers
+    import transformers
+
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    for chatter in (diffusers.utils.logging, transformers.utils.logging):
+        stack.callback(chatter.set_verbosity, chatter.get_verbosity())
+        chatter.set_verbosity_error()
+        if chatter.is_progress_bar_enabled():
+            stack.callback(chatter.enable_progress_bar)
+            chatter.disable_progress_bar()
+    hub = logging.getLogger("huggingface_hub")
+    stack.callback(hub.setLevel, hub.level)
+    hub.setLevel(logging.ERROR)
+    return stack
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
+    device: str | torch.device | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+) -> Any:
+    """Load a diffusers pipeline from safetensors, onto a device.
+
+    Args:
+        model: its folder, an embedded model's name (a folder of that name in the working directory comes
+            first), a record's name of one ("seedbed:zoo/models/NAME") or a name on the Hub; None is the
+            embedded model that is in the wheel.
+        dtype: of all components, or by component (those not named are float32); None is float32 on the CPU,
+            bfloat16 on a GPU, float16 on one that lacks bfloat16.
+        device: None is "cuda" where there is one, else "cpu".
+        scheduler: in place of the folder's, as a record holds it: {"class": name, "config": {...}}.
+
+    Raises:
+        BadInput: no such model, device, dtype or scheduler, or a folder that does not load.
+    """
+    name = locate(model)
+    import diffusers
+    import torch
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise BadInput(f"unknown device {device!r}: use cpu, cuda or cuda:1") from None
+    absent = place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
+    if place.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(1, device=place).item()
+        except (RuntimeError, AssertionError):  # what a torch without that kind of device answers
+            absent = True
+    if absent:
+        raise BadInput(f"there is no device {place} on this machine: use cpu")
+    if not dtype:
+        dtype = "float32"
+        if place.type == "cuda":
+            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtypes = (
+        {part: dtype_named(one) for part, one in dtype.items()}
+        if isinstance(dtype, Mapping)
+        else dtype_named(dtype)
+    )
+    if scheduler is not None and not hasattr(diffusers, scheduler["class"]):
+        raise BadInput(f"this diffusers has no scheduler {scheduler['class']}")
+
+    with silence():
+        try:
+            pipe = diffusers.DiffusionPipeline.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
+        except Exception as error:  # whatever broken files provoke in diffusers, transformers or the Hub
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if not Path(name).exists():
+                raise BadInput(f"there is no folder {name}, and the Hub did not give it: {reason}") from error
+            raise BadInput(f"{name} does not load as a diffusers pipeline: {reason}") from error
+        if scheduler is not None:
+            pipe.scheduler = getattr(diffusers, scheduler["class"]).from_config(scheduler["config"])
+        return pipe.to(place)

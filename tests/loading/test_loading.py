@@ -1,0 +1,210 @@
+"""One loader of models: what it takes, what it gives, and what it says of what it cannot load."""
+
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers import DDIMScheduler
+
+from seedbed.errors import BadInput
+from seedbed.pipelines import loading
+from seedbed.pipelines.loading import DEFAULT, EMBEDDED, load, locate, names, recorded_name
+from seedbed.selection.origin import Model
+from tests.pipelines import BUILDERS
+
+PACKAGE = Path(loading.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    BUILDERS["cogvideox"]().save_pretrained(folder)
+    return folder
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(BadInput) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_in_float32_on_the_cpu(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    pipe = load(Path("tiny"), device="cpu")
+    assert (pipe.name_or_path, pipe.device.type) == (str(folder), "cpu")
+    assert set(Model.of(pipe).dtypes.values()) == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_one_dtype_for_all_components(folder, dtype):
+    assert set(Model.of(load(folder, dtype=dtype, device="cpu")).dtypes.values()) == {"bfloat16"}
+
+
+def test_a_dtype_for_each_component(folder):
+    pipe = load(folder, dtype={"transformer": "float16", "vae": torch.bfloat16}, device="cpu")
+    assert Model.of(pipe).dtypes == {"transformer": "float16", "vae": "bfloat16", "text_encoder": "float32"}
+
+
+@pytest.mark.parametrize(("bfloat16", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_is_taken_where_there_is_one_with_the_dtype_it_has(folder, monkeypatch, bfloat16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
+    places = []
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "to", lambda pipe, place: places.append(place) or pipe)
+    assert set(Model.of(load(folder)).dtypes.values()) == {expected}
+    assert places[-1].type == "cuda"
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu():
+    pipe = load()
+    assert (pipe.device.type, pipe.transformer.dtype) == ("cuda", torch.bfloat16)
+
+
+def test_the_scheduler_that_a_record_holds(folder):
+    kept = load(folder, device="cpu").scheduler
+    scheduler = DDIMScheduler(num_train_timesteps=77)
+    wanted = {"class": "DDIMScheduler", "config": json.loads(scheduler.to_json_string())}
+    found = load(folder, device="cpu", scheduler=wanted).scheduler
+    assert type(kept) is not DDIMScheduler
+    assert type(found) is DDIMScheduler and found.config.num_train_timesteps == 77
+    said = refusal(folder, device="cpu", scheduler={**wanted, "class": "NoSuchScheduler"})
+    assert said == "this diffusers has no scheduler NoSuchScheduler"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "quantum"}, "unknown device 'quantum': use cpu, cuda or cuda:1"),
+        ({"device": "cuda:99"}, "there is no device cuda:99 on this machine: use cpu"),
+        ({"device": "meta"}, "there is no device meta on this machine: use cpu"),
+        ({"device": "fpga"}, "there is no device fpga on this machine: use cpu"),
+        ({"dtype": "float33"}, "'float33' is no dtype: use float32, float16 or bfloat16"),
+        ({"dtype": {"vae": "Tensor"}}, "'Tensor' is no dtype: use float32, float16 or bfloat16"),
+    ],
+)
+def test_a_device_or_dtype_that_is_none(folder, options, message):
+    assert refusal(folder, **{"device": "cpu", **options}) == message
+
+
+@pytest.mark.parametrize("model", ["missing", "", "/nowhere/at-all", "a/b/c", "seedbed:zoo"])
+def test_no_such_model(model):
+    said = refusal(model)
+    assert said.startswith(
+        f"there is no model at {model or repr('')}: give the folder of a diffusers pipeline"
+    )
+    assert said.endswith(f"or one of {', '.join(names())}")
+
+
+def test_a_folder_that_does_not_load(folder, tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path} is not a diffusers pipeline: it has no model_index.json"
+    shutil.copytree(folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged/transformer/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    said = refusal(tmp_path / "damaged", device="cpu")
+    assert said.startswith(f"{tmp_path / 'damaged'} does not load as a diffusers pipeline: ")
+
+
+def test_a_name_that_the_hub_does_not_give(monkeypatch):
+    def unreachable(*arguments, **options):
+        raise OSError("\n  no connection\nat all")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", unreachable)
+    said = refusal("some/one", device="cpu")
+    assert said == "there is no folder some/one, and the Hub did not give it:   no connection"
+
+
+def test_embedded_models_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names() == list(EMBEDDED)  # this is a checkout
+    assert locate(None) == locate(DEFAULT) == str(PACKAGE / "zoo/models" / DEFAULT)
+    for name in names():
+        folder = Path(locate(name))
+        assert (folder / "model_index.json").is_file()
+        # What records have always said, wherever the models lay.
+        assert recorded_name(str(folder)) == f"seedbed:zoo/models/{name}"
+        assert locate(f"seedbed:zoo/models/{name}") == str(folder)
+    assert recorded_name(locate(EMBEDDED[1])) == recorded_name(f"{PACKAGE}/../../models/{EMBEDDED[1]}")
+
+
+def test_a_folder_of_an_embedded_models_name_comes_first(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, DEFAULT)
+    assert locate(DEFAULT) == str(tmp_path / DEFAULT)
+    assert locate(None) != locate(DEFAULT)
+
+
+@pytest.mark.parametrize("model", ["", "some/one", "relative", "/nowhere"])
+def test_other_models_are_recorded_as_they_are(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(locate(None))
+    assert recorded_name(model) == model
+    assert recorded_name(str(tmp_path / DEFAULT)) == str(tmp_path / DEFAULT)
+
+
+def test_a_record_finds_its_model_in_another_checkout(tmp_path, monkeypatch):
+    pipe = BUILDERS["cogvideox"]()
+    pipe.register_to_config(_name_or_path=str(locate(EMBEDDED[1])))
+    recorded = Model.of(pipe).model
+    there = tmp_path / "models"
+    shutil.copytree(locate(EMBEDDED[1]), there / EMBEDDED[1], ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(loading, "_PLACES", (tmp_path / "src/seedbed/zoo/models", there))
+    assert locate(recorded) == str(there / EMBEDDED[1])
+    assert recorded_name(locate(recorded)) == recorded
+
+
+def test_a_model_that_is_not_in_the_wheel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "_PLACES", (PACKAGE / "zoo/models", tmp_path / "models"))
+    assert names() == [DEFAULT]
+    name = EMBEDDED[1]
+    for model in (name, f"seedbed:zoo/models/{name}"):
+        said = refusal(model)
+        assert said == f"{name} is not in the wheel: give the folder models/{name} of seedbed's repository"
+
+
+def test_what_chatters_is_silent_only_while_it_loads(folder, monkeypatch, capfd):
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    hub = logging.getLogger("huggingface_hub")
+
+    def state():
+        chatter = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
+        return [*chatter, hub.level, list(warnings.filters)]
+
+    kept = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
+    original, during = diffusers.DiffusionPipeline.from_pretrained, []
+
+    def seen(*arguments, **options):
+        during.append(state())
+        warnings.warn("chatter", stacklevel=1)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", seen)
+    try:
+        for log in libraries:
+            log.set_verbosity_info()
+            log.enable_progress_bar()
+        before = state()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(folder, device="cpu")
+        assert state() == before
+        (folder / "vae/config.json").rename(folder / "vae/gone")
+        refusal(folder, device="cpu")
+        assert state() == before
+    finally:
+        (folder / "vae/gone").rename(folder / "vae/config.json")
+        for log, (verbosity, bars) in zip(libraries, kept, strict=True):
+            log.set_verbosity(verbosity)
+            (log.enable_progress_bar if bars else log.disable_progress_bar)()
+    assert len(during) == 2
+    for chatter in during:
+        assert chatter[:3] == [(logging.ERROR, False), (logging.ERROR, False), logging.ERROR]
+    assert capfd.readouterr() == ("", "")
