@@ -17,7 +17,7 @@ import torch
 from summarise import RESULTS, rounded
 
 from seedbed.lab import statistics
-from seedbed.lab.plan import locate
+from seedbed.lab.experiment import locate
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
 from seedbed.worlds import shapes

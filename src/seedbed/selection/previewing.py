@@ -15,13 +15,13 @@ from seedbed.noise import NoiseRecipe
 from seedbed.probe import Ledger, Probe, Rollout
 from seedbed.selection.acquisitions import positive
 from seedbed.selection.generation import Generation, checked_fps
-from seedbed.selection.judging import Verifier, judged, named
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import recipes_for
 from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.racing import ranked
 from seedbed.selection.record import Selection
 from seedbed.selection.rungs import CANDIDATES, Rung, Schedule, planned
+from seedbed.verifiers import Verifier, judged, named
 
 
 def preview(
