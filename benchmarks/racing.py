@@ -27,7 +27,7 @@ import torch
 
 from seedbed import zoo
 from seedbed.files import write_bytes_atomically
-from seedbed.lab import races
+from seedbed.lab import replays
 from seedbed.lab.statistics import Array, bootstrap
 from seedbed.selection import find_profile, save_profile, select
 from seedbed.selection.racing import BUDGET, BUDGET_END, Rungs
@@ -56,14 +56,14 @@ def chosen(pipe: Any, number: int, caption: str, race: Rungs | None) -> Any:
 
 def line(scores: Array, rungs: Rungs) -> dict[str, Any]:
     _, candidates, layers = scores.shape
-    lost = races.regret(scores, rungs)
-    spent = races.cost(rungs, candidates, layers)
+    lost = replays.regret(scores, rungs)
+    spent = replays.cost(rungs, candidates, layers, finish=False)
     return {
         "schedule": rungs,
         "evaluations": spent,
         "share of 50 guided steps": spent / GUIDED,
         "regret": list(bootstrap(lost)),
-        "best kept": float((races.choices(scores, rungs) == scores.mean(2).argmin(1)).mean()),
+        "best kept": float((replays.raced(scores, rungs) == scores.mean(2).argmin(1)).mean()),
     }
 
 
@@ -74,7 +74,7 @@ def held_out(scores: Array, limit: float) -> list[dict[str, Any]]:
     """
     lines = []
     for half in range(2):
-        rungs = races.cheapest(scores[half::2], limit)
+        rungs = replays.cheapest(scores[half::2], limit)
         if rungs is not None:
             here, there = line(scores[half::2], rungs), line(scores[1 - half :: 2], rungs)
             lines.append({**there, "regret where it was chosen": here["regret"]})
@@ -85,11 +85,11 @@ def checked(pipe: Any, captions: list[str], scores: Array, schedules: list[Rungs
     """Real races: do they choose what the replay says, for what the replay says?"""
     same, priced, count = 0, True, 0
     for rungs in schedules:
-        picks = races.choices(scores, rungs)
+        picks = replays.raced(scores, rungs)
         for number, caption in enumerate(captions[:20]):
             choice = chosen(pipe, number, caption, rungs)
             same, count = same + (choice.best == picks[number]), count + 1
-            spent = races.cost(rungs, CANDIDATES, scores.shape[2])
+            spent = replays.cost(rungs, CANDIDATES, scores.shape[2], finish=False)
             priced = priced and abs(choice.ledger.entries["scoring"] - spent) < 1e-9
     return {"races": count, "same choice": int(same), "ledger agrees": priced}
 
@@ -132,7 +132,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
             linewidth=1.2,
             label=name,
         )
-    axis.axhline(100 * races.REGRET, color=GREY, linewidth=0.8, linestyle="--")
+    axis.axhline(100 * replays.REGRET, color=GREY, linewidth=0.8, linestyle="--")
     axis.set_xlabel("evaluations for ten candidates (one is a full conditional forward)")
     axis.set_ylabel("regret, % of best to median")
     axis.set_ylim(bottom=0)
@@ -161,7 +161,7 @@ def main() -> None:
         )
         for layer in range(layers)
     ]
-    race, limit = races.fitted(scores), races.limit(scores)
+    race, limit = replays.fitted_race(scores), replays.limit(scores)
     default = budget(layers)
     result = {
         "model": arguments.model,
@@ -171,10 +171,10 @@ def main() -> None:
         "correlation of each layer with the mean": correlations,
         "fitted": None if race is None else {**line(scores, race.schedule), "crossed regret": race.regret},
         "regret within which schedules are chosen": limit,
-        "held out": held_out(scores, limit or races.REGRET),
+        "held out": held_out(scores, limit or replays.REGRET),
         "budget default": line(scores, default),
         "truncation": [line(scores, ((depth, 1),)) for depth in range(1, layers + 1)],
-        "schedules": [line(scores, rungs) for rungs in races.every(CANDIDATES, layers)],
+        "schedules": [line(scores, rungs) for rungs in replays.every_race(CANDIDATES, layers)],
         "real races": checked(pipe, captions, scores, [default, *([race.schedule] if race else [])]),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -21,7 +21,7 @@ import numpy as np
 from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
-from seedbed.lab.schedules import cost, crossed
+from seedbed.lab.replays import cost, crossed_gain
 from seedbed.lab.store import Store
 from seedbed.selection.predictor import fit
 
@@ -97,12 +97,14 @@ def equal_cost(evidence: Evidence, judge: str = "score", outcome: str = OUTCOME)
     truth = evidence.outcome(outcome)
     rows = []
     for budget in BUDGETS:
-        mine, chosen = crossed(evidence, budget, steps=STEPS, judge=judge, outcome=outcome)
+        mine, chosen = crossed_gain(evidence, budget, steps=STEPS, judge=judge, outcome=outcome)
         full = whole(evidence, judge, outcome, budget)
         rows.append(
             {
                 "budget": budget,
-                "chosen": [{**dataclasses.asdict(c), "cost": cost(c, STEPS)} for c in chosen],
+                "chosen": [
+                    {**dataclasses.asdict(c), "cost": cost(c.schedule, c.candidates, STEPS)} for c in chosen
+                ],
                 "gain": statistics.bootstrap(mine),
                 "share": statistics.share(mine, truth),
                 "full videos": statistics.bootstrap(full),

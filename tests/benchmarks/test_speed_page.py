@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from seedbed.lab import races
+from seedbed.lab.replays import cost
 from seedbed.selection.racing import budgeted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def test_the_default_race_costs_what_is_said_at_every_depth():
     for layers in range(12, 100):
         rungs = budgeted(layers, 10)
         again = (10 * rungs[0][0] + rungs[0][1] * rungs[1][0]) / layers
-        spent[layers] = races.cost(rungs, 10, layers), again
+        spent[layers] = cost(rungs, 10, layers, finish=False), again
     assert [f"{value:.2f}" for layers in (30, 42) for value in spent[layers]] == [
         "1.73",
         "1.93",

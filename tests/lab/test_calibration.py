@@ -14,13 +14,13 @@ import torch
 import seedbed
 import seedbed.lab.calibration as module
 from seedbed import BadInput, NotSupported, zoo
-from seedbed.lab.calibration import calibrate
-from seedbed.lab.measuring import label, measured, redrawn, weights_sha256
-from seedbed.lab.verifiers import Ratings
+from seedbed.lab.calibration import calibrate, label, redrawn, weights_sha256
+from seedbed.lab.measurement import measured
 from seedbed.probe import Probe
 from seedbed.selection import Bansa, BansaDropout, Entropy, Random, select
 from seedbed.selection.pool import recipes_for
 from seedbed.selection.profile import read_profile
+from seedbed.verifiers.ratings import Ratings
 from tests.pipelines import CALLS, WORDS, cogvideox
 
 CALL = {**CALLS["cogvideox"], "num_inference_steps": 2}
@@ -210,7 +210,7 @@ def test_functions_that_need_forwards_of_their_own_get_them(pipe):
     probe = Probe(pipe, PROMPTS[0], **CALL)
     recipes = recipes_for(probe, 4, 0)
     functions = {"dropout": BansaDropout(masks=2), "two": Entropy(steps=2)}
-    table = measured(probe, recipes, brightness, (0,), functions)
+    table = measured(probe, recipes, brightness, (0,), passes=functions)
     for name, function in functions.items():
         choice = select(pipe, PROMPTS[0], acquisition=function, candidates=4, progress=False, **CALL)
         found = np.stack([table[f"0/{name}/{layer}"] for layer in range(2)], 1)

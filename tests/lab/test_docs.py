@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from seedbed.lab.recipe import Recipe
-from seedbed.lab.tables import tables_of
+from seedbed.lab.experiment import Recipe
+from seedbed.lab.presentation import tables_of
 from seedbed.lab.work import run
 from tests.pipelines import BUILDERS, CALLS
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from seedbed.errors import BadInput, SeedbedError
-from seedbed.lab import plan as planning
 from seedbed.lab import work
-from seedbed.lab.plan import files_sha256, plan
-from seedbed.lab.recipe import Recipe
+from seedbed.lab.experiment import TASKS, Recipe, files_sha256, find_task, plan
 from seedbed.lab.store import Store
 from seedbed.lab.work import run
 from tests.pipelines import BUILDERS, CALLS
@@ -208,7 +206,7 @@ def test_arrays_numbers_are_not_taken_for_plain_ones(recipe, out, monkeypatch):
 def test_an_error_or_a_bug_in_a_worker_reaches_the_caller(recipe, out):
     with pytest.raises(BadInput, match=r"toy:odd, '\d': the task returned 0 rows"):
         run(recipe(task="toy:odd", options={"rows": []}), out, workers=2)
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug of the task"):
+    with pytest.raises(ZeroDivisionError, match="a bug of the task"):
         run(recipe(task="toy:broken"), out, workers=2)
 
 
@@ -237,13 +235,16 @@ def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
         frames = probe.generate(noise)
         expected = attributes(frames[None], [prompt])
         assert row["outcome.score"] == float(expected["score"][0])
-        assert set(row) == {*IDENTITY, "nfe", *(f"outcome.{name}" for name in expected)}
-        assert row["nfe"] == 2 * CALLS["cogvideox"]["num_inference_steps"]
+        assert set(row) == {*IDENTITY, "cost.generation", *(f"outcome.{name}" for name in expected)}
+        assert row["cost.generation"] == 2 * CALLS["cogvideox"]["num_inference_steps"]
 
 
-@pytest.mark.parametrize("options", [{}, {"verifier": "shapes", "stpes": 3}])
-def test_generation_refuses_options_it_does_not_know(recipe, out, model, options):
-    with pytest.raises(BadInput, match="takes the options verifier and call"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "option verifier is missing"), ({"verifier": "shapes", "stpes": 3}, "no option 'stpes'")],
+)
+def test_options_that_are_unknown_or_missing_are_refused(recipe, out, model, options, message):
+    with pytest.raises(BadInput, match=message):
         run(recipe(task="generation", models=[str(model)], options=options), out)
 
 
@@ -259,5 +260,5 @@ def test_a_broken_model_is_one_line(recipe, out, tmp_path):
 
 
 def test_every_registered_task_is_there():
-    for task in planning.TASKS:
-        assert callable(planning.task_named(task))
+    for task in TASKS:
+        assert callable(find_task(task)[1])

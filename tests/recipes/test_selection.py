@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.lab.plan import plan
-from seedbed.lab.recipe import Recipe
+from seedbed.lab.experiment import Recipe, plan
 
 RECIPES = Path(__file__).parents[2] / "recipes/selection"
 sys.path.insert(0, str(RECIPES))

@@ -13,7 +13,7 @@ from seedbed.cli.calibrate import calibrate
 from seedbed.cli.exits import one_line_errors
 from seedbed.cli.lab import lab
 from seedbed.cli.outputs import checked, named_after, write_together
-from seedbed.cli.previews import followed, instead_of_scores, judge_named, write_sheet
+from seedbed.cli.previews import followed, instead_of_scores, write_sheet
 from seedbed.cli.replay import replay
 from seedbed.cli.shared import call_of, loaded, pool_of, show, shown
 from seedbed.errors import BadInput
@@ -104,7 +104,9 @@ def generate(
         judge = None
         if verifier is not None:
             instead_of_scores("--verifier", acquisition, race, profile, keep, masks, layers, depth)
-            judge = judge_named(verifier)
+            from seedbed.verifiers import resolve
+
+            judge = resolve(verifier)
         from seedbed.selection import generate as run
         from seedbed.selection import preview
         from seedbed.selection.profile import find_profile, read_profile

@@ -147,7 +147,8 @@ def _texts(prompts: Path | None, world: str | None, count: int) -> list[str]:
 
 
 def _judge(verifier: str | None, ratings: Path | None, world: str | None) -> Any:
-    from seedbed.lab.verifiers import Ratings, resolve
+    from seedbed.verifiers import resolve
+    from seedbed.verifiers.ratings import Ratings
 
     if verifier is not None and ratings is not None:
         raise BadInput("--verifier and --ratings cannot both judge: leave one out")
@@ -178,14 +179,10 @@ def _counting(done: list[int], quiet: bool) -> Any:
 
 
 def _print(found: Any, files: dict[str, Path]) -> None:
-    from seedbed.lab.tables import cell_text
+    from seedbed.lab.presentation import cell_text
 
     print(f"random noise {cell_text(found.random)}, best of the pool {cell_text(found.oracle)}\n")
-    table = found.table
-    texts = [list(table.columns), *([cell_text(cell) for cell in row] for row in table.rows[:_LINES])]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(found.table.to_text(_LINES))
     print(f"\nchoice  {found.profile.acquisition.name}: {found.profile.why}")
     for what, path in files.items():
         print(f"{what:<7} {path}")

@@ -32,7 +32,9 @@ def write_sheet(
     """
     if not prompt.strip():
         raise BadInput("the prompt is empty: say what to generate")
-    judge = None if verifier is None else judge_named(verifier)
+    from seedbed.verifiers import resolve
+
+    judge = None if verifier is None else resolve(verifier)
     page, memory = path.with_suffix(".html"), path.with_suffix(".safetensors")
     pipe = load()
     from seedbed.report.page import amount
@@ -61,22 +63,14 @@ def write_sheet(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def judge_named(verifier: str) -> Any:
-    """The verifier that --verifier names; BadInput for one that knows finished videos only."""
-    from seedbed.lab.verifiers import Ratings, resolve
-
-    judge = resolve(verifier)
-    if isinstance(judge, Ratings):
-        raise BadInput(f"{verifier} rates finished videos and cannot judge previews: use another --verifier")
-    return judge
-
-
 def followed(profile: "Profile | None", prompt: str) -> Any:
     """The verifier by which a profile previews, if it has one that can judge the prompt; else None."""
     if profile is None or profile.preview is None:
         return None
-    judge = judge_named(profile.preview.verifier)
+    from seedbed.verifiers import resolve
     from seedbed.worlds import shapes
+
+    judge = resolve(profile.preview.verifier)
 
     try:
         shapes.parse(prompt)  # the one world whose verifier a profile can name

@@ -5,41 +5,49 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+import torch
 
 from seedbed import __version__
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab import races, statistics
+from seedbed.lab import statistics
 from seedbed.lab.choice import Findings, findings, previewing
 from seedbed.lab.evidence import Evidence
-from seedbed.lab.measuring import label, measured, weights_sha256
-from seedbed.lab.showing import figures_of, table_of
-from seedbed.lab.store import Row, Store
-from seedbed.lab.tables import Figure, Table, cell_text
-from seedbed.lab.verifiers import Ratings, resolve
+from seedbed.lab.experiment import Row
+from seedbed.lab.measurement import measured
+from seedbed.lab.presentation import Figure, Table, cell_text, document
+from seedbed.lab.replays import fitted_race, scores_of
+from seedbed.lab.store import Store
 from seedbed.probe import Probe
 from seedbed.selection.acquisitions import Acquisition, create
 from seedbed.selection.acquisitions import resolve as acquisition_named
 from seedbed.selection.batches import BatchSize
-from seedbed.selection.judging import Verifier, named
 from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.pool import recipes_for
 from seedbed.selection.profile import VERIFIERS, Profile, save_profile
 from seedbed.selection.progress import Progress, reporting
+from seedbed.selection.rows import ROWS
+from seedbed.verifiers import Verifier, named, resolve
+from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
 VERSION = 1
 SCHEMA = "seedbed.calibration/1"
 FUNCTIONS = ("entropy", "bansa", "bansa:place=logits", "bansa:estimator=masked")
 LEAST_PROMPTS, LEAST_NOISES = 8, 4
+_COLUMNS = (
+    *("steps done", "signal", "prefer", "gain", "share of the gap", "within-prompt Spearman", "p"),
+    *("reliability", "NFE", "prompts"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,12 +81,62 @@ class Calibration:
     @property
     def table(self) -> Table:
         """Every signal at its better end, largest gain first."""
-        return table_of(self.findings)
+        tested, prompts = len(self.findings.tested), len(self.evidence.prompts)
+        return Table(
+            "What each signal is worth",
+            _COLUMNS,
+            [
+                (
+                    *verdict.signal.split("/", 1),
+                    verdict.prefer,
+                    verdict.gain,
+                    verdict.share,
+                    verdict.within,
+                    verdict.adjusted,
+                    verdict.reliability and verdict.reliability.mean,
+                    verdict.evaluations,
+                    tested if verdict.learned else prompts,
+                )
+                for verdict in sorted(self.findings.verdicts, key=lambda verdict: -verdict.gain.mean)
+            ],
+            "Gain: outcome of the chosen noise minus that of a random one. Intervals are 95 %, by a "
+            "bootstrap over prompts. p: two-sided, by permutation within prompts, corrected for all signals "
+            "(Holm). NFE: for each candidate. A signal named learned was fitted on the other prompts.",
+        )
 
     @property
     def figures(self) -> list[Figure]:
         """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
-        return figures_of(self.findings)
+        verdicts = self.findings.verdicts
+        gains = {
+            "highest chosen": [(verdict.signal, verdict.high) for verdict in verdicts],
+            "lowest chosen": [(verdict.signal, verdict.low) for verdict in verdicts if not verdict.learned],
+        }
+        figures = [Figure("Gain over a random noise", gains, "steps done / signal", "gain")]
+        for name, rules in self.findings.depths.items():
+            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome")):
+                found = rules[rule]
+                reached = (
+                    f"reaches 0.7 in size at layer {found['depth']}"
+                    if found["depth"]
+                    else "never reaches 0.7"
+                )
+                lines = {
+                    kind: [
+                        (i, statistics.Interval(r, math.nan, math.nan)) for i, r in enumerate(found[kind], 1)
+                    ]
+                    for kind in ("pooled", "within")
+                }
+                figures.append(
+                    Figure(
+                        f"{name}: correlation of the score down to a layer with {what}",
+                        lines,
+                        "attention layer",
+                        "Pearson correlation",
+                        f"Pooled over prompts, as published, it {reached}.",
+                    )
+                )
+        return figures
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.
@@ -94,8 +152,6 @@ class Calibration:
         Raises:
             BadInput: a path that cannot be written.
         """
-        from seedbed.lab.page import document
-
         about = self.profile.calibrated
         facts = {
             "choice": self.profile.acquisition.name,
@@ -143,7 +199,8 @@ def calibrate(
         prompts: at least 8, all different; the more, the narrower the intervals.
         noises: for each prompt, at least 4. Noise i of prompt p is `NoiseRecipe(seed + p, candidate=i)`: no
             prompt shares its noises with another, so that prompts are independent.
-        verifier: what judges the videos, higher is better: see `seedbed.lab.verifiers.resolve`.
+        verifier: what judges the videos, higher is better: see `seedbed.verifiers.resolve`; or
+            `Ratings` by people, or the path of a .csv file of them.
         seed: of the noises, and of the split of the prompts.
         steps: after how many denoising steps signals are read, ascending from 0, which is t = T.
         acquisitions: functions to try at t = T, each at both ends, and down to ANSE's depth d*.
@@ -161,7 +218,13 @@ def calibrate(
         NotSupported: a pipeline that cannot be paused between steps.
     """
     _check(prompts, noises, steps)
-    judge = resolve(verifier)
+    judge: Verifier | Ratings
+    if isinstance(verifier, Ratings):
+        judge = verifier
+    elif isinstance(verifier, (str, os.PathLike)) and os.fspath(verifier).lower().endswith(".csv"):
+        judge = Ratings.load(verifier)
+    else:
+        judge = resolve(verifier)
     whole_call = Probe(pipe, prompts[0], **call).call
     functions = {label(given): acquisition_named(given) for given in acquisitions}
     model = Model.of(pipe)
@@ -179,25 +242,44 @@ def calibrate(
     if save is not None:
         save = Path(save)
         cache = cache or save.with_name(save.name + ".rows")
-    with reporting(progress) as show:
-        rows: list[Row] = []
-        with _Cache.at(cache, about) as kept:
-            for number, prompt in enumerate(prompts):
-                show("prompts", number, len(prompts))
-                known = kept.rows(prompt, seed + number, noises)
-                if known is None:
-                    probe = Probe(pipe, prompt, **call)
-                    recipes = recipes_for(probe, noises, seed + number)
-                    table = measured(probe, recipes, judge, steps, functions, batch_size)
-                    known = [
-                        {"prompt": prompt, "seed": recipe.seed, "candidate": recipe.candidate}
-                        | {name: float(values[i]) for name, values in table.items()}
-                        for i, recipe in enumerate(recipes)
-                    ]
-                    kept.append(known)
-                rows += known
-            show("prompts", len(prompts), len(prompts))
-    evidence = _evidence(rows, noises)
+    # What reads an attention call without changing it rides along; the others need forwards of their own.
+    riding = {name: function for name, function in functions.items() if _rides_along(function)}
+    passes = {name: function for name, function in functions.items() if name not in riding}
+    # The second set of masks says how much of a masked score is its own noise.
+    again = {f"{name}.again": twin for name, function in riding.items() if (twin := redrawn(function))}
+    rows: list[Row] = []
+    with reporting(progress) as show, ExitStack() as stack:
+        store = Store(cache or stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(store.writing())
+        text = json.dumps(about, sort_keys=True, indent=1, default=str) + "\n"
+        if not store.recipe.exists():
+            write_bytes_atomically(store.recipe, text.encode())
+        elif store.recipe.read_text() != text:
+            raise BadInput(
+                f"{cache} holds rows of another calibration (model, call, steps, functions or verifier "
+                "differ): remove it, or give another cache"
+            )
+        known = {row["key"]: row for row in store.rows()}
+        for number, prompt in enumerate(prompts):
+            show("prompts", number, len(prompts))
+            keys = [_key(prompt, seed + number, candidate) for candidate in range(noises)]
+            if not known.keys() >= set(keys):
+                probe = Probe(pipe, prompt, **call)
+                recipes = recipes_for(probe, noises, seed + number)
+                previews = not isinstance(judge, Ratings)
+                table = measured(
+                    probe, recipes, judge, steps, {0: {**riding, **again}}, passes, previews, batch_size
+                )
+                new = [
+                    {"key": key, "prompt": prompt, "seed": recipe.seed, "candidate": recipe.candidate}
+                    | {name: float(values[i]) for name, values in table.items()}
+                    for i, (key, recipe) in enumerate(zip(keys, recipes, strict=True))
+                ]
+                store.append(new)
+                known |= {row["key"]: row for row in new}
+            rows += [known[key] for key in keys]
+        show("prompts", len(prompts), len(prompts))
+    evidence = Evidence.of(rows)
     found = findings(evidence, functions, seed)
     calibrated = {key: about[key] for key in ("model", "weights", "call", "verifier", "steps")} | {
         "prompts": len(prompts),
@@ -209,7 +291,7 @@ def calibrate(
     preview = previewing(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
     # Of the published score: it is what is raced where nothing else is asked for.
     bansa = next((name for name, function in functions.items() if function == create("bansa")), None)
-    race = None if bansa is None else races.fitted(races.scores_of(evidence.columns, f"0/{bansa}"))
+    race = None if bansa is None else fitted_race(scores_of(evidence.columns, f"0/{bansa}"))
     profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated, race=race)
     calibration = Calibration(profile, found, evidence)
     if save is not None:
@@ -241,51 +323,50 @@ def _described(judge: Verifier | Ratings) -> str:
     return f"ratings {digest[:12]} of {len(judge.ratings)} videos"
 
 
-def _evidence(rows: Sequence[Row], noises: int) -> Evidence:
-    prompts = tuple(row["prompt"] for row in rows[::noises])
-    names = [name for name, value in rows[0].items() if isinstance(value, float)]
-    lacking = [name for name in names if any(name not in row for row in rows)]
-    if lacking:
-        raise BadInput(f"not every prompt shows the signal {lacking[0]}: calibrate with one kind of call")
-    table = np.array([[row[name] for name in names] for row in rows]).reshape(len(prompts), noises, -1)
-    return Evidence(prompts, {name: table[..., i] for i, name in enumerate(names)})
-
-
-class _Cache:
-    """Rows of finished prompts in a folder, or nowhere."""
-
-    def __init__(self, store: Store | None, known: Mapping[str, Row]) -> None:
-        self.store, self.known = store, known
-
-    @classmethod
-    @contextmanager
-    def at(cls, folder: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> Iterator[_Cache]:
-        """Open the folder for this calibration alone; BadInput if its rows are those of another."""
-        if folder is None:
-            yield cls(None, {})
-            return
-        store = Store(folder)
-        text = json.dumps(about, sort_keys=True, indent=1, default=str) + "\n"
-        with store.writing():
-            if not store.recipe.exists():
-                write_bytes_atomically(store.recipe, text.encode())
-            elif store.recipe.read_text() != text:
-                raise BadInput(
-                    f"{folder} holds rows of another calibration (model, call, steps, functions or verifier "
-                    "differ): remove it, or give another cache"
-                )
-            yield cls(store, {row["key"]: row for row in store.rows()})
-
-    def rows(self, prompt: str, seed: int, noises: int) -> list[Row] | None:
-        """The rows of a prompt, if all of them are there."""
-        found = [self.known.get(_key(prompt, seed, candidate)) for candidate in range(noises)]
-        return None if None in found else [row for row in found if row is not None]
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Keep the rows of one more prompt."""
-        if self.store is not None:
-            self.store.append([{"key": _key(r["prompt"], r["seed"], r["candidate"]), **r} for r in rows])
-
-
 def _key(prompt: str, seed: int, candidate: int) -> str:
     return hashlib.sha256(json.dumps([prompt, seed, candidate]).encode()).hexdigest()
+
+
+def label(acquisition: str | Acquisition) -> str:
+    """How an acquisition function is called in tables: as it was given, or its name and changed options."""
+    if isinstance(acquisition, str):
+        return acquisition
+    values = acquisition.options()
+    defaults = {f.name: f.default for f in dataclasses.fields(acquisition)} if values else {}  # type: ignore[arg-type]
+    changed = [f"{name}={value}" for name, value in values.items() if value != defaults.get(name)]
+    return acquisition.name + (":" + ",".join(changed) if changed else "")
+
+
+def redrawn(function: Acquisition) -> Acquisition | None:
+    """The same function with other masks and rows; None if its scores do not hang on what it draws."""
+    options = function.options()
+    # The default number of rows is large enough not to count.
+    drawing = options.get("estimator") == "masked" or options.get("rows") not in (None, ROWS)
+    if not drawing or "seed" not in options:
+        return None
+    settings: Any = function
+    again: Acquisition = dataclasses.replace(settings, seed=settings.seed + 1)
+    return again
+
+
+def _rides_along(function: Acquisition) -> bool:
+    reads = type(function).attend is Acquisition.attend and function.copies == function.steps == 1
+    return function.uses_attention and reads
+
+
+def weights_sha256(pipe: Any) -> str:
+    """A digest of every weight's name, shape and two moments of its bits: cheap, and other weights change it.
+
+    Sums of whole numbers: those of floats depend on the number of threads and on the device.
+    """
+    digest = hashlib.sha256()
+    for part, component in sorted(pipe.components.items()):
+        if not isinstance(component, torch.nn.Module):
+            continue
+        for name, weight in sorted(component.state_dict().items()):
+            moments = [0, 0]
+            for bits in weight.detach().float().flatten().view(torch.int32).split(2**24):
+                moments[0] += int(bits.sum())
+                moments[1] += int((bits >> 16).long().square().sum())
+            digest.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype} {moments}".encode())
+    return digest.hexdigest()

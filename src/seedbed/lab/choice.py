@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from seedbed.errors import BadInput
-from seedbed.lab import schedules, statistics
-from seedbed.lab.evidence import Evidence, Verdict, depth_of, judge_signals
+from seedbed.lab import statistics
+from seedbed.lab.evidence import Evidence, Verdict, depth_of, evaluations, judge_signals
+from seedbed.lab.replays import best_halving, cost, crossed_gain
 from seedbed.lab.statistics import Array, Interval
 from seedbed.selection.acquisitions import Acquisition, Prefer
 from seedbed.selection.predictor import Learned, fit
@@ -23,6 +24,9 @@ LEVEL = 0.05
 TAU = 0.7
 # Of a schedule of previews, in plain generations.
 BUDGET = 3.0
+
+# What `select` could follow: a function, and the depth down to which it reads; by the name of its signal.
+_Options = dict[str, tuple[Acquisition, int | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,40 +48,34 @@ class Findings:
     tested: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Option:
-    """A signal that `select` could follow."""
-
-    acquisition: Acquisition
-    depth: int | None = None
-
-
 def findings(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int = 0) -> Findings:
     """Judge every signal of an evidence, and make a profile of what is best.
 
     Args:
-        evidence: as `seedbed.lab.calibration.measured` names its columns.
+        evidence: as `seedbed.lab.measurement.measured` names its columns.
         functions: the acquisition functions among its signals at t = T, by their labels.
         seed: of the split into fitted and tested prompts.
     """
-    options = {f"0/{name}": _Option(function) for name, function in functions.items()}
+    options: _Options = {f"0/{name}": (function, None) for name, function in functions.items()}
     order = np.random.default_rng(seed).permutation(len(evidence.prompts))
     fitted, tested = (tuple(sorted(part.tolist())) for part in np.array_split(order, 2))
-    outcomes = {n: v[list(tested)] for n, v in evidence.columns.items() if n.startswith("outcome.")}
-    held_out = Evidence(tuple(evidence.prompts[i] for i in tested), outcomes)
     again = {f"0/{name}": (f"0/{name}", f"0/{name}.again") for name in functions}
     pairs = {name: pair for name, pair in again.items() if f"{pair[1]}/0" in evidence.columns}
     learned: dict[str, Learned] = {}
+    totals: dict[str, Array] = {}
     for step in sorted({int(name.partition("/")[0]) for name in evidence.names()}):
         features = feature_names(evidence, step, functions)
         name = f"{step}/learned"
-        learned[name] = learn(evidence, features, fitted)
-        options[name] = _Option(learned[name])
-        held_out.columns[name] = _totals(evidence, learned[name], tested)
         # Two predictors from different prompts say how much of a ranking is the fit's own chance.
         pairs[name] = (f"{name}.a", f"{name}.b")
-        for half, twin in enumerate(pairs[name]):
-            held_out.columns[twin] = _totals(evidence, learn(evidence, features, fitted[half::2]), tested)
+        parts = (fitted, fitted[0::2], fitted[1::2])
+        for twin, prompts in zip((name, *pairs[name]), parts, strict=True):
+            predictor = _learn(evidence.subset(prompts), features)
+            signals = {n: evidence.columns[f"{step}/{n}"][list(tested)] for n in predictor.coefficients}
+            totals[twin] = predictor.total(signals)
+            if twin == name:
+                learned[name] = predictor
+                options[name] = (predictor, None)
 
     evidence = Evidence(evidence.prompts, dict(evidence.columns))
     depths: dict[str, dict[str, Any]] = {}
@@ -89,30 +87,25 @@ def findings(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
         if depth is not None and depth < evidence.layers:
             truncated = f"0/{name}, depth {depth}"
             evidence.columns[truncated] = evidence.signal(f"0/{name}", range(depth))
-            options[truncated] = _Option(function, depth)
+            options[truncated] = (function, depth)
 
-    others = [n for n in evidence.names() if "/judge." in n and not n.endswith("/judge.score")]
-    judged = [n for n in evidence.names() if n not in others and not n.endswith(".again")]
-    verdicts = judge_signals(evidence, judged, pairs)
-    for verdict in judge_signals(held_out, list(learned), pairs):
-        # What was learned to be high is followed there, also where the low end happens to do better.
-        gains = statistics.gain(held_out.signal(verdict.signal), held_out.outcome())
-        verdicts.append(replace(verdict, share=statistics.share(gains, held_out.outcome())))
+    held_out = evidence.subset(tested)
+    held_out.columns.update(totals)
+    names = [n for n in evidence.names() if "/judge." not in n or n.endswith("/judge.score")]
+    verdicts = judge_signals(evidence, [n for n in names if not n.endswith(".again")], pairs)
+    verdicts += judge_signals(held_out, list(learned), pairs)
     adjusted = statistics.holm([verdict.p for verdict in verdicts])
     verdicts = [
-        replace(verdict, adjusted=float(p), evaluations=price(verdict.signal, evidence, options))
+        replace(verdict, adjusted=float(p), evaluations=_price(verdict.signal, evidence, options))
         for verdict, p in zip(verdicts, adjusted, strict=True)
     ]
-    return Findings(
-        profile=choose(verdicts, options, learned, evidence, held_out, tested),
-        verdicts=tuple(verdicts),
-        depths=depths,
-        fitted=fitted,
-        tested=tested,
-    )
+    profile = _choose(verdicts, options, evidence, held_out)
+    if not isinstance(profile.acquisition, Learned):
+        profile = replace(profile, learned=min(learned.values(), key=lambda predictor: predictor.step))
+    return Findings(profile, tuple(verdicts), depths, fitted, tested)
 
 
-def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Acquisition]) -> list[str]:
+def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Any]) -> list[str]:
     """The signals at a step that a learned predictor may use: those that `Learned` reads for itself."""
     names = []
     for name in evidence.columns:
@@ -124,50 +117,38 @@ def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Acquisi
     return names
 
 
-def learn(evidence: Evidence, features: Sequence[str], prompts: Sequence[int]) -> Learned:
-    """Ridge coefficients fitted on these prompts, the strength by cross-validation over them."""
-    rows = list(prompts)
-    signals = np.stack([evidence.columns[name][rows] for name in features], axis=-1)
-    weights = fit(signals, evidence.outcome()[rows]).weights
+def _learn(evidence: Evidence, features: Sequence[str]) -> Learned:
+    """Ridge coefficients, the strength by cross-validation over the prompts."""
+    weights = fit(
+        np.stack([evidence.columns[name] for name in features], axis=-1), evidence.outcome()
+    ).weights
     step = int(features[0].partition("/")[0])
     return Learned(
         {name.partition("/")[2]: float(w) for name, w in zip(features, weights, strict=True)}, step
     )
 
 
-def price(name: str, evidence: Evidence, options: Mapping[str, _Option]) -> float:
+def _price(name: str, evidence: Evidence, options: _Options) -> float:
     """What one candidate costs until a signal is known, in full conditional forwards.
 
     Attention that `select` reads stops after its last layer; a learned choice and the predictions need whole
     guided steps.
     """
-    step = int(name.partition("/")[0])
-    guided = float(evidence.columns["cost.step"].mean())
-    option = options.get(name)
-    if option is not None and not option.acquisition.foresees:
-        function = option.acquisition
-        share = 1.0 if option.depth is None else option.depth / evidence.layers
-        return function.copies * (function.steps - 1 + share) if function.uses_attention else 0.0
-    attention = f"{name}/0" in evidence.columns
-    return guided * step + (1.0 if attention else guided)
+    function, depth = options.get(name, (None, None))
+    if function is None or function.foresees:
+        return evaluations(name, float(evidence.columns["cost.step"].mean()))
+    share = 1.0 if depth is None else depth / evidence.layers
+    return function.copies * (function.steps - 1 + share) if function.uses_attention else 0.0
 
 
-def choose(
-    verdicts: Sequence[Verdict],
-    options: Mapping[str, _Option],
-    learned: Mapping[str, Learned],
-    evidence: Evidence,
-    held_out: Evidence,
-    tested: Sequence[int],
+def _choose(
+    verdicts: Sequence[Verdict], options: _Options, evidence: Evidence, held_out: Evidence
 ) -> Profile:
     """The profile of the best that `select` could follow; random where nothing is."""
-    outcome = evidence.outcome()
 
     def merit(verdict: Verdict) -> tuple[float, float]:
         """Gain on the prompts that judge the learned ones too, then cheapness."""
-        values = (held_out if is_learned(verdict) else evidence).signal(verdict.signal)
-        values = values if is_learned(verdict) else values[list(tested)]
-        gains = statistics.gain(values, held_out.outcome(), end_of(verdict))
+        gains = statistics.gain(held_out.signal(verdict.signal), held_out.outcome(), verdict.prefer)
         return float(gains.mean()), -verdict.evaluations
 
     generation = float(evidence.columns["cost.generation"].mean())
@@ -175,34 +156,34 @@ def choose(
         verdict
         for verdict in verdicts
         if verdict.signal in options
-        and nameable(options[verdict.signal].acquisition)
+        # A profile names functions of seedbed, none of the caller's own.
+        and type(options[verdict.signal][0]).__module__.startswith("seedbed.")
         and (verdict.signal.startswith("0/") or POOL * verdict.evaluations <= generation)
     ]
-    best = max(able, key=merit)
     sure = [verdict for verdict in able if is_sure(verdict)]
-    first = min(learned.values(), key=lambda predictor: predictor.step)
+    best = max(sure or able, key=merit)
+    outcome, tested = evidence.outcome(), len(held_out.prompts)
     lines = tuple(
-        _finding(verdict, prefer, len(tested) if verdict.signal in learned else len(outcome))
+        _finding(verdict, prefer, tested if verdict.learned else len(outcome))
         for verdict in verdicts
         for prefer in ("high", "low")
     )
     on = f"{len(outcome)} prompts x {outcome.shape[1]} noises, {len(verdicts)} signals tried"
+    gain = f"{best.gain.mean:+.3f} [{best.gain.low:+.3f}, {best.gain.high:+.3f}]"
     if not sure:
         why = (
             f"no choice without a verifier is better than chance for sure ({on}): the best, {best.signal}, "
-            f"gained {_said(best)}, p {best.adjusted:.2g}"
+            f"gained {gain}, p {best.adjusted:.2g}"
         )
-        return Profile(Random(), None, None, None, why, first, None, lines)
-    winner = max(sure, key=merit)
-    option = options[winner.signal]
-    where = f" on {len(tested)} held-out prompts" if winner.signal in learned else ""
+        return Profile(Random(), None, None, None, why, None, None, lines)
+    function, depth = options[best.signal]
+    where = f" on {tested} held-out prompts" if best.learned else ""
     why = (
-        f"{winner.signal} gained {_said(winner)} over a random noise, {winner.share.mean:.0%} of the way to "
-        f"the best noise{where}, p {winner.adjusted:.2g} ({on})"
+        f"{best.signal} gained {gain} over a random noise, {best.share.mean:.0%} of the way to "
+        f"the best noise{where}, p {best.adjusted:.2g} ({on})"
     )
-    if isinstance(option.acquisition, Learned):
-        first = option.acquisition
-    return Profile(option.acquisition, end_of(winner), None, option.depth, why, first, None, lines)
+    learned = function if isinstance(function, Learned) else None
+    return Profile(function, best.prefer, None, depth, why, learned, None, lines)
 
 
 def previewing(evidence: Evidence, verifier: str) -> Preview | None:
@@ -212,58 +193,26 @@ def previewing(evidence: Evidence, verifier: str) -> Preview | None:
     """
     steps = round(float(evidence.columns["cost.generation"].mean() / evidence.columns["cost.step"].mean()))
     try:
-        gains, _ = schedules.crossed(evidence, BUDGET, steps=steps)
+        gains, _ = crossed_gain(evidence, BUDGET, steps=steps)
     except BadInput:  # too few steps were looked at to make a schedule of that cost
         return None
     gain, share = statistics.bootstrap(gains), statistics.share(gains, evidence.outcome())
     if not gain.low > 0:
         return None
-    choice = schedules.best(evidence, BUDGET, steps=steps)
+    best = best_halving(evidence, BUDGET, steps=steps)
     prompts, noises = evidence.outcome().shape
     why = (
         f"previews gained {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over a random noise at "
-        f"{schedules.cost(choice, steps):.2g} generations' cost, {share.mean:.0%} of the way to the best "
-        f"noise ({prompts} prompts x {noises} noises)"
+        f"{cost(best.schedule, best.candidates, steps):.2g} generations' cost, {share.mean:.0%} of the way "
+        f"to the best noise ({prompts} prompts x {noises} noises)"
     )
-    return Preview(choice.schedule, verifier, choice.candidates, why)
+    return Preview(best.schedule, verifier, best.candidates, why)
 
 
 def is_sure(verdict: Verdict) -> bool:
     """Whether a signal is better than chance: its correlation, corrected, and its gain, both for one end."""
-    agrees = (verdict.within.mean > 0) == (end_of(verdict) == "high")
-    return verdict.adjusted < LEVEL and gain_of(verdict).low > 0 and agrees
-
-
-def end_of(verdict: Verdict) -> Prefer:
-    """The better end of a signal; what was learned to be high is followed there."""
-    return "high" if is_learned(verdict) else verdict.prefer
-
-
-def is_learned(verdict: Verdict) -> bool:
-    """Whether the signal is a predictor, which was fitted on other prompts than it is judged on."""
-    return verdict.signal.endswith("/learned")
-
-
-def gain_of(verdict: Verdict) -> Interval:
-    """The gain at that end."""
-    return verdict.low if end_of(verdict) == "low" else verdict.high
-
-
-def nameable(function: Acquisition) -> bool:
-    """Whether a profile can hold it: a function of seedbed, not one of the caller's own."""
-    return type(function).__module__.startswith("seedbed.")
-
-
-def _said(verdict: Verdict) -> str:
-    gain = gain_of(verdict)
-    return f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-
-
-def _totals(evidence: Evidence, predictor: Learned, prompts: Sequence[int]) -> Array:
-    rows = list(prompts)
-    return predictor.total(
-        {name: evidence.columns[f"{predictor.step}/{name}"][rows] for name in predictor.coefficients}
-    )
+    agrees = (verdict.within.mean > 0) == (verdict.prefer == "high")
+    return verdict.adjusted < LEVEL and verdict.gain.low > 0 and agrees
 
 
 def _finding(verdict: Verdict, prefer: Prefer, prompts: int) -> Finding:
@@ -273,7 +222,7 @@ def _finding(verdict: Verdict, prefer: Prefer, prompts: int) -> Finding:
         step=int(step),
         prefer=prefer,
         gain=_numbers(verdict.low if prefer == "low" else verdict.high),
-        share=_numbers(verdict.share) if prefer == end_of(verdict) else (None, None, None),
+        share=_numbers(verdict.share) if prefer == verdict.prefer else (None, None, None),
         within=_numbers(verdict.within),
         reliability=_numbers(verdict.reliability)[0] if verdict.reliability else None,
         p=verdict.adjusted,

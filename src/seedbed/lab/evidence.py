@@ -1,4 +1,4 @@
-"""From the rows of the task `signals` to answers: which signal chooses well, how surely, at what cost."""
+"""From measured rows to answers: which signal chooses well, how surely, at what cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Evidence:
 
     Attributes:
         prompts: (prompts,) texts.
-        columns: name to (prompts, noises) float64; noises in the order of their seeds and candidates.
+        columns: name to (prompts, noises) float64; noises in the order of their seeds and candidates. Numbers
+            that not every row has are left out.
     """
 
     prompts: tuple[str, ...]
@@ -44,13 +45,18 @@ class Evidence:
         ordered = [[some[noise] for noise in sorted(some)] for some in by_prompt.values()]
         if len({len(pool) for pool in ordered}) > 1:
             raise BadInput("the prompts have different numbers of noises: finish the run first")
-        names = [n for n, value in kept[0].items() if isinstance(value, float)]
+        names = [n for n in kept[0] if all(isinstance(row.get(n), float) for row in kept)]
         columns = {n: np.array([[row[n] for row in pool] for pool in ordered], np.float64) for n in names}
         return cls(tuple(by_prompt), columns)
 
     def outcome(self, name: str = OUTCOME) -> Array:
         """(prompts, noises) of the finished videos."""
         return self.columns[name]
+
+    def subset(self, prompts: Sequence[int]) -> Evidence:
+        """What was measured on these prompts, by their numbers."""
+        columns = {name: values[list(prompts)] for name, values in self.columns.items()}
+        return Evidence(tuple(self.prompts[i] for i in prompts), columns)
 
     @property
     def layers(self) -> int:
@@ -63,7 +69,7 @@ class Evidence:
             return self.columns[name]
         wanted = range(self.layers) if layers is None else layers
         try:
-            return np.mean([self.columns[f"{name}/{layer}"] for layer in wanted], axis=0)
+            return np.asarray(np.mean([self.columns[f"{name}/{layer}"] for layer in wanted], axis=0))
         except KeyError:
             raise BadInput(f"there is no signal {name}: it was not measured") from None
 
@@ -83,7 +89,7 @@ class Verdict:
         within: Spearman with the outcome within prompts; `constant` prompts have none.
         p: of `within`, two-sided, by permutation; `adjusted` for all signals of the table, by Holm.
         low, high: outcome of the candidate with the lowest or highest signal minus the mean outcome.
-        share: the better of the two gains over the gap between random and oracle.
+        share: the gain at the preferred end over the gap between random and oracle.
         reliability: within-prompt Spearman of two independent estimates of the signal, if there are two.
     """
 
@@ -99,9 +105,19 @@ class Verdict:
     reliability: Interval | None
 
     @property
+    def learned(self) -> bool:
+        """Whether the signal is a predictor, which was fitted on other prompts than it is judged on."""
+        return self.signal.endswith("/learned")
+
+    @property
     def prefer(self) -> Prefer:
-        """The end with the larger gain."""
-        return "low" if self.low.mean > self.high.mean else "high"
+        """The end with the larger gain; what was learned to be high is followed there."""
+        return "low" if self.low.mean > self.high.mean and not self.learned else "high"
+
+    @property
+    def gain(self) -> Interval:
+        """The gain at that end."""
+        return self.low if self.prefer == "low" else self.high
 
 
 def judge_signals(
@@ -123,6 +139,7 @@ def judge_signals(
     verdicts = []
     for i, name in enumerate(signals):
         low, high = (statistics.gain(values[i], truth, prefer) for prefer in ("low", "high"))
+        preferred = low if low.mean() > high.mean() and not name.endswith("/learned") else high
         within = statistics.within(values[i], truth)
         two = (pairs or {}).get(name, (f"{name}.even", f"{name}.odd"))
         known = all(half in evidence.columns or f"{half}/0" in evidence.columns for half in two)
@@ -136,7 +153,7 @@ def judge_signals(
                 adjusted=float(adjusted[i]),
                 low=statistics.bootstrap(low),
                 high=statistics.bootstrap(high),
-                share=statistics.share(low if low.mean() > high.mean() else high, truth),
+                share=statistics.share(preferred, truth),
                 reliability=statistics.bootstrap(
                     statistics.reliability(*(evidence.signal(half) for half in two))
                 )
@@ -147,13 +164,14 @@ def judge_signals(
     return verdicts
 
 
-def evaluations(signal: str, guided: int = 2) -> float:
+def evaluations(signal: str, guided: float = 2) -> float:
     """What one candidate costs until a signal is known; `guided` is the price of a denoising step.
 
-    Attention is read in the conditional half of the next evaluation; x0-hat and the guidance gap need both.
+    Attention is read in the conditional half of the next evaluation; x0-hat, the guidance gap and predictors
+    learned from them need both.
     """
     step, _, statistic = signal.partition("/")
-    both = statistic.startswith(("judge.", "x0_", "guidance_gap"))
+    both = statistic.startswith(("judge.", "x0_", "guidance_gap", "learned"))
     return guided * int(step) + (guided if both else 1)
 
 
@@ -179,7 +197,7 @@ def depth_of(evidence: Evidence, name: str, tau: float = 0.7) -> dict[str, Any]:
 
 
 def _centred(values: Array) -> Array:
-    return (values - values.mean(1, keepdims=True)).ravel()
+    return np.asarray(values - values.mean(1, keepdims=True)).ravel()
 
 
 def _pearson(a: Array, b: Array) -> float:

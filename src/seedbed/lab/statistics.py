@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from seedbed.errors import BadInput
 
@@ -30,12 +31,12 @@ class Interval(NamedTuple):
 
 def random(outcome: ArrayLike) -> Array:
     """What a choice at random brings: each prompt's mean outcome, (prompts,)."""
-    return _pool("outcome", outcome).mean(1)
+    return np.asarray(_pool("outcome", outcome).mean(1))
 
 
 def oracle(outcome: ArrayLike) -> Array:
     """What the best choice brings: each prompt's highest outcome, (prompts,)."""
-    return _pool("outcome", outcome).max(1)
+    return np.asarray(_pool("outcome", outcome).max(1))
 
 
 def best_of_subset(signal: ArrayLike, outcome: ArrayLike, m: int, prefer: Prefer = "high") -> Array:
@@ -67,7 +68,7 @@ def best_of_subset(signal: ArrayLike, outcome: ArrayLike, m: int, prefer: Prefer
     shared = (equal * outcomes[:, None, :]).sum(2) / equal.sum(2)
     order = np.argsort(signals if prefer == "low" else -signals, axis=1)
     weights = [math.comb(count - 1 - i, m - 1) / math.comb(count, m) for i in range(count)]
-    return np.take_along_axis(shared, order, axis=1) @ np.array(weights)
+    return np.asarray(np.take_along_axis(shared, order, axis=1) @ np.array(weights))
 
 
 def expected_best_of(outcome: ArrayLike, n: int) -> Array:
@@ -78,7 +79,7 @@ def expected_best_of(outcome: ArrayLike, n: int) -> Array:
 def gain(signal: ArrayLike, outcome: ArrayLike, prefer: Prefer = "high") -> Array:
     """Outcome of the noise that the signal prefers in the whole pool, minus the pool's mean, (prompts,)."""
     signals, outcomes = _pools(signal, outcome)
-    return best_of_subset(signals, outcomes, signals.shape[1], prefer) - outcomes.mean(1)
+    return np.asarray(best_of_subset(signals, outcomes, signals.shape[1], prefer) - outcomes.mean(1))
 
 
 def bootstrap(values: ArrayLike, draws: int = 4000, seed: int = 0) -> Interval:
@@ -94,7 +95,10 @@ def bootstrap(values: ArrayLike, draws: int = 4000, seed: int = 0) -> Interval:
     Raises:
         BadInput: not one value per prompt, or an infinite one.
     """
-    known = _per_prompt("bootstrap", values)
+    known = np.asarray(values, dtype=np.float64)
+    if known.ndim != 1 or np.isinf(known).any():
+        raise BadInput(f"bootstrap wants a finite value per prompt (nan for none), not shape {known.shape}")
+    known = known[~np.isnan(known)]
     return _interval(known, np.ones(len(known)), draws, seed)
 
 
@@ -167,15 +171,20 @@ def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: 
     found = np.abs(flat @ ranks.ravel())
     rng = np.random.default_rng(seed)
     drawn = np.array([np.abs(flat @ rng.permuted(ranks, axis=1).ravel()) for _ in range(draws)])
-    return _p_value(drawn, found).reshape(signals.shape[:-2])
+    # A resample that equals the finding must count, also where its sum was rounded in another order.
+    extreme = (drawn >= found * (1 - 1e-9) - 1e-12).sum(0)
+    return np.asarray((1 + extreme) / (1 + draws)).reshape(signals.shape[:-2])
 
 
 def holm(p: ArrayLike) -> Array:
     """p-values adjusted by Holm (1979): the chance of a single false find stays below the level."""
-    values = _p_values(p)
+    values = np.asarray(p, dtype=np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise BadInput("p-values must be a list of numbers between 0 and 1")
     order = np.argsort(values)
-    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return _in_place(adjusted, order)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
+    return adjusted
 
 
 def _interval(above: Array, below: Array, draws: int, seed: int) -> Interval:
@@ -195,24 +204,9 @@ def _interval(above: Array, below: Array, draws: int, seed: int) -> Interval:
 
 def _standard_ranks(values: Array) -> Array:
     """Ranks within each row, ties sharing their mean rank, centred and of length 1; a constant row is 0."""
-    below = (values[:, :, None] > values[:, None, :]).sum(2)
-    equal = (values[:, :, None] == values[:, None, :]).sum(2)
-    ranks = below + equal / 2
-    ranks -= values.shape[1] / 2
+    ranks = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
     length = np.sqrt((ranks**2).sum(1, keepdims=True))
-    return ranks / np.where(length > 0, length, 1)
-
-
-def _p_value(drawn: Array, found: Array | np.float64) -> Array:
-    # A resample that equals the finding must count, also where its sum was rounded in another order.
-    extreme = (drawn >= found * (1 - 1e-9) - 1e-12).sum(0)
-    return np.asarray((1 + extreme) / (1 + len(drawn)))
-
-
-def _in_place(adjusted: Array, order: NDArray[np.intp]) -> Array:
-    result = np.empty_like(adjusted)
-    result[order] = np.minimum(adjusted, 1)
-    return result
+    return np.asarray(ranks / np.where(length > 0, length, 1))
 
 
 def _pool(name: str, values: ArrayLike) -> Array:
@@ -232,17 +226,3 @@ def _pools(signal: ArrayLike, outcome: ArrayLike) -> tuple[Array, Array]:
     if signals.shape != outcomes.shape:
         raise BadInput(f"a signal of shape {signals.shape} does not fit an outcome of shape {outcomes.shape}")
     return signals, outcomes
-
-
-def _per_prompt(what: str, values: ArrayLike) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or np.isinf(array).any():
-        raise BadInput(f"{what} wants one finite value per prompt (nan for none), not shape {array.shape}")
-    return array[~np.isnan(array)]
-
-
-def _p_values(p: ArrayLike) -> Array:
-    array = np.asarray(p, dtype=np.float64)
-    if array.ndim != 1 or not ((array >= 0) & (array <= 1)).all():
-        raise BadInput("p-values must be a list of numbers between 0 and 1")
-    return array

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from seedbed.errors import BadInput, BadRecord, NotSupported
+import filelock
+
+from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-
-Row = dict[str, Any]
+from seedbed.lab.experiment import Row
 
 
 class Store:
@@ -36,11 +36,11 @@ class Store:
 
         Raises:
             BadRecord: a damaged line or file.
-            NotSupported: there is a Parquet file, but pyarrow is not installed.
         """
         found: dict[str, Row] = {}
         if self.parquet.exists():
-            pyarrow = _pyarrow()
+            import pyarrow.parquet
+
             try:
                 table = pyarrow.parquet.read_table(self.parquet)
             except (pyarrow.ArrowException, OSError) as error:
@@ -66,8 +66,6 @@ class Store:
         Raises:
             BadInput: another process owns the folder, it is not an experiment's, or the system refuses.
         """
-        import fcntl
-
         with ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +75,12 @@ class Store:
                     raise BadInput(
                         f"{self.folder} is not an experiment's folder, it holds {others[0]}: choose another"
                     )
-                lock = stack.enter_context(open(self.folder / "lock", "ab"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(filelock.FileLock(self.folder / "lock", timeout=0))
                 for path in self.folder.glob(".*.tmp"):
                     path.unlink()
                 if self.lines.exists():
                     os.truncate(self.lines, len(self._whole_lines()))
-            except BlockingIOError:
+            except filelock.Timeout:
                 raise BadInput(
                     f"another run is at work in {self.folder}: wait for it, or choose another folder"
                 ) from None
@@ -107,8 +104,9 @@ class Store:
         Raises:
             BadInput: a column whose values are of different kinds, or a full disk.
         """
+        import pyarrow.parquet
+
         rows = {row["key"]: row for row in self.rows()}
-        pyarrow = _pyarrow()
         names = dict.fromkeys(name for key in keys for name in rows[key])
         columns = {}
         for name in names:
@@ -125,14 +123,3 @@ class Store:
         """The file up to its last line break."""
         content = self.lines.read_bytes() if self.lines.exists() else b""
         return content[: content.rfind(b"\n") + 1]
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise NotSupported(
-            "experiments are kept as Parquet, which needs pyarrow: pip install 'seedbed[lab]'"
-        ) from None
-    return pyarrow

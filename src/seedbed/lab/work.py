@@ -1,28 +1,20 @@
-"""Running a recipe: here or in worker processes, until nothing is missing."""
+"""Running a recipe, here or on the workers of a dask cluster, until nothing is missing."""
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
-import sys
 import threading
-import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from multiprocessing import connection, get_context, parent_process, resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.plan import Unit, plan, task_named
-from seedbed.lab.store import Row, Store
-
-if TYPE_CHECKING:
-    from seedbed.lab.recipe import Recipe
-
-GRACE = 2  # seconds that a worker has to end by itself
+from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
+from seedbed.lab.store import Store
 
 
 def run(
@@ -30,6 +22,7 @@ def run(
     folder: str | os.PathLike[str],
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    cluster: str | None = None,
 ) -> list[Row]:
     """Do what a recipe asks for and `folder` does not yet hold.
 
@@ -37,16 +30,21 @@ def run(
     folder (more prompts, noises, models or methods): rows that it still asks for are never made again.
 
     Args:
-        workers: processes; with 1 the work is done in this one, with more, each computes on one thread.
+        workers: processes; with 1 the work is done in this one, with more, each computes on one thread. What
+            a killed worker was at is done again by another.
         progress: called with (rows done, all rows).
+        cluster: address of a dask scheduler, such as "tcp://host:8786", whose workers are used instead; they
+            see the models' folders and can import the task. Where any of them advertises the resource GPU,
+            each unit of work asks for one.
 
     Returns:
         The rows, in the recipe's order: models, prompts, methods, noises.
 
     Raises:
-        BadInput: a recipe that cannot be run, or a folder that is in use, not an experiment's, or holds rows
-            of another recipe.
-        SeedbedError: whatever the task raises, or a worker that was killed; what is finished is kept.
+        BadInput: a recipe that cannot be run, a cluster that does not answer, or a folder that is in use, not
+            an experiment's, or holds rows of another recipe.
+        SeedbedError: whatever the task raises, or a unit that several workers did not survive; what is
+            finished is kept.
     """
     if workers < 1:
         raise BadInput(f"workers must be at least 1, not {workers}")
@@ -64,11 +62,12 @@ def run(
         left = [
             replace(unit, draws=tuple(draw for draw in unit.draws if draw.key not in finished))
             for unit in units
+            if not finished.issuperset(draw.key for draw in unit.draws)
         ]
-        left = [unit for unit in left if unit.draws]
         done = len(finished)
         progress(done, len(keys))
-        with closing(_in_workers(left, workers) if workers > 1 else _in_turn(left)) as results:
+        here = workers == 1 and cluster is None
+        with closing(_on_workers(left, workers, cluster) if left and not here else _in_turn(left)) as results:
             for rows in results:
                 store.append(rows)
                 done += len(rows)
@@ -78,17 +77,71 @@ def run(
         return store.rows()
 
 
-def _in_turn(units: Iterable[Unit]) -> Generator[list[Row]]:
-    """The rows of each unit, done in this process; units of one model should come together."""
-    pipe, loaded = None, ""
+def _in_turn(units: Sequence[Unit]) -> Generator[list[Row]]:
+    worker = _Worker()
     for unit in units:
-        if unit.folder != loaded:
-            pipe = None  # two models need not fit into memory together
-            pipe, loaded = _pipeline(unit.folder), unit.folder
+        yield worker.rows(unit)
+
+
+def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Generator[list[Row]]:
+    """The rows of each unit as they are done; all that was started ends with this generator."""
+    from distributed import Client, KilledWorker, LocalCluster, as_completed
+
+    with ExitStack() as stack:
+        cluster: Any = address
+        if address is None:
+            # Dask gives each process one thread, and follows a task's data by sending it, so nobody needs a
+            # limit of memory; what it logs of a failure is raised here.
+            cluster = LocalCluster(
+                n_workers=min(workers, len(units)),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=None,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
         try:
-            yield _perform(unit, pipe)
-        except SeedbedError as error:
-            raise type(error)(f"{unit.model or unit.task}, {unit.prompt!r}: {error}") from error
+            client = stack.enter_context(Client(cluster))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"no dask scheduler answers at {address}: {error}") from error
+        gpu = client.run_on_scheduler(lambda dask_scheduler: "GPU" in dask_scheduler.resources)
+        tasks = client.map(_on_worker, units, pure=False, resources={"GPU": 1} if gpu else None)
+        try:
+            for _, rows in as_completed(tasks, with_results=True):
+                yield rows
+        except KilledWorker as error:
+            raise SeedbedError(
+                "several workers were killed at one unit of work, perhaps for want of memory; what is "
+                "finished is kept: run again, with fewer workers"
+            ) from error
+
+
+def _on_worker(unit: Unit) -> list[Row]:
+    """The rows of a unit, by the worker's own `_Worker`, which keeps its pipeline."""
+    from distributed import get_worker
+
+    worker: _Worker = vars(get_worker()).setdefault("seedbed", _Worker())
+    return worker.rows(unit)
+
+
+class _Worker:
+    """Does units one after another, with one pipeline in memory; units of one model should come together."""
+
+    def __init__(self) -> None:
+        self.folder, self.pipe = "", None
+        self.lock = threading.Lock()
+
+    def rows(self, unit: Unit) -> list[Row]:
+        with self.lock:  # a worker of somebody else's cluster may have several threads
+            if unit.folder != self.folder:
+                self.pipe = None  # two models need not fit into memory together
+                self.pipe, self.folder = _pipeline(unit.folder), unit.folder
+            try:
+                return _perform(unit, self.pipe)
+            except SeedbedError as error:
+                raise type(error)(f"{unit.model or unit.task}, {unit.prompt!r}: {error}") from error
 
 
 def _perform(unit: Unit, pipe: Any) -> list[Row]:
@@ -102,7 +155,7 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
             NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), frame_axis=spec.frame_axis)
             for draw in unit.draws
         ]
-    found = task_named(unit.task)(pipe, unit.prompt, recipes, unit.options)
+    found = find_task(unit.task)[1](pipe, unit.prompt, recipes, unit.options)
     if len(found) != len(recipes):
         raise BadInput(f"the task returned {len(found)} rows for {len(recipes)} noises")
     rows = []
@@ -136,84 +189,3 @@ def _pipeline(folder: str) -> Any:
         raise BadInput(f"{folder} does not load as a diffusers pipeline: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _in_workers(units: Sequence[Unit], workers: int) -> Generator[list[Row]]:
-    """The rows of each unit as they are done by spawned processes, which end with this generator."""
-    context = get_context("spawn")
-    waiting = iter(units)
-    processes = {}
-    resource_tracker.ensure_running()  # lets go of the signals held back below, where it must be started
-    # Ctrl-C reaches every process of the terminal: only this one answers it, and ends the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for _ in range(min(workers, len(units))):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there,))
-            process.start()
-            there.close()
-            processes[here] = process
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        busy = list(processes)
-        for pipe in busy:
-            pipe.send(next(waiting))
-        while busy:
-            ready = connection.wait(busy)
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                try:
-                    answer = pipe.recv()
-                except EOFError:
-                    processes[pipe].join()
-                    raise SeedbedError(
-                        f"a worker ended with code {processes[pipe].exitcode} (-9: killed, perhaps for want "
-                        "of memory); what is finished is kept: run again, with fewer workers"
-                    ) from None
-                if isinstance(answer, SeedbedError):
-                    raise answer
-                if isinstance(answer, str):
-                    raise RuntimeError(f"a worker failed:\n{answer}")
-                unit = next(waiting, None)
-                if unit is None:
-                    busy.remove(pipe)
-                else:
-                    pipe.send(unit)
-                yield answer
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.join(GRACE)
-            process.kill()
-            process.join()
-
-
-def _work(pipe: Any) -> None:
-    """A worker process: answers units with their rows, and last with an error or a bug's traceback."""
-    # Threads of several workers would only take turns. Read when torch or numpy are imported.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    # Leave as at any exit: libraries register what would otherwise be reported as leaked.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        for rows in _in_turn(_received(pipe)):
-            pipe.send(rows)
-    except SeedbedError as error:
-        pipe.send(error)
-    except Exception:
-        pipe.send(traceback.format_exc())
-
-
-def _received(pipe: Any) -> Iterator[Unit]:
-    while True:
-        try:
-            yield pipe.recv()
-        except EOFError:
-            return
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

@@ -25,7 +25,6 @@ from seedbed.report.sheet import sheet_page
 from seedbed.report.video import read_record
 from seedbed.selection.acquisitions import positive
 from seedbed.selection.generation import Generation, checked_fps, reopened
-from seedbed.selection.judging import Verifier, judged, named
 from seedbed.selection.origin import package_versions
 from seedbed.selection.pool import recipes_for
 from seedbed.selection.previewing import Count, selected, shared
@@ -33,6 +32,7 @@ from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.racing import ranked
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.rungs import SCHEDULE, Rung
+from seedbed.verifiers import Verifier, judged, named
 
 
 @dataclass(frozen=True, eq=False)

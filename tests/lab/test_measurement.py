@@ -1,4 +1,4 @@
-"""The task `signals` on the embedded model, and the verdicts that are made of its rows."""
+"""Measuring the noises of a prompt on the embedded model, and the verdicts that are made of the rows."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from seedbed import zoo
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.signals import signals, tables
+from seedbed.lab.measurement import measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.probe import Probe, Rollout
 from seedbed.selection.signals import measure
@@ -28,7 +28,7 @@ def made():
     pipe = zoo.load()
     probe = Probe(pipe, PROMPT, num_inference_steps=2)
     pool = [NoiseRecipe(3, i, tuple(probe.spec.shape), frame_axis=0) for i in range(3)]
-    return pipe, pool, signals(pipe, PROMPT, pool, OPTIONS)
+    return pipe, pool, measure_noises(pipe, PROMPT, pool, OPTIONS)
 
 
 def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
@@ -50,8 +50,8 @@ def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
 
 @pytest.mark.parametrize("options", [{"stepz": [0]}, {"previews": 1, "batch": 2}])
 def test_unknown_options_are_named(made, options):
-    with pytest.raises(BadInput, match="has no option"):
-        signals(made[0], PROMPT, made[1], {**OPTIONS, **options})
+    with pytest.raises(BadInput, match="there is no option"):
+        measure_noises(made[0], PROMPT, made[1], {**OPTIONS, **options})
 
 
 def planted(prompts=30, noises=8, layers=3):
@@ -63,7 +63,7 @@ def planted(prompts=30, noises=8, layers=3):
         columns[f"0/sharp/{layer}"] = (-truth if layer else 0) + 0.1 * rng.normal(size=truth.shape)
     names = list(map(str, range(prompts)))
     return [
-        {"model": "m", "prompt": names[p], "seed": p, "candidate": i}
+        {"model": "m", "method": "signals", "prompt": names[p], "seed": p, "candidate": i}
         | {name: float(values[p, i]) for name, values in columns.items()}
         for p in range(prompts)
         for i in reversed(range(noises))
@@ -103,7 +103,31 @@ def test_rows_that_lack_a_noise_are_refused():
         Evidence.of(planted()[:-1])
 
 
-def test_the_table_shows_every_signal_once():
-    seeds, worth, figure = tables(planted())
-    assert [row[0] for row in worth.rows] == ["0/flat", "0/sharp"] and len(seeds.rows) == 2
+def test_what_not_every_row_says_is_left_out():
+    rows = planted()
+    rows[5]["cost.generation"] = 40.0
+    assert "cost.generation" not in Evidence.of(rows).columns
+
+
+def test_the_tables_show_what_the_seed_decides_and_every_signal_once():
+    seeds, best, worth, figure = tables(planted())
+    ((name, prompts, noises, price, *_),) = seeds.rows
+    assert (name, prompts, noises) == ("m", 30, 8) and np.isnan(price)  # rows of 0.1 do not say
+    assert list(best.series) == ["m"]
+    assert [row[0] for row in worth.rows] == ["0/flat", "0/sharp"]
     assert [name for name, _ in figure.series[""]] == ["0/flat", "0/sharp"]
+
+
+def test_without_signals_the_tables_are_best_of_n():
+    scores = [[0.0, 1.0], [0.5, 0.5], [0.25, 0.75]]
+    rows = [
+        {"key": f"{p}{c}", "model": "m", "prompt": str(p), "method": "generation", "seed": p, "candidate": c}
+        | {"outcome.score": score, "cost.generation": 40.0}
+        for p, pool in enumerate(scores)
+        for c, score in enumerate(pool)
+    ]
+    table, figure = tables(rows)
+    (row,) = table.rows
+    assert row[:4] == ["m", 3, 2, 40.0]
+    assert [round(interval.mean, 12) for interval in row[4:]] == [0.5, 0.75, 0.25]
+    assert [(x, round(value.mean, 12)) for x, value in figure.series["m"]] == [(40, 0.5), (80, 0.75)]

@@ -1,12 +1,9 @@
-"""What judges a finished video: the world's exact verifier, a CLIP model, your own callable, or people."""
+"""Verifiers that are CLIP models: likeness to the prompt, and aesthetics."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,113 +11,10 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput
-from seedbed.noise import NoiseRecipe
-from seedbed.selection.judging import Frames, Verifier
+from seedbed.verifiers import Frames
 
-# Frames that go through a neural judge together.
+# Frames that go through the model together.
 _AT_ONCE = 64
-
-
-def resolve(verifier: str | os.PathLike[str] | Verifier | Ratings) -> Verifier | Ratings:
-    """The judge that is meant.
-
-    Args:
-        verifier: "shapes", the exact verifier of the shapes world; "clip:FOLDER" or "aesthetic:FOLDER", with
-            weights of your own (see `Clip` and `Aesthetic`); the path of a CSV file of `Ratings`; or any
-            callable from frames, uint8 (videos, frames, height, width, 3), and one prompt per video to
-            (videos,), or to a dict of such tensors with the key "score". Higher is better.
-
-    Raises:
-        BadInput: none of these, or weights or ratings that cannot be read.
-    """
-    if isinstance(verifier, Ratings) or callable(verifier):
-        return verifier
-    if not isinstance(verifier, (str, os.PathLike)):
-        raise BadInput(f"a verifier is a name, a file of ratings or a callable, not {verifier!r}")
-    text = os.fspath(verifier)
-    name, _, folder = text.partition(":")
-    if text == "shapes":
-        from seedbed.worlds.verifier import attributes
-
-        return attributes
-    if name in ("clip", "aesthetic"):
-        if not folder:
-            raise BadInput(
-                f"the verifier {name} needs weights of your own: write {name}:FOLDER, the folder of a CLIP "
-                "model"
-            )
-        return Clip(folder) if name == "clip" else Aesthetic(folder)
-    if text.lower().endswith(".csv"):
-        return Ratings.load(text)
-    raise BadInput(
-        f"there is no verifier {text!r}: use shapes, clip:FOLDER, aesthetic:FOLDER, a .csv file of ratings, "
-        "or a callable"
-    )
-
-
-class Ratings:
-    """Ratings by people, of videos that were generated before: a table, so it judges no other video.
-
-    It can say what a signal at the start was worth, since the noise of a rated video can be drawn again. It
-    cannot judge previews, or a video that nobody rated.
-
-    Args:
-        ratings: (prompt, seed, candidate) to the rating, higher is better. Several ratings of a video are
-            averaged by `load`.
-        source: what messages call the table.
-    """
-
-    COLUMNS = ("prompt", "seed", "candidate", "rating")
-
-    def __init__(self, ratings: Mapping[tuple[str, int, int], float], source: str = "the ratings") -> None:
-        self.ratings = dict(ratings)
-        self.source = source
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Ratings:
-        """Read a CSV file with the columns prompt, seed, candidate and rating; others are left alone.
-
-        Raises:
-            BadInput: no such file, a column that is missing, or a value that is no number; names the line.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-            raise BadInput(f"cannot read the ratings {path}: {reason}") from error
-        reader = csv.DictReader(text.splitlines())
-        missing = [name for name in cls.COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise BadInput(f"{path} has no column {missing[0]!r}: it needs {', '.join(cls.COLUMNS)}")
-        found: dict[tuple[str, int, int], list[float]] = {}
-        for row in reader:
-            try:
-                key = (row["prompt"], int(row["seed"]), int(row["candidate"]))
-                rating = float(row["rating"])
-            except (TypeError, ValueError):
-                rating = math.nan
-            if not math.isfinite(rating):
-                raise BadInput(
-                    f"{path}, line {reader.line_num}: seed and candidate must be whole numbers, and the "
-                    "rating a number"
-                )
-            found.setdefault(key, []).append(rating)
-        return cls({key: sum(values) / len(values) for key, values in found.items()}, str(path))
-
-    def of(self, prompt: str, recipes: Sequence[NoiseRecipe]) -> Tensor:
-        """The rating of each noise's video, (noises,) float64.
-
-        Raises:
-            BadInput: a video was not rated; names it.
-        """
-        keys = [(prompt, recipe.seed, recipe.candidate) for recipe in recipes]
-        for key in keys:
-            if key not in self.ratings:
-                raise BadInput(
-                    f"{self.source} has no rating of {prompt!r}, seed {key[1]}, candidate {key[2]}: rate "
-                    "that video, or calibrate on fewer prompts or noises"
-                )
-        return torch.tensor([self.ratings[key] for key in keys], dtype=torch.float64)
 
 
 class Clip:

@@ -1,7 +1,8 @@
-"""Asking a verifier about the videos of one prompt, and refusing answers that are none."""
+"""What judges videos: the exact verifier of the shapes world, CLIP models, your own callable, or people."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,41 @@ Frames = np.ndarray[Any, Any]
 Verifier = Callable[[Frames, list[str]], "Tensor | Mapping[str, Tensor]"]
 """From videos, uint8 (n, frames, height, width, 3), and a prompt for each to (n,), higher is better, or to a
 dict of such tensors with the key "score"."""
+
+
+def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
+    """The verifier that is meant.
+
+    Args:
+        verifier: "shapes", the exact verifier of the shapes world; "clip:FOLDER" or "aesthetic:FOLDER", with
+            weights of your own (see `clip.Clip` and `clip.Aesthetic`); or any `Verifier`, returned as it is.
+
+    Raises:
+        BadInput: none of these, a file of ratings, or weights that cannot be read.
+    """
+    if callable(verifier):
+        return verifier
+    if not isinstance(verifier, (str, os.PathLike)):
+        raise BadInput(f"a verifier is a name or a callable, not {verifier!r}")
+    name, _, folder = os.fspath(verifier).partition(":")
+    if name == "shapes" and not folder:
+        from seedbed.worlds.verifier import attributes
+
+        return attributes
+    if name in ("clip", "aesthetic"):
+        if not folder:
+            raise BadInput(
+                f"the verifier {name} needs weights of your own: write {name}:FOLDER, the folder of a CLIP "
+                "model"
+            )
+        from seedbed.verifiers.clip import Aesthetic, Clip
+
+        return Clip(folder) if name == "clip" else Aesthetic(folder)
+    if name.lower().endswith(".csv"):
+        raise BadInput(f"{verifier}: ratings judge no new videos and no previews, use another verifier")
+    raise BadInput(
+        f"there is no verifier {verifier!r}: use shapes, clip:FOLDER, aesthetic:FOLDER or a callable"
+    )
 
 
 def judged(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from seedbed.errors import BadInput
-from seedbed.lab.recipe import Recipe
+from seedbed.lab.experiment import Recipe
 from seedbed.worlds.shapes import captions
 from tests.lab.conftest import recipe_of
 

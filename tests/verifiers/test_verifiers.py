@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 from seedbed import BadInput
-from seedbed.lab.verifiers import Clip, Ratings, resolve
 from seedbed.noise import NoiseRecipe
+from seedbed.verifiers import resolve
+from seedbed.verifiers.clip import Clip
+from seedbed.verifiers.ratings import Ratings
 from seedbed.worlds.verifier import attributes
 from tests.pipelines import WORDS, tokenizer
 
@@ -50,7 +52,8 @@ def test_a_callable_is_taken_as_it_is_and_a_name_finds_its_verifier():
         ("clip", "clip:FOLDER"),
         ("aesthetic", "aesthetic:FOLDER"),
         ("clip:/nowhere", "no CLIP model in /nowhere"),
-        ("ratings.csv", "cannot read the ratings ratings.csv: No such file"),
+        ("ratings.csv", "ratings.csv: ratings judge no new videos and no previews"),
+        (Ratings({}), "is a name or a callable"),
         (3, "not 3"),
     ],
 )
@@ -131,7 +134,7 @@ def test_ratings_of_several_people_are_averaged(tmp_path):
         f"rater,prompt,seed,candidate,rating\nA,{PROMPT},4,0,3\nB,{PROMPT},4,0,4\nA,{PROMPT},4,1,-1.5\n"
         f'A,"a koala, still",4,0,9\n'
     )
-    ratings = resolve(path)
+    ratings = Ratings.load(path)
     assert ratings.of(PROMPT, recipes(2)).tolist() == [3.5, -1.5]
     assert ratings.of("a koala, still", recipes(1)).tolist() == [9]
 
@@ -157,5 +160,5 @@ def test_damaged_ratings_are_refused_with_their_line(tmp_path, content, message)
     path = tmp_path / "ratings.csv"
     path.write_text(content)
     with pytest.raises(BadInput, match=message) as caught:
-        resolve(str(path))
+        Ratings.load(str(path))
     assert "\n" not in str(caught.value)
