@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from seedbed.report.page import selection_page
-from seedbed.report.sheet import sheet_page
+from seedbed.report.page import selection_page, sheet_page
 from tests.report.test_page import Page, clip, selection
 
 
@@ -20,7 +19,7 @@ def sheet(candidates: int = 4, **changes):
         "sheet": {"steps": 3, "of": 20, "memory_sha256": "0"},
         "fps": 8,
         "previews": [clip(3, i) for i in range(candidates)],
-        "pick": "seedbed replay a.json --pick",
+        "command": "seedbed replay a.json --candidate",
         **changes,
     }
 
@@ -35,7 +34,7 @@ SCORED = {
 
 @pytest.mark.parametrize(
     "data",
-    [sheet(), sheet(**SCORED), sheet(previews=[clip(1, i) for i in range(4)]), sheet(1), sheet(pick="")],
+    [sheet(), sheet(**SCORED), sheet(previews=[clip(1, i) for i in range(4)]), sheet(1), sheet(command="")],
     ids=["plain", "scored", "image", "one", "without command"],
 )
 def test_the_page_is_whole_and_loads_nothing(data) -> None:
@@ -62,12 +61,13 @@ def test_scores_and_the_best_are_shown() -> None:
 
 def test_the_command_is_there_to_be_copied() -> None:
     html = sheet_page(sheet())
-    assert "seedbed replay a.json --pick N" in html
-    assert "seedbed replay" not in sheet_page(sheet(pick=""))
+    assert "seedbed replay a.json --candidate N" in html
+    without = sheet_page(sheet(command=""))
+    assert "seedbed replay" not in without and "sheet.finish(N)" in without
 
 
 def test_what_a_user_wrote_is_escaped() -> None:
-    html = sheet_page(sheet(prompt="<b>x</b>", pick="seedbed replay '<i>.json' --pick"))
+    html = sheet_page(sheet(prompt="<b>x</b>", command="seedbed replay '<i>.json' --candidate"))
     assert "<b>x</b>" not in html and "<i>" not in html
 
 

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from seedbed.errors import BadInput
 from seedbed.worlds import shapes, verifier
@@ -66,7 +65,7 @@ def test_the_verifier_reads_rendered_videos_without_a_mistake():
     readings = verifier.read(np.stack([shapes.render(scene) for scene in scenes]))
     for scene, reading in zip(scenes, readings, strict=True):
         assert verifier.judge(reading, scene.caption).all_right, (scene, reading)
-        assert reading.pieces == len(scene.bodies) and reading.flicker < 0.03
+        assert reading.pieces == len(scene.bodies)
 
 
 def scene(*bodies):
@@ -115,21 +114,7 @@ def test_a_diagonal_motion_is_unclear_and_a_black_video_is_empty():
     frames = np.stack([shapes.render(scene(Body(BLUE.thing, 8 + t, 8 + t, 5.0, 0.0)))[0] for t in range(9)])
     assert verifier.read(frames[None])[0].objects[0].motion == verifier.UNCLEAR
     empty = verifier.read(np.zeros_like(frames)[None])[0]
-    assert empty.objects == () and empty.pieces == 0 and empty.sharpness == 0.0
-
-
-def test_blur_lowers_sharpness_and_size_changes_raise_flicker():
-    frames = shapes.render(scene(BLUE))
-    blurred = torch.nn.functional.avg_pool2d(
-        torch.from_numpy(frames).permute(0, 3, 1, 2).float(), 5, stride=1, padding=2
-    )
-    blurred = blurred.permute(0, 2, 3, 1).byte().numpy()
-    pulsing = np.stack(
-        [shapes.render(scene(Body(BLUE.thing, 20, 20, 4.5 + (t % 2), 0.0)))[0] for t in range(9)]
-    )
-    sharp, soft, pulse = verifier.read(np.stack([frames, blurred, pulsing]))
-    assert soft.sharpness < sharp.sharpness - 0.1
-    assert sharp.flicker < 0.01 and pulse.flicker > 0.2
+    assert empty.objects == () and empty.pieces == 0
 
 
 def test_score_is_the_share_of_right_attributes():

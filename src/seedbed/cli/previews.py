@@ -43,7 +43,7 @@ def write_sheet(
     sheet = previews(pipe, prompt, verifier=judge, **call)
     command = f"seedbed replay {shlex.quote(path.name)} --pick"
     write_together(
-        {path: sheet.save_record, memory: sheet.save_memory, page: lambda at: sheet.page(at, pick=command)}
+        {path: sheet.save_record, memory: sheet.save_memory, page: lambda at: sheet.page(at, command=command)}
     )
     record, files = sheet.record(), {"previews": str(page), "record": str(path), "memory": str(memory)}
     if as_json:

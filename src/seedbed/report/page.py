@@ -1,30 +1,22 @@
-"""The report of a selection: one HTML file that needs no network and no other file."""
+"""Self-contained HTML pages from plain data: the report of a selection, and the contact sheet.
+
+Each is one file that needs no network and no other file.
+"""
 
 import base64
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from seedbed.report.plots import layer_heat, layer_lines
 from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
 
-PREVIEW_SIDE = 160  # pixels of a preview's long side on the page; larger ones only make the file heavy
-
-templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("seedbed.report"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 def selection_page(data: dict[str, Any]) -> str:
-    """A self-contained HTML page about one selection, from plain data.
+    """The page of one selection.
 
     Args:
         data: a selection's or generation's record, of which `prompt`, `model`, `acquisition`, `prefer`,
@@ -38,52 +30,45 @@ def selection_page(data: dict[str, Any]) -> str:
         KeyError: the record lacks one of its keys.
     """
     record = {key: value for key, value in data.items() if key not in ("frames", "previews", "replay")}
-    order, best = list(data["order"]), data["best"]
+    best, frames, fps = data["best"], data.get("frames"), data.get("fps") or 8
     totals = [math.nan if total is None else float(total) for total in data["totals"]]
-    previews = data.get("previews") or [None] * len(totals)
-    fps = data.get("fps") or 8
-    frames, unit = data.get("frames"), data.get("unit", "")
+    previews = [
+        None if frames is None else media(shrunk(frames, 160), fps)
+        for frames in data.get("previews") or [None] * len(totals)
+    ]
+    rungs = [dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in data.get("rungs") or []]
     names = [f"noise {recipe['candidate']}" for recipe in data["recipes"]]
     if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
         names = [f"seed {recipe['seed']}" for recipe in data["recipes"]]
 
-    seen = [sum(score is not None for score in row) for row in data["scores"]]
+    scores = np.array([[math.nan if s is None else s for s in row] for row in data["scores"]], np.float64)
+    seen = [int(depth) for depth in np.isfinite(scores).sum(axis=1)]
     # Means over fewer layers do not compare with those of the candidates that stayed to the end.
-    compared = [total for total, depth in zip(totals, seen, strict=True) if depth == max(seen)]
-    finite: list[float] = [total for total in compared if math.isfinite(total)]
+    finite = [t for t, depth in zip(totals, seen, strict=True) if depth == max(seen) and math.isfinite(t)]
     low, high = (min(finite), max(finite)) if finite else (math.nan, math.nan)
     mean = abs(sum(finite)) / max(len(finite), 1)
     rows = [
         {
-            "rank": rank + 1,
+            "rank": rank,
             "name": names[candidate],
             "seed": data["recipes"][candidate]["seed"],
             "chosen": candidate == best,
             "total": figure(totals[candidate], high - low),
             "dropped": seen[candidate] if seen[candidate] < max(seen) else None,
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
-            "preview": media(shrunk(previews[candidate]), fps) if previews[candidate] is not None else None,
+            "preview": previews[candidate],
+            "rungs": [figure(rung[candidate], high - low) if candidate in rung else None for rung in rungs],
         }
-        for rank, candidate in enumerate(order)
+        for rank, candidate in enumerate(data["order"], 1)
     ]
 
-    rungs = data.get("rungs") or []
-    for row, candidate in zip(rows, order, strict=True):
-        row["rungs"] = [
-            figure(scores[candidate], high - low) if candidate in scores else None
-            for scores in (dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in rungs)
-        ]
-
-    layers: Sequence[str] = data["layers"]
     lines = heat = None
-    if layers:
-        scores = np.array(
-            [[math.nan if s is None else s for s in row] for row in data["scores"]], dtype=np.float64
-        )
-        if np.isfinite(scores).any():
-            lines = layer_lines(scores, names, layers, best, unit)
-        if lines and len(totals) > 1:
-            heat = layer_heat(scores, names, layers, order, -1 if data["prefer"] == "low" else 1)
+    if np.isfinite(scores).any():
+        lines = layer_lines(scores, names, best, data.get("unit", ""))
+        if len(totals) > 1:
+            heat = layer_heat(
+                scores, names, data["layers"], data["order"], -1 if data["prefer"] == "low" else 1
+            )
 
     ledger, seconds = data["ledger"], data["seconds"]
     spent = sum(ledger.values())
@@ -94,20 +79,19 @@ def selection_page(data: dict[str, Any]) -> str:
             "share": 100 * ledger.get(what, 0) / spent if spent else 0,
             "seconds": f"{seconds[what]:,.2f}" if what in seconds else "–",
         }
-        for what in [*ledger, *(what for what in seconds if what not in ledger)]
+        for what in {**ledger, **seconds}
     ]
 
-    return templates.get_template("selection.html").render(
+    return _render(
+        "selection.html",
         data=data,
-        unit=unit,
+        unit=data.get("unit", ""),
         fps=fps,
-        version=data.get("seedbed"),
         hero=media(frames, fps, record) if frames is not None else None,
-        previewed=any(preview is not None for preview in previews),
         size="{0} frames, {2} × {1} pixels".format(*frames.shape) if frames is not None else "",
-        stand_in=media(shrunk(previews[best]), fps) if previews[best] is not None else None,
+        stand_in=previews[best],
         rows=rows,
-        rungs=rungs,
+        by_previews=data["acquisition"] in ("preview", "previews"),
         picked="picked" in data.get("options", {}),
         low=figure(low, high - low),
         high=figure(high, high - low),
@@ -115,7 +99,6 @@ def selection_page(data: dict[str, Any]) -> str:
         chosen=next(row for row in rows if row["chosen"]),
         lines=lines,
         heat=heat,
-        layers=layers,
         costs=costs,
         spent=amount(spent),
         elapsed=f"{sum(seconds.values()):,.1f}",
@@ -124,12 +107,62 @@ def selection_page(data: dict[str, Any]) -> str:
             for what, evaluations in ledger.items()
             if ledger.get("generation") and what != "generation"
         ],
-        replay=data.get("replay") or "seedbed replay RECORD.json",
+        command=data.get("replay") or "seedbed replay RECORD.json",
         recipe=json.dumps(data["recipes"][best], indent=2),
     )
 
 
-def media(frames: np.ndarray, fps: float, record: dict[str, Any] | None = None) -> dict[str, Any]:
+def sheet_page(data: dict[str, Any]) -> str:
+    """The contact sheet: every candidate's preview, for a person to pick from.
+
+    Args:
+        data: a sheet's record; plus `previews`, uint8 (frames, height, width, 3) for each candidate in the
+            order of the pool, and `command`, the shell command that finishes a candidate, whose number is
+            appended, or "".
+
+    Raises:
+        KeyError: the record lacks one of its keys.
+    """
+    totals = [math.nan if total is None else float(total) for total in data["totals"]]
+    finite = [total for total in totals if math.isfinite(total)]
+    spread = max(finite) - min(finite) if finite else 0.0
+    cards = [
+        {
+            "number": candidate,
+            "name": f"noise {data['recipes'][candidate]['candidate']}",
+            "preview": media(shrunk(data["previews"][candidate], 320), data["fps"]),
+            "score": figure(totals[candidate], spread) if finite else None,
+            "first": bool(spread) and totals[candidate] == max(finite),
+            "checked": bool(finite) and candidate == data["order"][0],
+        }
+        for candidate in data["order"]
+    ]
+    return _render(
+        "sheet.html",
+        data=data,
+        cards=cards,
+        command=data["command"],
+        judge=data["options"].get("verifier"),
+        spent=amount(sum(data["ledger"].values())),
+        elapsed=f"{sum(data['seconds'].values()):,.1f}",
+        rest=data["sheet"]["of"] - data["sheet"]["steps"],
+    )
+
+
+def _render(template: str, **content: Any) -> str:
+    import jinja2  # a record is read without it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("seedbed.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)
+
+
+def media(frames: NDArray[np.uint8], fps: float, record: dict[str, Any] | None = None) -> dict[str, Any]:
     """A video or picture for the templates: its kind, its data as a URI, and whether it is tiny."""
     if len(frames) == 1:
         kind, data = "image/png", encode_image(frames[0], record)
@@ -139,16 +172,16 @@ def media(frames: np.ndarray, fps: float, record: dict[str, Any] | None = None) 
     return {"kind": kind, "uri": uri, "tiny": min(frames.shape[1:3]) < SHORT_SIDE / 2}
 
 
-def shrunk(frames: np.ndarray, side: int = PREVIEW_SIDE) -> np.ndarray:
-    """Mean over square blocks, down to a long side of at most twice `side`."""
+def shrunk(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Mean over square blocks, down to a long side of at most twice `side`: larger ones make a page heavy."""
     factor = max(frames.shape[1:3]) // side
     if factor < 2:
         return frames
-    height, width = (side // factor * factor for side in frames.shape[1:3])
-    blocks = frames[:, :height, :width].reshape(
-        len(frames), height // factor, factor, width // factor, factor, 3
-    )
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+    height, width = (side // factor for side in frames.shape[1:3])
+    cropped = frames[:, : height * factor, : width * factor]
+    blocks = cropped.reshape(len(frames), height, factor, width, factor, 3)
+    means: NDArray[np.float64] = blocks.mean(axis=(2, 4))
+    return means.round().astype(np.uint8)
 
 
 def figure(value: float, spread: float) -> str:

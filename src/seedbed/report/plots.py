@@ -5,24 +5,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 78, 10, 14, 46
 
 
-def layer_lines(
-    scores: np.ndarray, names: Sequence[str], layers: Sequence[str], best: int, unit: str
-) -> Markup:
+def layer_lines(scores: NDArray[np.float64], names: Sequence[str], best: int, unit: str) -> Markup:
     """One line per candidate over the attention layers, the chosen one on top.
 
     scores: (candidates, layers) in the acquisition's own unit, NaN where a layer was not scored.
-    names: a label per candidate; layers: a name per layer; best: row of the chosen candidate;
-    unit: of the scores, "" for none.
+    names: a label per candidate; best: row of the chosen candidate; unit: of the scores, "" for none.
     """
     finite = scores[np.isfinite(scores)]
     ticks = ticks_around(float(finite.min()), float(finite.max()))
     low, high = ticks[0], ticks[-1]
-    count = len(layers)
+    count = scores.shape[1]
 
     def x(layer: int) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (layer / (count - 1) if count > 1 else 0.5)
@@ -63,7 +61,7 @@ def layer_lines(
 
 
 def layer_heat(
-    scores: np.ndarray, names: Sequence[str], layers: Sequence[str], order: Sequence[int], sign: int
+    scores: NDArray[np.float64], names: Sequence[str], layers: Sequence[str], order: Sequence[int], sign: int
 ) -> Markup:
     """Heat map, candidates (best first) by layers: distance from the pool's mean in that layer.
 

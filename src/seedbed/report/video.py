@@ -9,9 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.codec.context import Flags
+from numpy.typing import NDArray
 
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
@@ -22,7 +21,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BT709 = 1
 
 
-def encode_video(frames: np.ndarray, fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
+def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
     """H.264 in an MP4 container; the same input gives the same bytes on the same build of x264.
 
     Frames whose short side is under 256 pixels are enlarged by an integer factor (nearest neighbour), and odd
@@ -36,6 +35,9 @@ def encode_video(frames: np.ndarray, fps: float = 8, metadata: dict[str, Any] | 
     Raises:
         BadInput: frames of any other shape or dtype.
     """
+    import av  # slow to import, and a record that is no video is read without it
+    from av.codec.context import Flags
+
     frames = _enlarge(_checked(frames))
     _, height, width, _ = frames.shape
     buffer = io.BytesIO()
@@ -58,7 +60,7 @@ def encode_video(frames: np.ndarray, fps: float = 8, metadata: dict[str, Any] | 
     return buffer.getvalue()
 
 
-def encode_image(frame: np.ndarray, metadata: dict[str, Any] | None = None) -> bytes:
+def encode_image(frame: NDArray[np.uint8], metadata: dict[str, Any] | None = None) -> bytes:
     """Lossless PNG of one uint8 (height, width, 3) RGB frame at its own size; `metadata` in a text chunk."""
     height, width, _ = _checked(frame[None])[0].shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), frame.reshape(height, width * 3)], axis=1)
@@ -73,7 +75,10 @@ def encode_image(frame: np.ndarray, metadata: dict[str, Any] | None = None) -> b
 
 
 def write_video(
-    path: str | os.PathLike[str], frames: np.ndarray, fps: float = 8, metadata: dict[str, Any] | None = None
+    path: str | os.PathLike[str],
+    frames: NDArray[np.uint8],
+    fps: float = 8,
+    metadata: dict[str, Any] | None = None,
 ) -> None:
     """Write uint8 (frames, height, width, 3) as .mp4, or one frame as .png; `read_record` reads `metadata`.
 
@@ -108,6 +113,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if data.startswith(SIGNATURE):
         text = _png_text(data)
     elif data[4:8] == b"ftyp":
+        import av
+
         try:
             with av.open(io.BytesIO(data)) as container:
                 text = container.metadata.get("comment")
@@ -126,7 +133,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def _checked(frames: np.ndarray) -> np.ndarray:
+def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise BadInput(
             f"frames must be uint8 (frames, height, width, 3), not {frames.dtype} {tuple(frames.shape)}"
@@ -134,7 +141,7 @@ def _checked(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _enlarge(frames: np.ndarray) -> np.ndarray:
+def _enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     factor = -(-SHORT_SIDE // min(frames.shape[1:3]))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")

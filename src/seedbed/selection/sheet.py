@@ -21,7 +21,7 @@ from torch import Tensor
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.probe import Probe, Rollout
-from seedbed.report.sheet import sheet_page
+from seedbed.report.page import sheet_page
 from seedbed.report.video import read_record
 from seedbed.selection.acquisitions import positive
 from seedbed.selection.generation import Generation, checked_fps, reopened
@@ -93,16 +93,16 @@ class Sheet:
         """Write the remembered evaluations alone; errors as `save`."""
         return write_bytes_atomically(path, self.memory)
 
-    def page(self, path: str | os.PathLike[str], pick: str = "") -> Path:
+    def page(self, path: str | os.PathLike[str], command: str = "") -> Path:
         """Write a self-contained HTML page with every candidate's preview.
 
         Args:
-            pick: the shell command that goes on with a candidate, whose number is appended; "" shows none.
+            command: the shell command that goes on with a candidate, whose number is appended; "" shows none.
 
         Raises:
             BadInput: as `save`.
         """
-        content = {**self.record(), "previews": self.selection.previews, "pick": pick}
+        content = {**self.record(), "previews": self.selection.previews, "command": command}
         return write_bytes_atomically(path, sheet_page(content).encode())
 
 

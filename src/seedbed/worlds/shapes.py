@@ -5,14 +5,13 @@ speed are random and unsaid, so a caption leaves room for many right videos: the
 Two objects always differ in colour and never touch, which makes every video readable without ambiguity.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seedbed.errors import BadInput
 
@@ -37,15 +36,13 @@ SPEEDS = (0.9, 1.5)  # pixels per frame
 GAP = 1.5  # least distance between the boxes of two objects, pixels
 HELD_OUT = 8  # one caption in so many is kept from training
 
-# Half width of each shape's box and its height above and below the centre, at an equal-area radius of 1.
-_SQUARE = np.sqrt(np.pi) / 2
+_SQUARE = np.sqrt(np.pi) / 2  # half a side of a square, and of an equilateral triangle, of the area pi
 _TRIANGLE = np.sqrt(np.pi / np.sqrt(3.0))
-_BOX = {"circle": (1.0, 1.0, 1.0), "square": (_SQUARE, _SQUARE, _SQUARE)}
-_BOX["triangle"] = (
-    _TRIANGLE,
-    2 * _TRIANGLE / np.sqrt(3.0),
-    _TRIANGLE / np.sqrt(3.0),
-)  # half width, above, below
+_BOX = {  # half width, height above and height below the centre of mass, at an equal-area radius of 1
+    "circle": (1.0, 1.0, 1.0),
+    "square": (_SQUARE, _SQUARE, _SQUARE),
+    "triangle": (_TRIANGLE, 2 * _TRIANGLE / np.sqrt(3.0), _TRIANGLE / np.sqrt(3.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -70,21 +67,22 @@ class Body:
     radius: float
     speed: float
 
-    def track(self, frames: int = FRAMES) -> np.ndarray:
-        """Centre of mass in every frame, shape `(frames, 2)` as x, y."""
+    def track(self) -> NDArray[np.float64]:
+        """Centre of mass in every frame, shape `(FRAMES, 2)` as x, y."""
         step = np.array(MOTIONS[self.thing.motion]) * self.speed
-        return np.array([self.x, self.y]) + np.arange(frames)[:, None] * step
+        return np.array([self.x, self.y]) + np.arange(FRAMES)[:, None] * step
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two bodies; `caption` names them in their order."""
+    """One or two bodies."""
 
     bodies: tuple[Body, ...]
-    caption: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "caption", caption([body.thing for body in self.bodies]))
+    @property
+    def caption(self) -> str:
+        """Names the bodies in their order."""
+        return caption([body.thing for body in self.bodies])
 
 
 def caption(things: list[Thing]) -> str:
@@ -121,27 +119,26 @@ def captions(count: int, *, objects: int, seed: int, held: bool) -> list[str]:
 
     There are 60 captions of one thing; asking for more than exist returns all of them.
     """
-    rng = np.random.default_rng(seed)
     things = all_things()
-    pool = (
-        [[a] for a in things]
-        if objects == 1
-        else [[a, b] for a in things for b in things if a.colour != b.colour]
-    )
+    if objects == 1:
+        pool = [[thing] for thing in things]
+    else:
+        pool = [[a, b] for a in things for b in things if a.colour != b.colour]
     pool = [entry for entry in pool if held_out(entry) is held]
-    return [caption(pool[i]) for i in rng.permutation(len(pool))[:count]]
+    return [caption(pool[i]) for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
 
 
-def place(things: list[Thing], rng: np.random.Generator, tries: int = 64) -> Scene | None:
-    """Random positions, sizes and speeds that keep boxes inside the frame and apart; None if unlucky."""
-    shape = (tries, len(things))
-    radius, speed = rng.uniform(*RADII, size=shape), rng.uniform(*SPEEDS, size=shape)
-    share = rng.random((tries, len(things), 2))
-    at = np.arange(FRAMES)[:, None]
+def place(things: list[Thing], rng: np.random.Generator) -> Scene | None:
+    """Random positions, sizes and speeds that keep boxes inside the frame and apart.
+
+    The first that fit of 64 draws; None where none does.
+    """
+    shape = (64, len(things))
+    radius, speed, share = rng.uniform(*RADII, shape), rng.uniform(*SPEEDS, shape), rng.random((*shape, 2))
     start, boxes = [], []
     for i, thing in enumerate(things):
         half, above, below = (side * radius[:, i, None, None] for side in _BOX[thing.shape])
-        path = at * np.array(MOTIONS[thing.motion]) * speed[:, i, None, None]
+        path = np.arange(FRAMES)[:, None] * np.array(MOTIONS[thing.motion]) * speed[:, i, None, None]
         box = path[..., [0, 1, 0, 1]] + np.concatenate([-half, -above, half, below], axis=-1)
         low = 0.5 - box[..., :2].min(axis=1)
         high = SIDE - 0.5 - box[..., 2:].max(axis=1)
@@ -155,12 +152,8 @@ def place(things: list[Thing], rng: np.random.Generator, tries: int = 64) -> Sce
     if not fits.any():
         return None
     n = int(fits.argmax())
-    return Scene(
-        tuple(
-            Body(thing, *map(float, (*start[i][n], radius[n, i], speed[n, i])))
-            for i, thing in enumerate(things)
-        )
-    )
+    numbers = [map(float, (*start[i][n], radius[n, i], speed[n, i])) for i in range(len(things))]
+    return Scene(tuple(Body(thing, *own) for thing, own in zip(things, numbers, strict=True)))
 
 
 def scenes(seed: int, *, pairs: float = 0.62, held: bool = False) -> Iterator[Scene]:
@@ -173,22 +166,26 @@ def scenes(seed: int, *, pairs: float = 0.62, held: bool = False) -> Iterator[Sc
         if (count == 2 and chosen[0].colour == chosen[1].colour) or held_out(chosen) is not held:
             continue
         # Captions must stay equally likely however hard they are to place, so try until this one fits.
-        scene = place(chosen, rng)
-        while scene is None:
-            scene = place(chosen, rng)
+        while (scene := place(chosen, rng)) is None:
+            pass
         yield scene
 
 
-def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, side: int = SIDE) -> np.ndarray:
+def coverage(
+    shape: str,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    side: int = SIDE,
+) -> NDArray[np.float64]:
     """How much of each pixel a shape covers, 0 to 1 with anti-aliased edges.
 
     `x`, `y` (centre of mass) and `radius` (of the circle of equal area) broadcast together to `(...)`,
     in pixels; returns `(..., side, side)`.
     """
     at = np.arange(side) + 0.5
-    dx = at[None, :] - np.asarray(x)[..., None, None]
-    dy = at[:, None] - np.asarray(y)[..., None, None]
-    r = np.asarray(radius)[..., None, None]
+    dx, dy = at - x[..., None, None], at[:, None] - y[..., None, None]
+    r = radius[..., None, None]
     if shape == "circle":
         distance = np.hypot(dx, dy) - r
     elif shape == "square":
@@ -199,7 +196,7 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, side:
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 
-def render(scene: Scene) -> np.ndarray:
+def render(scene: Scene) -> NDArray[np.uint8]:
     """The scene's video: uint8, shape `(FRAMES, SIDE, SIDE, 3)`."""
     video = np.zeros((FRAMES, SIDE, SIDE, 3))
     for body in scene.bodies:

@@ -9,12 +9,11 @@ Shapes are means over the frames and motion is from the first to the last, so wh
 object missing in two of nine, a jump there and back, a shape that changes on the way, can pass as right.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from seedbed.errors import BadInput
@@ -30,27 +29,19 @@ STILL = 2.5  # an object whose centre moves less than this over the clip stands 
 
 @dataclass(frozen=True)
 class Found:
-    """One object of a video: `fit` is its overlap with its best template, `travel` its path in pixels."""
+    """One object of a video; its shape and its motion may be `unclear`."""
 
     colour: str
     shape: str
     motion: str
-    fit: float
-    travel: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a video shows. `pieces` is the number of connected regions, the median over frames.
-
-    `sharpness` is 1 for hard edges and falls towards 0 as the objects blur; `flicker` is the mean relative
-    change of an object's area from one frame in which it is seen to the next such (0 for a perfect clip).
-    """
+    """What a video shows. `pieces` is the number of connected regions, the median over frames."""
 
     objects: tuple[Found, ...]
     pieces: int
-    sharpness: float
-    flicker: float
 
 
 @dataclass(frozen=True)
@@ -88,27 +79,20 @@ def _pieces(masks: torch.Tensor) -> torch.Tensor:
     return (areas.view(maps, -1)[:, 1:] >= PIECE).sum(dim=1)
 
 
-def read(frames: np.ndarray) -> list[Reading]:
+def read(frames: NDArray[np.uint8]) -> list[Reading]:
     """Read videos: uint8, shape `(videos, frames, side, side, 3)`; one `Reading` each."""
-    if (
-        frames.ndim != 5
-        or frames.shape[-1] != 3
-        or frames.shape[2] != frames.shape[3]
-        or frames.dtype != np.uint8
-    ):
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[3:] != (frames.shape[2], 3):
         raise BadInput(
             f"the shapes verifier reads uint8 videos of shape (videos, frames, side, side, 3), "
             f"not {frames.dtype} {tuple(frames.shape)}"
         )
     videos, count, side = frames.shape[:3]
     palette = np.array(list(COLOURS.values()), dtype=np.float64)
+    light = np.linalg.norm(palette, axis=1, keepdims=True)
     pixels = frames.astype(np.float64)
     norm = np.linalg.norm(pixels, axis=-1, keepdims=True)
-    likeness = (pixels / np.maximum(norm, 1e-9)) @ (
-        palette / np.linalg.norm(palette, axis=1, keepdims=True)
-    ).T
-    nearest = likeness.argmax(axis=-1)
-    bright = np.clip(norm[..., 0] / np.linalg.norm(palette, axis=1)[nearest], 0.0, 1.0)
+    nearest = ((pixels / np.maximum(norm, 1e-9)) @ (palette / light).T).argmax(axis=-1)
+    bright = np.clip(norm[..., 0] / light[nearest, 0], 0.0, 1.0)
     # (videos, colours, frames, side, side): each colour's own brightness, background removed
     own = np.stack(
         [np.where((nearest == c) & (bright > FAINT), bright, 0.0) for c in range(len(COLOURS))], axis=1
@@ -121,48 +105,28 @@ def read(frames: np.ndarray) -> list[Reading]:
     safe = np.maximum(area, 1e-9)
     x = (own.sum(axis=-2) * at).sum(axis=-1) / safe
     y = (own.sum(axis=-1) * at).sum(axis=-1) / safe
-    return [_reading(own[v], pieces[v], area[v], x[v], y[v], bright[v]) for v in range(videos)]
-
-
-def _reading(
-    own: np.ndarray, pieces: np.ndarray, area: np.ndarray, x: np.ndarray, y: np.ndarray, bright: np.ndarray
-) -> Reading:
-    objects, flickers = [], []
-    for c, colour in enumerate(COLOURS):
-        seen = pieces[c] > 0
-        if seen.mean() < PRESENT:
-            continue
-        radius = np.sqrt(area[c][seen] / np.pi)
-        fits = {}
-        for shape in SHAPES:
-            template = coverage(shape, x[c][seen], y[c][seen], radius, own.shape[-1])
-            overlap = np.minimum(template, own[c][seen]).sum(axis=(-2, -1))
-            fits[shape] = float((overlap / np.maximum(template, own[c][seen]).sum(axis=(-2, -1))).mean())
-        shape = max(fits, key=lambda name: fits[name])
-        path_x, path_y = x[c][seen], y[c][seen]
-        travel = (float(path_x[-1] - path_x[0]), float(path_y[-1] - path_y[0]))
-        objects.append(
-            Found(colour, shape if fits[shape] >= FIT else UNCLEAR, _motion(travel), fits[shape], travel)
-        )
-        areas = area[c][seen]
-        flickers.append(float((np.abs(np.diff(areas)) / areas[:-1]).mean()) if len(areas) > 1 else 0.0)
-    lit = bright[bright > 0.1]
-    return Reading(
-        objects=tuple(objects),
-        pieces=int(np.median(pieces.sum(axis=0))),
-        sharpness=float(np.abs(2 * lit - 1).mean()) if lit.size else 0.0,
-        flicker=float(np.mean(flickers)) if flickers else 0.0,
-    )
-
-
-def _motion(travel: tuple[float, float]) -> str:
-    along, across = sorted((abs(travel[0]), abs(travel[1])), reverse=True)
-    if along < STILL:
-        return "staying still"
-    if across > 0.5 * along:
-        return UNCLEAR
-    direction = tuple(float(np.sign(t)) if abs(t) == along else 0.0 for t in travel)
-    return next(name for name, step in MOTIONS.items() if step == direction)
+    readings = []
+    for v in range(videos):
+        objects = []
+        for c, colour in enumerate(COLOURS):
+            seen = pieces[v, c] > 0
+            if seen.mean() < PRESENT:
+                continue
+            region, centre = own[v, c, seen], (x[v, c, seen], y[v, c, seen])
+            fits = {}
+            for shape in SHAPES:
+                template = coverage(shape, *centre, np.sqrt(area[v, c, seen] / np.pi), side)
+                union = np.maximum(template, region).sum(axis=(-2, -1))
+                fits[shape] = (np.minimum(template, region).sum(axis=(-2, -1)) / union).mean()
+            shape = max(SHAPES, key=lambda name: fits[name])
+            travel = np.array([path[-1] - path[0] for path in centre])
+            furthest = np.abs(travel).max()
+            # The lesser of two moves counts from half the greater; a diagonal is no motion of this world.
+            step = tuple(np.rint(travel / furthest)) if furthest >= STILL else (0.0, 0.0)
+            motion = next((name for name, move in MOTIONS.items() if move == step), UNCLEAR)
+            objects.append(Found(colour, shape if fits[shape] >= FIT else UNCLEAR, motion))
+        readings.append(Reading(tuple(objects), int(np.median(pieces[v].sum(axis=0)))))
+    return readings
 
 
 def judge(reading: Reading, prompt: str) -> Verdict:
@@ -178,7 +142,7 @@ def judge(reading: Reading, prompt: str) -> Verdict:
     )
 
 
-def attributes(frames: np.ndarray, prompts: list[str]) -> dict[str, torch.Tensor]:
+def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch.Tensor]:
     """What each video gets right, float64, shape `(videos,)` each.
 
     `score` is the share of all prompted attributes, `all_right` whether that is one; `colour`, `shape` and
@@ -192,6 +156,6 @@ def attributes(frames: np.ndarray, prompts: list[str]) -> dict[str, torch.Tensor
     return dict(zip(names, torch.tensor(rows, dtype=torch.float64).reshape(-1, 6).unbind(1), strict=True))
 
 
-def score(frames: np.ndarray, prompts: list[str]) -> torch.Tensor:
+def score(frames: NDArray[np.uint8], prompts: list[str]) -> torch.Tensor:
     """Share of prompted attributes that each video gets right, float64, shape `(videos,)`."""
     return attributes(frames, prompts)["score"]
