@@ -11,93 +11,59 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, SeedbedError
 
 if TYPE_CHECKING:
-    from seedbed import attention, lab, noise, probe, report, selection, worlds, zoo
-    from seedbed.attention import AttentionCall, Tap
-    from seedbed.lab import Calibration, calibrate
+    from seedbed import zoo
+    from seedbed.lab.calibration import calibrate
     from seedbed.noise import NoiseRecipe
-    from seedbed.probe import Ledger, Probe, Rollout
-    from seedbed.selection import (
-        Generation,
-        Profile,
-        Selection,
-        Sheet,
-        generate,
-        pick,
-        preview,
-        previews,
-        replay,
-        score,
-        select,
-    )
+    from seedbed.selection.choosing import score, select
+    from seedbed.selection.contact_sheet import ContactSheet, contact_sheet
+    from seedbed.selection.generation import Generation, generate, replay
+    from seedbed.selection.profile import Profile
+    from seedbed.selection.record import Selection
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+
+_HOME = {
+    "ContactSheet": "selection.contact_sheet",
+    "Generation": "selection.generation",
+    "NoiseRecipe": "noise",
+    "Profile": "selection.profile",
+    "Selection": "selection.record",
+    "calibrate": "lab.calibration",
+    "contact_sheet": "selection.contact_sheet",
+    "generate": "selection.generation",
+    "replay": "selection.generation",
+    "score": "selection.choosing",
+    "select": "selection.choosing",
+}
 
 __all__ = [
-    "AttentionCall",
     "BadInput",
     "BadOutput",
     "BadRecord",
-    "Calibration",
+    "ContactSheet",
     "Generation",
-    "Ledger",
     "NoiseRecipe",
     "NotSupported",
-    "Probe",
     "Profile",
-    "Rollout",
     "SeedbedError",
     "Selection",
-    "Sheet",
-    "Tap",
-    "attention",
     "calibrate",
+    "contact_sheet",
     "generate",
-    "lab",
-    "noise",
-    "pick",
-    "preview",
-    "previews",
-    "probe",
     "replay",
-    "report",
     "score",
     "select",
-    "selection",
-    "worlds",
     "zoo",
 ]
 
-_ROOMS = frozenset({"attention", "lab", "noise", "probe", "report", "selection", "worlds", "zoo"})
-_HOME = {
-    "AttentionCall": "attention",
-    "Tap": "attention",
-    "Calibration": "lab",
-    "calibrate": "lab",
-    "NoiseRecipe": "noise",
-    "Ledger": "probe",
-    "Probe": "probe",
-    "Rollout": "probe",
-    "Generation": "selection",
-    "Profile": "selection",
-    "Selection": "selection",
-    "Sheet": "selection",
-    "generate": "selection",
-    "pick": "selection",
-    "preview": "selection",
-    "previews": "selection",
-    "replay": "selection",
-    "score": "selection",
-    "select": "selection",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"seedbed.{name}")
     if name in _HOME:
         value = getattr(importlib.import_module(f"seedbed.{_HOME[name]}"), name)
         globals()[name] = value
         return value
+    if name == "zoo":
+        return importlib.import_module("seedbed.zoo")
     raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
 
 

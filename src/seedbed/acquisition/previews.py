@@ -16,7 +16,7 @@ from seedbed.errors import BadInput
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.verifiers import Verifier, judge_named, judged, name_of
+from seedbed.verifiers import Verifier, judged, name_of, resolve
 
 # Of six candidates and 20 steps: two stay after 7, one after 10. Of all schedules of two rungs at three
 # generations' cost it did best on the embedded model, see docs/evidence.md.
@@ -52,7 +52,7 @@ class Previews(RolloutScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "verifier", judge_named(self.verifier))
+        object.__setattr__(self, "verifier", resolve(self.verifier))
         if self.schedule is not None:
             planned(self.schedule, 10**6, 10**6, "steps")
 

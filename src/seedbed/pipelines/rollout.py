@@ -145,8 +145,9 @@ class Rollout:
         """Evaluations of an alive candidate so far, remembered ones of another rollout included."""
         return sum(len(parts[0]) for parts in self._memory[candidate])
 
-    def recall(self, candidate: int, outputs: Sequence[Parts]) -> None:
-        """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout."""
+    def recall(self, candidate: int, outputs: Sequence[Parts], step: int) -> None:
+        """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout at `step`."""
+        self.step = step
         self._memory[candidate] = [tuple(part.to(self.noises.device) for part in parts) for parts in outputs]
 
 

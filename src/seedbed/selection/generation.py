@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,20 +15,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from seedbed.errors import BadInput, NotSupported
+from seedbed.acquisition import Acquisition
+from seedbed.acquisition.base import BatchSize
+from seedbed.acquisition.previews import counting
+from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
+from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import load
-from seedbed.probe import Probe
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
+from seedbed.progress import Progress, Show, reporting
 from seedbed.report.video import read_record, write_video
-from seedbed.selection.acquisitions import Acquisition, Prefer, positive
-from seedbed.selection.batches import BatchSize
-from seedbed.selection.pool import choose, recipes_for
+from seedbed.selection.choosing import choose, chosen_function, draw_pool, merged
 from seedbed.selection.profile import Profile
-from seedbed.selection.progress import Progress, reporting
 from seedbed.selection.prompts import per_prompt, several
-from seedbed.selection.racing import Given
 from seedbed.selection.record import Selection, sealed
-from seedbed.selection.scoring import preview_pool
+
+FPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +41,12 @@ class Generation:
     Attributes:
         frames: uint8 (frames, height, width, 3); one frame for an image.
         selection: how the noise was chosen; its ledger and seconds include the generation.
-        fps: frames per second of the saved video.
         identical: after `replay`: whether the frames are those of the record, bit by bit; None where there is
             nothing to compare with.
     """
 
     frames: np.ndarray[Any, Any] = field(repr=False)
     selection: Selection
-    fps: float = 8
     identical: bool | None = None
 
     @property
@@ -53,25 +54,30 @@ class Generation:
         """Of the frames' bytes in C order."""
         return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
-    def record(self) -> dict[str, Any]:
+    def record(self, fps: float = FPS) -> dict[str, Any]:
         """The selection's record with fps and the frames' shape and sha256."""
-        frames = {"fps": self.fps, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
+        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
+            raise BadInput(f"fps must be a number above 0, not {fps!r}")
+        frames = {"fps": fps, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
         return sealed({**self.selection.to_dict(), **frames})
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], fps: float = FPS) -> Path:
         """Write the video (.mp4) or image (.png) with the record inside, or the record alone (.json).
+
+        Args:
+            fps: frames per second of the video.
 
         Raises:
             BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
         """
         if Path(path).suffix.lower() == ".json":
-            return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
-        write_video(path, self.frames, self.fps, self.record())
+            return write_bytes_atomically(path, (json.dumps(self.record(fps), indent=1) + "\n").encode())
+        write_video(path, self.frames, fps, self.record(fps))
         return Path(path)
 
-    def report(self, path: str | os.PathLike[str], **extra: Any) -> Path:
+    def report(self, path: str | os.PathLike[str], fps: float = FPS, **extra: Any) -> Path:
         """Write a self-contained HTML page with the video; see `Selection.report`."""
-        return self.selection.report(path, **{**self.record(), "frames": self.frames, **extra})
+        return self.selection.report(path, **{**self.record(fps), "frames": self.frames, **extra})
 
 
 @per_prompt
@@ -79,69 +85,62 @@ def generate(
     pipe: Any,
     prompt: str | None = None,
     *,
-    candidates: int = 10,
+    candidates: int | None = None,
     seed: int = 0,
-    acquisition: str | Acquisition = "auto",
-    profile: Profile | str | os.PathLike[str] | None = None,
-    layers: str | Sequence[str] | None = None,
-    depth: int | None = None,
-    race: Given = "auto",
-    prefer: Prefer | None = None,
+    acquisition: str | Acquisition | Profile = "auto",
     batch_size: BatchSize = "auto",
-    previews: bool = False,
     progress: Progress = True,
-    fps: float = 8,
-    **call: Any,
+    call: Mapping[str, Any] | None = None,
+    **arguments: Any,
 ) -> Generation:
     """Choose a noise as `select` does, then let the pipeline generate from it.
 
-    A list of prompts gives a list of generations, as in `select`; several videos of one prompt, see there.
-    Where the caller passes no `generator`, the pipeline gets one with a fixed seed, so that a scheduler that
-    adds noise on its way can be replayed too.
-
-    Args:
-        fps: frames per second of the video that `Generation.save` writes.
-        previews: as in `select`; where the pipeline cannot be interrupted, the selection's `reason` says so
-            instead. The others are as in `select`.
-
-    Raises:
-        As `select`.
+    Arguments and errors are those of `select`; a list of prompts gives a list of generations. A choice by
+    previews goes on from the steps that it has done: its ledger has the winner's own evaluations as
+    "generation", and all others as "preview". Where the caller passes no `generator`, the pipeline gets one
+    with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
-    positive("candidates", candidates)
-    checked_fps(fps)
-    call, kept = several(call, candidates)
+    given = merged(call, arguments)
+    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
+    given, kept = several(given, count)
     if kept > 1:
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
-    probe = Probe(pipe, prompt, **call)
-    selection = choose(
-        probe,
-        recipes_for(probe, candidates, seed),
-        acquisition=acquisition,
-        profile=profile,
-        layers=layers,
-        depth=depth,
-        race=race,
-        prefer=prefer,
-        batch_size=batch_size,
-        previews=False,
-        progress=progress,
-    )
-    seconds, reason, pictures = dict(selection.seconds), selection.reason, None
-    if previews:
-        started = perf_counter()
-        try:
-            with reporting(progress) as show:
-                pictures = preview_pool(probe, selection.recipes, show)
-        except NotSupported as error:
-            reason += f"; {error}"
-        seconds["preview"] = perf_counter() - started
+    session = Session(pipe, prompt, **given)
+    pool = draw_pool(session, count, seed)
+    selection, scores = choose(session, pool, function, reason, batch_size, progress)
     started = perf_counter()
-    frames = _frames(probe, selection.recipe.draw(), progress)
-    seconds["generation"] = perf_counter() - started
-    return Generation(frames, replace(selection, seconds=seconds, reason=reason, previews=pictures), fps)
+    with reporting(progress) as show:
+        if scores.rungs and scores.rollout is not None:
+            finished = scores.rungs[-1].steps == scores.rollout.steps and scores.previews is not None
+            frames = scores.previews[selection.best] if finished else finish(scores.rollout, show)  # type: ignore[index]
+            ledger = shared(session.ledger, scores.rollout, selection.best)
+        else:
+            frames = generated(session, pool.noises[selection.best], show)
+            ledger = session.ledger
+    seconds = {**selection.seconds, "generation": perf_counter() - started}
+    return Generation(frames, replace(selection, seconds=seconds, ledger=ledger))
+
+
+def generated(session: Session, noise: Tensor, show: Show) -> np.ndarray[Any, Any]:
+    """The frames of one noise."""
+    return session.generate(noise, progress=lambda done, total: show("generation", done, total))
+
+
+def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
+    """The frames of a rollout's one candidate, from the steps that it has done."""
+    rollout.progress = counting(show, "generation", rollout.steps - rollout.step)
+    (frames,) = rollout.finish()
+    return frames
+
+
+def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
+    """What was spent, split into the winner's own evaluations and those of the others."""
+    own = float(rollout.spent(winner))
+    entries = {"preview": spent.total - own, "generation": own}
+    return Ledger({what: evaluations for what, evaluations in entries.items() if evaluations})
 
 
 def replay(
@@ -173,17 +172,18 @@ def replay(
     content = record if isinstance(record, Mapping) else read_record(record)
     selection = Selection.from_dict(content)
     if "sheet" in content and not selection.rungs:
-        raise BadInput("nobody has picked from these previews: use pick(record, candidate)")
+        raise BadInput("nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)")
     noise = selection.recipe.draw()
-    probe = reopened(selection, pipe, missing)
-    replayed = Generation(_frames(probe, noise, progress), selection, content.get("fps", 8))
+    session = reopened(selection, pipe, missing)
+    with reporting(progress) as show:
+        replayed = Generation(generated(session, noise, show), selection)
     if "frames_sha256" not in content:
         return replayed
     same = content["frames_shape"] == list(replayed.frames.shape)
     return replace(replayed, identical=same and content["frames_sha256"] == replayed.sha256)
 
 
-def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Probe:
+def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Session:
     """The pipeline and call of a recorded selection; arguments and errors as `replay`."""
     for name, kind in selection.missing.items():
         if name not in missing:
@@ -208,21 +208,10 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Pro
     if type(pipe).__name__ != recorded.pipeline:
         raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
     call, _ = several(selection.call, selection.kept)
-    probe = Probe(pipe, selection.prompt, **{**call, **missing})
-    if tuple(selection.recipe.shape) != tuple(probe.spec.shape):
+    session = Session(pipe, selection.prompt, **{**call, **missing})
+    if tuple(selection.recipe.shape) != tuple(session.spec.shape):
         raise BadInput(
             f"the record's noise has shape {tuple(selection.recipe.shape)}, "
-            f"but this pipeline's latents have shape {tuple(probe.spec.shape)}"
+            f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
         )
-    return probe
-
-
-def checked_fps(fps: object) -> None:
-    """Refuse anything but a number above 0."""
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
-        raise BadInput(f"fps must be a number above 0, not {fps!r}")
-
-
-def _frames(probe: Probe, noise: Tensor, progress: Progress) -> np.ndarray[Any, Any]:
-    with reporting(progress) as show:
-        return probe.generate(noise, progress=lambda done, total: show("generation", done, total))
+    return session

@@ -8,24 +8,25 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
+from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.selection.acquisitions import Acquisition, Prefer, create
 from seedbed.selection.origin import model_name, recordable
-from seedbed.selection.racing import Race
-
-if TYPE_CHECKING:
-    from seedbed.selection.predictor import Learned
+from seedbed.worlds import shapes
 
 FILENAME = "seedbed-profile.json"
-SCHEMA = "seedbed.profile/2"
+SCHEMA = "seedbed.profile/3"
 
 # A profile comes with a model, from anyone: it may name what seedbed has, never what is to be imported.
 VERIFIERS = ("shapes",)
 
 Interval = tuple[float | None, float | None, float | None]
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Finding:
         prompts: how many it was tested on.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     signal: str
     step: int
     prefer: Prefer
@@ -62,17 +65,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Preview:
-    """A schedule for choosing by previews: after `steps` steps the verifier's best `survivors` go on.
+class PreviewPlan:
+    """How to choose by previews on this model: after `steps` steps the verifier's best `survivors` go on.
 
     Attributes:
-        schedule: (steps, survivors) pairs, as `seedbed.preview` takes them.
+        schedule: (steps, survivors) pairs, as `Previews` takes them.
         verifier: one of `VERIFIERS`.
         candidates: that it starts from.
         why: one line of evidence.
+
+    Raises:
+        BadInput: another verifier, or a schedule that does not fit the candidates.
     """
 
-    schedule: tuple[tuple[int, int], ...]
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    schedule: Rungs
     verifier: str
     candidates: int
     why: str
@@ -81,190 +89,214 @@ class Preview:
         if self.verifier not in VERIFIERS:
             raise BadInput(
                 f"a profile's verifier must be one of {', '.join(VERIFIERS)}, not {self.verifier!r}: pass "
-                "your own as verifier="
+                "your own as Previews(verifier)"
             )
+        planned(self.schedule, 10**6, self.candidates, "steps")
+
+
+@dataclass(frozen=True)
+class Race:
+    """The cheapest race over layers that a calibration found to be good enough.
+
+    Nothing follows it by itself: `Bansa(race=profile.race.schedule)` does, with `candidates` noises.
+
+    Attributes:
+        schedule: (scored layers, survivors) pairs.
+        candidates: that it was measured with.
+        acquisition: the function whose scores it was fitted on, by name, over all layers.
+        regret: of its choice in the full score, 0 for the best candidate and 1 for the median one: mean and
+            95 % interval over prompts.
+        cost: evaluations for each pool, in full conditional forwards.
+        prompts: how many.
+        why: one line of evidence.
+
+    Raises:
+        BadInput: an unknown function, or a schedule that does not fit the candidates.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    schedule: Rungs
+    candidates: int
+    acquisition: str
+    regret: tuple[float, float, float]
+    cost: float
+    prompts: int
+    why: str
+
+    def __post_init__(self) -> None:
+        create(self.acquisition)
+        planned(self.schedule, 10**6, self.candidates)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found to work best on one model.
+    """What was found to work best on one model; `acquisition=Profile.load(path)` chooses by it.
 
     Attributes:
-        acquisition: the function, with its options; `Random` where nothing was found to beat chance.
-        prefer: the better end of its scale, None for the function's own.
-        layers, depth: as in `select`.
+        acquisition: the function that beat chance without a verifier, `Random` where none did.
         why: one line of evidence.
         learned: a fitted predictor, chosen or not.
         preview: how to choose with a verifier.
         evidence: what was tried, and how it did.
         calibrated: on what: model, call, verifier, numbers of prompts and noises, seed, versions.
-        race: how to score with fewer layers, for selections by the race's own function.
+        race: how to score with fewer layers.
     """
 
     acquisition: Acquisition
-    prefer: Prefer | None
-    layers: str | list[str] | None
-    depth: int | None
     why: str
     learned: Learned | None = None
-    preview: Preview | None = None
+    preview: PreviewPlan | None = None
     evidence: tuple[Finding, ...] = ()
     calibrated: dict[str, Any] = dataclasses.field(default_factory=dict)
     race: Race | None = None
 
+    def choice(
+        self, prompt: str | None, candidates: int | None, own_steps: bool, whose: str
+    ) -> tuple[Acquisition, int | None, str]:
+        """What to choose by, from how many candidates (None: the function's own default), and why.
 
-def save_profile(profile: Profile, path: str | os.PathLike[str]) -> Path:
-    """Write a profile as JSON, whole or not at all; into a folder as `seedbed-profile.json`.
+        Previews where the profile's verifier can judge the prompt, else the function that it names. Its
+        schedule is followed with its own number of candidates and steps, with which it was measured.
 
-    Raises:
-        BadInput: an acquisition function of one's own, which a file cannot name, another learned function
-            than the profile's, or a path that cannot be written.
-    """
-    function = profile.acquisition
-    options = {} if function.foresees else recordable(function.options())[0]
-    if function.foresees:
-        if function != profile.learned:
-            raise BadInput("a profile that chooses by a learned predictor must hold it as `learned`")
-    elif create_or_none(function.name, options) != function:
-        raise BadInput(f"a profile can only name functions of seedbed, not {function.name!r}")
-    content = {
-        "schema": SCHEMA,
-        "acquisition": function.name,
-        "options": options,
-        "prefer": profile.prefer,
-        "layers": profile.layers,
-        "depth": profile.depth,
-        "why": profile.why,
-        "learned": profile.learned and profile.learned.options(),
-        "preview": profile.preview and dataclasses.asdict(profile.preview),
-        "race": profile.race and dataclasses.asdict(profile.race),
-        "evidence": [dataclasses.asdict(line) for line in profile.evidence],
-        "calibrated": profile.calibrated,
-    }
-    path = Path(path)
-    target = path / FILENAME if path.is_dir() else path
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
-    return write_bytes_atomically(target, (text + "\n").encode())
+        Args:
+            candidates: that the caller asked for, None for none.
+            own_steps: whether the pipeline is called with the model's own number of steps.
+            whose: what messages call the profile.
+        """
+        plan = self.preview
+        if plan is None or prompt is None or not _can_judge(prompt):
+            return self.acquisition, candidates, f"auto: {whose} names it: {self.why}"
+        if candidates is None and own_steps:
+            says = f"as {whose} says: {plan.why}"
+            return Previews(verifier=plan.verifier, schedule=plan.schedule), plan.candidates, f"auto: {says}"
+        says = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
+        return Previews(verifier=plan.verifier), candidates or plan.candidates, f"auto: {says}"
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the profile as JSON, whole or not at all; into a folder as `seedbed-profile.json`.
 
-def create_or_none(name: str, options: dict[str, Any]) -> Acquisition | None:
-    """The function of that name with these options; None if seedbed has none."""
-    try:
-        return create(name, **options)
-    except BadInput:
-        return None
-
-
-def find_profile(pipe: Any) -> Profile | None:
-    """The `seedbed-profile.json` in the folder that the pipeline was loaded from; None if there is none.
-
-    Raises:
-        BadRecord: as `read_profile`.
-    """
-    name = model_name(pipe)
-    path = Path(name) / FILENAME
-    return read_profile(path) if name and path.is_file() else None
-
-
-def read_profile(path: str | os.PathLike[str]) -> Profile:
-    """Read a profile: what `save_profile` writes, or a file of the schema before.
-
-    The file is {"schema": "seedbed.profile/2", "acquisition": name, "options": {...}, "prefer": "low", "high"
-    or null, "layers": kind, glob, list of them or null, "depth": number or null, "why": text} and, each
-    optional, "learned": {"step": number, "coefficients": {signal: weight}}, "preview": {"schedule": [[steps,
-    survivors], ...], "verifier": name, "candidates": number, "why": text}, "race": {"schedule": [[layers,
-    survivors], ...], "candidates": number, "acquisition": name, "regret": [mean, low, high], "cost": number,
-    "prompts": number, "why": text}, "evidence": [...] and "calibrated": {...}. With "acquisition": "learned"
-    the options are those under "learned".
-
-    Raises:
-        BadInput: there is no such file.
-        BadRecord: the file is damaged, of another schema, or names what does not exist.
-    """
-    from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
-
-    class Schedule(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        schedule: tuple[tuple[int, int], ...] = Field(min_length=1)
-        verifier: str
-        candidates: int = Field(ge=2)
-        why: str
-
-    class Rungs(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        schedule: tuple[tuple[int, int], ...] = Field(min_length=1)
-        candidates: int = Field(ge=2)
-        acquisition: str
-        regret: tuple[float, float, float]
-        cost: float
-        prompts: int
-        why: str
-
-    class Weights(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        step: int
-        coefficients: dict[str, float]
-
-    class File(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True)
-        schema_: Literal["seedbed.profile/1", "seedbed.profile/2"] = Field(alias="schema")
-        acquisition: str
+        Raises:
+            BadInput: an acquisition function of one's own, which a file cannot name, another learned function
+                than the profile's, or a path that cannot be written.
+        """
+        function = self.acquisition
         options: dict[str, Any] = {}
-        prefer: Literal["low", "high"] | None = None
-        layers: str | list[str] | None = None
-        depth: int | None = Field(default=None, ge=1)
-        why: str
-        learned: Weights | None = None
-        preview: Schedule | None = None
-        race: Rungs | None = None
-        evidence: list[dict[str, Any]] = []
-        calibrated: dict[str, Any] = {}
-
-    try:
-        content = json.loads(data)
-        # Pairs are lists in JSON, which a strict model takes for tuples only when it reads the JSON itself.
-        file = File.model_validate_json(json.dumps(content))
-        lines = TypeAdapter(tuple[Finding, ...]).validate_json(json.dumps(file.evidence))
-        learned = None
-        if file.learned is not None:
-            from seedbed.selection.predictor import Learned
-
-            learned = Learned(**file.learned.model_dump())
-        acquisition: Acquisition
-        if file.acquisition == "learned" and learned is not None and not file.options:
-            acquisition = learned
+        if isinstance(function, Learned):
+            if function != self.learned:
+                raise BadInput("a profile that chooses by a learned predictor must hold it as `learned`")
         else:
-            acquisition = create(file.acquisition, **file.options)
-        preview = None if file.preview is None else Preview(**file.preview.model_dump())
-        race = None if file.race is None else Race(**file.race.model_dump())
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
-        raise BadRecord(
-            f"{path} is not a usable profile: {field}: {first['msg']}; calibrate again"
-        ) from error
-    except BadInput as error:
-        raise BadRecord(f"{path} is not a usable profile: {error}") from error
-    except ValueError as error:
-        raise BadRecord(f"{path} is not a readable JSON file; calibrate again or remove it") from error
-    return Profile(
-        acquisition=acquisition,
-        prefer=file.prefer,
-        layers=file.layers,
-        depth=file.depth,
-        why=file.why,
-        learned=learned,
-        preview=preview,
-        race=race,
-        evidence=lines,
-        calibrated=file.calibrated,
-    )
+            options = recordable(function.options())[0]
+            try:
+                same = create(function.name, **options) == function
+            except BadInput:
+                same = False
+            if not same:
+                raise BadInput(f"a profile can only name functions of seedbed, not {function.name!r}")
+        content = {
+            "schema": SCHEMA,
+            "acquisition": function.name,
+            "options": options,
+            "why": self.why,
+            "learned": self.learned and _weights(self.learned),
+            "preview": self.preview and dataclasses.asdict(self.preview),
+            "race": self.race and dataclasses.asdict(self.race),
+            "evidence": [dataclasses.asdict(line) for line in self.evidence],
+            "calibrated": self.calibrated,
+        }
+        path = Path(path)
+        target = path / FILENAME if path.is_dir() else path
+        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+        return write_bytes_atomically(target, (text + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read what `save` writes, or a file of the schemas before (`seedbed.profile/1` and `/2`).
+
+        Raises:
+            BadInput: there is no such file.
+            BadRecord: the file is damaged, of another schema, or names what does not exist.
+        """
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
+        try:
+            file = _File.model_validate_json(data)
+            learned = None if file.learned is None else Learned(**file.learned.model_dump())
+            if file.acquisition == "learned" and learned is not None and not file.options:
+                acquisition: Acquisition = learned
+            else:
+                acquisition = create(file.acquisition, **file.options)
+                if file.schema_ != SCHEMA:
+                    acquisition = dataclasses.replace(acquisition, **file.before(acquisition))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            message = first["msg"].removeprefix("Value error, ")
+            raise BadRecord(
+                f"{path} is not a usable profile: {where}: {message}; calibrate again"
+            ) from error
+        except BadInput as error:
+            raise BadRecord(f"{path} is not a usable profile: {error}") from error
+        return cls(
+            acquisition, file.why, learned, file.preview, file.evidence, file.calibrated, file.race
+        )
+
+    @classmethod
+    def beside(cls, pipe: Any) -> Profile | None:
+        """The `seedbed-profile.json` in the folder that the pipeline was loaded from; None if there is none.
+
+        Raises:
+            BadRecord: as `load`.
+        """
+        name = model_name(pipe)
+        path = Path(name) / FILENAME
+        return cls.load(path) if name and path.is_file() else None
+
+
+class _Weights(BaseModel):
+    model_config = _STRICT
+    step: int
+    coefficients: dict[str, float]
+
+
+class _File(BaseModel):
+    model_config = _STRICT
+    schema_: Literal["seedbed.profile/1", "seedbed.profile/2", "seedbed.profile/3"] = Field(alias="schema")
+    acquisition: str
+    options: dict[str, Any] = {}
+    why: str
+    learned: _Weights | None = None
+    preview: PreviewPlan | None = None
+    race: Race | None = None
+    evidence: tuple[Finding, ...] = ()
+    calibrated: dict[str, Any] = {}
+    # Of the schemas before, where the whole score was the default.
+    prefer: Prefer | None = None
+    layers: str | list[str] | None = None
+    depth: int | None = Field(default=None, ge=1)
+
+    def before(self, acquisition: Acquisition) -> dict[str, Any]:
+        """The options that stood beside the function in earlier schemas."""
+        found: dict[str, Any] = {"prefer": self.prefer}
+        if isinstance(acquisition, AttentionScore):
+            found |= {"layers": self.layers, "depth": self.depth}
+        return found
+
+
+def _weights(learned: Learned) -> dict[str, Any]:
+    return {"step": learned.step, "coefficients": dict(learned.coefficients)}
+
+
+def _can_judge(prompt: str) -> bool:
+    """Whether the one verifier that a profile can name understands a prompt."""
+    try:
+        shapes.parse(prompt)
+    except BadInput:
+        return False
+    return True
 
 
 def _without_nan(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from seedbed.errors import BadInput
-from seedbed.selection.acquisitions import positive
+from seedbed.acquisition.base import whole
 
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
@@ -91,7 +91,7 @@ def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]
     for name in _COUNTS:
         wanted = call.get(name)
         if wanted is not None:
-            positive(name, wanted)
+            whole(name, wanted)
             if wanted > candidates:
                 raise BadInput(
                     f"{name}={wanted}, but there are only {candidates} candidates: raise candidates"

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +16,18 @@ import torch
 from torch import Tensor
 
 from seedbed import __version__
+from seedbed.acquisition.halving import Prefer, Rung
 from seedbed.errors import BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import NoiseRecipe, sha256_of
+from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import dtype_named
-from seedbed.probe import Ledger
-from seedbed.report.page import selection_page
 from seedbed.report.video import read_record
-from seedbed.selection.acquisitions import Prefer
 from seedbed.selection.origin import Model
-from seedbed.selection.rungs import Rung
 
-SCHEMA = "seedbed.selection/1"
-
-
-@dataclass(frozen=True)
-class GivenNoise:
-    """A noise that the caller brought: a record knows its hash, but cannot redraw it.
-
-    Attributes:
-        candidate: its index in the pool.
-        shape: without a batch axis.
-        sha256: of its float32 bytes.
-        values: float32 of `shape`; None after loading from a record.
-    """
-
-    candidate: int
-    shape: tuple[int, ...]
-    sha256: str
-    values: Tensor | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, values: Tensor, candidate: int) -> GivenNoise:
-        """Describe one noise, float32 without a batch axis."""
-        return cls(candidate, tuple(values.shape), sha256_of(values), values)
-
-    def draw(self) -> Tensor:
-        """The values; BadRecord if they are not at hand."""
-        if self.values is None:
-            raise BadRecord(
-                f"noise {self.candidate} was the caller's own and is not in the record: "
-                f"pass it as latents= yourself (sha256 {self.sha256[:12]}…)"
-            )
-        return self.values
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        noise = {"candidate": self.candidate, "shape": list(self.shape), "sha256": self.sha256}
-        return {"given": True, "seed": None, **noise}
+SCHEMA = "seedbed.selection/2"
+# Version 0.1 wrote the first; it lacks nothing that is read today.
+_READ = ("seedbed.selection/1", SCHEMA)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,14 +46,16 @@ class Selection:
         seconds: wall time by what was done.
         confidence: that all rows would have chosen the same in the race's last heat (union bound, normal
             approximation); 1.0 where all were seen, None for functions without `by_row` and older records.
-        acquisition, options, prefer, depth: what was asked of the pool; `unit`: of its scores.
+        acquisition, options, prefer: what was asked of the pool; `unit`: of its scores.
         reason: why this acquisition function.
         prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
             that JSON cannot hold.
         noise_dtype: of the latents this pipeline takes.
         rungs: the pauses of a selection by previews, in their order; empty for other selections.
         kept: how many of the best noises `noise` holds.
-        previews: one decoded video (frames, height, width, 3) uint8 per candidate, if asked for; not saved.
+        pool: all noises, (candidates, *shape) float32; None after loading, when they are drawn again.
+        previews: one decoded video (frames, height, width, 3) uint8 per candidate, where there are any; not
+            saved.
         versions: of the packages at work.
     """
 
@@ -103,7 +69,6 @@ class Selection:
     totals: Tensor
     order: tuple[int, ...]
     layers: tuple[str, ...]
-    depth: int | None
     acquisition: str
     options: dict[str, Any]
     prefer: Prefer
@@ -117,6 +82,7 @@ class Selection:
     kept: int = 1
     race: tuple[tuple[int, int], ...] = ()
     confidence: float | None = None
+    pool: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return (
@@ -143,7 +109,9 @@ class Selection:
     @property
     def noise(self) -> Tensor:
         """The `kept` best noises, best first, as the pipeline's `latents=`: (kept, *shape), on the CPU."""
-        return torch.stack([self.recipes[i].draw() for i in self.order[: self.kept]]).to(self.noise_dtype)
+        best = self.order[: self.kept]
+        drawn = self.pool[list(best)] if self.pool is not None else [self.recipes[i].draw() for i in best]
+        return torch.stack([*drawn]).to(self.noise_dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
@@ -166,7 +134,6 @@ class Selection:
                 "totals": _without_nan(self.totals.tolist()),
                 "scores": [_without_nan(row) for row in self.scores.tolist()],
                 "layers": list(self.layers),
-                "depth": self.depth,
                 "acquisition": self.acquisition,
                 "options": self.options,
                 "prefer": self.prefer,
@@ -176,7 +143,7 @@ class Selection:
                 "ledger": dict(self.ledger.entries),
                 "seconds": self.seconds,
                 "versions": self.versions,
-                **({"rungs": [rung.to_dict() for rung in self.rungs]} if self.rungs else {}),
+                **({"rungs": [asdict(rung) for rung in self.rungs]} if self.rungs else {}),
                 **({"kept": self.kept} if self.kept > 1 else {}),
                 **({"race": [list(rung) for rung in self.race]} if self.race else {}),
                 **({"confidence": self.confidence} if self.confidence is not None else {}),
@@ -208,7 +175,6 @@ class Selection:
                 totals=torch.tensor(_with_nan(record["totals"]), dtype=torch.float64),
                 order=tuple(record["order"]),
                 layers=tuple(record["layers"]),
-                depth=record["depth"],
                 acquisition=record["acquisition"],
                 options=dict(record["options"]),
                 prefer=record["prefer"],
@@ -254,12 +220,16 @@ class Selection:
     def report(self, path: str | os.PathLike[str], **extra: Any) -> Path:
         """Write a self-contained HTML page: the ranking, the scores by layer, the cost, the recipe.
 
+        It costs no evaluation: previews are shown where the choice was made by them.
+
         Args:
             extra: what else `seedbed.report.page.selection_page` shows, such as the command to `replay` it.
 
         Raises:
             BadInput: the folder does not exist, or the system refuses to write there.
         """
+        from seedbed.report.page import selection_page  # a record is read without it
+
         page = selection_page({**self.to_dict(), "previews": self.previews, **extra})
         return write_bytes_atomically(path, page.encode())
 
@@ -277,7 +247,7 @@ def check(record: Mapping[str, Any]) -> None:
     kind = SCHEMA.partition("/")[0]
     if not isinstance(schema, str) or not schema.startswith(kind + "/"):
         raise BadRecord(f"not a selection record: its schema is {schema!r}, not {SCHEMA!r}")
-    if schema != SCHEMA:
+    if schema not in _READ:
         raise BadRecord(f"the record has schema {schema!r}, this seedbed reads {SCHEMA!r}: update seedbed")
     try:
         intact = sealed(dict(record))["digest"] == record.get("digest")

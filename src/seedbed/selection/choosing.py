@@ -1,0 +1,252 @@
+"""Choosing one of several initial noises: what is asked for, what chooses, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
+from seedbed.acquisition.base import BatchSize, whole
+from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
+from seedbed.acquisition.scoring import plan_layers
+from seedbed.errors import BadInput
+from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.pipelines.ledger import Ledger
+from seedbed.pipelines.session import Session
+from seedbed.progress import Progress, reporting
+from seedbed.selection.origin import Model, package_versions, recordable
+from seedbed.selection.profile import FILENAME, Profile
+from seedbed.selection.prompts import asked, per_prompt, several
+from seedbed.selection.record import Selection
+
+CANDIDATES = 10
+
+
+@per_prompt
+def select(
+    pipe: Any,
+    prompt: str | None = None,
+    *,
+    candidates: int | None = None,
+    seed: int = 0,
+    acquisition: str | Acquisition | Profile = "auto",
+    batch_size: BatchSize = "auto",
+    progress: Progress = True,
+    call: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Selection:
+    """Choose the most promising of several initial noises, before anything is generated.
+
+    Args:
+        pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
+        prompt: what to generate; or pass `prompt_embeds=`. For a list of prompts, the result is a list of
+            selections: prompt number i has the noises of seed + i. Lists of `negative_prompt` or `generator`
+            then have one entry for each prompt.
+        candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
+            single one is taken as it is, without an evaluation. None: what the profile was measured with, 6
+            for previews, else 10.
+        seed: of the noises.
+        acquisition: an `Acquisition`; a `Profile`; or a text: a function's name, options after a colon
+            ("bansa:keep=0.5,layers=joint"), the file of a profile ("profile.json"), or "auto". Auto is the
+            profile beside the model: previews where its verifier can judge the prompt, else the function that
+            it names; without one it is BANSA as published (arXiv 2505.17561), for which our models show no
+            gain: calibrate (docs/evidence.md).
+        batch_size: rows of one forward; "auto": what fits (previews: one). Where an acquisition runs several
+            copies of a candidate, each is a row, and they stay together.
+        progress: True for a bar on stderr, or a callable (what, done, total).
+        arguments: of the pipeline's call (height, num_frames, num_inference_steps, ...). With
+            `num_videos_per_prompt=n` or `num_images_per_prompt=n` the n best noises are kept.
+        call: the same as a dictionary, for arguments that have one of the names above (`seed`, `batch_size`).
+
+    Returns:
+        The selection; `pipe(prompt, latents=selection.noise, ...)` generates from its choice.
+
+    Raises:
+        BadInput: an argument that cannot be used, including a depth beyond the last layer.
+        BadOutput: a score that is not finite.
+        BadRecord: a damaged profile.
+        NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
+    """
+    given = merged(call, arguments)
+    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
+    given, kept = several(given, count)
+    session = Session(pipe, prompt, **given)
+    pool = draw_pool(session, count, seed)
+    selection, _ = choose(session, pool, function, reason, batch_size, progress)
+    return replace(selection, kept=kept, call=asked(selection.call, kept))
+
+
+def score(
+    pipe: Any,
+    prompt: str | None,
+    noises: Tensor | Sequence[NoiseRecipe | Tensor],
+    *,
+    acquisition: str | Acquisition | Profile = "auto",
+    batch_size: BatchSize = "auto",
+    progress: Progress = True,
+    call: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Selection:
+    """Score noises that you already have; arguments, result and errors as in `select`.
+
+    Args:
+        noises: (candidates, *shape), or a list of noises (*shape) and recipes. A record can redraw recipes,
+            not tensors: of these it keeps the sha256.
+
+    Raises:
+        BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
+    """
+    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
+        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {noises!r:.60}")
+    if len(noises) < 1:
+        raise BadInput("there is no noise to score: pass at least one")
+    given = merged(call, arguments)
+    function, _, reason = chosen_function(pipe, prompt, acquisition, len(noises), given)
+    given, kept = several(given, len(noises))
+    session = Session(pipe, prompt, **given)
+    recipes: list[NoiseRecipe | GivenNoise] = []
+    for index, noise in enumerate(noises):
+        if not isinstance(noise, (Tensor, NoiseRecipe)):
+            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
+        if tuple(noise.shape) != tuple(session.spec.shape):
+            raise BadInput(
+                f"noise {index} has shape {tuple(noise.shape)}, "
+                f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
+            )
+        if isinstance(noise, NoiseRecipe):
+            recipes.append(noise)
+        elif bool(noise.isfinite().all()):
+            recipes.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
+        else:
+            raise BadInput(f"noise {index} has values that are not finite")
+    selection, _ = choose(
+        session, Pool.of(recipes), function, reason, batch_size, progress, even_one=True
+    )
+    return replace(selection, kept=kept, call=asked(selection.call, kept))
+
+
+def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's arguments, from both places they may be given in.
+
+    Raises BadInput where `call` is no mapping, or one is given in both.
+    """
+    if call is not None and not isinstance(call, Mapping):
+        raise BadInput(f"call must map arguments of the pipeline to values, not {call!r:.60}")
+    twice = sorted({*(call or {})} & {*arguments})
+    if twice:
+        raise BadInput(f"{', '.join(twice)} is given twice: by itself, and in call")
+    return {**(call or {}), **arguments}
+
+
+def chosen_function(
+    pipe: Any,
+    prompt: str | None,
+    acquisition: str | Acquisition | Profile,
+    candidates: int | None,
+    call: Mapping[str, Any],
+) -> tuple[Acquisition, int, str]:
+    """What chooses, from how many candidates, and why; arguments and errors as `select`."""
+    if candidates is not None:
+        whole("candidates", candidates)
+    reason = "asked for"
+    profile, whose = None, "the profile"
+    if isinstance(acquisition, Profile):
+        profile = acquisition
+    elif isinstance(acquisition, str) and acquisition == "auto":
+        profile, whose = Profile.beside(pipe), "the model's profile"
+        reason = f"auto: no {FILENAME} lies beside the model, so the published function"
+    elif isinstance(acquisition, str) and acquisition.endswith(".json"):
+        profile, whose = Profile.load(acquisition), acquisition
+    if profile is not None:
+        own_steps = "num_inference_steps" not in call
+        function, candidates, reason = profile.choice(prompt, candidates, own_steps, whose)
+    elif reason != "asked for":
+        function = Bansa()
+    else:
+        assert not isinstance(acquisition, Profile)
+        function = resolve(acquisition)
+    usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
+    return function, candidates or usual, reason
+
+
+def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
+    """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline."""
+    spec = session.spec
+    shape = tuple(spec.shape)
+    return Pool.of(
+        [
+            NoiseRecipe(seed=seed, candidate=index, shape=shape, frame_axis=spec.frame_axis)
+            for index in range(candidates)
+        ]
+    )
+
+
+def choose(
+    session: Session,
+    pool: Pool,
+    function: Acquisition,
+    reason: str,
+    batch_size: BatchSize,
+    progress: Progress,
+    *,
+    even_one: bool = False,
+) -> tuple[Selection, Scores]:
+    """Score a pool and make the record of it; what was denoised for it is in the scores.
+
+    Args:
+        even_one: score a pool of one, although there is nothing to choose.
+    """
+    if batch_size != "auto":
+        whole("batch_size", batch_size)
+    started = perf_counter()
+    if len(pool) == 1 and not even_one:
+        if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
+            plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
+        scores = Scores.unranked(1)
+        reason = "one candidate: nothing to choose, so nothing was scored"
+    else:
+        with reporting(progress) as show:
+            scores = function.score(session, pool, batch_size=batch_size, show=show)
+    seconds = {"scoring": perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
+    return recorded(session, pool, function, scores, reason, seconds), scores
+
+
+def recorded(
+    session: Session,
+    pool: Pool,
+    function: Acquisition,
+    scores: Scores,
+    reason: str,
+    seconds: dict[str, float],
+) -> Selection:
+    """The selection that scores make."""
+    plain, missing = recordable(session.call)
+    return Selection(
+        prompt=session.prompt,
+        model=Model.of(session.pipe),
+        call=plain,
+        missing=missing,
+        noise_dtype=session.spec.dtype,
+        recipes=pool.recipes,
+        pool=pool.noises,
+        scores=scores.table,
+        totals=scores.totals,
+        order=scores.order,
+        layers=scores.layers,
+        race=scores.race,
+        rungs=scores.rungs,
+        confidence=scores.confidence,
+        acquisition=function.name,
+        options=recordable(function.options())[0],
+        prefer=function.end,
+        unit=function.unit,
+        reason="; ".join([reason, *scores.notes]),
+        ledger=Ledger(session.ledger.to_dict()),
+        seconds=seconds,
+        versions=package_versions(),
+        previews=scores.previews,
+    )

@@ -1,0 +1,267 @@
+"""The contact sheet: what every candidate will become, for a person to choose from and to go on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from seedbed.acquisition.base import Acquisition, Scores, whole
+from seedbed.acquisition.halving import Rung, ranked
+from seedbed.acquisition.previews import counting
+from seedbed.errors import BadInput
+from seedbed.files import write_bytes_atomically
+from seedbed.pipelines.rollout import Parts, Rollout
+from seedbed.pipelines.session import Session
+from seedbed.progress import Progress, reporting
+from seedbed.report.video import read_record
+from seedbed.selection.choosing import CANDIDATES, draw_pool, merged, recorded
+from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
+from seedbed.selection.origin import package_versions
+from seedbed.selection.record import Selection, sealed
+from seedbed.verifiers import Verifier, judged, name_of, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ByEye(Acquisition):
+    """What the record says of a choice that a person makes."""
+
+    name = "contact-sheet"
+    better = "high"
+
+    after: int
+    verifier: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class ContactSheet:
+    """Candidates denoised a few steps, decoded; a person looks at them and finishes one.
+
+    Attributes:
+        selection: the pool; `previews` are the decoded predictions, `order` is by score where a verifier
+            judged them.
+        steps: denoising steps done; all: of the whole schedule.
+        evaluations: per candidate the denoiser's outputs so far; None where they are not at hand.
+        missing: why they are not.
+        pipe: the pipeline that made it; None for a sheet that was loaded.
+    """
+
+    selection: Selection
+    steps: int
+    all: int
+    evaluations: list[list[Parts]] | None = field(repr=False)
+    missing: str = ""
+    pipe: Any = field(default=None, repr=False)
+
+    @functools.cached_property
+    def memory(self) -> bytes:
+        """The remembered evaluations as a safetensors file, tensors named candidate/call(/part)."""
+        return safetensors.torch.save(
+            {
+                f"{candidate}/{call}" + f"/{part}" * bool(part): output.detach().cpu().contiguous()
+                for candidate, calls in enumerate(self.evaluations or [])
+                for call, outputs in enumerate(calls)
+                for part, output in enumerate(outputs)
+            }
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The selection's record with the steps done and the sha256 of the remembered evaluations."""
+        sheet = {
+            "steps": self.steps,
+            "of": self.all,
+            "memory_sha256": hashlib.sha256(self.memory).hexdigest(),
+        }
+        return sealed({**self.selection.to_dict(), "sheet": sheet})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record as .json, and the remembered evaluations beside it as .safetensors.
+
+        Raises:
+            BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
+        """
+        if Path(path).suffix.lower() != ".json":
+            raise BadInput(f"cannot write {path}: the record of a contact sheet must end in .json")
+        self.save_memory(Path(path).with_suffix(".safetensors"))
+        return self.save_record(path)
+
+    def save_record(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record alone; errors as `save`."""
+        return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
+
+    def save_memory(self, path: str | os.PathLike[str]) -> Path:
+        """Write the remembered evaluations alone; errors as `save`."""
+        return write_bytes_atomically(path, self.memory)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ContactSheet:
+        """Read what `save` wrote. Where the evaluations are not beside it, a candidate starts over.
+
+        Raises:
+            BadInput: there is no such file, or it is the record of something else.
+            BadRecord: it is damaged, altered or foreign.
+        """
+        content = read_record(path)
+        selection = Selection.from_dict(content)
+        sheet = content.get("sheet")
+        if not isinstance(sheet, Mapping):
+            raise BadInput(f"{path} is not the record of a contact sheet: seedbed.contact_sheet makes one")
+        memory = Path(path).with_suffix(".safetensors")
+        evaluations, missing = None, ""
+        if not memory.is_file():
+            missing = f"{memory} is not there"
+        elif hashlib.sha256(data := memory.read_bytes()).hexdigest() != sheet["memory_sha256"]:
+            missing = f"{memory} is not the file written with the record"
+        elif selection.versions != package_versions():
+            missing = "its first steps were made with other packages"
+        else:
+            evaluations = _evaluations(safetensors.torch.load(data), len(selection.recipes))
+        return cls(selection, sheet["steps"], sheet["of"], evaluations, missing)
+
+    def page(self, path: str | os.PathLike[str], fps: float = FPS, command: str = "") -> Path:
+        """Write a self-contained HTML page with what every candidate will become.
+
+        Args:
+            fps: frames per second.
+            command: the shell command that finishes a candidate, whose number is appended; "" shows none.
+
+        Raises:
+            BadInput: as `save`.
+        """
+        from seedbed.report.page import sheet_page
+
+        content = {**self.record(), "previews": self.selection.previews, "fps": fps, "command": command}
+        return write_bytes_atomically(path, sheet_page(content).encode())
+
+    def finish(
+        self, candidate: int, pipe: Any = None, *, progress: Progress = True, **missing: Any
+    ) -> Generation:
+        """Generate from one candidate, going on from its remembered evaluations.
+
+        Where these are missing, or were made on another kind of device, the candidate starts over, and the
+        selection's `reason` says so.
+
+        Args:
+            candidate: its number on the sheet, from 0.
+            pipe, missing: as in `replay`, for a sheet that was loaded.
+
+        Returns:
+            The video; its ledger has the candidate's own evaluations as "generation", all others as "preview".
+
+        Raises:
+            BadInput: a candidate that the sheet does not have; the others as `replay`.
+            BadRecord: as `replay`.
+        """
+        count = len(self.selection.recipes)
+        if isinstance(candidate, bool) or not isinstance(candidate, int) or not 0 <= candidate < count:
+            raise BadInput(f"there is no candidate {candidate!r}: choose one from 0 to {count - 1}")
+        others = [other for other in self.selection.order if other != candidate]
+        selection = replace(self.selection, order=(candidate, *others))
+        noise = selection.noise[:1].float() if selection.pool is not None else selection.recipe.draw()[None]
+        session = reopened(selection, pipe or self.pipe, missing)
+        reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
+        why = self.missing
+        if selection.model.device != session.pipe.device.type:
+            why = "its first steps were made on another device"
+        if why:
+            reason += f"; started over, as {why}"
+        rollout = Rollout(session, noise)
+        started = perf_counter()
+        with reporting(progress) as show:
+            if not why and self.evaluations is not None:
+                rollout.recall(0, self.evaluations[candidate], self.steps)
+            frames = finish(rollout, show)
+        for what, evaluations in selection.ledger.entries.items():
+            session.ledger.add(what, evaluations)
+        chosen = replace(
+            selection,
+            reason=reason,
+            options={**selection.options, "picked": candidate},
+            ledger=shared(session.ledger, rollout, 0),
+            seconds={**selection.seconds, "generation": perf_counter() - started},
+        )
+        return Generation(frames, chosen)
+
+
+def contact_sheet(
+    pipe: Any,
+    prompt: str | None = None,
+    *,
+    candidates: int = CANDIDATES,
+    seed: int = 0,
+    after: int | None = None,
+    verifier: Verifier | str | None = None,
+    batch_size: int = 1,
+    progress: Progress = True,
+    call: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> ContactSheet:
+    """Denoise every candidate a few steps and decode what each will become, for a person to choose from.
+
+    Args:
+        pipe, prompt, candidates, seed, progress, call, arguments: as in `select`.
+        after: denoising steps of the pipeline's own call, guidance included; None: half of them.
+        verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
+        batch_size: candidates that share a forward. With 1 the finished frames are bit by bit those that
+            `replay` makes; more round differently.
+
+    Returns:
+        The sheet; `sheet.finish(3)` goes on with one of its candidates.
+
+    Raises:
+        BadInput: an argument that cannot be used, such as more steps than the schedule has.
+        BadOutput: frames or scores that are not finite.
+        NotSupported: a pipeline that cannot be paused.
+    """
+    whole("candidates", candidates)
+    whole("batch_size", batch_size)
+    if after is not None:
+        whole("after", after)
+    judge = None if verifier is None else resolve(verifier)
+    given = merged(call, arguments)
+    if judge is not None and prompt is None and given.get("prompt_embeds") is not None:
+        raise BadInput("the verifier judges videos by their prompt: pass it as text")
+    session = Session(pipe, prompt, **given)
+    pool = draw_pool(session, candidates, seed)
+    steps = session.facts.steps
+    after = max(1, round(steps / 2)) if after is None else after
+    started = perf_counter()
+    with reporting(progress) as show:
+        rollout = Rollout(session, pool.noises, batch_size=batch_size)
+        rollout.progress = counting(show, "preview", candidates * after)
+        frames = rollout.advance(after)
+    seconds = {"preview": perf_counter() - started}
+    scores = Scores.unranked(candidates, previews=frames)
+    if judge is not None:
+        started = perf_counter()
+        columns = judged(judge, frames, prompt or "")
+        totals = columns.pop("score")
+        seconds["verifier"] = perf_counter() - started
+        extra = {name: tuple(values.tolist()) for name, values in columns.items()}
+        order, everyone = ranked(totals, "high"), tuple(range(candidates))
+        rungs = (Rung(after, everyone, tuple(totals.tolist()), order, extra),)
+        scores = dataclasses.replace(scores, totals=totals, order=order, rungs=rungs)
+    function = _ByEye(after=after, verifier=None if judge is None else name_of(judge))
+    reason = f"previews after {after} of {steps} steps, for a person to choose from"
+    selection = recorded(session, pool, function, scores, reason, seconds)
+    evaluations = [rollout.memory(candidate) for candidate in range(candidates)]
+    return ContactSheet(selection, after, steps, evaluations, pipe=pipe)
+
+
+def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Parts]]:
+    """Per candidate the outputs of its calls, from tensors named `candidate/call` and `candidate/call/part`."""
+    found: list[dict[int, dict[int, Tensor]]] = [{} for _ in range(candidates)]
+    for name, tensor in tensors.items():
+        owner, call, *part = map(int, name.split("/"))
+        found[owner].setdefault(call, {})[sum(part)] = tensor
+    return [[tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)] for calls in found]
