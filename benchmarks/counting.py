@@ -176,5 +176,5 @@ def score_bytes(shape: tuple[int, int, int, int], rows: int | None, candidates: 
     query = torch.empty(candidates, heads, total, width, device="meta")
     key = torch.empty(candidates, heads, keys, width, device="meta")
     some = None if rows is None or rows >= total else torch.arange(rows)
-    blocks = Logits(query, key, rows=some).blocks(None, copies)
+    blocks = Logits(query, key, rows=some).blocks(copies)
     return copies * 4 * math.prod(next(blocks)[-1].shape)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seedbed.attention import disagreement
 from seedbed.attention.disagreement import bansa_masked, mask_uniforms
 from seedbed.errors import BadInput
+from tests.attention.blocks import blocks_of
 
 PLACES = ("probabilities", "logits")
 
@@ -29,7 +30,7 @@ def softmax(logits):
 
 
 def masked_row(logits, uniforms, keep, place):
-    """One masked version of a row, as module disagreement defines it; without the keys that the model masks."""
+    """One masked version of a row, as `disagreement` defines it; without the keys that the model masks."""
     if place == "logits":
         return softmax([s if u < keep else 0.0 for s, u in zip(logits, uniforms, strict=True)])
     first_kept = [math.floor(math.log1p(-u) / math.log1p(-keep)) if u >= keep else 0 for u in uniforms]
@@ -112,7 +113,8 @@ def test_masks_belong_to_head_and_row_and_to_nothing_else(place):
     every = bansa_masked(query, key, mask=mask, place=place, seed=7)
     close = {"atol": 1e-6, "rtol": 1e-6}
     for chunk in (1, 5, 12):
-        again = bansa_masked(query, key, mask=mask, place=place, seed=7, chunk=chunk)
+        with blocks_of(chunk):
+            again = bansa_masked(query, key, mask=mask, place=place, seed=7)
         assert torch.allclose(again, every, **close)
     rows = torch.tensor([11, 2, 3])
     some = bansa_masked(query, key, mask=mask, place=place, seed=7, rows=rows)
@@ -214,7 +216,6 @@ def test_what_is_not_finite_stays_so(place):
         ({"keep": 1.5}, r"\(0, 1\], not 1.5"),
         ({"keep": math.nan}, r"\(0, 1\], not nan"),
         ({"place": "values"}, "'probabilities' or 'logits'"),
-        ({"chunk": 0}, "at least 1 row"),
     ],
 )
 def test_bad_options_are_one_line(function, options, message):

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seedbed.attention.disagreement import bansa_expected, bansa_masked
 from seedbed.attention.rows import energy, row_statistics, sample_rows
 from seedbed.errors import BadInput
+from tests.attention.blocks import blocks_of
 
 
 def attention_rows(query, key, scale, mask, causal):
@@ -61,7 +62,8 @@ def calls(draw):
 @settings(max_examples=60, deadline=None)
 def test_the_definitions_hold(call, scale, chunk):
     query, key, mask, causal = call
-    found = row_statistics(query, key, scale=scale, mask=mask, causal=causal, powers=(2, 5), chunk=chunk)
+    with blocks_of(chunk):
+        found = row_statistics(query, key, scale=scale, mask=mask, causal=causal, powers=(2, 5))
     assert found.entropy.dtype == torch.float64
     used = scale if scale is not None else query.shape[-1] ** -0.5
     for b, h, i, row, logits in attention_rows(query, key, used, mask, causal):
@@ -125,7 +127,8 @@ def test_sampled_rows_are_those_rows():
     rows = sample_rows(30, 7, seed=3)
     for causal in (False, True):
         every = row_statistics(query, key, mask=mask, causal=causal)
-        some = row_statistics(query, key, mask=mask, causal=causal, rows=rows, chunk=2)
+        with blocks_of(2):
+            some = row_statistics(query, key, mask=mask, causal=causal, rows=rows)
         assert torch.allclose(some.entropy, every.entropy[:, :, rows], atol=1e-6)
         assert torch.equal(some.keys, every.keys[:, :, rows])
 
@@ -179,7 +182,6 @@ def test_bad_shapes_are_one_line():
         ({"rows": torch.tensor([0.0, 1.0])}, "below 5"),
         ({"mask": torch.ones(5, 7)}, r"does not broadcast to \(1, 4, 5, 6\)"),
         ({"powers": (0,)}, "powers"),
-        ({"chunk": 0}, "chunk"),
     ):
         with pytest.raises(BadInput, match=message) as caught:
             row_statistics(query, key, **options)

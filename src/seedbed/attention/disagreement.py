@@ -44,12 +44,11 @@ def bansa_masked(
     place: Place = "probabilities",
     rows: Tensor | None = None,
     seed: int = 0,
-    chunk: int | None = None,
 ) -> Tensor:
     """The score of every attention row under `masks` random masks: the definition, as it stands.
 
     The masks of a row depend on `seed`, the row's index, the head and the number of keys, and on nothing
-    else: all batch entries share them, whatever the batch size, `rows` and `chunk`. They are drawn on the
+    else: all batch entries share them, whatever the batch size and `rows`. They are drawn on the
     query's device, and a CPU draws others than a GPU.
 
     Args:
@@ -64,7 +63,6 @@ def bansa_masked(
         place: where the mask acts, see the module.
         rows: (n,) indices of the rows wanted; None means all.
         seed: of the masks.
-        chunk: rows worked on at a time; None chooses.
 
     Returns:
         (batch, heads, rows) in nats, float64 if the query is, else float32. A row that may attend to no
@@ -78,11 +76,10 @@ def bansa_masked(
     scores = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
     generator = torch.Generator(query.device)
     shape = (masks, query.shape[1], logits.keys)
-    if chunk is None:
-        chunk = min(logits.rows_per_block(copies=4 + masks), max(1, _MASKS // math.prod(shape)))
+    chunk = min(logits.rows_per_block(copies=4 + masks), max(1, _MASKS // math.prod(shape)))
     positions = logits.positions.tolist()
     uniform, drawn_for = torch.empty(0), slice(0)
-    for at, block in logits.blocks(chunk, copies=4):
+    for at, block in logits.blocks(4, chunk):
         _, heads, some = at
         if some != drawn_for:
             uniform = torch.stack([mask_uniforms(seed, row, shape, generator) for row in positions[some]], 2)
@@ -147,7 +144,6 @@ def bansa_expected(
     keep: float = 0.2,
     place: Place = "probabilities",
     rows: Tensor | None = None,
-    chunk: int | None = None,
 ) -> Tensor:
     """The expectation of `bansa_masked` over its masks, computed without drawing any.
 
@@ -161,7 +157,7 @@ def bansa_expected(
     logits = Logits(query, key, scale, mask, causal, rows)
     scores = torch.zeros(logits.shape, dtype=logits.dtype, device=query.device)
     expected = expected_of_probabilities if place == "probabilities" else expected_of_logits
-    for at, block in logits.blocks(chunk, copies=4):
+    for at, block in logits.blocks(copies=4):
         if keep > 1 - 1e-6 or logits.keys == 1:  # all masks agree; what is not finite stays so
             scores[at] = block.sum(-1) * 0
             continue

@@ -79,7 +79,7 @@ class Logits:
                 raise BadInput(f"mask {tuple(mask.shape)} does not broadcast to {full}") from None
         self.query, self.key, self.mask, self.causal, self.rows = query, key, mask, causal, rows
         self.scale = width**-0.5 if scale is None else scale
-        self.dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.positions = torch.arange(total, device=query.device) if rows is None else rows
         self.shape = (batch, heads, len(self.positions))
         self.keys = keys
@@ -122,20 +122,19 @@ class Logits:
         batch, heads, total = self.shape
         return max(min(total, _LEAST_ROWS), self._budget // copies // max(1, batch * heads * self.keys))
 
-    def blocks(self, chunk: int | None, copies: int) -> Iterator[tuple[tuple[slice, slice, slice], Tensor]]:
+    def blocks(
+        self, copies: int, chunk: int | None = None
+    ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor]]:
         """Yields ((batch, heads, rows), logits) until everything was seen once; rows vary slowest.
 
         Args:
+            copies: see `rows_per_block`.
             chunk: rows of a block; None chooses, so that the caller's copies of a block have at most 2^20
                 entries on a CPU and 2^26 elsewhere, or 64 rows of the heads of one key if these have more.
-            copies: see `rows_per_block`.
         """
         batch, _, total = self.shape
         groups = self.key.shape[1]
-        if chunk is None:
-            chunk = self.rows_per_block(copies)
-        elif chunk < 1:
-            raise BadInput(f"chunk must be at least 1 row, not {chunk}")
+        chunk = chunk or self.rows_per_block(copies)
         units = max(1, self._budget // copies // max(1, self._shared * min(chunk, total) * self.keys))
         for rows, entries, some in itertools.product(
             _slices(total, chunk), _slices(batch, max(1, units // groups)), _slices(groups, units)

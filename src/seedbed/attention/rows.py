@@ -69,7 +69,6 @@ def row_statistics(
     causal: bool = False,
     rows: Tensor | None = None,
     powers: Iterable[int] = (2,),
-    chunk: int | None = None,
 ) -> RowStatistics:
     """Entropy, log-sum-exp and power sums of every attention row.
 
@@ -82,10 +81,9 @@ def row_statistics(
         causal: row i sees keys 0..i.
         rows: (n,) indices of the rows wanted (see `sample_rows`); None means all.
         powers: the n of the power sums, each at least 1.
-        chunk: rows worked on at a time; None chooses. The result does not depend on it beyond rounding.
 
     Raises:
-        BadInput: shapes that do not belong together, a power or chunk below 1.
+        BadInput: shapes that do not belong together, a power below 1.
     """
     powers = tuple(powers)
     if any(power < 1 for power in powers):
@@ -94,7 +92,7 @@ def row_statistics(
     empty = torch.empty(logits.shape, dtype=logits.dtype, device=query.device)
     logsumexp, entropy, keys = empty, torch.empty_like(empty), torch.full_like(empty, logits.keys)
     sums = {power: torch.empty_like(empty) for power in powers}
-    for at, block in logits.blocks(chunk, copies=3):
+    for at, block in logits.blocks(copies=3):
         if logits.masked:
             keys[at] = (~(block <= EXCLUDED / 2)).sum(-1).to(keys.dtype)  # NaN is no mask, and stays
         top = block.amax(-1, keepdim=True)
@@ -123,5 +121,4 @@ def energy(output: Tensor) -> Tensor:
     (batch, heads, rows, width) -> (batch, heads, rows). The energy of arXiv 2504.12027, `sum ((A V)_i)^2`;
     float64 if the output is, else float32.
     """
-    wide = output.to(torch.float64 if output.dtype == torch.float64 else torch.float32)
-    return wide.detach().square().sum(-1)
+    return output.detach().to(torch.promote_types(output.dtype, torch.float32)).square().sum(-1)

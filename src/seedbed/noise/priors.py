@@ -45,7 +45,7 @@ class Gaussian:
         return torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
 
 
-_PRIORS: tuple[Prior, ...] = (Gaussian(),)
+_PRIORS: dict[str, Prior] = {prior.name: prior for prior in (Gaussian(),)}
 
 
 def prior_named(name: str) -> Prior:
@@ -54,8 +54,6 @@ def prior_named(name: str) -> Prior:
     Raises:
         BadInput: there is no such prior.
     """
-    for prior in _PRIORS:
-        if prior.name == name:
-            return prior
-    known = ", ".join(repr(prior.name) for prior in _PRIORS)
-    raise BadInput(f"there is no noise prior {name!r}; choose one of: {known}")
+    if name not in _PRIORS:
+        raise BadInput(f"there is no noise prior {name!r}; choose one of: {', '.join(map(repr, _PRIORS))}")
+    return _PRIORS[name]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ class NoiseRecipe:
         if not isinstance(self.refinements, (tuple, list)) or self.refinements:
             raise BadInput(f"this version knows no refinements of noise, the recipe has {self.refinements!r}")
         object.__setattr__(self, "refinements", ())
-        if self.sha256 is not None and not _is_sha256(self.sha256):
+        sha256 = self.sha256
+        if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
             raise BadInput(f"a noise recipe's sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
 
     def draw(self) -> Tensor:
@@ -122,10 +124,8 @@ class NoiseRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the schema's name and version among them; `from_dict` reads it back."""
-        fields = dataclasses.asdict(self)
-        fields["shape"] = list(self.shape)
-        fields["refinements"] = []
-        return {"schema": {"name": SCHEMA, "version": SCHEMA_VERSION}, **fields}
+        schema = {"name": SCHEMA, "version": SCHEMA_VERSION}
+        return {"schema": schema, **dataclasses.asdict(self), "shape": list(self.shape), "refinements": []}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> NoiseRecipe:
@@ -248,7 +248,3 @@ def _integer(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise BadInput(f"a noise recipe needs an integer for {name}, not {value!r}")
     return int(value)
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
