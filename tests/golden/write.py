@@ -1,9 +1,9 @@
-"""Writes `records.jsonl`: what every pipeline of the table and every embedded model made, and from which record.
+"""Writes `records.jsonl`: what every pipeline of the table and every embedded model makes, and from which record.
 
 `python -m tests.golden.write` with one thread. Each line has the record of a generation, chosen by BANSA among
 three noises, and that of one chosen by previews, whose scores are checksums of the previewed frames. The test
-beside it replays and makes them again. Frames depend on how a machine rounds, so the first line is a fingerprint
-of its arithmetic: elsewhere only choices and scores are compared.
+beside it replays them and makes them again. Frames depend on how a machine rounds, so the first line is a
+fingerprint of its arithmetic: elsewhere only choices and scores are compared.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import transformers
 
 import seedbed
 from seedbed import zoo
+from seedbed.acquisition import Bansa, Previews
 from tests.pipelines import FAMILIES, Family
 
 FILE = Path(__file__).with_name("records.jsonl")
@@ -45,16 +46,16 @@ def checksums(videos: np.ndarray, prompts: list[str]) -> list[float]:
 
 
 def made(family: Family) -> dict[str, Any]:
-    """The records of one pipeline; an empty one where the table says that it is not supported."""
+    """The records of one pipeline, without those that the table says are not supported."""
     pipe, quiet = family.built(), {**QUIET, **family.call}
     line: dict[str, Any] = {"name": family.name}
     if "selection" not in family.unsupported:
-        options = dict(candidates=3, acquisition="bansa", race=None)
-        line["attention"] = seedbed.generate(pipe, family.prompt, **options, **quiet).record()
+        bansa = Bansa(depth=None)
+        made = seedbed.generate(pipe, family.prompt, candidates=3, acquisition=bansa, **quiet)
+        line["attention"] = made.record()
     if "previews" not in family.unsupported:
-        chosen = seedbed.preview(
-            pipe, family.prompt, verifier=checksums, candidates=2, schedule=((1, 1),), **quiet
-        )
+        previews = Previews(verifier=checksums, schedule=((1, 1),))
+        chosen = seedbed.generate(pipe, family.prompt, candidates=2, acquisition=previews, **quiet)
         line["previews"] = chosen.record()
     return line
 

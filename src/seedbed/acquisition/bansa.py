@@ -7,14 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-<<<<<<< HEAD:src/seedbed/acquisition/bansa.py
 from seedbed.acquisition.base import AttentionScore, fraction, whole
 from seedbed.acquisition.sampling import contributions, drawn_rows, drawn_seed
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
-=======
-from seedbed.attention.disagreement import bansa_expected, bansa_masked
-from seedbed.attention.tap import AttentionCall
->>>>>>> attention:src/seedbed/selection/bansa.py
 from seedbed.errors import BadInput
 
 # The published depth of CogVideoX: 14 of 30 layers, 19 of 42.
