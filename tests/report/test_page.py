@@ -245,3 +245,16 @@ def test_sentences_of_previews_stand_apart() -> None:
 
 def test_wide_tables_scroll_within_a_narrow_page() -> None:
     assert '<div class="scroll"><table class="candidates">' in selection_page(selection())
+
+
+def test_a_page_without_previews_promises_none() -> None:
+    """A column, or a sentence, would ask for what a report does not pay for."""
+    for data in (selection(), selection(frames=clip(3)), selection(scores=[[1.0] * 3] * 4, totals=[1.0] * 4)):
+        text = " ".join(Page(selection_page(data)).text)
+        assert "review" not in text
+
+
+def test_a_scale_takes_no_room_where_nothing_is_placed_on_it() -> None:
+    ties = selection(layers=0, totals=[None] * 4)
+    assert 'class="scale"' in selection_page(selection())
+    assert 'class="scale"' not in selection_page(ties)

@@ -1,6 +1,8 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -130,3 +132,19 @@ def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(BadInput, match="no such file"):
         read_record(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".png", ".mp4"])
+def test_reading_a_record_imports_no_more_than_its_file_needs(tmp_path, suffix: str) -> None:
+    path = tmp_path / f"record{suffix}"
+    if suffix == ".json":
+        path.write_text('{"seed": 1}')
+    else:
+        write_video(path, moving(1), metadata={"seed": 1})
+    code = (
+        "import sys; from seedbed.report import page, video; "
+        f"assert video.read_record({str(path)!r}) == {{'seed': 1}}; "
+        "print(*sorted({'torch', 'diffusers', 'jinja2', 'av'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == (["av"] if suffix == ".mp4" else [])

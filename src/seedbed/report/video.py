@@ -3,21 +3,19 @@
 import io
 import json
 import os
-import struct
-import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
 
 SHORT_SIDE = 256  # players smear a 64-pixel video; below this a frame is enlarged by a whole factor
-KEYWORD = b"seedbed"  # of the text chunk that holds the record in a PNG
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEYWORD = "seedbed"  # of the text chunk that holds the record in a PNG
 BT709 = 1
 
 
@@ -38,16 +36,19 @@ def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, 
     import av  # slow to import, and a record that is no video is read without it
     from av.codec.context import Flags
 
-    frames = _enlarge(_checked(frames))
-    _, height, width, _ = frames.shape
+    factor = -(-SHORT_SIDE // min(_checked(frames).shape[1:3]))
+    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    odd = [side % 2 for side in frames.shape[1:3]]
+    frames = np.pad(frames, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     # One thread and no version stamps: otherwise the bytes depend on the machine.
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         if metadata is not None:
-            container.metadata["comment"] = _dumps(metadata)
+            container.metadata["comment"] = json.dumps(metadata, allow_nan=False)
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.options = {"crf": "14", "preset": "medium"}
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.thread_count = 1
         context.flags |= Flags.bitexact
@@ -62,16 +63,12 @@ def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, 
 
 def encode_image(frame: NDArray[np.uint8], metadata: dict[str, Any] | None = None) -> bytes:
     """Lossless PNG of one uint8 (height, width, 3) RGB frame at its own size; `metadata` in a text chunk."""
-    height, width, _ = _checked(frame[None])[0].shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), frame.reshape(height, width * 3)], axis=1)
-    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0))]
+    text = PngImagePlugin.PngInfo()
     if metadata is not None:
-        chunks.append((b"tEXt", KEYWORD + b"\0" + _dumps(metadata).encode()))
-    chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b"")]
-    return SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+        text.add_text(KEYWORD, json.dumps(metadata, allow_nan=False))
+    buffer = io.BytesIO()
+    Image.fromarray(_checked(frame[None])[0]).save(buffer, "PNG", pnginfo=text, optimize=True)
+    return buffer.getvalue()
 
 
 def write_video(
@@ -110,18 +107,19 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"no record at {path}: there is no such file")
     data = path.read_bytes()
-    if data.startswith(SIGNATURE):
-        text = _png_text(data)
-    elif data[4:8] == b"ftyp":
-        import av
+    text: str | None
+    try:
+        if data.startswith(b"\x89PNG"):
+            text = Image.open(io.BytesIO(data)).info.get(KEYWORD)
+        elif data[4:8] == b"ftyp":
+            import av
 
-        try:
             with av.open(io.BytesIO(data)) as container:
                 text = container.metadata.get("comment")
-        except (av.FFmpegError, UnicodeDecodeError) as error:
-            raise BadRecord(f"{path} is a damaged video; use the .json record beside it") from error
-    else:
-        text = data.decode(errors="replace")
+        else:
+            text = data.decode(errors="replace")
+    except Exception as error:  # whatever PyAV and Pillow make of bytes that are no file of theirs
+        raise BadRecord(f"{path} is damaged; use the .json record beside it") from error
     if text is None:
         raise BadRecord(f"{path} carries no record; only files written by seedbed can be replayed")
     try:
@@ -139,24 +137,3 @@ def _checked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"frames must be uint8 (frames, height, width, 3), not {frames.dtype} {tuple(frames.shape)}"
         )
     return frames
-
-
-def _enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    factor = -(-SHORT_SIDE // min(frames.shape[1:3]))
-    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
-    return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-
-
-def _dumps(metadata: dict[str, Any]) -> str:
-    return json.dumps(metadata, allow_nan=False)
-
-
-def _png_text(data: bytes) -> str | None:
-    offset = len(SIGNATURE)
-    while offset + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, offset)
-        body = data[offset + 8 : offset + 8 + size]
-        if kind == b"tEXt" and body.startswith(KEYWORD + b"\0"):
-            return body[len(KEYWORD) + 1 :].decode(errors="replace")
-        offset += size + 12
-    return None
