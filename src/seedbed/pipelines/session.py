@@ -39,8 +39,8 @@ Made = TypeVar("Made")
 _PIXELS = ("frames", "images", "image", "video")
 
 
-class _SameInput(Exception):
-    """The denoiser is given the same for two noises."""
+class _NotTaken(Exception):
+    """The pipeline does not take its noise as `latents`: its denoiser is given the same for two, or it fails."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class Session:
                     f"{type(self.denoiser).__name__} mixes its blocks' batch with another"
                 ) from error
             finally:
-                layers = len(self.facts.layers or ()) or seen
+                layers = len(vars(self).get("layers") or self.facts.layers or ()) or seen
                 spent = rows_run / layers if layers else len(noises) * tap.steps
                 if spent:
                     self.ledger.add(what, spent)
@@ -343,7 +343,7 @@ class Session:
                 if self._started.setdefault(start, key) != key:
                     # Unless these noises are the same: the one that the pipeline would draw was given to it.
                     if start != facts.start or values_digest(noise) not in facts.own:
-                        raise _SameInput
+                        raise _NotTaken
 
         with (
             intercepted(
@@ -360,27 +360,36 @@ class Session:
         ):
             for module in run.denoisers.values():
                 hooks.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
-            yield run
+            try:
+                yield run
+            except (SeedbedError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if first and facts.entry.startswith("latents"):  # EasyAnimate's inpainting fails with latents
+                    raise _NotTaken from error
+                raise
 
     def arriving(self, attempt: Callable[[], Made]) -> Made:
-        """What `attempt` returns; again where a first one shows that the pipeline ignores its `latents`.
+        """What `attempt` returns; again where a first one shows that the pipeline does not take its `latents`.
 
         Raises NotSupported where two noises give the denoiser the same (an LTX pipeline that draws its noise
         after `prepare_latents`): a choice among them would be none.
         """
+        before = self.facts
         try:
             return attempt()
-        except _SameInput:
-            pass
-        before = self.facts
+        except _NotTaken as error:
+            cause = error.__cause__
         if before.entry.startswith("latents"):
             facts = discover(self.asked, self._encodings, drawn=True)
             if facts.entry == "drawn" and facts.spec.shape == before.spec.shape:
                 self._facts, self._started = facts, {facts.start: ""}
                 try:
                     return attempt()
-                except _SameInput:
-                    pass
+                except _NotTaken as error:
+                    cause = cause or error.__cause__
+        if cause is not None:
+            raise cause
         raise NotSupported(
             f"{self.asked.name} gives its {before.denoiser_name} the same whatever the noise, so its initial "
             "noise cannot be chosen"
