@@ -63,7 +63,7 @@ def test_mistakes_are_one_line_each(seedbed, write, tmp_path, out):
     assert "cannot read none.json" in wrong(seedbed, "run", "none.json")
     assert "propmts: a recipe has no such key" in wrong(seedbed, "run", write(propmts={"list": ["a"]}))
     assert "there is no task 'signal'" in wrong(seedbed, "run", write(task="signal"))
-    assert "there is no model 'cogvideox'" in wrong(seedbed, "run", write(models=["cogvideox"]))
+    assert "there is no model at cogvideox:" in wrong(seedbed, "run", write(models=["cogvideox"]))
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "photo.png").touch()

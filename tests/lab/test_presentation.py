@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from seedbed.errors import BadInput
+from seedbed.lab.evidence import groups
 from seedbed.lab.experiment import Recipe
 from seedbed.lab.presentation import (
     Figure,
     Table,
     cell_text,
     document,
-    groups,
     page,
     svg,
     tables_of,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from seedbed.errors import BadInput, SeedbedError
-from seedbed.lab import work
 from seedbed.lab.experiment import TASKS, Recipe, files_sha256, find_task, plan
 from seedbed.lab.store import Store
 from seedbed.lab.work import run
@@ -174,7 +173,7 @@ def test_a_task_whose_own_import_fails_says_so(recipe, out, tmp_path, monkeypatc
 
 
 def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
-    with pytest.raises(BadInput, match=r"there is no model 'shapes-cogvideo'.*shapes-cogvideox"):
+    with pytest.raises(BadInput, match=r"there is no model at shapes-cogvideo: .*shapes-cogvideox"):
         run(recipe(models=["shapes-cogvideo"]), out)
     assert not out.exists()
 
@@ -187,6 +186,12 @@ def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
         ([{"x": [1, 2]}], r"x = \[1, 2\], not a plain number"),
     ],
 )
+def test_a_model_on_the_hub_is_refused_for_its_files_name_the_rows(recipe, out):
+    with pytest.raises(BadInput, match="there is no folder THUDM/CogVideoX-2b: .*download them"):
+        run(recipe(models=["THUDM/CogVideoX-2b"]), out)
+    assert not out.exists()
+
+
 def test_a_task_that_returns_something_else_is_told_where(recipe, out, rows, message):
     content = recipe(
         task="toy:odd", prompts={"list": ["a cat"]}, noises={"seed": 0, "count": 1}, options={"rows": rows}
@@ -217,7 +222,8 @@ def test_no_worker_is_no_way_to_work(recipe, out):
 
 def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
     from seedbed.noise import NoiseRecipe
-    from seedbed.probe import Probe
+    from seedbed.pipelines.loading import load
+    from seedbed.pipelines.session import Session
     from seedbed.worlds.verifier import attributes
 
     prompt = "a red circle moving left"
@@ -229,10 +235,10 @@ def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
         options={"verifier": "shapes"},
     )
     rows = run(content, out)
-    probe = Probe(work._pipeline(str(model)), prompt)
+    session = Session(load(model), prompt)
     for row in rows:
-        noise = NoiseRecipe(5, row["candidate"], tuple(probe.spec.shape)).draw()
-        frames = probe.generate(noise)
+        noise = NoiseRecipe(5, row["candidate"], tuple(session.spec.shape)).draw()
+        frames = session.generate(noise)
         expected = attributes(frames[None], [prompt])
         assert row["outcome.score"] == float(expected["score"][0])
         assert set(row) == {*IDENTITY, "cost.generation", *(f"outcome.{name}" for name in expected)}
