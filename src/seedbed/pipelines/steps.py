@@ -127,11 +127,10 @@ def watch_steps(
     Raises:
         NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
     """
-    scheduler = getattr(run.pipe, "scheduler", None)
-    if not hasattr(scheduler, "step"):
-        raise NotSupported(
-            f"no preview: {type(run.pipe).__name__} has no scheduler whose steps could be seen"
-        )
+    scheduler: Any = getattr(run.pipe, "scheduler", None)
+    if scheduler is None or not hasattr(scheduler, "step"):
+        name = type(run.pipe).__name__
+        raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
     watch = Watch(run.pipe, scheduler.step, pause, wanted, meet)
     scheduler.step = watch
     undo.callback(watch.close)
