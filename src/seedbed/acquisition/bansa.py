@@ -68,7 +68,7 @@ class Bansa(AttentionScore):
             whole("rows", self.rows)
         whole("seed", self.seed, least=0)
 
-    def by_row(self, call: AttentionCall) -> Tensor:
+    def observe(self, call: AttentionCall) -> Tensor:
         """(call.candidates, rows) float64, between 0 and log(masks)."""
         rows = drawn_rows(call, self.rows, self.seed)
         settings: dict[str, Any] = {

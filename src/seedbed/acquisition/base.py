@@ -65,7 +65,7 @@ class Scores:
         race: pairs of scored layers seen, and how many candidates then stayed.
         rungs: the pauses of a selection by previews, in their order.
         confidence: that all query rows would have chosen the same; 1.0 where all were seen, None for
-            functions without `by_row`.
+            functions that tell no rows apart.
         notes: what is to be said of how it was done, a few words each.
         previews: one decoded video (frames, height, width, 3) uint8 per candidate, where there are any.
         rollout: of the candidates that were denoised for it, to go on from.
@@ -178,7 +178,7 @@ class NoiseScore(Acquisition):
 class AttentionScore(Acquisition):
     """A number per candidate and attention layer, read off the first evaluations, guidance off.
 
-    Implement `observe`, or `by_row`. A layer's score depends neither on the other candidates nor on the
+    Implement `observe`. A layer's score depends neither on the other candidates nor on the
     batch, up to rounding; a candidate's total is the mean over its layers.
 
     Attributes:
@@ -222,27 +222,21 @@ class AttentionScore(Acquisition):
                 )
 
     def observe(self, call: AttentionCall) -> Tensor:
-        """The score of each candidate at this call: (call.candidates,), usually `call.by_candidate(...)`."""
-        return self.by_row(call).mean(1)
+        """The score of each candidate at this call, usually `call.by_candidate(...)`: (call.candidates,).
 
-    def by_row(self, call: AttentionCall) -> Tensor:
-        """Instead of `observe`, the query rows' parts in a score that is their mean: (candidates, rows).
-
-        Where they are a sample, drawn without replacement and the same for every candidate, `select` knows
-        from their spread how sure its choice is.
+        Or (call.candidates, rows): the query rows' parts in a score that is their mean. Where they are a
+        sample, drawn without replacement and the same for every candidate, `select` knows from their spread
+        how sure its choice is.
         """
-        raise NotImplementedError(f"{type(self).__name__} implements neither observe nor by_row")
+        raise NotImplementedError(f"{type(self).__name__} does not implement observe")
 
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Scores (call.candidates // copies,), their parts by row if there are any, and the answer.
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """What `observe` returns, of (call.candidates // copies) candidates, and the answer to the call.
 
         The answer is what the model continues with; None is its own output. Only a function that also changes
         the attention overrides this.
         """
-        if type(self).by_row is AttentionScore.by_row or type(self).observe is not AttentionScore.observe:
-            return self.observe(call), None, None
-        rows = self.by_row(call)
-        return rows.mean(1), rows, None
+        return self.observe(call), None
 
     def score(
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent

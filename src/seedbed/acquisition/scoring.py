@@ -249,7 +249,9 @@ class _Race:
         if column is None:
             return None
         present = batch if shrinking is None else [batch[place] for place in shrinking.present]
-        scores, rows, answer = self.function.attend(call)
+        scores, answer = self.function.attend(call)
+        rows = scores if scores.ndim == 2 else None
+        scores = scores.mean(1) if scores.ndim == 2 else scores
         if tuple(scores.shape) != (len(present),):
             raise BadInput(
                 f"{self.function.name} returned scores of shape {tuple(scores.shape)}, not one for each of "
