@@ -25,8 +25,8 @@ from seedbed.progress import Show, silent
 
 BatchSize = int | Literal["auto"]
 
-# Latent values per batch where memory is not measured: two candidates at CogVideoX's full size, which is what
-# one of its guided steps holds, and every candidate of a small model.
+# Latent values per batch: two candidates at CogVideoX's full size and one of larger videos, which is what a
+# guided step holds, and every candidate of a small model.
 _VALUES = 2_500_000
 
 
@@ -65,7 +65,7 @@ class Scores:
         race: pairs of scored layers seen, and how many candidates then stayed.
         rungs: the pauses of a selection by previews, in their order.
         confidence: that all query rows would have chosen the same; 1.0 where all were seen, None for
-            functions without `by_row`.
+            functions that tell no rows apart.
         notes: what is to be said of how it was done, a few words each.
         previews: one decoded video (frames, height, width, 3) uint8 per candidate, where there are any.
         rollout: of the candidates that were denoised for it, to go on from.
@@ -178,8 +178,8 @@ class NoiseScore(Acquisition):
 class AttentionScore(Acquisition):
     """A number per candidate and attention layer, read off the first evaluations, guidance off.
 
-    Implement `observe`, or `by_row`. A layer's score depends neither on the other candidates nor on the batch,
-    up to rounding; a candidate's total is the mean over its layers.
+    Implement `observe`. A layer's score depends neither on the other candidates nor on the
+    batch, up to rounding; a candidate's total is the mean over its layers.
 
     Attributes:
         copies: forwards per candidate; the copies of a candidate are neighbours in one batch.
@@ -217,32 +217,26 @@ class AttentionScore(Acquisition):
             planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
             if self.copies > 1 or self.steps > 1:
                 raise BadInput(
-                    f"{self.name} cannot race with several steps or copies: it does not score the layers of a "
-                    "single evaluation as they run"
+                    f"{self.name} cannot race with several steps or copies: it does not score the layers "
+                    "of a single evaluation as they run"
                 )
 
     def observe(self, call: AttentionCall) -> Tensor:
-        """The score of each candidate at this call: (call.candidates,), usually `call.by_candidate(...)`."""
-        return self.by_row(call).mean(1)
+        """The score of each candidate at this call, usually `call.by_candidate(...)`: (call.candidates,).
 
-    def by_row(self, call: AttentionCall) -> Tensor:
-        """Instead of `observe`, the query rows' parts in a score that is their mean: (candidates, rows).
-
-        Where they are a sample, drawn without replacement and the same for every candidate, `select` knows
-        from their spread how sure its choice is.
+        Or (call.candidates, rows): the query rows' parts in a score that is their mean. Where they are a
+        sample, drawn without replacement and the same for every candidate, `select` knows from their spread
+        how sure its choice is.
         """
-        raise NotImplementedError(f"{type(self).__name__} implements neither observe nor by_row")
+        raise NotImplementedError(f"{type(self).__name__} does not implement observe")
 
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Scores (call.candidates // copies,), their parts by row if there are any, and the answer.
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """What `observe` returns, of (call.candidates // copies) candidates, and the answer to the call.
 
         The answer is what the model continues with; None is its own output. Only a function that also changes
         the attention overrides this.
         """
-        if type(self).by_row is AttentionScore.by_row or type(self).observe is not AttentionScore.observe:
-            return self.observe(call), None, None
-        rows = self.by_row(call)
-        return rows.mean(1), rows, None
+        return self.observe(call), None
 
     def score(
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
@@ -272,7 +266,7 @@ class RolloutScore(Acquisition):
 
 
 def rows_that_fit(batch_size: BatchSize, noises: Tensor) -> int:
-    """Rows of latents like these (candidates, *shape) that share a forward, without a look at the memory."""
+    """Rows of latents like these, (candidates, *shape), that share a forward."""
     if batch_size != "auto":
         return batch_size
     return max(1, _VALUES // noises[0].numel())

@@ -61,7 +61,7 @@ class BansaDropout(AttentionScore):
     def copies(self) -> int:  # type: ignore[override]
         return self.masks
 
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """Scores (candidates,) float64 in [0, log(masks)], and the output under dropout."""
         batch, heads, total, _ = call.query.shape
         call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch
@@ -91,4 +91,4 @@ class BansaDropout(AttentionScore):
             scores.append(torch.special.entr(normalised.mean(1)).sum(-1) - mean_entropy)
         score = torch.cat(scores, -1)[:, None].expand(*split, heads, total).flatten(0, 2)
         of_copies = mean_over_rows(call, score).view(split[0], self.masks)
-        return of_copies[:, 0], None, torch.cat(outputs, -2).to(call.query.dtype)
+        return of_copies[:, 0], torch.cat(outputs, -2).to(call.query.dtype)

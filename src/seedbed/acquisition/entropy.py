@@ -39,7 +39,7 @@ class Entropy(AttentionScore):
             whole("rows", self.rows)
         whole("seed", self.seed, least=0)
 
-    def by_row(self, call: AttentionCall) -> Tensor:
+    def observe(self, call: AttentionCall) -> Tensor:
         """(call.candidates, rows) float64, between 0 and log(keys)."""
         rows = drawn_rows(call, self.rows, self.seed)
         statistics = row_statistics(

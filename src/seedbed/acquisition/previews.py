@@ -33,9 +33,9 @@ class Previews(RolloutScore):
     stays goes on from there, and `generate` finishes the winner for the price of its remaining steps.
 
     Args:
-        verifier: a name of `seedbed.verifiers.resolve`, or any callable: `verifier(frames, prompts)` with uint8
-            (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers, higher is
-            better, or a dict of such with the key "score".
+        verifier: a name of `seedbed.verifiers.resolve`, or any callable: `verifier(frames, prompts)` with
+            uint8 (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers,
+            higher is better, or a dict of such with the key "score".
         schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
             end are judged again by their finished videos. None: a third of them after 35 % of the steps, one
             after half.
@@ -58,7 +58,7 @@ class Previews(RolloutScore):
 
     def options(self) -> dict[str, Any]:
         """See `Acquisition.options`: the verifier by its name."""
-        return {**super().options(), "verifier": name_of(self.verifier)}
+        return {**super().options(), "verifier": name_of(resolve(self.verifier))}
 
     def rungs(self, candidates: int, steps: int) -> Rungs:
         """The pauses for so many candidates and steps; the last one leaves one candidate."""
@@ -85,7 +85,7 @@ class Previews(RolloutScore):
         """
         if session.prompt is None and session.call.get("prompt_embeds") is not None:
             raise BadInput("the verifier judges videos by their prompt: pass it as text")
-        steps = session.facts.steps
+        steps, verifier = session.facts.steps, resolve(self.verifier)
         plan = self.rungs(len(pool), steps)
         rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
         rungs: list[Rung] = []
@@ -97,7 +97,7 @@ class Previews(RolloutScore):
             rollout.progress = counting(show, "preview", len(rollout.alive) * (after - rollout.step))
             frames = rollout.advance(after)
             started = perf_counter()
-            columns = judged(self.verifier, frames, session.prompt or "", rollout.alive)  # type: ignore[arg-type]
+            columns = judged(verifier, frames, session.prompt or "", rollout.alive)
             seconds += perf_counter() - started
             scores = columns.pop("score")
             previews = previews or list(frames)
@@ -117,7 +117,7 @@ class Previews(RolloutScore):
             (*rollout.alive, *dropped),
             torch.zeros(len(pool), 0, dtype=torch.float64),
             rungs=tuple(rungs),
-            notes=(f"{name_of(self.verifier)} judged previews after {listed} of {steps} steps",),
+            notes=(f"{name_of(verifier)} judged previews after {listed} of {steps} steps",),
             previews=previews or None,
             rollout=rollout,
             seconds={"verifier": seconds},

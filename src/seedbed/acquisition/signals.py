@@ -110,7 +110,9 @@ class _Reader:
             mass = (to_text.logsumexp - statistics.logsumexp).exp()
             self._means(part, candidates, "text_mass", mass, (~text).nonzero().flatten())
         for name, function in self.functions.get(call.step, {}).items():
-            self.put(f"{call.step}/{name}/{call.index}", candidates, function.observe(part))
+            scores = function.observe(part)
+            scores = scores.mean(1) if scores.ndim == 2 else scores
+            self.put(f"{call.step}/{name}/{call.index}", candidates, scores)
 
     def _means(
         self,

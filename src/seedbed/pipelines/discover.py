@@ -1,8 +1,8 @@
 """What there is to know of a pipeline before its first evaluation, found by running it until then.
 
-One run of its `__call__`, for two candidates whose noise it draws itself, is enough for most pipelines. What makes
-another necessary is said in `Facts.looks`. Facts are remembered for as long as the denoiser lives: another call in
-the same shapes, with whatever prompt, asks nothing again.
+One run of its `__call__`, for two candidates whose noise it draws itself, is enough for most pipelines. What
+makes another necessary is said in `Facts.looks`. Facts are remembered for as long as the denoiser lives:
+another call in the same shapes, with whatever prompt, asks nothing again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Facts:
         shares: whether several candidates may share a forward.
         repeats: whether pictures then go in once for every candidate.
         layers: every attention layer of the denoiser in the order in which it runs them, found by a forward
-            on shapes alone; None where the model cannot run like that (Cosmos 3), and has to be asked for real.
+            on shapes alone; None where the model cannot run like that (Mochi), and has to be asked for real.
         start: a digest of what the denoiser was given for the noise that the pipeline drew itself.
         own: digests of that noise's values, see `values_digest`.
         looks: why more than one run was needed, in a few words each.

@@ -1,7 +1,8 @@
 """Everything that is installed on a pipeline for one run, in one place, and removed after it.
 
-A run works on a shallow copy of the pipeline that shares its models and nothing else. `intercepted` steps in at
-the noise it prepares, its prompt encoder and autoencoder, what it draws without a generator, and its denoisers.
+A run works on a shallow copy of the pipeline that shares its models and nothing else. `intercepted` steps in
+at the noise it prepares, its prompt encoder and autoencoder, what it draws without a generator, and its
+denoisers.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from seedbed.pipelines.compiled import ORIGINAL, denoisers_of
 Entry = Literal["latents", "latents beside others", "added", "drawn"]
 """Where a pipeline's initial noise comes in, as the pipeline showed when it drew one itself.
 
-latents: as its argument `latents`. latents beside others: the same, but its `prepare_latents` then forgets what
-it prepares together with them (Wan from an image, FLUX), which is asked of it once more. added: it adds the noise
-to a given picture or video, and would take `latents` for the sum. drawn: it mixes other things into the noise
-that it draws, and would take `latents` for the mixture, or not look at them (Helios). In the last two cases the
-candidates' noises are put in place of the one that it draws.
+latents: as its argument `latents`. latents beside others: the same, but its `prepare_latents` then forgets
+what it prepares together with them (Wan from an image, FLUX), which is asked of it once more. added: it adds
+the noise to a given picture or video, and would take `latents` for the sum. drawn: it mixes other things into
+the noise that it draws, and would take `latents` for the mixture, or not look at them (Helios). In the last
+two cases the candidates' noises are put in place of the one that it draws.
 """
 
 # What schedulers call the addition of noise to clean latents.
 _ADDING = ("add_noise", "scale_noise")
-# A pipeline encodes one or two pictures (first and last frame, video and mask), alone or repeated for a batch.
+# A pipeline encodes one or two pictures (first and last frame, video and mask), alone or for a batch.
 _MOST_PICTURES = 8
 
 
@@ -85,18 +86,18 @@ def intercepted(
     entry: Entry = "latents",
     repeats: bool = False,
     eager: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> Iterator[Run]:
     """A run for `count` candidates as one batch, each with a generator of its own, all in the same state.
 
-    A single candidate goes in as the caller would pass it: some pipelines take no lists. Afterwards, also after
-    an exception, the pipeline and its models are as before.
+    A single candidate goes in as the caller would pass it: some pipelines take no lists. Afterwards, also
+    after an exception, the pipeline and its models are as before.
 
     Args:
         off: the arguments that turn guidance off; None runs the caller's own call, guidance included.
         repeats: whether pictures go in once for every candidate.
         eager: run compiled denoisers eagerly; always so where guidance is off.
-        progress: called with (steps done, all steps).
+        progress: called after every step of the scheduler.
     """
     generator = call.generator
     arguments = {name: _given(name, value, count, repeats) for name, value in call.arguments.items()}
@@ -117,23 +118,22 @@ def intercepted(
         mode = _Seeded(generator, count)
         scheduler = getattr(twin, "scheduler", None)
         if scheduler is not None and hasattr(scheduler, "step"):
-            _replace(scheduler, "step", _Method(scheduler.step, mode), undo)
+            _replace(scheduler, "step", _Method(scheduler.step, mode, progress), undo)
         for name, model in twin.components.items():
             if name.startswith("vae") and isinstance(model, nn.Module):
                 # On the instance, as its pipeline offloads that very module.
-                if hasattr(model, "encode"):
-                    encode = functools.partial(_encode, model.encode, encodings.pictures)
-                    _replace(model, "encode", encode, undo)
-                if hasattr(model, "decode") and not hasattr(model.decode, ORIGINAL):  # or it compiles again
-                    _replace(model, "decode", _Method(model.decode, mode), undo)
+                encode, decode = (getattr(model, name, None) for name in ("encode", "decode"))
+                if encode is not None:
+                    once = functools.partial(_encode, encode, encodings.pictures)
+                    _replace(model, "encode", once, undo)
+                if decode is not None and not hasattr(decode, ORIGINAL):  # or it would compile again
+                    _replace(model, "decode", _Method(decode, mode), undo)
         _show_timestep(call.pipe, twin, denoisers, undo)
         _keep_processors(call.denoisers, undo)
         for name, guider in call.guiders.items():
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
                 vars(twin)[name].disable()
-        if progress is not None:
-            vars(twin)["progress_bar"] = functools.partial(_Bar, progress)
         preparation = Preparation(twin, entry)
         vars(twin)["prepare_latents"] = preparation
         yield Run(twin, denoisers, preparation, arguments)
@@ -219,8 +219,8 @@ def _put_back(part: Any, processor: Any) -> None:
 class Preparation:
     """Stands in for the `prepare_latents` of a copy that is used once.
 
-    It sees the noises that the pipeline draws and adds to given latents meanwhile and what it returns, and puts
-    the candidates' noises where `entry` says.
+    It sees the noises that the pipeline draws and adds to given latents meanwhile and what it returns, and
+    puts the candidates' noises where `entry` says.
 
     Attributes:
         prepared: what it returned, each time.
@@ -258,11 +258,11 @@ class Preparation:
                     add = getattr(self._scheduler, name)
                     _replace(self._scheduler, name, functools.partial(self._add, add), undo)
             prepared = self._prepare(*args, **kwargs)
-            if self.noises is not None and self.entry == "latents beside others":
-                if not isinstance(prepared, tuple):
-                    given = inspect.signature(self._prepare).bind(*args, **kwargs)
-                    given.arguments["latents"] = None
-                    prepared = (prepared, *self._prepare(*given.args, **given.kwargs)[1:])
+            others = self.noises is not None and self.entry == "latents beside others"
+            if others and not isinstance(prepared, tuple):
+                given = inspect.signature(self._prepare).bind(*args, **kwargs)
+                given.arguments["latents"] = None
+                prepared = (prepared, *self._prepare(*given.args, **given.kwargs)[1:])
         if self._left:
             assert self.noises is not None
             raise NotSupported(
@@ -320,8 +320,8 @@ class _Draws(TorchFunctionMode):
 class _Seeded(TorchFunctionMode):
     """Draws from `generator` where none is given, the same for each of `count` rows.
 
-    Some pipelines do not hand the caller's generator to their scheduler, and some autoencoders (LTX) add noise
-    while they decode: both would draw from torch's global generator, which is the caller's.
+    Some pipelines do not hand the caller's generator to their scheduler, and some autoencoders (LTX) add
+    noise while they decode: both would draw from torch's global generator, which is the caller's.
     """
 
     def __init__(self, generator: torch.Generator, count: int) -> None:
@@ -349,44 +349,22 @@ class _Seeded(TorchFunctionMode):
 
 
 class _Method:
-    """A method that runs in a mode; a copy of its object gets one of its own."""
+    """A method that runs in a mode, and says when it is done; a copy of its object gets one of its own."""
 
-    def __init__(self, method: Any, mode: _Seeded) -> None:
-        self.method, self.mode = method, mode
+    def __init__(self, method: Any, mode: _Seeded, done: Callable[[], None] | None = None) -> None:
+        self.method, self.mode, self.done = method, mode, done
         self.__self__ = getattr(method, "__self__", None)
         functools.update_wrapper(self, method)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.mode:
-            return self.method(*args, **kwargs)
+            result = self.method(*args, **kwargs)
+        if self.done is not None:
+            self.done()
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Method:
-        return _Method(copy.deepcopy(self.method, memo), self.mode)
-
-
-class _Bar:
-    """Stands in for the pipeline's progress bar and reports its steps to `show(done, total)`."""
-
-    def __init__(
-        self, show: Callable[[int, int], None], iterable: Any = None, total: int | None = None
-    ) -> None:
-        self.show, self.iterable, self.done = show, iterable, 0
-        self.total = len(iterable) if total is None else total
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.iterable:
-            yield item
-            self.update()
-
-    def update(self, count: int = 1) -> None:
-        self.done += count
-        self.show(self.done, self.total)
+        return _Method(copy.deepcopy(self.method, memo), self.mode, self.done)
 
 
 def _encoding_once(encode: Callable[..., Any], encoded: dict[str, Any], count: int) -> Callable[..., Any]:

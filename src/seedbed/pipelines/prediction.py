@@ -25,8 +25,9 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
     """
     sample, model_output, timestep = given["sample"], given["model_output"], given["timestep"]
     for name in ("pred_original_sample", "denoised"):
-        if getattr(output, name, None) is not None:
-            return getattr(output, name)
+        own = getattr(output, name, None)
+        if isinstance(own, Tensor):
+            return own
     name = type(scheduler).__name__
     config = scheduler.config
     prediction = config.get("prediction_type") or (
@@ -58,14 +59,20 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         alpha, sigma = power**0.5, (1 - power) ** 0.5
     else:
         raise NotSupported(f"no preview: {name} tells neither its clean latents nor its noise levels")
-    x, predicted = sample.float(), model_output.float()
+    x: Tensor = sample.float()
+    predicted: Tensor = model_output.float()
+    clean: Tensor
     match prediction:
         case "flow_prediction":
-            return x - sigma * predicted
+            clean = x - sigma * predicted
         case "epsilon":
-            return (x - sigma * predicted) / alpha
+            clean = (x - sigma * predicted) / alpha
         case "v_prediction":
-            return alpha * x - sigma * predicted
+            clean = alpha * x - sigma * predicted
         case "sample":
-            return predicted
-    raise NotSupported(f"no preview: {name} predicts {prediction!r}, which does not give clean latents")
+            clean = predicted
+        case _:
+            raise NotSupported(
+                f"no preview: {name} predicts {prediction!r}, which does not give clean latents"
+            )
+    return clean

@@ -113,9 +113,8 @@ class Rollout:
         frames: list[np.ndarray] = []
         for start in range(0, len(self.alive), self.batch_size):
             batch = self.alive[start : start + self.batch_size]
-            frames += self.session.arriving(
-                lambda batch=batch: _Pass(self, batch, handler, outputs).run(pause)
-            )  # type: ignore[misc]
+            one_pass = _Pass(self, batch, handler, outputs)
+            frames += self.session.arriving(functools.partial(one_pass.run, pause))
         self.step = to
         return frames
 
@@ -146,7 +145,7 @@ class Rollout:
         return sum(len(parts[0]) for parts in self._memory[candidate])
 
     def recall(self, candidate: int, outputs: Sequence[Parts], step: int) -> None:
-        """Take these for the outputs of the denoiser's first calls, from `memory` of an equal rollout at `step`."""
+        """Take these for the outputs of the first calls, from `memory` of an equal rollout at `step`."""
         self.step = step
         self._memory[candidate] = [tuple(part.to(self.noises.device) for part in parts) for parts in outputs]
 
@@ -321,8 +320,8 @@ def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> 
     own, text = _text(named_arguments(names, alone.args, alone.kwargs)), _text(given)
     if own is None or text is None or len(text) != rows * len(own) or own.shape[-1] != text.shape[-1]:
         raise NotSupported(
-            f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no tensor "
-            "with a row for each of them"
+            f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no "
+            "tensor with a row for each of them"
         )
     same = _same_text(text.unflatten(0, (rows, -1)), own.to(text.device)[None])
     parts = same.reshape(-1, count).tolist()
@@ -345,7 +344,8 @@ def _same_text(text: Tensor, own: Tensor) -> Tensor:
     if text.shape[1:] != own.shape[1:]:
         return torch.zeros(len(text), dtype=torch.bool)
     tolerance = torch.finfo(text.dtype).eps ** 0.5 * own.abs().max()
-    return ((text - own).abs() <= tolerance).flatten(1).all(1)
+    same: Tensor = ((text - own).abs() <= tolerance).flatten(1).all(1)
+    return same
 
 
 def _text(given: Arguments) -> Tensor | None:

@@ -40,7 +40,7 @@ _PIXELS = ("frames", "images", "image", "video")
 
 
 class _NotTaken(Exception):
-    """The pipeline does not take its noise as `latents`: its denoiser is given the same for two, or it fails."""
+    """The pipeline does not take its noise as `latents`: two give its denoiser the same, or it fails."""
 
 
 @dataclass(frozen=True)
@@ -304,13 +304,21 @@ class Session:
             BadOutput: the frames are not finite.
             NotSupported: two noises give the denoiser the same.
         """
-        noises = self._checked(noise[None])
+        noises, done = self._checked(noise[None]), 0
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.ledger.add(what, rows_of(module, args, kwargs))
 
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(min(done, self.facts.steps), self.facts.steps)
+
         def run_once() -> np.ndarray:
-            with self.running(noises, guided=True, progress=progress) as run, ExitStack() as hooks:
+            nonlocal done
+            done = 0
+            with self.running(noises, guided=True, progress=step) as run, ExitStack() as hooks:
                 for module in run.denoisers.values():
                     hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
                 return decoded(run(noises, output_type="np"), self.asked.name)[0]
@@ -324,7 +332,7 @@ class Session:
         *,
         guided: bool,
         eager: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[], None] | None = None,
     ) -> Iterator[Run]:
         """A run with these noises, (candidates, *spec.shape), whose arrival at the denoiser is watched.
 
@@ -340,10 +348,10 @@ class Session:
             first = False
             for noise, start in zip(noises, digests(module, args, kwargs), strict=False):
                 key = hashlib.sha256(noise.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                if self._started.setdefault(start, key) != key:
-                    # Unless these noises are the same: the one that the pipeline would draw was given to it.
-                    if start != facts.start or values_digest(noise) not in facts.own:
-                        raise _NotTaken
+                same = self._started.setdefault(start, key) != key
+                # Unless it is given the very noise that it would have drawn.
+                if same and (start != facts.start or values_digest(noise) not in facts.own):
+                    raise _NotTaken
 
         with (
             intercepted(
@@ -370,7 +378,7 @@ class Session:
                 raise
 
     def arriving(self, attempt: Callable[[], Made]) -> Made:
-        """What `attempt` returns; again where a first one shows that the pipeline does not take its `latents`.
+        """What `attempt` returns; again where a first one shows that the pipeline takes no `latents`.
 
         Raises NotSupported where two noises give the denoiser the same (an LTX pipeline that draws its noise
         after `prepare_latents`): a choice among them would be none.

@@ -1,4 +1,4 @@
-"""The steps of a pipeline's scheduler: counted, seen, and ended early, so that what a step predicts is decoded."""
+"""The steps of a pipeline's scheduler: counted, seen, and ended early to decode what a step predicts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Watch:
             watch.wanted = watch.meet = watch._last = None
             del watch._first
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Watch":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
         """For a pipeline that copies its scheduler: the copy pauses too."""
         watch = Watch(self.pipe, copy.deepcopy(self.take, memo), self.pause, None, None)
         watch._first = self._first
@@ -127,11 +127,10 @@ def watch_steps(
     Raises:
         NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
     """
-    scheduler = getattr(run.pipe, "scheduler", None)
-    if not hasattr(scheduler, "step"):
-        raise NotSupported(
-            f"no preview: {type(run.pipe).__name__} has no scheduler whose steps could be seen"
-        )
+    scheduler: Any = getattr(run.pipe, "scheduler", None)
+    if scheduler is None or not hasattr(scheduler, "step"):
+        name = type(run.pipe).__name__
+        raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
     watch = Watch(run.pipe, scheduler.step, pause, wanted, meet)
     scheduler.step = watch
     undo.callback(watch.close)

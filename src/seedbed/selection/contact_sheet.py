@@ -156,7 +156,8 @@ class ContactSheet:
             pipe, missing: as in `replay`, for a sheet that was loaded.
 
         Returns:
-            The video; its ledger has the candidate's own evaluations as "generation", all others as "preview".
+            The video; its ledger has the candidate's own evaluations as "generation", all others as
+            "preview".
 
         Raises:
             BadInput: a candidate that the sheet does not have; the others as `replay`.
@@ -259,9 +260,12 @@ def contact_sheet(
 
 
 def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Parts]]:
-    """Per candidate the outputs of its calls, from tensors named `candidate/call` and `candidate/call/part`."""
+    """Per candidate the outputs of its calls, from tensors named `candidate/call(/part)`."""
     found: list[dict[int, dict[int, Tensor]]] = [{} for _ in range(candidates)]
     for name, tensor in tensors.items():
         owner, call, *part = map(int, name.split("/"))
         found[owner].setdefault(call, {})[sum(part)] = tensor
-    return [[tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)] for calls in found]
+    return [
+        [tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)]
+        for calls in found
+    ]
