@@ -82,14 +82,11 @@ def elements(figure, tag):
 
 
 def dots(figure):
-    """(x, y) of every point, in the order of the series; y grows downwards."""
-    return [
-        (float(each.get("x")), float(each.get("y")))
-        for each in elements(figure, "use")
-        if "fill" in each.get("style", "")
-        and each.get("clip-path") is None
-        and "stroke: #808080" not in each.get("style", "")
+    """(x, y) of every point, in the order of the series; y grows downwards. What is grey is an axis."""
+    found = [
+        each for each in elements(figure, "g[@id='axes_1']//{*}use") if "#808080" not in each.get("style")
     ]
+    return [(float(each.get("x")), float(each.get("y"))) for each in found]
 
 
 def texts(figure):
