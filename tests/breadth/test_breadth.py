@@ -10,7 +10,7 @@ from seedbed.acquisition import AttentionScore, Previews
 from tests.breadth import runs
 from tests.breadth.facts import facts
 from tests.breadth.table import COMMAND, PAGE, line, written
-from tests.pipelines import CALLS, FAMILIES, Family, sdxl
+from tests.pipelines import CALLS, DEFAULT, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
 
 
@@ -33,7 +33,12 @@ def broken(videos, prompts):
     raise Broken
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(
+    params=[
+        pytest.param(each, id=each.name, marks=() if each.name in DEFAULT else pytest.mark.slow)
+        for each in FAMILIES
+    ]
+)
 def family(request) -> Family:
     try:
         runs.pipeline(request.param)
