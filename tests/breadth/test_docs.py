@@ -35,8 +35,8 @@ def test_the_snippets_of_the_guide_run_and_its_family_works(capsys):
 
 
 def test_the_errors_of_the_guide_exist():
-    """Every phrase of the guide's table is in the session's source, where lines of a string are joined."""
-    sources = " ".join(path.read_text() for path in (ROOT / "src" / "seedbed" / "session").glob("*.py"))
+    """Every phrase of the guide's table is in the room's source, where lines of a string are joined."""
+    sources = " ".join(path.read_text() for path in (ROOT / "src" / "seedbed" / "pipelines").glob("*.py"))
     sources = re.sub(r'"\s+(\+ )?f?"', "", sources)
     lines = re.findall(r"^\| (.*?) \|", GUIDE.split("## What the errors mean")[1], re.MULTILINE)[1:]
     assert len(lines) >= 6
