@@ -453,6 +453,17 @@ def test_call_takes_what_the_pipeline_takes(pipe):
     assert table.scores.tolist() == choice.scores.tolist()
 
 
+def test_lists_in_call_have_an_entry_for_each_prompt(pipe):
+    prompts, negatives = [PROMPT, "a koala"], ["a square", "a circle"]
+    options = {"acquisition": "random", "candidates": 2, "progress": False, **CALL}
+    plain = select(pipe, prompts, negative_prompt=negatives, **options)
+    inside = select(pipe, prompts, call={"negative_prompt": negatives}, **options)
+    assert [choice.call for choice in inside] == [choice.call for choice in plain]
+    assert [choice.call["negative_prompt"] for choice in inside] == negatives
+    with pytest.raises(BadInput, match="negative_prompt is a list of 2, but there are 3 prompts"):
+        select(pipe, [*prompts, "a cat"], call={"negative_prompt": negatives}, **options)
+
+
 def test_an_argument_that_has_one_of_our_names_goes_into_call():
     plain = cogvideox()
 
