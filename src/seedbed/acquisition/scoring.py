@@ -85,9 +85,7 @@ def plan_layers(
             f"no layer matches {quoted}: the kinds here are {kinds}, and a layer is called {layers[0].name!r}"
         )
     if isinstance(depth, int) and chosen[0] >= depth:
-        raise BadInput(
-            f"the first layer matching {quoted} is number {chosen[0] + 1}, beyond depth {depth}"
-        )
+        raise BadInput(f"the first layer matching {quoted} is number {chosen[0] + 1}, beyond depth {depth}")
     last = depth if isinstance(depth, int) else chosen[-1] + 1
     kept = [index for index in chosen if index < last]
     plan = LayerPlan(

@@ -123,9 +123,7 @@ def score(
             recipes.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
         else:
             raise BadInput(f"noise {index} has values that are not finite")
-    selection, _ = choose(
-        session, Pool.of(recipes), function, reason, batch_size, progress, even_one=True
-    )
+    selection, _ = choose(session, Pool.of(recipes), function, reason, batch_size, progress, even_one=True)
     return replace(selection, kept=kept, call=asked(selection.call, kept))
 
 

@@ -264,4 +264,7 @@ def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Pa
     for name, tensor in tensors.items():
         owner, call, *part = map(int, name.split("/"))
         found[owner].setdefault(call, {})[sum(part)] = tensor
-    return [[tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)] for calls in found]
+    return [
+        [tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)]
+        for calls in found
+    ]

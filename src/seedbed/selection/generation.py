@@ -172,7 +172,9 @@ def replay(
     content = record if isinstance(record, Mapping) else read_record(record)
     selection = Selection.from_dict(content)
     if "sheet" in content and not selection.rungs:
-        raise BadInput("nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)")
+        raise BadInput(
+            "nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)"
+        )
     noise = selection.recipe.draw()
     session = reopened(selection, pipe, missing)
     with reporting(progress) as show:

@@ -238,14 +238,10 @@ class Profile:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
             message = first["msg"].removeprefix("Value error, ")
-            raise BadRecord(
-                f"{path} is not a usable profile: {where}: {message}; calibrate again"
-            ) from error
+            raise BadRecord(f"{path} is not a usable profile: {where}: {message}; calibrate again") from error
         except BadInput as error:
             raise BadRecord(f"{path} is not a usable profile: {error}") from error
-        return cls(
-            acquisition, file.why, learned, file.preview, file.evidence, file.calibrated, file.race
-        )
+        return cls(acquisition, file.why, learned, file.preview, file.evidence, file.calibrated, file.race)
 
     @classmethod
     def beside(cls, pipe: Any) -> Profile | None:

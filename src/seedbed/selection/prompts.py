@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-from seedbed.errors import BadInput
 from seedbed.acquisition.base import whole
+from seedbed.errors import BadInput
 
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
