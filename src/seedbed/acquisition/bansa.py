@@ -23,8 +23,8 @@ class Bansa(AttentionScore):
     For each attention row, the entropy of the mean of `masks` randomly masked maps minus the mean of their
     entropies; averaged over rows and heads. The masks only score: the model continues with its own output.
 
-    The defaults are the published method with its masks integrated out. It has no measured gain on our models:
-    calibrate before you rely on it (docs/evidence.md).
+    The defaults are the published method with its masks integrated out. It has no measured gain on our
+    models: calibrate before you rely on it (docs/evidence.md).
 
     Args:
         estimator: "expected" integrates the masks out (no randomness, no maps in memory);
@@ -34,8 +34,8 @@ class Bansa(AttentionScore):
         place: "probabilities" drops entries of the map and re-normalises the row (the paper's third
             version); "logits" sets logits to 0 (its first).
         rows: how many query rows per head are looked at, drawn for each layer and the same for every
-            candidate; None, the default, means all. Noises differ by little more than chance, so that a sample
-            chooses as all rows only where it is nearly all of them (docs/speed.md).
+            candidate; None, the default, means all. Noises differ by little more than chance, so that a
+            sample chooses as all rows only where it is nearly all of them (docs/speed.md).
         seed: of the masks and of the sampled rows, both common to all candidates.
         depth: see `AttentionScore`; the published share of the layers by default.
         layers, race, prefer, steps: see `AttentionScore` (the paper tries 1, 25 and 50 steps).

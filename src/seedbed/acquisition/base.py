@@ -178,8 +178,8 @@ class NoiseScore(Acquisition):
 class AttentionScore(Acquisition):
     """A number per candidate and attention layer, read off the first evaluations, guidance off.
 
-    Implement `observe`, or `by_row`. A layer's score depends neither on the other candidates nor on the batch,
-    up to rounding; a candidate's total is the mean over its layers.
+    Implement `observe`, or `by_row`. A layer's score depends neither on the other candidates nor on the
+    batch, up to rounding; a candidate's total is the mean over its layers.
 
     Attributes:
         copies: forwards per candidate; the copies of a candidate are neighbours in one batch.
@@ -217,8 +217,8 @@ class AttentionScore(Acquisition):
             planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
             if self.copies > 1 or self.steps > 1:
                 raise BadInput(
-                    f"{self.name} cannot race with several steps or copies: it does not score the layers of a "
-                    "single evaluation as they run"
+                    f"{self.name} cannot race with several steps or copies: it does not score the layers of "
+                    "a single evaluation as they run"
                 )
 
     def observe(self, call: AttentionCall) -> Tensor:

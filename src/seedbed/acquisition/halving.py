@@ -17,8 +17,8 @@ from seedbed.errors import BadInput
 
 Prefer = Literal["low", "high"]
 Schedule = Sequence[tuple[int | float, int | float]]
-"""((at, survivors), ...): after so many layers or steps so many candidates stay. Either is a whole number, or a
-share in (0, 1) of the layers, steps or candidates there are; survivors are rounded up."""
+"""((at, survivors), ...): after so many layers or steps so many candidates stay. Either is a whole number, or
+a share in (0, 1) of the layers, steps or candidates there are; survivors are rounded up."""
 Rungs = tuple[tuple[int, int], ...]
 
 # Batches of different sizes round differently in float32; closer totals than this, relative to the largest,

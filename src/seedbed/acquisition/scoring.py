@@ -1,4 +1,4 @@
-"""Running a pool of noises through the first evaluations of a pipeline, batch by batch, for an attention score."""
+"""Running a pool of noises through the first evaluations of a pipeline, for an attention score."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def score_attention(
     """The scores of a pool by layer, with or without a race; see `Acquisition.score`.
 
     In a race the worst are dropped at each rung, whatever the batches. Where the candidates left share a
-    forward, they are dropped within it. Otherwise, and where the model cannot go on with fewer, those that stay
-    start over, which costs more and chooses the same.
+    forward, they are dropped within it. Otherwise, and where the model cannot go on with fewer, those that
+    stay start over, which costs more and chooses the same.
     """
     plan = plan_layers(session.layers, function.layers, function.depth)
     rungs: Rungs = ()
@@ -235,8 +235,8 @@ class _Race:
             for name, times in zip(self.plan.names[: self.goal], self._times[candidate], strict=False):
                 if times < self.function.steps:
                     raise NotSupported(
-                        f"layer {name} ran in only {int(times)} of {self.function.steps} denoiser evaluations: "
-                        "switch off what skips layers (caching), or leave it out with layers="
+                        f"layer {name} ran in only {int(times)} of {self.function.steps} denoiser "
+                        "evaluations: switch off what skips layers (caching), or leave it out with layers="
                     )
 
     def _observe(

@@ -156,7 +156,7 @@ class ContactSheet:
             pipe, missing: as in `replay`, for a sheet that was loaded.
 
         Returns:
-            The video; its ledger has the candidate's own evaluations as "generation", all others as "preview".
+            The video; its ledger has the candidate's own evaluations as "generation", others as "preview".
 
         Raises:
             BadInput: a candidate that the sheet does not have; the others as `replay`.
@@ -259,7 +259,7 @@ def contact_sheet(
 
 
 def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Parts]]:
-    """Per candidate the outputs of its calls, from tensors named `candidate/call` and `candidate/call/part`."""
+    """Per candidate the outputs of its calls, from tensors named `candidate/call(/part)`."""
     found: list[dict[int, dict[int, Tensor]]] = [{} for _ in range(candidates)]
     for name, tensor in tensors.items():
         owner, call, *part = map(int, name.split("/"))
