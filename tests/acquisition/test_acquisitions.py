@@ -50,9 +50,13 @@ def test_options_follow_the_name_after_a_colon():
     assert resolve("bansa:keep=0.5, place=logits,steps=3") == Bansa(keep=0.5, place="logits", steps=3)
     assert resolve("entropy:rows=null,seed=4,prefer=high") == Entropy(rows=None, seed=4, prefer="high")
     assert resolve("bansa:layers=joint,race=[[3,5],[6,1]]") == Bansa(layers="joint", race=[[3, 5], [6, 1]])
-    assert resolve('bansa:layers=["self","blocks.0.*"],depth=7') == Bansa(layers=["self", "blocks.0.*"], depth=7)
+    assert resolve('bansa:layers=["self","blocks.0.*"],depth=7') == Bansa(
+        layers=["self", "blocks.0.*"], depth=7
+    )
     assert resolve("bansa:depth=0.25").depth == 0.25
-    assert resolve("previews:verifier=shapes,schedule=[[0.5,1]]") == Previews(verifier="shapes", schedule=[[0.5, 1]])
+    assert resolve("previews:verifier=shapes,schedule=[[0.5,1]]") == Previews(
+        verifier="shapes", schedule=[[0.5, 1]]
+    )
     mine = Bansa(masks=3)
     assert resolve(mine) is mine
 
@@ -60,7 +64,10 @@ def test_options_follow_the_name_after_a_colon():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("entropy:keep=0.5", "entropy has no option 'keep': it has prefer, layers, depth, race, steps, rows, seed"),
+        (
+            "entropy:keep=0.5",
+            "entropy has no option 'keep': it has prefer, layers, depth, race, steps, rows, seed",
+        ),
         ("bansa:keep", "write option=value"),
         ("bansa:keep=0", r"keep must be a number in \(0, 1\], not 0"),
         ("bansa:keep=1.5", r"keep must be a number in \(0, 1\]"),

@@ -97,7 +97,9 @@ def test_batches_are_even_and_bounded(candidates, most, sizes):
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, None, "all"])
 def test_other_sizes_are_refused(pipe_of, value):
     with pytest.raises(BadInput, match="batch_size must be a whole number of at least 1"):
-        select(pipe_of("cogvideox"), PROMPT, candidates=2, batch_size=value, progress=False, **CALLS["cogvideox"])
+        select(
+            pipe_of("cogvideox"), PROMPT, candidates=2, batch_size=value, progress=False, **CALLS["cogvideox"]
+        )
 
 
 def test_a_pool_on_a_measured_device_chooses_the_same(pipe_of, monkeypatch):

@@ -13,7 +13,9 @@ LAYERS = [
 
 
 def test_all_layers_by_default():
-    assert plan_layers(LAYERS) == LayerPlan({i: i for i in range(6)}, tuple(layer.name for layer in LAYERS), 6, 6)
+    assert plan_layers(LAYERS) == LayerPlan(
+        {i: i for i in range(6)}, tuple(layer.name for layer in LAYERS), 6, 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,9 @@ def test_a_kind_a_glob_or_several(wanted, indices, depth):
 
 
 def test_depth_cuts_the_wanted_layers():
-    assert plan_layers(LAYERS, "self", 3) == LayerPlan({0: 0, 2: 1}, ("blocks.0.attn1", "blocks.1.attn1"), 3, 6)
+    assert plan_layers(LAYERS, "self", 3) == LayerPlan(
+        {0: 0, 2: 1}, ("blocks.0.attn1", "blocks.1.attn1"), 3, 6
+    )
     assert plan_layers(LAYERS, "self", 4).depth == 4
     assert plan_layers(LAYERS, None, 1).names == ("blocks.0.attn1",)
 

@@ -268,9 +268,7 @@ def test_a_pipeline_without_a_prompt_is_judged_by_its_videos():
     function = Previews(verifier=judge, schedule=((1, 1),))
     made = generate(family.built(), acquisition=function, candidates=2, progress=False, **family.call)
     assert prompts == ["", ""] and made.selection.best == 0 and made.selection.prompt is None
-    seen = contact_sheet(
-        family.built(), verifier=judge, candidates=2, after=1, progress=False, **family.call
-    )
+    seen = contact_sheet(family.built(), verifier=judge, candidates=2, after=1, progress=False, **family.call)
     assert prompts == [""] * 4 and seen.selection.best == 0
 
 
@@ -284,6 +282,4 @@ def test_other_arguments_that_cannot_be(pipe):
         with pytest.raises(BadInput, match=message):
             run(pipe, **options)
     with pytest.raises(BadInput, match="pass it as text"):
-        generate(
-            pipe, acquisition=Previews(verifier=brightness), prompt_embeds=torch.zeros(1, 8, 16), **CALL
-        )
+        generate(pipe, acquisition=Previews(verifier=brightness), prompt_embeds=torch.zeros(1, 8, 16), **CALL)

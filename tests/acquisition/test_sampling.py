@@ -23,7 +23,9 @@ def pipe():
 
 def choose(pipe, rows, seed=0, kind=Entropy, layers="self", race=None, **options):
     function = kind(rows=rows, seed=seed, layers=layers, race=race)
-    return select(pipe, PROMPT, **{"candidates": 4, "acquisition": function, "progress": False, **CALL, **options})
+    return select(
+        pipe, PROMPT, **{"candidates": 4, "acquisition": function, "progress": False, **CALL, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,8 @@ def test_the_stated_share_of_choices_is_that_of_all_rows(pipe, exact):
             order = totals.argsort().tolist()
             stated.append(confidence(order, totals, samples))
             right.append(order[0] == exact.best)
-        # A bound over three rivals says too little rather than too much, 300 draws have an error of their own,
-        # and a leader in the sample is a little ahead of what it is.
+        # A bound over three rivals says too little rather than too much, 300 draws have an error of their
+        # own, and a leader in the sample is a little ahead of what it is.
         share, said = sum(right) / 300, sum(stated) / 300
         assert share >= said - 3 * math.sqrt(0.25 / 300), rows
 

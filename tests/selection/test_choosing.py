@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from seedbed import BadInput, BadOutput, NoiseRecipe, NotSupported, score, select
-from seedbed.acquisition import AttentionScore, Bansa, BansaDropout, Entropy, NoiseScore, Pool, Previews, Random
+from seedbed.acquisition import (
+    AttentionScore,
+    Bansa,
+    BansaDropout,
+    Entropy,
+    NoiseScore,
+    Pool,
+    Previews,
+    Random,
+)
 from seedbed.attention.disagreement import bansa_expected
 from seedbed.attention.tap import Tap
 from seedbed.noise import GivenNoise
@@ -244,7 +253,9 @@ def test_a_score_that_is_not_finite_names_candidate_and_layer(pipe, value):
         choose(pipe, candidates=4, batch_size=2, acquisition=Wrong(values=values))
 
 
-@pytest.mark.parametrize("acquisition", ["entropy", "bansa:depth=null", "bansa:depth=null,estimator=masked", "bansa-dropout"])
+@pytest.mark.parametrize(
+    "acquisition", ["entropy", "bansa:depth=null", "bansa:depth=null,estimator=masked", "bansa-dropout"]
+)
 @pytest.mark.parametrize("family", ["cogvideox", "ltx"])  # without a mask, and with one
 def test_a_broken_model_is_an_error_not_a_number(family, acquisition):
     pipe = BUILDERS[family]()
@@ -398,7 +409,9 @@ def test_score_refuses_noises_that_do_not_fit(pipe, noises, message):
 
 def test_progress_runs_to_the_total(pipe):
     seen = []
-    choose(pipe, candidates=4, batch_size=2, acquisition=Bansa(depth=2), progress=lambda *now: seen.append(now))
+    choose(
+        pipe, candidates=4, batch_size=2, acquisition=Bansa(depth=2), progress=lambda *now: seen.append(now)
+    )
     assert {what for what, _, _ in seen} == {"scoring"}
     assert {total for _, _, total in seen} == {4 * (2 / 3)}
     done = [done for _, done, _ in seen]

@@ -183,7 +183,13 @@ def test_a_file_is_read_field_by_field(tmp_path, profile):
 @pytest.mark.parametrize("schema", [1, 2])
 def test_bansa_of_a_file_before_scores_all_layers(pipe, tmp_path, schema):
     """Then the whole score was the default; now it is the published depth."""
-    old = {**OLD, "schema": f"seedbed.profile/{schema}", "acquisition": "bansa", "options": {}, "layers": None}
+    old = {
+        **OLD,
+        "schema": f"seedbed.profile/{schema}",
+        "acquisition": "bansa",
+        "options": {},
+        "layers": None,
+    }
     write(tmp_path, old)
     profile = Profile.load(tmp_path / "seedbed-profile.json")
     assert profile.acquisition == Bansa(depth=None, prefer="high")
@@ -317,7 +323,9 @@ PLANNED = Previews(verifier="shapes", schedule=((3, 4), (6, 1)))
         (None, None, {}, ASKED, 10),
     ],
 )
-def test_a_profile_previews_what_its_verifier_can_judge(pipe, tmp_path, prompt, candidates, call, function, count):
+def test_a_profile_previews_what_its_verifier_can_judge(
+    pipe, tmp_path, prompt, candidates, call, function, count
+):
     for named in ("auto", FULL, str(FULL.save(tmp_path / "mine.json"))):
         FULL.save(tmp_path)
         found, number, reason = chosen_function(pipe, prompt, named, candidates, call)
