@@ -45,5 +45,5 @@ def test_the_documented_previews_run(tmp_path, monkeypatch):
 
 
 def test_the_users_own_function_takes_fewer_than_twenty_lines():
-    (own,) = [snippet for snippet in snippets() if "(Acquisition)" in snippet]
+    (own,) = [snippet for snippet in snippets() if "(AttentionScore)" in snippet]
     assert len(own.strip().splitlines()) < 20
