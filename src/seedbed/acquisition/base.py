@@ -25,8 +25,8 @@ from seedbed.progress import Show, silent
 
 BatchSize = int | Literal["auto"]
 
-# Latent values per batch where memory is not measured: two candidates at CogVideoX's full size, which is what
-# one of its guided steps holds, and every candidate of a small model.
+# Latent values per batch: two candidates at CogVideoX's full size and one of larger videos, which is what a
+# guided step holds, and every candidate of a small model.
 _VALUES = 2_500_000
 
 
@@ -266,7 +266,7 @@ class RolloutScore(Acquisition):
 
 
 def rows_that_fit(batch_size: BatchSize, noises: Tensor) -> int:
-    """Rows of latents like these (candidates, *shape) that share a forward, without a look at the memory."""
+    """Rows of latents like these, (candidates, *shape), that share a forward."""
     if batch_size != "auto":
         return batch_size
     return max(1, _VALUES // noises[0].numel())

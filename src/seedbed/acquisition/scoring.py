@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,12 +20,6 @@ from seedbed.pipelines.discover import LayerInfo
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.shrinking import CannotShrink, Shrinking
 from seedbed.progress import Show
-
-# What a forward may take in bytes on a GPU, unless one row takes more: large models are not faster with more
-# rows, and would take more memory than the generation itself.
-_BYTES = 2 * 2**30
-# Of the free memory; kernels of other sizes may take a little more for each row.
-_MARGIN = 0.8
 
 
 @dataclass(frozen=True)
@@ -169,12 +162,9 @@ class _Race:
         self.samples = [Sample() for _ in range(len(pool))]
         self._sums = torch.zeros(len(pool), len(plan.names), dtype=torch.float64)
         self._times = torch.zeros(len(pool), len(plan.names), dtype=torch.int64)
-        self._batches = Batches(
-            batch_size,
-            rows_that_fit(batch_size, pool.noises) // function.copies,
-            memory_of(session.spec.device),
-            shares=len(pool) == 1 or session.facts.shares,
-        )
+        shares = len(pool) > 1 and session.facts.shares
+        most = rows_that_fit(batch_size, pool.noises) // function.copies if shares else 1
+        self._batches = Batches(most, halves=batch_size == "auto")
         self._done, self._planned = 0.0, self._cost(len(pool), rungs)
 
     def _cost(self, alive: int, rungs: Rungs) -> float:
@@ -300,90 +290,37 @@ class _Race:
             self.finished = True
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A device's memory in bytes, as its allocator counts it.
-
-    Attributes:
-        begin: begins a new peak, and returns what is taken now.
-        peak: the most that was taken since.
-        free: what can still be taken.
-    """
-
-    begin: Callable[[], int]
-    peak: Callable[[], int]
-    free: Callable[[], int]
-
-
-def memory_of(device: torch.device) -> Memory | None:
-    """That of a CUDA device; None where nothing counts."""
-    if device.type != "cuda":
-        return None
-
-    def begin() -> int:
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-
-    def free() -> int:
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
-
-    return Memory(begin, lambda: torch.cuda.max_memory_allocated(device), free)
-
-
 class Batches:
-    """Cuts candidates into forwards.
-
-    With "auto" on a device whose memory can be measured, the first forward holds one candidate, and its peak
-    says how many fit in 2 GiB, and in what is free. A batch for which memory does not suffice is halved.
+    """Cuts candidates into forwards; a batch for which memory does not suffice is halved.
 
     Args:
-        batch_size: rows of a forward, or "auto".
-        most: candidates that fit without a look at the memory.
-        memory: of the device, None where it cannot be measured.
-        shares: whether several candidates may share a forward.
+        halves: whether a batch may be halved.
+        most: candidates that share a forward.
 
     Attributes:
         most: candidates of the next forward, at most.
     """
 
-    def __init__(
-        self, batch_size: BatchSize, most: int, memory: Memory | None = None, shares: bool = True
-    ) -> None:
-        self._auto = batch_size == "auto"
-        self._memory = memory if self._auto else None
-        self._shares = shares
-        self.most = max(1, most) if shares and self._memory is None else 1
+    def __init__(self, most: int, halves: bool = True) -> None:
+        self.most, self._halves = max(1, most), halves
 
     def run(self, candidates: Sequence[int], forward: Callable[[Sequence[int]], None]) -> None:
         """Calls `forward` with consecutive parts of the candidates, as even as may be."""
         waiting = candidates
         while waiting:
-            count = math.ceil(len(waiting) / self.most)
-            edges = [len(waiting) * index // count for index in range(count + 1)]
-            start, end = next(pairwise(edges))
-            if self.fits(waiting[start:end], forward):
+            end = len(waiting) // math.ceil(len(waiting) / self.most)
+            if self.fits(waiting[:end], forward):
                 waiting = waiting[end:]
 
     def fits(self, batch: Sequence[int], forward: Callable[[Sequence[int]], None]) -> bool:
         """Calls `forward` with a batch; False if memory did not suffice, or the model takes the batch apart,
         and the next is to be smaller.
         """
-        memory, self._memory = self._memory, None
-        before = memory.begin() if memory is not None else 0
         try:
             forward(batch)
-        except torch.OutOfMemoryError:
-            if not self._auto or len(batch) == 1:
+        except (torch.OutOfMemoryError, SplitBatch) as error:
+            if len(batch) == 1 or (not self._halves and not isinstance(error, SplitBatch)):
                 raise
-            self.most = len(batch) // 2
+            self.most = 1 if isinstance(error, SplitBatch) else len(batch) // 2
             return False
-        except SplitBatch:
-            if len(batch) == 1:
-                raise
-            self.most, self._shares = 1, False
-            return False
-        if memory is not None and self._shares:
-            each = max(1, (memory.peak() - before) // len(batch))
-            self.most = max(1, min(_BYTES, int(_MARGIN * memory.free())) // each)
         return True
