@@ -39,11 +39,19 @@ def test_the_documented_previews_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_all("preview.md", tmp_path)
     assert names["picked"].selection.best == 2 and "started over" not in names["picked"].selection.reason
-    assert len(names["video"].selection.rungs) == 2 and len(names["frames"]) == 2
-    for file in ("koala.mp4", "koala.html", "koala-previews.html", "koala-2.mp4"):
+    assert len(names["previews"].schedule) == 2
+    assert names["picked"].sha256 == names["sheet"].finish(2, progress=False).sha256
+    for file in ("koala.mp4", "koala.html", "koala-sheet.html", "koala-2.mp4"):
         assert (tmp_path / file).stat().st_size > 0
 
 
+def test_the_documented_session_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run_all("sessions.md", tmp_path)
+    assert len(names["frames"]) == 2 and set(names["session"].ledger.entries) >= {"scoring", "generation"}
+    assert "joint" in capsys.readouterr().out
+
+
 def test_the_users_own_function_takes_fewer_than_twenty_lines():
-    (own,) = [snippet for snippet in snippets() if "(Acquisition)" in snippet]
+    (own,) = [snippet for snippet in snippets() if "(AttentionScore)" in snippet]
     assert len(own.strip().splitlines()) < 20
