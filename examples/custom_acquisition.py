@@ -2,8 +2,8 @@
 
     python examples/custom_acquisition.py "a red circle moving left"
 
-It derives from `Acquisition`, says which end of its scale is better, and turns each attention call into one
-number per candidate. Nothing needs registering, and the record of the choice names it.
+It derives from `AttentionScore`, says which end of its scale is better, and turns each attention call into
+one number per candidate. Nothing needs registering, and the record of the choice names it.
 """
 
 import sys
@@ -11,15 +11,15 @@ import sys
 from torch import Tensor
 
 import seedbed
+from seedbed.acquisition import AttentionScore
 from seedbed.attention import AttentionCall, energy
-from seedbed.selection import Acquisition
 
 
-class OutputEnergy(Acquisition):
+class OutputEnergy(AttentionScore):
     """Mean squared norm of the attention's output rows."""
 
     name = "output-energy"
-    prefer = "high"
+    better = "high"
 
     def observe(self, call: AttentionCall) -> Tensor:
         return call.by_candidate(energy(call.output()))
