@@ -56,9 +56,9 @@ def facts(family: Family) -> Facts:
 
 def seen(family: Family) -> dict[str, str]:
     """The columns of a pipeline whose noise can be selected."""
-    probe = runs.probe(family)
-    spec = probe.spec
-    counts = Counter(layer.kind for layer in probe.layers)
+    session = runs.session(family)
+    spec = session.spec
+    counts = Counter(layer.kind for layer in session.layers)
     if family.kind == "image":
         axis = "none"
     elif spec.frame_axis is None:
@@ -70,14 +70,14 @@ def seen(family: Family) -> dict[str, str]:
         latents=f"`{spec.layout}`",
         frame_axis=axis,
         noise="`latents=`" if runs.takes_the_noise(family) else "through `seedbed.generate`",
-        guidance=probe.guidance,
+        guidance=session.guidance,
         scored=scored(family),
     )
 
 
 def scored(family: Family) -> str:
     """The kinds of attention whose score differs between noises, and those whose does not."""
-    kinds = {layer.name: layer.kind for layer in runs.probe(family).layers}
+    kinds = {layer.name: layer.kind for layer in runs.session(family).layers}
     varies: dict[str, bool] = {}
     columns = runs.scores_one_by_one(family).std(0)
     for name, deviation in zip(runs.generation(family).selection.layers, columns.tolist(), strict=True):

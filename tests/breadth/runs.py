@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import seedbed
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from seedbed.selection import Generation
 from tests.pipelines import Family
 
@@ -35,14 +35,14 @@ def weights_as_built(family: Family) -> dict[str, Tensor]:
 
 
 @cache
-def probe(family: Family) -> Probe:
-    return Probe(pipeline(family), family.prompt, **family.call)
+def session(family: Family) -> Session:
+    return Session(pipeline(family), family.prompt, **family.call)
 
 
 @cache
 def generation(family: Family) -> Generation:
     return seedbed.generate(
-        pipeline(family), family.prompt, candidates=3, acquisition="bansa", race=None, **QUIET, **family.call
+        pipeline(family), family.prompt, candidates=3, acquisition="bansa", **QUIET, **family.call
     )
 
 

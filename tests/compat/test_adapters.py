@@ -7,11 +7,11 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import seedbed
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.pipelines.parts import seeded
 
-QUIET = {"candidates": 2, "progress": False, "race": None}
+QUIET = {"candidates": 2, "progress": False}
 # What a pipeline calls the arguments of its attention, and its denoiser.
 FAMILIES = {
     "cogvideox": ("attention_kwargs", "transformer"),
@@ -147,8 +147,8 @@ def test_attention_to_the_picture_is_cross_attention_of_the_same_layer(pictured)
     family, pipe = pictured
     seen = []
     options = {**CALLS[family], "guidance_scale": 3.0, "ip_adapter_image_embeds": embeddings(0)}
-    probe = Probe(pipe, PROMPT, **options)
-    probe.evaluate(torch.zeros(2, *probe.spec.shape), seen.append)
+    session = Session(pipe, PROMPT, **options)
+    session.evaluate(torch.zeros(2, *session.spec.shape), seen.append)
     layers = [call.layer for call in seen]
     pairs = [index for index in range(1, len(layers)) if layers[index] == layers[index - 1]]
     assert len(pairs) == len(pipe.unet.encoder_hid_proj.image_projection_layers) * sum(
@@ -161,7 +161,7 @@ def test_attention_to_the_picture_is_cross_attention_of_the_same_layer(pictured)
         assert picture.key.shape[-2] == 4 != text.key.shape[-2]
         # Every candidate's rows meet the same keys.
         assert (picture.key == picture.key[:1]).all()
-    assert [layer.name for layer in probe.layers] == layers
+    assert [layer.name for layer in session.layers] == layers
 
 
 def test_a_race_goes_on_with_the_picture(pictured):

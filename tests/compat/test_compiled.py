@@ -7,7 +7,8 @@ from torch._dynamo.utils import counters
 
 import seedbed
 from seedbed import NotSupported, Tap
-from seedbed.probe import Probe, Rollout
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.report.page import selection_page
 from tests.pipelines import BUILDERS, CALLS, PROMPT, wan
 
@@ -115,16 +116,16 @@ def test_the_fallback_is_said_in_reason_record_and_report(compiled, pipe_of):
 def test_rollouts_run_compiled_unless_their_attention_is_looked_at(compiled):
     pipe, backend = compiled
     before = set_on(pipe)
-    probe = Probe(pipe, PROMPT, **CALL)
-    noises = torch.randn(2, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
+    session = Session(pipe, PROMPT, **CALL)
+    noises = torch.randn(2, *session.spec.shape, generator=torch.Generator().manual_seed(0))
     seen = []
-    Rollout(probe, noises).advance(1, lambda call, *rows: seen.append(call.layer))
+    Rollout(session, noises).advance(1, lambda call, *rows: seen.append(call.layer))
     assert seen and backend.runs == 0
-    rollout = Rollout(probe, noises)
+    rollout = Rollout(session, noises)
     rollout.advance(1)
     runs, graphs = backend.runs, backend.graphs
     assert runs
-    assert np.array_equal(rollout.finish()[0], probe.generate(noises[0]))
+    assert np.array_equal(rollout.finish()[0], session.generate(noises[0]))
     assert backend.graphs == graphs
     assert set_on(pipe) == before
 
@@ -132,13 +133,13 @@ def test_rollouts_run_compiled_unless_their_attention_is_looked_at(compiled):
 def test_the_fallback_ends_with_an_error_too(compiled):
     pipe, _ = compiled
     before = set_on(pipe)
-    probe = Probe(pipe, PROMPT, **CALL)
+    session = Session(pipe, PROMPT, **CALL)
 
     def handler(call):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        probe.evaluate(torch.zeros(1, *probe.spec.shape), handler)
+        session.evaluate(torch.zeros(1, *session.spec.shape), handler)
     assert set_on(pipe) == before
 
 

@@ -1,4 +1,4 @@
-"""Offloaded pipelines choose what they choose in memory; their hooks are looked at in `tests/probe`."""
+"""Offloaded pipelines choose what they choose in memory; their hooks are looked at in `tests/sessions`."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 
 import seedbed
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 CPU = torch.device("cpu")
@@ -47,10 +47,10 @@ WAYS = [model, sequential, blocks, leaves, one_model]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", ["cogvideox", "wan", "sdxl"])
 def test_offloading_changes_nothing(family, way, pipe_of):
-    expected = seedbed.generate(pipe_of(family), PROMPT, race=None, **QUIET, **CALLS[family])
+    expected = seedbed.generate(pipe_of(family), PROMPT, **QUIET, **CALLS[family])
     pipe = BUILDERS[family]()
     way(pipe)
-    made = seedbed.generate(pipe, PROMPT, race=None, **QUIET, **CALLS[family])
+    made = seedbed.generate(pipe, PROMPT, **QUIET, **CALLS[family])
     assert torch.equal(made.selection.scores, expected.selection.scores)
     assert made.selection.order == expected.selection.order
     assert np.array_equal(made.frames, expected.frames)
@@ -79,9 +79,9 @@ def test_the_weights_of_sequential_offloading_stay_out_of_memory():
     pipe = BUILDERS["wan"]()
     sequential(pipe)
     assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
-    probe = Probe(pipe, PROMPT, **CALLS["wan"])
-    assert probe.layers and "layers" not in probe.ledger.entries
-    probe.evaluate(torch.zeros(2, *probe.spec.shape), depth=1)
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    assert session.layers and "layers" not in session.ledger.entries
+    session.evaluate(torch.zeros(2, *session.spec.shape), depth=1)
     # The stopped forward was inside of a block that has parameters of its own.
     assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
 
@@ -89,11 +89,11 @@ def test_the_weights_of_sequential_offloading_stay_out_of_memory():
 def test_layers_are_found_without_a_copy_of_offloaded_weights(monkeypatch):
     pipe, copied = BUILDERS["wan"](), []
     sequential(pipe)
-    probe = Probe(pipe, PROMPT, **CALLS["wan"])
-    _ = probe.spec
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    _ = session.spec
     own = torch.Tensor.__deepcopy__
     monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda w, memo: copied.append(w.shape) or own(w, memo))
-    assert len(probe.layers) == 4 and not copied
+    assert len(session.layers) == 4 and not copied
 
 
 def test_groups_that_came_in_for_a_stopped_forward_go_out_again(monkeypatch):
@@ -108,9 +108,11 @@ def test_groups_that_came_in_for_a_stopped_forward_go_out_again(monkeypatch):
             own(group)
 
         monkeypatch.setattr(ModuleGroup, name, moved)
-    probe = Probe(pipe, PROMPT, **CALLS["cogvideox"])
+    session = Session(pipe, PROMPT, **CALLS["cogvideox"])
     seen = []
-    probe.evaluate(torch.zeros(2, *probe.spec.shape), lambda call: seen.append(len(inside)) or call.stop())
+    session.evaluate(
+        torch.zeros(2, *session.spec.shape), lambda call: seen.append(len(inside)) or call.stop()
+    )
     assert seen[-1] and not inside
 
 
@@ -132,10 +134,10 @@ GPU_WAYS = {
 def test_weights_leave_the_gpu_again(family, way):
     pipe = BUILDERS[family]()
     GPU_WAYS[way](pipe)
-    made = seedbed.generate(pipe, PROMPT, race=None, **QUIET, **CALLS[family])
+    made = seedbed.generate(pipe, PROMPT, **QUIET, **CALLS[family])
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     assert not any(parameter.is_cuda for parameter in denoiser.parameters())
     assert seedbed.replay(made.record(), pipe, progress=False).identical
     resident = BUILDERS[family]().to("cuda")
-    plain = seedbed.select(resident, PROMPT, race=None, **QUIET, **CALLS[family])
+    plain = seedbed.select(resident, PROMPT, **QUIET, **CALLS[family])
     torch.testing.assert_close(made.selection.scores, plain.scores, rtol=1e-4, atol=1e-6)

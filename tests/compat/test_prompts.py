@@ -84,7 +84,7 @@ def test_the_best_noises_are_kept_for_several_videos(pipe_of, family, tmp_path):
     pipe, call = pipe_of(family), CALLS[family]
     options = {**QUIET, "candidates": 4, **call}
     choice = seedbed.select(pipe, PROMPT, **{SEVERAL[family]: 3}, **options)
-    one = seedbed.select(pipe, PROMPT, race=None, **options)
+    one = seedbed.select(pipe, PROMPT, **options)
     assert choice.order == one.order and torch.equal(choice.scores, one.scores)
     best = [choice.recipes[candidate].draw() for candidate in choice.order[:3]]
     assert torch.equal(choice.noise, torch.stack(best)) and torch.equal(choice.noise[:1], one.noise)

@@ -8,7 +8,7 @@ from torch.ao.quantization import quantize_dynamic
 import seedbed
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
-QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa", "race": None}
+QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
 
 
 def denoiser_name(pipe):

@@ -8,7 +8,7 @@ import seedbed
 from seedbed import NotSupported
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
-QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa", "race": None}
+QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
 
 
 @pytest.mark.parametrize("family", ["cogvideox", "wan", "animatediff", "sdxl"])

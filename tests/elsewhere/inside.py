@@ -79,10 +79,10 @@ def family(request):
 def test_a_pipeline_elsewhere(family):
     """All that it does on the CPU, with the results of the CPU, and it is as before."""
     options: dict[str, Any] = dict(candidates=3, acquisition="bansa", **QUIET, **family.call)
-    here = seedbed.generate(family.built(), family.prompt, race=None, **options)
+    here = seedbed.generate(family.built(), family.prompt, **options)
     pipe = family.built().to("elsewhere")
     before = {name: value.cpu() for name, value in weights(pipe).items()}
-    made = seedbed.generate(pipe, family.prompt, race=None, **options)
+    made = seedbed.generate(pipe, family.prompt, **options)
     torch.testing.assert_close(made.selection.scores, here.selection.scores, rtol=1e-4, atol=1e-6)
     assert made.selection.order == here.selection.order
     assert np.abs(made.frames.astype(int) - here.frames.astype(int)).max() <= 1
@@ -104,7 +104,7 @@ def test_a_pipeline_elsewhere(family):
 @pytest.mark.parametrize("function", [Entropy(), Bansa(place="logits", rows=20), BansaDropout(masks=2)])
 def test_every_function_elsewhere(function, monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
-    options = dict(candidates=3, acquisition=function, race=None, **QUIET, **CALLS["cogvideox"])
+    options = dict(candidates=3, acquisition=function, **QUIET, **CALLS["cogvideox"])
     here = seedbed.select(BUILDERS["cogvideox"](), PROMPT, **options)
     there = seedbed.select(BUILDERS["cogvideox"]().to("elsewhere"), PROMPT, **options)
     torch.testing.assert_close(there.scores, here.scores, rtol=1e-4, atol=1e-6)
@@ -113,7 +113,7 @@ def test_every_function_elsewhere(function, monkeypatch):
 def test_weights_that_are_offloaded():
     pipe = BUILDERS["cogvideox"]()
     pipe.enable_model_cpu_offload(device="elsewhere")
-    options = dict(candidates=3, acquisition="bansa", race=None, **QUIET, **CALLS["cogvideox"])
+    options = dict(candidates=3, acquisition="bansa", **QUIET, **CALLS["cogvideox"])
     made = seedbed.generate(pipe, PROMPT, **options)
     assert seedbed.replay(made.record(), pipe, **QUIET).identical
     assert pipe.transformer.device.type == "cpu"
@@ -123,7 +123,7 @@ def test_weights_that_are_offloaded():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_elsewhere(dtype):
-    options = dict(candidates=3, acquisition="bansa", race=None, **QUIET, **CALLS["cogvideox"])
+    options = dict(candidates=3, acquisition="bansa", **QUIET, **CALLS["cogvideox"])
     pipe = BUILDERS["cogvideox"]().to("elsewhere", dtype)
     made = seedbed.generate(pipe, PROMPT, **options)
     assert made.selection.scores.isfinite().all()

@@ -14,12 +14,12 @@ import torch
 import seedbed
 import seedbed.lab.calibration as module
 from seedbed import BadInput, NotSupported, zoo
+from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews, Random
 from seedbed.lab.calibration import calibrate, label, redrawn, weights_sha256
 from seedbed.lab.measurement import measured
-from seedbed.probe import Probe
-from seedbed.selection import Bansa, BansaDropout, Entropy, Random, select
-from seedbed.selection.pool import recipes_for
-from seedbed.selection.profile import read_profile
+from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool, select
+from seedbed.selection.profile import Profile
 from seedbed.verifiers.ratings import Ratings
 from tests.pipelines import CALLS, WORDS, cogvideox
 
@@ -65,9 +65,8 @@ def test_a_measured_outcome_is_that_of_the_plain_pipeline(pipe, first):
     calibration, _ = first
     assert calibration.evidence.prompts == tuple(PROMPTS)
     for row in (0, 7):
-        probe = Probe(pipe, PROMPTS[row], **CALL)
-        recipe = recipes_for(probe, NOISES, seed=row)[2]
-        frames = probe.generate(recipe.draw())
+        session = Session(pipe, PROMPTS[row], **CALL)
+        frames = session.generate(draw_pool(session, NOISES, seed=row).noises[2])
         expected = frames.astype(np.float64).mean()
         # A video of a batch may round to a neighbouring grey value here and there.
         assert calibration.evidence.outcome()[row, 2] == pytest.approx(expected, abs=0.05)
@@ -75,7 +74,7 @@ def test_a_measured_outcome_is_that_of_the_plain_pipeline(pipe, first):
 
 def test_a_measured_function_is_that_of_select(pipe, first):
     calibration, _ = first
-    for name, function in (("entropy", Entropy()), ("bansa:estimator=masked", Bansa(estimator="masked"))):
+    for name, function in (("entropy", Entropy()), ("bansa:estimator=masked", Bansa(estimator="masked", depth=None))):
         choice = select(
             pipe, PROMPTS[3], acquisition=function, candidates=NOISES, seed=3, progress=False, **CALL
         )
@@ -90,16 +89,17 @@ def test_an_outcome_planted_in_a_signal_is_found_with_sign_layers_and_depth(pipe
     calibration, _ = first
     entropy = calibration.evidence.signal("0/entropy")
     found = run(pipe, verifier=rated(calibration, sign * entropy))
-    assert (found.profile.acquisition, found.profile.prefer) == (Entropy(), prefer)
-    depths = found.findings.depths["entropy"]
+    function = found.profile.acquisition
+    assert (type(function), function.end) == (Entropy, prefer)
+    depths = found.depths["entropy"]
     assert depths["quality"]["within"][-1] == pytest.approx(sign)
     assert depths["full_score"]["pooled"][-1] == pytest.approx(1)
-    partial = calibration.evidence.signal("0/entropy", [0])
+    partial = calibration.evidence.signal("0/entropy", 1)
     assert depths["full_score"]["pooled"][0] == pytest.approx(
         np.corrcoef(partial.ravel(), entropy.ravel())[0, 1]
     )
     choice = select(
-        pipe, PROMPTS[0], profile=found.profile, candidates=NOISES, seed=0, progress=False, **CALL
+        pipe, PROMPTS[0], acquisition=found.profile, candidates=NOISES, seed=0, progress=False, **CALL
     )
     assert choice.best == (sign * entropy[0]).argmax()
     assert found.profile.why in choice.reason
@@ -122,7 +122,7 @@ def test_ratings_judge_no_previews_and_finish_no_video(pipe, first):
 def test_a_learned_choice_is_that_of_its_own_prompts(pipe, first):
     """What `select` computes from the first step is what the calibration computed."""
     calibration, path = first
-    learned = read_profile(path).learned
+    learned = Profile.load(path).learned
     choice = select(pipe, PROMPTS[5], acquisition=learned, candidates=NOISES, seed=5, progress=False, **CALL)
     signals = {name: calibration.evidence.columns[f"0/{name}"][5] for name in learned.coefficients}
     assert "text_mass/0" in signals and "guidance_gap" in signals
@@ -137,14 +137,9 @@ def test_a_learned_choice_needs_the_signals_of_its_model(first):
         select(other, PROMPTS[0], acquisition=first[0].profile.learned, progress=False, **CALL)
 
 
-def test_layers_make_no_sense_for_a_learned_choice(pipe, first):
-    with pytest.raises(BadInput, match="learned does not score layers"):
-        select(pipe, PROMPTS[0], acquisition=first[0].profile.learned, depth=1, progress=False, **CALL)
-
-
 def test_the_saved_profile_is_the_one_in_memory(first):
     calibration, path = first
-    loaded = read_profile(path)
+    loaded = Profile.load(path)
     assert loaded == calibration.profile
     assert loaded.calibrated["prompts"] == len(PROMPTS)
     assert loaded.calibrated["verifier"].endswith("test_calibration.brightness")
@@ -157,9 +152,9 @@ def test_a_killed_calibration_goes_on_where_it_was(pipe, tmp_path, monkeypatch, 
     (rows / "rows.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:200])
     calls = []
 
-    def counted(probe, *rest):
-        calls.append(probe.prompt)
-        return measured(probe, *rest)
+    def counted(session, *rest):
+        calls.append(session.prompt)
+        return measured(session, *rest)
 
     monkeypatch.setattr(module, "measured", counted)
     assert run(pipe, cache=rows).profile == calibration.profile
@@ -195,6 +190,9 @@ def test_other_ratings_are_another_calibration(pipe, tmp_path, first):
         ({"steps": (0, 5)}, "schedule has only 2"),
         ({"verifier": "nobody"}, "no verifier 'nobody'"),
         ({"acquisitions": ("bamsa",)}, "no acquisition function 'bamsa'"),
+        ({"acquisitions": ("bansa:depth=1",)}, "all layers: leave out depth"),
+        ({"acquisitions": (Entropy(prefer="low"),)}, "both ends and all layers: leave out prefer"),
+        ({"acquisitions": (Previews(verifier=brightness),)}, "looks at further steps by itself"),
         ({"hight": 16}, "no argument 'hight'"),
         ({"verifier": Ratings({})}, r"no rating of 'a red circle', seed 0, candidate 0"),
     ],
@@ -207,14 +205,28 @@ def test_what_cannot_be_calibrated_on_is_refused_in_one_line(pipe, options, mess
 
 
 def test_functions_that_need_forwards_of_their_own_get_them(pipe):
-    probe = Probe(pipe, PROMPTS[0], **CALL)
-    recipes = recipes_for(probe, 4, 0)
+    session = Session(pipe, PROMPTS[0], **CALL)
     functions = {"dropout": BansaDropout(masks=2), "two": Entropy(steps=2)}
-    table = measured(probe, recipes, brightness, (0,), passes=functions)
+    table = measured(session, draw_pool(session, 4, 0), brightness, (0,), {0: functions})
     for name, function in functions.items():
         choice = select(pipe, PROMPTS[0], acquisition=function, candidates=4, progress=False, **CALL)
         found = np.stack([table[f"0/{name}/{layer}"] for layer in range(2)], 1)
         assert np.abs(found - choice.scores.numpy()).max() < 1e-5
+
+
+def test_a_function_of_some_layers_is_scored_on_those(pipe):
+    session = Session(pipe, PROMPTS[0], **CALL)
+    first = session.layers[0].name
+    functions = {"one": Entropy(layers=first), "all": Entropy()}
+    table = measured(session, draw_pool(session, 4, 0), brightness, (0,), {0: functions})
+    assert "0/one/1" not in table
+    assert table["0/one/0"] == pytest.approx(table["0/all/0"], abs=1e-5)
+
+
+def test_what_needs_forwards_of_its_own_starts_at_the_first_step(pipe):
+    session = Session(pipe, PROMPTS[0], **CALL)
+    with pytest.raises(BadInput, match="two needs forwards of its own"):
+        measured(session, draw_pool(session, 4, 0), brightness, (0, 1), {1: {"two": Entropy(steps=2)}})
 
 
 def test_labels_tell_functions_apart():
@@ -267,7 +279,7 @@ def test_progress_counts_prompts(pipe):
 def test_the_profile_can_be_saved_into_the_models_folder_for_auto(first, tmp_path):
     pipe = cogvideox(layers=2)
     pipe.register_to_config(_name_or_path=str(tmp_path))
-    profile = dataclasses.replace(first[0].profile, acquisition=Entropy(), prefer="high", why="planted")
+    profile = dataclasses.replace(first[0].profile, acquisition=Entropy(prefer="high"), why="planted")
     dataclasses.replace(first[0], profile=profile).save(tmp_path)
     choice = select(pipe, PROMPTS[0], candidates=3, progress=False, **CALL)
     assert (choice.acquisition, choice.prefer) == ("entropy", "high")

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from seedbed import zoo
+from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
 from seedbed.lab.measurement import measure_noises, tables
 from seedbed.noise import NoiseRecipe
-from seedbed.probe import Probe, Rollout
-from seedbed.selection.signals import measure
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.worlds import verifier
 
 PROMPT = "a red circle moving left"
@@ -26,16 +27,16 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def made():
     pipe = zoo.load()
-    probe = Probe(pipe, PROMPT, num_inference_steps=2)
-    pool = [NoiseRecipe(3, i, tuple(probe.spec.shape), frame_axis=0) for i in range(3)]
+    session = Session(pipe, PROMPT, num_inference_steps=2)
+    pool = [NoiseRecipe(3, i, tuple(session.spec.shape), frame_axis=0) for i in range(3)]
     return pipe, pool, measure_noises(pipe, PROMPT, pool, OPTIONS)
 
 
 def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
     pipe, pool, rows = made
-    probe = Probe(pipe, PROMPT)
+    session = Session(pipe, PROMPT)
     noises = torch.stack([recipe.draw() for recipe in pool])
-    rollout = Rollout(probe, noises, batch_size=3)
+    rollout = Rollout(session, noises, batch_size=3)
     expected = measure(rollout, [0])
     first, finished = rollout.advance(1), rollout.finish()
     seen = {"0/judge": verifier.attributes(np.stack(first), [PROMPT] * 3)}
@@ -45,7 +46,7 @@ def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
             assert row[name] == pytest.approx(values[i], rel=1e-5)
         for where, columns in seen.items():
             assert all(row[f"{where}.{key}"] == values[i] for key, values in columns.items())
-        assert f"0/mine/{len(probe.layers) - 1}" in row
+        assert f"0/mine/{len(session.layers) - 1}" in row
 
 
 @pytest.mark.parametrize("options", [{"stepz": [0]}, {"previews": 1, "batch": 2}])

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import pytest
 
 from seedbed.errors import BadInput
+from seedbed.lab.evidence import groups
 from seedbed.lab.experiment import Recipe
 from seedbed.lab.presentation import (
     Figure,
     Table,
     cell_text,
     document,
-    groups,
     page,
     svg,
     tables_of,
@@ -83,12 +83,11 @@ def elements(figure, tag):
 
 def dots(figure):
     """(x, y) of every point, in the order of the series; y grows downwards."""
+    (axes,) = (each for each in elements(figure, "g") if each.get("id") == "axes_1")  # not of the legend
     return [
         (float(each.get("x")), float(each.get("y")))
-        for each in elements(figure, "use")
-        if "fill" in each.get("style", "")
-        and each.get("clip-path") is None
-        and "stroke: #808080" not in each.get("style", "")
+        for each in axes.iter("{http://www.w3.org/2000/svg}use")
+        if "stroke: #808080" not in each.get("style")  # no tick
     ]
 
 

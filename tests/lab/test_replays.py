@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from seedbed.acquisition import Previews
+from seedbed.acquisition.halving import planned, ranked
 from seedbed.errors import BadInput
 from seedbed.lab import replays
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.replays import Halving, best_halving, cost, crossed_gain, every_halving, previewed
-from seedbed.selection import rungs as steps
-from seedbed.selection.racing import planned, standing
 
 
 def scores(prompts=40, candidates=8, layers=6, own=1.0, seed=0):
@@ -31,7 +31,8 @@ def test_a_replay_chooses_as_the_race_does(rungs):
             alive = sorted(alive, key=lambda i, after=after: prompt[i, :after].mean())[:left]
             before = after
         assert chosen == alive[0]
-        assert standing(torch.tensor(seen[:, : rungs[-1][0]]), "low")[0] == chosen or rungs[-1][1] > 1
+        raced = torch.tensor(seen[alive, : rungs[-1][0]]).nanmean(1)
+        assert alive[ranked(raced, "low")[0]] == chosen or rungs[-1][1] > 1
 
 
 def test_regret_is_nought_for_the_best_and_one_for_the_median():
@@ -86,12 +87,6 @@ def test_a_schedule_holds_its_promise_on_other_prompts():
     assert replays.limit(scores(own=0.01)) == replays.REGRET
 
 
-def test_layers_come_in_their_order():
-    columns = {f"0/bansa/{layer}": np.full((2, 3), layer) for layer in (10, 2, 0)}
-    columns["0/bansa.again/0"] = np.full((2, 3), 7)
-    assert replays.scores_of(columns, "0/bansa")[0, 0].tolist() == [0, 2, 10]
-
-
 def evidence(prompts=6, noises=4, seed=0, blur=(3.0, 1.0)):
     """Previews after 2 and 5 steps that see the outcome through less and less noise."""
     rng = np.random.default_rng(seed)
@@ -109,7 +104,7 @@ def test_a_whole_pool_is_halved_as_preview_halves_it(schedule):
     expected = []
     for p in range(len(truth)):
         alive = list(range(truth.shape[1]))
-        for at, left in steps.planned(schedule, truth.shape[1], 10):
+        for at, left in Previews(verifier="shapes", schedule=schedule).rungs(truth.shape[1], 10):
             scores = truth if at == 10 else found.columns[f"{at - 1}/judge.score"]
             alive = sorted(alive, key=lambda i: -scores[p, i])[:left]
         expected.append(truth[p, alive[0]])

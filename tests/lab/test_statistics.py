@@ -116,9 +116,9 @@ def test_within_does_not_pool_prompts():
 
 def test_reliability_knows_identical_reversed_and_unrelated_estimates():
     signal, other = drawn(prompts=400, noises=16)
-    np.testing.assert_allclose(lab.reliability(signal, signal), 1)
-    np.testing.assert_allclose(lab.reliability(signal, -signal), -1)
-    assert abs(lab.reliability(signal, other).mean()) < 4 / math.sqrt(400 * 15)
+    np.testing.assert_allclose(lab.within(signal, signal), 1)
+    np.testing.assert_allclose(lab.within(signal, -signal), -1)
+    assert abs(lab.within(signal, other).mean()) < 4 / math.sqrt(400 * 15)
 
 
 def test_bootstrap_agrees_with_slow_resampling():

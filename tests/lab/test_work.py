@@ -4,11 +4,12 @@ import json
 import sys
 import zlib
 
+import dask
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from seedbed.errors import BadInput, SeedbedError
-from seedbed.lab import work
 from seedbed.lab.experiment import TASKS, Recipe, files_sha256, find_task, plan
 from seedbed.lab.store import Store
 from seedbed.lab.work import run
@@ -174,7 +175,7 @@ def test_a_task_whose_own_import_fails_says_so(recipe, out, tmp_path, monkeypatc
 
 
 def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
-    with pytest.raises(BadInput, match=r"there is no model 'shapes-cogvideo'.*shapes-cogvideox"):
+    with pytest.raises(BadInput, match=r"there is no model at shapes-cogvideo: .*shapes-cogvideox"):
         run(recipe(models=["shapes-cogvideo"]), out)
     assert not out.exists()
 
@@ -187,6 +188,12 @@ def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
         ([{"x": [1, 2]}], r"x = \[1, 2\], not a plain number"),
     ],
 )
+def test_a_model_on_the_hub_is_refused_for_its_files_name_the_rows(recipe, out):
+    with pytest.raises(BadInput, match="there is no folder THUDM/CogVideoX-2b: .*download them"):
+        run(recipe(models=["THUDM/CogVideoX-2b"]), out)
+    assert not out.exists()
+
+
 def test_a_task_that_returns_something_else_is_told_where(recipe, out, rows, message):
     content = recipe(
         task="toy:odd", prompts={"list": ["a cat"]}, noises={"seed": 0, "count": 1}, options={"rows": rows}
@@ -210,6 +217,30 @@ def test_an_error_or_a_bug_in_a_worker_reaches_the_caller(recipe, out):
         run(recipe(task="toy:broken"), out, workers=2)
 
 
+@pytest.mark.parametrize("resources", [{}, {"GPU": 1}])
+def test_the_workers_of_a_cluster_do_the_same(recipe, out, tmp_path, resources):
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        resources=resources,
+    ) as cluster:
+        rows = run(recipe(options={"log": str(tmp_path / "log")}), out, cluster=cluster.scheduler_address)
+    assert rows == run(recipe(options={"log": str(tmp_path / "log")}), tmp_path / "alone")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(recipe, out):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(BadInput, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9") as error,
+    ):
+        run(recipe(), out, cluster="tcp://127.0.0.1:9")
+    assert "\n" not in str(error.value)
+
+
 def test_no_worker_is_no_way_to_work(recipe, out):
     with pytest.raises(BadInput, match="workers must be at least 1"):
         run(recipe(), out, workers=0)
@@ -217,7 +248,8 @@ def test_no_worker_is_no_way_to_work(recipe, out):
 
 def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
     from seedbed.noise import NoiseRecipe
-    from seedbed.probe import Probe
+    from seedbed.pipelines.loading import load
+    from seedbed.pipelines.session import Session
     from seedbed.worlds.verifier import attributes
 
     prompt = "a red circle moving left"
@@ -229,10 +261,10 @@ def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
         options={"verifier": "shapes"},
     )
     rows = run(content, out)
-    probe = Probe(work._pipeline(str(model)), prompt)
+    session = Session(load(model), prompt)
     for row in rows:
-        noise = NoiseRecipe(5, row["candidate"], tuple(probe.spec.shape)).draw()
-        frames = probe.generate(noise)
+        noise = NoiseRecipe(5, row["candidate"], tuple(session.spec.shape)).draw()
+        frames = session.generate(noise)
         expected = attributes(frames[None], [prompt])
         assert row["outcome.score"] == float(expected["score"][0])
         assert set(row) == {*IDENTITY, "cost.generation", *(f"outcome.{name}" for name in expected)}

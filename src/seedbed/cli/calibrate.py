@@ -164,7 +164,7 @@ def _counting(done: list[int], quiet: bool) -> Any:
     """Progress as it is shown, and as the number of prompts done."""
     from contextlib import ExitStack
 
-    from seedbed.selection.progress import reporting
+    from seedbed.progress import reporting
 
     stack = ExitStack()
     bar = stack.enter_context(reporting(shown(quiet)))

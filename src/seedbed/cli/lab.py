@@ -42,7 +42,7 @@ def run(
         from seedbed.cli.shared import shown
         from seedbed.lab.experiment import Recipe
         from seedbed.lab.work import run as work
-        from seedbed.selection.progress import reporting
+        from seedbed.progress import reporting
 
         content = Recipe.load(recipe)
         folder = out or Path("runs") / content.name

@@ -5,38 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from seedbed import __version__
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
+from seedbed.acquisition import resolve as function_named
+from seedbed.acquisition.base import BatchSize
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab import statistics
-from seedbed.lab.choice import Findings, findings, previewing
-from seedbed.lab.evidence import Evidence
-from seedbed.lab.experiment import Row
-from seedbed.lab.measurement import measured
-from seedbed.lab.presentation import Figure, Table, cell_text, document
-from seedbed.lab.replays import fitted_race, scores_of
+from seedbed.lab.choice import Calibration, conclude, previewing
+from seedbed.lab.evidence import Evidence, Row
+from seedbed.lab.measurement import is_read, measured
+from seedbed.lab.replays import fitted_race
 from seedbed.lab.store import Store
-from seedbed.probe import Probe
-from seedbed.selection.acquisitions import Acquisition, create
-from seedbed.selection.acquisitions import resolve as acquisition_named
-from seedbed.selection.batches import BatchSize
+from seedbed.pipelines.session import Session
+from seedbed.progress import Progress, reporting
+from seedbed.selection.choosing import draw_pool
 from seedbed.selection.origin import Model, package_versions, recordable
-from seedbed.selection.pool import recipes_for
-from seedbed.selection.profile import VERIFIERS, Profile, save_profile
-from seedbed.selection.progress import Progress, reporting
-from seedbed.selection.rows import ROWS
-from seedbed.verifiers import Verifier, named, resolve
+from seedbed.selection.profile import VERIFIERS
+from seedbed.verifiers import Verifier, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
@@ -44,129 +39,6 @@ VERSION = 1
 SCHEMA = "seedbed.calibration/1"
 FUNCTIONS = ("entropy", "bansa", "bansa:place=logits", "bansa:estimator=masked")
 LEAST_PROMPTS, LEAST_NOISES = 8, 4
-_COLUMNS = (
-    *("steps done", "signal", "prefer", "gain", "share of the gap", "within-prompt Spearman", "p"),
-    *("reliability", "NFE", "prompts"),
-)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Calibration:
-    """What `calibrate` found.
-
-    Attributes:
-        profile: the choice, its evidence and the learned predictor, as `select(profile=...)` takes it.
-        findings: what every signal is worth, and how the layers agree.
-        evidence: all signals and outcomes, (prompts, noises) each.
-    """
-
-    profile: Profile
-    findings: Findings
-    evidence: Evidence = field(repr=False)
-
-    def __repr__(self) -> str:
-        prompts, noises = self.evidence.outcome().shape
-        return f"<Calibration: {self.profile.acquisition.name}, on {prompts} prompts x {noises} noises>"
-
-    @property
-    def random(self) -> statistics.Interval:
-        """Outcome of a random noise."""
-        return statistics.bootstrap(statistics.random(self.evidence.outcome()))
-
-    @property
-    def oracle(self) -> statistics.Interval:
-        """Outcome of the best noise of each prompt's pool: what a perfect choice would bring."""
-        return statistics.bootstrap(statistics.oracle(self.evidence.outcome()))
-
-    @property
-    def table(self) -> Table:
-        """Every signal at its better end, largest gain first."""
-        tested, prompts = len(self.findings.tested), len(self.evidence.prompts)
-        return Table(
-            "What each signal is worth",
-            _COLUMNS,
-            [
-                (
-                    *verdict.signal.split("/", 1),
-                    verdict.prefer,
-                    verdict.gain,
-                    verdict.share,
-                    verdict.within,
-                    verdict.adjusted,
-                    verdict.reliability and verdict.reliability.mean,
-                    verdict.evaluations,
-                    tested if verdict.learned else prompts,
-                )
-                for verdict in sorted(self.findings.verdicts, key=lambda verdict: -verdict.gain.mean)
-            ],
-            "Gain: outcome of the chosen noise minus that of a random one. Intervals are 95 %, by a "
-            "bootstrap over prompts. p: two-sided, by permutation within prompts, corrected for all signals "
-            "(Holm). NFE: for each candidate. A signal named learned was fitted on the other prompts.",
-        )
-
-    @property
-    def figures(self) -> list[Figure]:
-        """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
-        verdicts = self.findings.verdicts
-        gains = {
-            "highest chosen": [(verdict.signal, verdict.high) for verdict in verdicts],
-            "lowest chosen": [(verdict.signal, verdict.low) for verdict in verdicts if not verdict.learned],
-        }
-        figures = [Figure("Gain over a random noise", gains, "steps done / signal", "gain")]
-        for name, rules in self.findings.depths.items():
-            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome")):
-                found = rules[rule]
-                reached = (
-                    f"reaches 0.7 in size at layer {found['depth']}"
-                    if found["depth"]
-                    else "never reaches 0.7"
-                )
-                lines = {
-                    kind: [
-                        (i, statistics.Interval(r, math.nan, math.nan)) for i, r in enumerate(found[kind], 1)
-                    ]
-                    for kind in ("pooled", "within")
-                }
-                figures.append(
-                    Figure(
-                        f"{name}: correlation of the score down to a layer with {what}",
-                        lines,
-                        "attention layer",
-                        "Pearson correlation",
-                        f"Pooled over prompts, as published, it {reached}.",
-                    )
-                )
-        return figures
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.
-
-        Raises:
-            BadInput: a path that cannot be written.
-        """
-        return save_profile(self.profile, path)
-
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write a self-contained HTML page: the choice, the table and the figures.
-
-        Raises:
-            BadInput: a path that cannot be written.
-        """
-        about = self.profile.calibrated
-        facts = {
-            "choice": self.profile.acquisition.name,
-            "a random noise": cell_text(self.random),
-            "the best of the pool": cell_text(self.oracle),
-            "prompts": str(about["prompts"]),
-            "noises of each": str(about["noises"]),
-            "seed": str(about["seed"]),
-            "verifier": about["verifier"],
-            "model": about["model"] or "built in memory",
-            "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
-        }
-        lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
-        page = document("Calibration", lead, facts, [self.table, *self.figures])
-        return write_bytes_atomically(path, page.encode())
 
 
 def calibrate(
@@ -192,7 +64,8 @@ def calibrate(
     all that is sure: its correlation is significant within prompts after Holm's correction for everything
     that was tried, and the 95 % interval of its gain lies above 0. What is only seen after further steps
     counts where a pool of ten costs no more than one generation. Where nothing is sure, it is "random".
-    The scores of BANSA's layers give a race: the cheapest that loses at most 5 % against the full score.
+    The scores of BANSA's layers give a race: the cheapest that loses at most 5 % against the full score. The
+    profile keeps it for you to use; nothing follows it by itself.
 
     Args:
         pipe: any diffusers pipeline that `select` takes.
@@ -203,7 +76,8 @@ def calibrate(
             `Ratings` by people, or the path of a .csv file of them.
         seed: of the noises, and of the split of the prompts.
         steps: after how many denoising steps signals are read, ascending from 0, which is t = T.
-        acquisitions: functions to try at t = T, each at both ends, and down to ANSE's depth d*.
+        acquisitions: functions of the noise or of attention to try at t = T, each at both ends, over all
+            layers and down to ANSE's depth d*.
         batch_size: noises denoised together; "auto": all that fit in 2.5 million latent values.
         save: where to write the profile; see `Calibration.save`.
         cache: a folder for the rows measured so far, so that a calibration that was ended goes on; None is
@@ -225,8 +99,8 @@ def calibrate(
         judge = Ratings.load(verifier)
     else:
         judge = resolve(verifier)
-    whole_call = Probe(pipe, prompts[0], **call).call
-    functions = {label(given): acquisition_named(given) for given in acquisitions}
+    whole_call = Session(pipe, prompts[0], **call).call
+    functions = {label(given): _over_all_layers(function_named(given)) for given in acquisitions}
     model = Model.of(pipe)
     about = {
         "schema": SCHEMA,
@@ -242,11 +116,12 @@ def calibrate(
     if save is not None:
         save = Path(save)
         cache = cache or save.with_name(save.name + ".rows")
-    # What reads an attention call without changing it rides along; the others need forwards of their own.
-    riding = {name: function for name, function in functions.items() if _rides_along(function)}
-    passes = {name: function for name, function in functions.items() if name not in riding}
     # The second set of masks says how much of a masked score is its own noise.
-    again = {f"{name}.again": twin for name, function in riding.items() if (twin := redrawn(function))}
+    again = {
+        f"{name}.again": twin
+        for name, function in functions.items()
+        if is_read(function) and (twin := redrawn(function))
+    }
     rows: list[Row] = []
     with reporting(progress) as show, ExitStack() as stack:
         store = Store(cache or stack.enter_context(TemporaryDirectory()))
@@ -264,23 +139,22 @@ def calibrate(
             show("prompts", number, len(prompts))
             keys = [_key(prompt, seed + number, candidate) for candidate in range(noises)]
             if not known.keys() >= set(keys):
-                probe = Probe(pipe, prompt, **call)
-                recipes = recipes_for(probe, noises, seed + number)
+                session = Session(pipe, prompt, **call)
+                pool = draw_pool(session, noises, seed + number)
+                looking = {0: {**functions, **again}}
                 previews = not isinstance(judge, Ratings)
-                table = measured(
-                    probe, recipes, judge, steps, {0: {**riding, **again}}, passes, previews, batch_size
-                )
+                table = measured(session, pool, judge, steps, looking, previews, batch_size)
                 new = [
-                    {"key": key, "prompt": prompt, "seed": recipe.seed, "candidate": recipe.candidate}
+                    {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i}
                     | {name: float(values[i]) for name, values in table.items()}
-                    for i, (key, recipe) in enumerate(zip(keys, recipes, strict=True))
+                    for i, key in enumerate(keys)
                 ]
                 store.append(new)
                 known |= {row["key"]: row for row in new}
             rows += [known[key] for key in keys]
         show("prompts", len(prompts), len(prompts))
     evidence = Evidence.of(rows)
-    found = findings(evidence, functions, seed)
+    found = conclude(evidence, functions, seed)
     calibrated = {key: about[key] for key in ("model", "weights", "call", "verifier", "steps")} | {
         "prompts": len(prompts),
         "noises": noises,
@@ -289,11 +163,11 @@ def calibrate(
         "versions": package_versions(),
     }
     preview = previewing(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
-    # Of the published score: it is what is raced where nothing else is asked for.
-    bansa = next((name for name, function in functions.items() if function == create("bansa")), None)
-    race = None if bansa is None else fitted_race(scores_of(evidence.columns, f"0/{bansa}"))
+    # Of the published score.
+    bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
+    race = bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2)) or None
     profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated, race=race)
-    calibration = Calibration(profile, found, evidence)
+    calibration = dataclasses.replace(found, profile=profile)
     if save is not None:
         calibration.save(save)
     return calibration
@@ -318,7 +192,7 @@ def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
 def _described(judge: Verifier | Ratings) -> str:
     """What a cache and a profile call a verifier; other ratings are another verifier."""
     if not isinstance(judge, Ratings):
-        return named(judge)
+        return name_of(judge)
     digest = hashlib.sha256(repr(sorted(judge.ratings.items())).encode()).hexdigest()
     return f"ratings {digest[:12]} of {len(judge.ratings)} videos"
 
@@ -331,27 +205,28 @@ def label(acquisition: str | Acquisition) -> str:
     """How an acquisition function is called in tables: as it was given, or its name and changed options."""
     if isinstance(acquisition, str):
         return acquisition
-    values = acquisition.options()
-    defaults = {f.name: f.default for f in dataclasses.fields(acquisition)} if values else {}  # type: ignore[arg-type]
-    changed = [f"{name}={value}" for name, value in values.items() if value != defaults.get(name)]
+    defaults = {field.name: field.default for field in dataclasses.fields(acquisition)}
+    changed = [f"{name}={value}" for name, value in acquisition.options().items() if value != defaults[name]]
     return acquisition.name + (":" + ",".join(changed) if changed else "")
 
 
-def redrawn(function: Acquisition) -> Acquisition | None:
+def _over_all_layers(function: Acquisition) -> Acquisition:
+    """The function without the depth at which its score would stop."""
+    if isinstance(function, RolloutScore):
+        raise BadInput(f"a calibration looks at further steps by itself: leave out {function.name}")
+    kind = type(function)
+    for option in ("prefer", "layers", "depth", "race"):
+        if getattr(function, option, None) != getattr(kind, option, None):
+            raise BadInput(f"a calibration measures both ends and all layers: leave out {option}")
+    return dataclasses.replace(function, depth=None) if isinstance(function, AttentionScore) else function
+
+
+def redrawn(function: AttentionScore) -> AttentionScore | None:
     """The same function with other masks and rows; None if its scores do not hang on what it draws."""
     options = function.options()
-    # The default number of rows is large enough not to count.
-    drawing = options.get("estimator") == "masked" or options.get("rows") not in (None, ROWS)
-    if not drawing or "seed" not in options:
+    if "seed" not in options or (options.get("estimator") != "masked" and options.get("rows") is None):
         return None
-    settings: Any = function
-    again: Acquisition = dataclasses.replace(settings, seed=settings.seed + 1)
-    return again
-
-
-def _rides_along(function: Acquisition) -> bool:
-    reads = type(function).attend is Acquisition.attend and function.copies == function.steps == 1
-    return function.uses_attention and reads
+    return dataclasses.replace(function, **{"seed": options["seed"] + 1})
 
 
 def weights_sha256(pipe: Any) -> str:

@@ -2,107 +2,184 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seedbed.acquisition import Acquisition, AttentionScore, Learned, Random, RolloutScore
+from seedbed.acquisition.learned import fit
 from seedbed.errors import BadInput
+from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, Verdict, depth_of, evaluations, judge_signals
+from seedbed.lab.presentation import Figure, Table, cell_text, document, signal_table
 from seedbed.lab.replays import best_halving, cost, crossed_gain
 from seedbed.lab.statistics import Array, Interval
-from seedbed.selection.acquisitions import Acquisition, Prefer
-from seedbed.selection.predictor import Learned, fit
-from seedbed.selection.profile import Finding, Preview, Profile
-from seedbed.selection.random import Random
+from seedbed.selection.profile import Finding, PreviewPlan, Profile
 
 # After t = T, a choice is worth its price if a pool of so many costs no more than one generation.
 POOL = 10
 LEVEL = 0.05
-TAU = 0.7
 # Of a schedule of previews, in plain generations.
 BUDGET = 3.0
 
-# What `select` could follow: a function, and the depth down to which it reads; by the name of its signal.
-_Options = dict[str, tuple[Acquisition, int | None]]
 
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """Everything a calibration found.
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """What `calibrate` found.
 
     Attributes:
-        profile: the choice with its evidence.
+        profile: the choice, its evidence and the learned predictor, as `select(acquisition=...)` takes it.
+        evidence: all signals and outcomes, (prompts, noises) each.
         verdicts: on every signal, p-values adjusted for all of them; those on `learned` signals come from the
             held-out prompts alone.
         depths: for each acquisition function, `seedbed.lab.evidence.depth_of`.
-        fitted, tested: the prompts that the learned predictors were fitted and tested on.
+        tested: the prompts that the learned predictors were tested on; they were fitted on the others.
     """
 
     profile: Profile
+    evidence: Evidence = field(repr=False)
     verdicts: tuple[Verdict, ...]
     depths: dict[str, dict[str, Any]]
-    fitted: tuple[int, ...]
     tested: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        prompts, noises = self.evidence.outcome().shape
+        return f"<Calibration: {self.profile.acquisition.name}, on {prompts} prompts x {noises} noises>"
 
-def findings(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int = 0) -> Findings:
+    @property
+    def random(self) -> Interval:
+        """Outcome of a random noise."""
+        return statistics.bootstrap(statistics.random(self.evidence.outcome()))
+
+    @property
+    def oracle(self) -> Interval:
+        """Outcome of the best noise of each prompt's pool: what a perfect choice would bring."""
+        return statistics.bootstrap(statistics.oracle(self.evidence.outcome()))
+
+    @property
+    def table(self) -> Table:
+        """Every signal, largest gain first."""
+        return signal_table(
+            "What each signal is worth", sorted(self.verdicts, key=lambda verdict: -verdict.gain.mean)
+        )
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
+        gains = {
+            "highest chosen": [(verdict.signal, verdict.high) for verdict in self.verdicts],
+            "lowest chosen": [
+                (verdict.signal, verdict.low) for verdict in self.verdicts if not verdict.learned
+            ],
+        }
+        figures = [Figure("Gain over a random noise", gains, "steps done / signal", "gain")]
+        for name, rules in self.depths.items():
+            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome")):
+                found = rules[rule]
+                at = f"reaches 0.7 in size at layer {found['depth']}"
+                lines = {
+                    kind: [(i, Interval(r, math.nan, math.nan)) for i, r in enumerate(found[kind], 1)]
+                    for kind in ("pooled", "within")
+                }
+                title = f"{name}: correlation of the score down to a layer with {what}"
+                note = (
+                    f"Pooled over prompts, as published, it {at if found['depth'] else 'never reaches 0.7'}."
+                )
+                figures.append(Figure(title, lines, "attention layer", "Pearson correlation", note))
+        return figures
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.
+
+        Raises:
+            BadInput: a path that cannot be written.
+        """
+        return self.profile.save(path)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained HTML page: the choice, the table and the figures.
+
+        Raises:
+            BadInput: a path that cannot be written.
+        """
+        about = self.profile.calibrated
+        facts = {
+            "choice": self.profile.acquisition.name,
+            "a random noise": cell_text(self.random),
+            "the best of the pool": cell_text(self.oracle),
+            "prompts": str(about["prompts"]),
+            "noises of each": str(about["noises"]),
+            "seed": str(about["seed"]),
+            "verifier": about["verifier"],
+            "model": about["model"] or "built in memory",
+            "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
+        }
+        lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
+        page = document("Calibration", lead, facts, [self.table, *self.figures])
+        return write_bytes_atomically(path, page.encode())
+
+
+def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int = 0) -> Calibration:
     """Judge every signal of an evidence, and make a profile of what is best.
 
     Args:
         evidence: as `seedbed.lab.measurement.measured` names its columns.
-        functions: the acquisition functions among its signals at t = T, by their labels.
+        functions: the acquisition functions among its signals at t = T, by their labels; over all layers.
         seed: of the split into fitted and tested prompts.
     """
-    options: _Options = {f"0/{name}": (function, None) for name, function in functions.items()}
+    # What `select` could follow, by the name of its signal.
+    able = {f"0/{name}": function for name, function in functions.items()}
     order = np.random.default_rng(seed).permutation(len(evidence.prompts))
     fitted, tested = (tuple(sorted(part.tolist())) for part in np.array_split(order, 2))
-    again = {f"0/{name}": (f"0/{name}", f"0/{name}.again") for name in functions}
-    pairs = {name: pair for name, pair in again.items() if f"{pair[1]}/0" in evidence.columns}
+    pairs = {name: (name, f"{name}.again") for name in able if f"{name}.again/0" in evidence.columns}
     learned: dict[str, Learned] = {}
     totals: dict[str, Array] = {}
     for step in sorted({int(name.partition("/")[0]) for name in evidence.names()}):
-        features = feature_names(evidence, step, functions)
         name = f"{step}/learned"
         # Two predictors from different prompts say how much of a ranking is the fit's own chance.
         pairs[name] = (f"{name}.a", f"{name}.b")
         parts = (fitted, fitted[0::2], fitted[1::2])
         for twin, prompts in zip((name, *pairs[name]), parts, strict=True):
-            predictor = _learn(evidence.subset(prompts), features)
+            predictor = _learn(evidence.subset(prompts), step, functions)
             signals = {n: evidence.columns[f"{step}/{n}"][list(tested)] for n in predictor.coefficients}
             totals[twin] = predictor.total(signals)
             if twin == name:
                 learned[name] = predictor
-                options[name] = (predictor, None)
 
+    whole = evidence
     evidence = Evidence(evidence.prompts, dict(evidence.columns))
     depths: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
-        if not function.uses_attention:
+        if not isinstance(function, AttentionScore):
             continue
-        depths[name] = depth_of(evidence, f"0/{name}", TAU)
+        depths[name] = depth_of(evidence, f"0/{name}")
         depth = depths[name]["full_score"]["depth"]
         if depth is not None and depth < evidence.layers:
             truncated = f"0/{name}, depth {depth}"
-            evidence.columns[truncated] = evidence.signal(f"0/{name}", range(depth))
-            options[truncated] = (function, depth)
+            evidence.columns[truncated] = evidence.signal(f"0/{name}", depth)
+            able[truncated] = replace(function, depth=depth)
 
     held_out = evidence.subset(tested)
     held_out.columns.update(totals)
-    names = [n for n in evidence.names() if "/judge." not in n or n.endswith("/judge.score")]
-    verdicts = judge_signals(evidence, [n for n in names if not n.endswith(".again")], pairs)
-    verdicts += judge_signals(held_out, list(learned), pairs)
+    able |= learned
+    verdicts = judge_signals(evidence, evidence.names(), pairs) + judge_signals(
+        held_out, list(learned), pairs
+    )
     adjusted = statistics.holm([verdict.p for verdict in verdicts])
     verdicts = [
-        replace(verdict, adjusted=float(p), evaluations=_price(verdict.signal, evidence, options))
+        replace(verdict, adjusted=float(p), evaluations=_price(verdict.signal, evidence, able))
         for verdict, p in zip(verdicts, adjusted, strict=True)
     ]
-    profile = _choose(verdicts, options, evidence, held_out)
+    profile = _choose(verdicts, able, evidence, held_out)
     if not isinstance(profile.acquisition, Learned):
         profile = replace(profile, learned=min(learned.values(), key=lambda predictor: predictor.step))
-    return Findings(profile, tuple(verdicts), depths, fitted, tested)
+    return Calibration(profile, whole, tuple(verdicts), depths, tested)
 
 
 def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Any]) -> list[str]:
@@ -112,37 +189,37 @@ def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Any]) -
         at, _, signal = name.partition("/")
         statistic = signal.partition("/")[0]
         ours = statistic not in functions or statistic == "entropy"
-        if at == str(step) and ours and not statistic.endswith((".even", ".odd", ".again")):
-            names += [] if statistic.startswith("judge.") else [name]
+        hidden = statistic.endswith((".even", ".odd", ".again")) or statistic.startswith("judge.")
+        if at == str(step) and ours and not hidden:
+            names.append(name)
     return names
 
 
-def _learn(evidence: Evidence, features: Sequence[str]) -> Learned:
+def _learn(evidence: Evidence, step: int, functions: Mapping[str, Any]) -> Learned:
     """Ridge coefficients, the strength by cross-validation over the prompts."""
-    weights = fit(
-        np.stack([evidence.columns[name] for name in features], axis=-1), evidence.outcome()
-    ).weights
-    step = int(features[0].partition("/")[0])
-    return Learned(
-        {name.partition("/")[2]: float(w) for name, w in zip(features, weights, strict=True)}, step
-    )
+    names = feature_names(evidence, step, functions)
+    weights = fit(np.stack([evidence.columns[name] for name in names], axis=-1), evidence.outcome()).weights
+    named = zip(names, weights, strict=True)
+    return Learned(coefficients={name.partition("/")[2]: float(w) for name, w in named}, step=step)
 
 
-def _price(name: str, evidence: Evidence, options: _Options) -> float:
+def _price(name: str, evidence: Evidence, able: Mapping[str, Acquisition]) -> float:
     """What one candidate costs until a signal is known, in full conditional forwards.
 
     Attention that `select` reads stops after its last layer; a learned choice and the predictions need whole
     guided steps.
     """
-    function, depth = options.get(name, (None, None))
-    if function is None or function.foresees:
+    function = able.get(name)
+    if function is None or isinstance(function, RolloutScore):
         return evaluations(name, float(evidence.columns["cost.step"].mean()))
-    share = 1.0 if depth is None else depth / evidence.layers
-    return function.copies * (function.steps - 1 + share) if function.uses_attention else 0.0
+    if not isinstance(function, AttentionScore):
+        return 0.0
+    share = 1.0 if function.depth is None else function.depth / evidence.layers
+    return function.copies * (function.steps - 1 + share)
 
 
 def _choose(
-    verdicts: Sequence[Verdict], options: _Options, evidence: Evidence, held_out: Evidence
+    verdicts: Sequence[Verdict], able: Mapping[str, Acquisition], evidence: Evidence, held_out: Evidence
 ) -> Profile:
     """The profile of the best that `select` could follow; random where nothing is."""
 
@@ -152,19 +229,30 @@ def _choose(
         return float(gains.mean()), -verdict.evaluations
 
     generation = float(evidence.columns["cost.generation"].mean())
-    able = [
+    known = [
         verdict
         for verdict in verdicts
-        if verdict.signal in options
+        if verdict.signal in able
         # A profile names functions of seedbed, none of the caller's own.
-        and type(options[verdict.signal][0]).__module__.startswith("seedbed.")
+        and type(able[verdict.signal]).__module__.startswith("seedbed.")
         and (verdict.signal.startswith("0/") or POOL * verdict.evaluations <= generation)
     ]
-    sure = [verdict for verdict in able if is_sure(verdict)]
-    best = max(sure or able, key=merit)
+    sure = [verdict for verdict in known if _is_sure(verdict)]
+    best = max(sure or known, key=merit)
     outcome, tested = evidence.outcome(), len(held_out.prompts)
     lines = tuple(
-        _finding(verdict, prefer, tested if verdict.learned else len(outcome))
+        Finding(
+            signal=verdict.signal.partition("/")[2],
+            step=int(verdict.signal.partition("/")[0]),
+            prefer=prefer,
+            gain=_numbers(verdict.low if prefer == "low" else verdict.high),
+            share=_numbers(verdict.share) if prefer == verdict.prefer else (None, None, None),
+            within=_numbers(verdict.within),
+            reliability=_numbers(verdict.reliability)[0] if verdict.reliability else None,
+            p=verdict.adjusted,
+            nfe=verdict.evaluations,
+            prompts=tested if verdict.learned else len(outcome),
+        )
         for verdict in verdicts
         for prefer in ("high", "low")
     )
@@ -175,18 +263,31 @@ def _choose(
             f"no choice without a verifier is better than chance for sure ({on}): the best, {best.signal}, "
             f"gained {gain}, p {best.adjusted:.2g}"
         )
-        return Profile(Random(), None, None, None, why, None, None, lines)
-    function, depth = options[best.signal]
+        return Profile(Random(), why, evidence=lines)
+    function = able[best.signal]
     where = f" on {tested} held-out prompts" if best.learned else ""
     why = (
         f"{best.signal} gained {gain} over a random noise, {best.share.mean:.0%} of the way to "
         f"the best noise{where}, p {best.adjusted:.2g} ({on})"
     )
-    learned = function if isinstance(function, Learned) else None
-    return Profile(function, best.prefer, None, depth, why, learned, None, lines)
+    if best.prefer != function.better:
+        function = replace(function, prefer=best.prefer)
+    return Profile(function, why, function if isinstance(function, Learned) else None, evidence=lines)
 
 
-def previewing(evidence: Evidence, verifier: str) -> Preview | None:
+def _is_sure(verdict: Verdict) -> bool:
+    """Whether a signal is better than chance: its correlation, corrected, and its gain, both for one end."""
+    agrees = (verdict.within.mean > 0) == (verdict.prefer == "high")
+    return verdict.adjusted < LEVEL and verdict.gain.low > 0 and agrees
+
+
+def _numbers(interval: Interval) -> tuple[float | None, float | None, float | None]:
+    """None for what could not be computed."""
+    mean, low, high = (None if np.isnan(value) else value for value in interval)
+    return mean, low, high
+
+
+def previewing(evidence: Evidence, verifier: str) -> PreviewPlan | None:
     """The schedule of previews that does best for three generations' cost; None where none is sure to gain.
 
     Chosen on all prompts; the gain that `why` tells is that of schedules chosen on the other half of them.
@@ -206,32 +307,4 @@ def previewing(evidence: Evidence, verifier: str) -> Preview | None:
         f"{cost(best.schedule, best.candidates, steps):.2g} generations' cost, {share.mean:.0%} of the way "
         f"to the best noise ({prompts} prompts x {noises} noises)"
     )
-    return Preview(best.schedule, verifier, best.candidates, why)
-
-
-def is_sure(verdict: Verdict) -> bool:
-    """Whether a signal is better than chance: its correlation, corrected, and its gain, both for one end."""
-    agrees = (verdict.within.mean > 0) == (verdict.prefer == "high")
-    return verdict.adjusted < LEVEL and verdict.gain.low > 0 and agrees
-
-
-def _finding(verdict: Verdict, prefer: Prefer, prompts: int) -> Finding:
-    step, _, signal = verdict.signal.partition("/")
-    return Finding(
-        signal=signal,
-        step=int(step),
-        prefer=prefer,
-        gain=_numbers(verdict.low if prefer == "low" else verdict.high),
-        share=_numbers(verdict.share) if prefer == verdict.prefer else (None, None, None),
-        within=_numbers(verdict.within),
-        reliability=_numbers(verdict.reliability)[0] if verdict.reliability else None,
-        p=verdict.adjusted,
-        nfe=verdict.evaluations,
-        prompts=prompts,
-    )
-
-
-def _numbers(interval: Interval) -> tuple[float | None, float | None, float | None]:
-    """None for what could not be computed."""
-    mean, low, high = (None if np.isnan(value) else value for value in interval)
-    return mean, low, high
+    return PreviewPlan(best.schedule, verifier, best.candidates, why)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.statistics import Array, Interval, Prefer
 
+Row = dict[str, Any]
 OUTCOME = "outcome.score"
 
 
@@ -31,7 +31,7 @@ class Evidence:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], model: str | None = None) -> Evidence:
-        """The rows of one model, as `lab.Store.rows` gives them.
+        """The rows of one model, as `seedbed.lab.store.Store.rows` gives them.
 
         Raises:
             BadInput: no row of that model, or prompts with different numbers of noises.
@@ -63,20 +63,46 @@ class Evidence:
         """How many attention layers were seen."""
         return 1 + max((int(n.split("/")[2]) for n in self.columns if n.count("/") == 2), default=-1)
 
-    def signal(self, name: str, layers: Sequence[int] | None = None) -> Array:
-        """A signal by its name without the layer, `0/entropy`: its mean over `layers`, None for all."""
-        if name in self.columns:
-            return self.columns[name]
-        wanted = range(self.layers) if layers is None else layers
+    def by_layer(self, name: str, layers: int | None = None) -> Array:
+        """(layers, prompts, noises) of a signal, from the first layer on; None for all.
+
+        Raises:
+            BadInput: no such signal.
+        """
         try:
-            return np.asarray(np.mean([self.columns[f"{name}/{layer}"] for layer in wanted], axis=0))
-        except KeyError:
+            wanted = range(self.layers if layers is None else layers)
+            return np.stack([self.columns[f"{name}/{layer}"] for layer in wanted])
+        except (KeyError, ValueError):
             raise BadInput(f"there is no signal {name}: it was not measured") from None
 
+    def signal(self, name: str, layers: int | None = None) -> Array:
+        """(prompts, noises) of a signal without its layer, `0/entropy`: the mean over its first `layers`."""
+        return self.columns[name] if name in self.columns else self.by_layer(name, layers).mean(0)
+
     def names(self) -> list[str]:
-        """Every signal, without its layer, in the order of measuring; halves are left out."""
-        names = ["/".join(n.split("/")[:2]) for n in self.columns if "/" in n]
-        return [n for n in dict.fromkeys(names) if not n.endswith((".even", ".odd"))]
+        """Every signal, without its layer, in the order of measuring.
+
+        Left out are halves, second estimates and the parts of a verifier's score.
+        """
+        names = dict.fromkeys("/".join(n.split("/")[:2]) for n in self.columns if "/" in n)
+        hidden = (".even", ".odd", ".again")
+        return [n for n in names if not n.endswith(hidden) and ("/judge." not in n or n.endswith(".score"))]
+
+
+def groups(rows: Iterable[Row]) -> dict[str, Evidence]:
+    """What was measured on each model (and by each method, where there are several), by name.
+
+    Raises:
+        BadInput: no rows, or prompts that do not share their noises.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["method"]), []).append(row)
+    several = len({method for _, method in found}) > 1
+    return {
+        (f"{model}, {method}" if several and model else model or method): Evidence.of(some)
+        for (model, method), some in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -124,7 +150,6 @@ def judge_signals(
     evidence: Evidence,
     signals: Sequence[str],
     pairs: Mapping[str, tuple[str, str]] | None = None,
-    outcome: str = OUTCOME,
 ) -> list[Verdict]:
     """A verdict on each signal, p-values adjusted for all of them.
 
@@ -132,35 +157,32 @@ def judge_signals(
         pairs: two independent estimates of a signal, by its name; those from the even and the odd rows are
             found without.
     """
-    truth = evidence.outcome(outcome)
+    truth = evidence.outcome()
     values = np.stack([evidence.signal(name) for name in signals])
     p = statistics.permutation(values, truth)
-    adjusted = statistics.holm(p)
     verdicts = []
-    for i, name in enumerate(signals):
+    for i, (name, adjusted) in enumerate(zip(signals, statistics.holm(p), strict=True)):
         low, high = (statistics.gain(values[i], truth, prefer) for prefer in ("low", "high"))
-        preferred = low if low.mean() > high.mean() and not name.endswith("/learned") else high
         within = statistics.within(values[i], truth)
         two = (pairs or {}).get(name, (f"{name}.even", f"{name}.odd"))
         known = all(half in evidence.columns or f"{half}/0" in evidence.columns for half in two)
-        verdicts.append(
-            Verdict(
-                signal=name,
-                evaluations=evaluations(name),
-                within=statistics.bootstrap(within),
-                constant=int(np.isnan(within).sum()),
-                p=float(p[i]),
-                adjusted=float(adjusted[i]),
-                low=statistics.bootstrap(low),
-                high=statistics.bootstrap(high),
-                share=statistics.share(preferred, truth),
-                reliability=statistics.bootstrap(
-                    statistics.reliability(*(evidence.signal(half) for half in two))
-                )
-                if known
-                else None,
-            )
+        verdict = Verdict(
+            signal=name,
+            evaluations=evaluations(name),
+            within=statistics.bootstrap(within),
+            constant=int(np.isnan(within).sum()),
+            p=float(p[i]),
+            adjusted=float(adjusted),
+            low=statistics.bootstrap(low),
+            high=statistics.bootstrap(high),
+            share=statistics.share(low, truth),
+            reliability=statistics.bootstrap(statistics.within(*map(evidence.signal, two)))
+            if known
+            else None,
         )
+        if verdict.prefer == "high":
+            verdict = replace(verdict, share=statistics.share(high, truth))
+        verdicts.append(verdict)
     return verdicts
 
 
@@ -185,22 +207,17 @@ def depth_of(evidence: Evidence, name: str, tau: float = 0.7) -> dict[str, Any]:
     Returns:
         rule -> {"pooled": (layers,), "within": (layers,), "depth": d* of the pooled one or None}.
     """
-    truth = evidence.outcome()
-    partial = [evidence.signal(name, range(d + 1)) for d in range(evidence.layers)]
+    partial = [evidence.signal(name, d + 1) for d in range(evidence.layers)]
+    centred = [values - values.mean(1, keepdims=True) for values in partial]
     result = {}
-    for rule, target in (("full_score", partial[-1]), ("quality", truth)):
-        pooled = [_pearson(p.ravel(), target.ravel()) for p in partial]
-        inside = [_pearson(_centred(p), _centred(target)) for p in partial]
-        reached = [d + 1 for d, r in enumerate(pooled) if abs(r) >= tau]
-        result[rule] = {"pooled": pooled, "within": inside, "depth": reached[0] if reached else None}
+    for rule, target in (("full_score", partial[-1]), ("quality", evidence.outcome())):
+        pooled = [_pearson(values, target) for values in partial]
+        inside = [_pearson(values, target - target.mean(1, keepdims=True)) for values in centred]
+        depth = next((d for d, r in enumerate(pooled, 1) if abs(r) >= tau), None)
+        result[rule] = {"pooled": pooled, "within": inside, "depth": depth}
     return result
 
 
-def _centred(values: Array) -> Array:
-    return np.asarray(values - values.mean(1, keepdims=True)).ravel()
-
-
 def _pearson(a: Array, b: Array) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    length = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / length if length else math.nan
+    with np.errstate(invalid="ignore", divide="ignore"):  # nan where one is constant
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])

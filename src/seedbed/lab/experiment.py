@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from seedbed import zoo
 from seedbed.errors import BadInput
+from seedbed.lab.evidence import Row
+from seedbed.pipelines.loading import locate
 
-Row = dict[str, Any]
 Task = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], list[Row]]
 """(pipe, prompt, recipes, options) -> one flat row for each noise, in their order. Its module may also name
 VERSION, a number to raise whenever the rows would come out differently, and `tables(rows)`, see
@@ -174,9 +174,12 @@ def plan(recipe: Recipe) -> list[Unit]:
 
     A key is the sha256 of the task, its version, the model's files, the prompt, the noise, the method and the
     options: the same wherever and whenever the row is made.
+
+    Raises:
+        BadInput: no such task or model, or a model twice.
     """
     version = getattr(find_task(recipe.task)[0], "VERSION", 1)
-    folders = {model: str(locate(model)) for model in recipe.models} or {"": ""}
+    folders = {model: locate(model) for model in recipe.models} or {"": ""}
     content = {model: files_sha256(folder) if folder else "" for model, folder in folders.items()}
     if len(set(content.values())) < len(content):
         raise BadInput("two of the recipe's models are the same files: name each model once")
@@ -212,21 +215,15 @@ def find_task(task: str) -> tuple[ModuleType, Task]:
     return module, found
 
 
-def locate(model: str) -> Path:
-    """The folder of an embedded model's name, or of a folder's. Raises `BadInput`."""
-    if model in zoo.names():
-        return zoo.path(model)
-    if not (Path(model) / "model_index.json").is_file():
-        raise BadInput(
-            f"there is no model {model!r}: name an embedded one ({', '.join(zoo.names())}) or the folder of "
-            "a diffusers pipeline"
-        )
-    return Path(model)
-
-
 def files_sha256(folder: str | os.PathLike[str]) -> str:
-    """sha256 of what decides a pipeline's output: its index, its seedbed.json and its components' files."""
+    """sha256 of what decides a pipeline's output: its index, its seedbed.json and its components' files.
+
+    Raises:
+        BadInput: a name on the Hub, whose files may change.
+    """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"there is no folder {folder}: rows are named by a model's files, so download them")
     index = json.loads((folder / "model_index.json").read_bytes())
     paths = [folder / name for name in ("model_index.json", "seedbed.json") if (folder / name).is_file()]
     for component in index:

@@ -6,52 +6,43 @@ The tasks `signals` and `generation` of recipes are `measure_noises`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from seedbed.acquisition import Acquisition, AttentionScore, Pool
+from seedbed.acquisition import resolve as function_named
+from seedbed.acquisition.base import BatchSize, rows_that_fit
+from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
-from seedbed.lab.evidence import judge_signals
-from seedbed.lab.experiment import Row
-from seedbed.lab.presentation import Cell, Figure, Table, groups
+from seedbed.lab.evidence import Row, groups, judge_signals
+from seedbed.lab.presentation import Figure, Table, signal_table
 from seedbed.noise import NoiseRecipe
-from seedbed.probe import Probe, Rollout
-from seedbed.selection import acquisitions
-from seedbed.selection.acquisitions import Acquisition
-from seedbed.selection.batches import BatchSize, rows_that_fit
-from seedbed.selection.layers import plan
-from seedbed.selection.scoring import judge_pool, score_pool
-from seedbed.selection.signals import measure
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.verifiers import Frames, Verifier, judged, resolve
 from seedbed.verifiers.ratings import Ratings
 
 VERSION = 1
-_OPTIONS = {"steps", "verifier", "previews", "functions", "passes", "batch_size", "call"}
-_NOTE = (
-    "Signal: steps done / name. NFE: evaluations of one candidate until it is known. Spearman with the "
-    "outcome within prompts; p by permutation within prompts, corrected for all signals of the table. Gain: "
-    "outcome of the noise with the lowest or highest value less that of a random noise. Share: of the gap "
-    "between a random and the best noise, at the better end. Reliability: agreement of even and odd rows."
-)
+_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call"}
 
 
 def measured(
-    probe: Probe,
-    recipes: Sequence[NoiseRecipe],
+    session: Session,
+    pool: Pool,
     verifier: Verifier | Ratings,
     steps: Sequence[int] = (),
     functions: Mapping[int, Mapping[str, Acquisition]] | None = None,
-    passes: Mapping[str, Acquisition] | None = None,
     previews: bool = False,
     batch_size: BatchSize = "auto",
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Signals and outcomes of the noises of one prompt: name to (noises,) float64.
 
-    The signals of `seedbed.selection.signals.measure`; the verifier's numbers for the finished video,
+    The signals of `seedbed.acquisition.signals.measure`; the verifier's numbers for the finished video,
     `outcome.key`; and the price in evaluations of a whole generation of one candidate, `cost.generation`, and
     of a step, `cost.step`.
 
@@ -59,46 +50,60 @@ def measured(
         verifier: ratings by people finish no video.
         steps: after how many denoising steps signals are read; 0 is t = T. Without any, videos are generated
             one by one, by any pipeline.
-        functions: {step: {name: function}}, more signals `step/name/layer`.
-        passes: functions that need forwards of their own, at t = T: `0/name/layer`, or `0/name` for one of
-            the noise alone.
+        functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
+            function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
+            `0/name/layer`, or `0/name` for one that scores no layers.
         previews: whether the verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
         batch_size: noises that are denoised together.
     """
-    prompt, count = probe.prompt or "", len(recipes)
+    prompt, count = session.prompt or "", len(pool)
 
     def judge(frames: list[Frames]) -> dict[str, Tensor]:
         assert not isinstance(verifier, Ratings)
         return judged(verifier, frames, prompt)
 
+    read: dict[int, dict[str, AttentionScore]] = {}
+    own: dict[str, Acquisition] = {}
+    for step, some in (functions or {}).items():
+        for name, function in some.items():
+            if is_read(function):
+                read.setdefault(step, {})[name] = function
+            elif step:
+                raise BadInput(f"{name} needs forwards of its own, which start at t = T: give it to step 0")
+            else:
+                own[name] = (
+                    replace(function, depth=None) if isinstance(function, AttentionScore) else function
+                )
     table: dict[str, np.ndarray[Any, Any]] = {}
     if steps:
-        rollout = Rollout(
-            probe,
-            torch.stack([recipe.draw() for recipe in recipes]),
-            batch_size=min(rows_that_fit(batch_size, recipes[0].shape), count),
-            what="calibration",
-        )
-        table = measure(rollout, steps, functions=functions, judge=judge if previews else None)
-    for name, function in (passes or {}).items():
-        if not function.uses_attention:
-            table[f"0/{name}"] = judge_pool(function, recipes).numpy()
-            continue
-        scores = score_pool(probe, recipes, function, plan(probe.layers), batch_size, lambda *_: None).numpy()
-        table |= {f"0/{name}/{layer}": scores[:, layer] for layer in range(scores.shape[1])}
+        rows = min(rows_that_fit(batch_size, pool.noises), count)
+        rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
+        table = measure(rollout, steps, functions=read, judge=judge if previews else None)
+    for name, function in own.items():
+        scores = function.score(session, pool, batch_size=batch_size)
+        table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
+        if not scores.layers:
+            table[f"0/{name}"] = scores.totals.numpy()
     if isinstance(verifier, Ratings):
-        outcome = {"score": verifier.of(prompt, recipes)}
+        outcome = {"score": verifier.of(prompt, pool.recipes)}  # type: ignore[arg-type]
     else:
-        frames = rollout.finish() if steps else [probe.generate(recipe.draw()) for recipe in recipes]
-        outcome = judge(frames)
+        outcome = judge(rollout.finish() if steps else [session.generate(noise) for noise in pool.noises])
     table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
+    spent = session.ledger.entries
     if steps:
-        step = probe.ledger.entries["calibration"] / count / rollout.step
-        table["cost.step"] = np.full(count, step)
-        table["cost.generation"] = np.full(count, step * rollout.steps)
-    else:
-        table["cost.generation"] = np.full(count, probe.ledger.total / count)
+        step_cost = spent["calibration"] / count / rollout.step
+        table["cost.step"] = np.full(count, step_cost)
+        table["cost.generation"] = np.full(count, step_cost * rollout.steps)
+    elif not isinstance(verifier, Ratings):
+        table["cost.generation"] = np.full(count, spent["generation"] / count)
     return table
+
+
+def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
+    """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
+    if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:
+        return False
+    return function.copies == function.steps == 1 and function.layers is None and function.race is None
 
 
 def measure_noises(
@@ -117,16 +122,15 @@ def measure_noises(
     if "verifier" not in options:
         raise BadInput("the option verifier is missing: say what judges the videos")
     functions = {
-        int(step): {name: acquisitions.resolve(function) for name, function in some.items()}
+        int(step): {name: function_named(function) for name, function in some.items()}
         for step, some in options.get("functions", {}).items()
     }
     table = measured(
-        Probe(pipe, prompt, **options.get("call", {})),
-        recipes,
+        Session(pipe, prompt, **options.get("call", {})),
+        Pool.of(recipes),
         _verifier(options["verifier"]),
         options.get("steps", ()),
         functions,
-        {name: acquisitions.resolve(function) for name, function in options.get("passes", {}).items()},
         bool(options.get("previews")),
         options.get("batch_size", "auto"),
     )
@@ -151,24 +155,14 @@ def tables(rows: Sequence[Row]) -> list[Table | Figure]:
             (n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n)))
             for n in range(1, truth.shape[1] + 1)
         ]
-        names = [n for n in evidence.names() if "/judge." not in n or n.endswith("/judge.score")]
-        if not names:
-            continue
-        verdicts = judge_signals(evidence, names)
-        cells: list[list[Cell]] = [
-            [v.signal, v.evaluations, v.within, v.adjusted, v.low, v.high, v.share, v.reliability]
-            for v in verdicts
-        ]
-        columns = ["signal", "NFE", "Spearman", "p, Holm", "gain, low", "gain, high", "share", "reliability"]
-        worth += [
-            Table(f"{model}: what each signal is worth", columns, cells, _NOTE),
-            Figure(
-                f"{model}: correlation with the outcome",
-                {"": [(v.signal, v.within) for v in verdicts]},
-                "signal",
-                "Spearman within prompts",
-            ),
-        ]
+        if names := evidence.names():
+            verdicts = judge_signals(evidence, names)
+            points = {"": [(verdict.signal, verdict.within) for verdict in verdicts]}
+            title = f"{model}: correlation with the outcome"
+            worth += [
+                signal_table(f"{model}: what each signal is worth", verdicts),
+                Figure(title, points, "signal", "Spearman within prompts"),
+            ]
     return [
         Table(
             "What the seed decides",

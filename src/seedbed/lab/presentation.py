@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 
 from seedbed import __version__
 from seedbed.errors import BadInput
-from seedbed.lab.evidence import Evidence
-from seedbed.lab.experiment import Recipe, Row, find_task, plan
+from seedbed.lab.evidence import Row, Verdict, groups
+from seedbed.lab.experiment import Recipe, find_task, plan
 from seedbed.lab.statistics import Interval, bootstrap
 
 Cell = str | float | Interval | None
@@ -93,20 +93,22 @@ def cell_text(cell: Any) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def groups(rows: Iterable[Row]) -> dict[str, Evidence]:
-    """What was measured on each model (and by each method, where there are several), by name.
-
-    Raises:
-        BadInput: no rows, or prompts that do not share their noises.
-    """
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["model"], row["method"]), []).append(row)
-    several = len({method for _, method in found}) > 1
-    return {
-        (f"{model}, {method}" if several and model else model or method): Evidence.of(some)
-        for (model, method), some in found.items()
-    }
+def signal_table(title: str, verdicts: Sequence[Verdict]) -> Table:
+    """What each signal is worth, a row for each verdict, in their order."""
+    columns = ("signal", "NFE", "Spearman", "p, Holm", "gain, low", "gain, high", "share", "reliability")
+    return Table(
+        title,
+        columns,
+        [
+            [v.signal, v.evaluations, v.within, v.adjusted, v.low, v.high, v.share, v.reliability]
+            for v in verdicts
+        ],
+        "Signal: steps done / name. NFE: evaluations of one candidate until it is known. Spearman with the "
+        "outcome within prompts; p: two-sided, by permutation within prompts, corrected for all signals of "
+        "the table. Gain: outcome of the noise with the lowest or highest value less that of a random noise. "
+        "Share: of the gap between a random and the best noise, at the better end. Reliability: agreement of "
+        "two estimates, by other rows, masks or prompts. Intervals are 95 %, bootstrap over prompts.",
+    )
 
 
 def whole_prompts(recipe: Recipe, rows: Iterable[Row]) -> list[Row]:
@@ -153,32 +155,28 @@ def page(recipe: Recipe, rows: Sequence[Row], found: Iterable[Table | Figure]) -
         rows: those that the tables were made of.
         found: in the order in which they are shown.
     """
-    return _templates.get_template("experiment.html").render(
-        name=recipe.name,
-        recipe=recipe,
-        source=recipe.to_json(),
-        parts=_parts(found),
-        rows=len(rows),
-        prompts=len({row["prompt"] for row in rows}),
-        asked=len(recipe.captions()),
-        version=__version__,
-    )
+    prompts, asked, noises = len({row["prompt"] for row in rows}), len(recipe.captions()), recipe.noises
+    facts = {
+        "Task": recipe.task,
+        "Models": ", ".join(recipe.models) or "none",
+        "Prompts": str(prompts) if prompts == asked else f"{prompts} of {asked}",
+        "Noises of each": f"{noises.count}, of seeds {noises.seed} to {noises.seed + asked - 1}",
+        "Rows": f"{len(rows):,}",
+    }
+    lead = "" if prompts == asked else "The run is not finished: only prompts with all their noises count."
+    return document(recipe.name, lead, facts, found, recipe.to_json())
 
 
-def document(title: str, lead: str, facts: Mapping[str, str], found: Iterable[Table | Figure]) -> str:
-    """A self-contained HTML page of tables and figures that come from no recipe.
+def document(
+    title: str, lead: str, facts: Mapping[str, str], found: Iterable[Table | Figure], recipe: str = ""
+) -> str:
+    """A self-contained HTML page of tables and figures.
 
     Args:
         lead: what was found, in a sentence.
         facts: more of it by name; in the order in which they are shown.
+        recipe: what to run for it again.
     """
-    return _templates.get_template("document.html").render(
-        name=title, lead=lead, facts=facts, parts=_parts(found), version=__version__
-    )
-
-
-def _parts(found: Iterable[Table | Figure]) -> list[dict[str, Any]]:
-    """What the templates show of each table and figure."""
     parts = []
     for each in found:
         table, drawn = each, None
@@ -187,7 +185,10 @@ def _parts(found: Iterable[Table | Figure]) -> list[dict[str, Any]]:
             rows = [(name, *point)[first:] for name, points in each.series.items() for point in points]
             table, drawn = Table(each.title, ("series", each.x, each.y)[first:], rows, each.note), svg(each)
         parts.append({"table": table, "svg": drawn})
-    return parts
+    template = _templates.get_template("experiment.html")
+    return template.render(
+        name=title, lead=lead, facts=facts, parts=parts, recipe=recipe, version=__version__
+    )
 
 
 def svg(figure: Figure) -> Markup:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from seedbed.acquisition.halving import Rungs
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence
 from seedbed.lab.statistics import Array
-from seedbed.selection.acquisitions import create
-from seedbed.selection.racing import Race, Rungs, planned, told
+from seedbed.selection.profile import Race
 
 # Of the way from the best candidate of the full score to the median one.
 REGRET = 0.05
@@ -59,18 +59,11 @@ def _crossed(
     return values, chosen
 
 
-# Races over layers.
-
-
-def scores_of(columns: dict[str, Array], name: str) -> Array:
-    """The scores by layer among the columns of an evidence: (prompts, noises, layers)."""
-    layers = [column for column in columns if column.rpartition("/")[0] == name]
-    layers.sort(key=lambda column: int(column.rpartition("/")[2]))
-    return np.stack([columns[column] for column in layers], axis=2)
+# Races over layers, by scores (prompts, candidates, layers) of which low is better.
 
 
 def raced(scores: Array, rungs: Rungs) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Whom a race chooses: (prompts, candidates, layers), low is better -> (prompts,)."""
+    """Whom a race chooses, (prompts,)."""
     prompts, candidates, layers = scores.shape
     looks = [(-scores[:, :, :after].mean(2), left) for after, left in (*rungs, (layers, 1))]
     return _survivor(looks, np.tile(np.arange(candidates), (prompts, 1)))
@@ -129,32 +122,29 @@ def limit(scores: Array) -> float | None:
     return None
 
 
-def fitted_race(scores: Array, acquisition: str = "bansa") -> Race | None:
+def fitted_race(scores: Array) -> Race | None:
     """The race for a profile: chosen on all prompts, its regret that of races chosen on the other half.
 
     Args:
-        scores: (prompts, candidates, layers) of `acquisition` at its defaults.
+        scores: of BANSA at its defaults, over all layers.
 
     Returns:
         None where no schedule is both cheaper than the full score and within `REGRET` of it.
     """
     prompts, candidates, layers = scores.shape
-    if create(acquisition).prefer == "high":
-        scores = -scores
     within = limit(scores)
-    if within is None:
-        return None
-    rungs, lost = cheapest(scores, within), crossed_regret(scores, within)
+    rungs = None if within is None else cheapest(scores, within)
+    lost = None if within is None else crossed_regret(scores, within)
     if rungs is None or lost is None:
         return None
     found = statistics.bootstrap(lost)
     spent = cost(rungs, candidates, layers, finish=False)
     why = (
-        f"{told(planned(rungs, layers, candidates), 'fitted')}: regret {found.mean:.1%} "
+        f"Bansa(depth=None, race={rungs}) with {candidates} candidates: regret {found.mean:.1%} "
         f"[{found.low:.1%}, {found.high:.1%}] for {spent:.3g} instead of {candidates} evaluations "
         f"({prompts} prompts x {candidates} noises, {layers} layers)"
     )
-    return Race(rungs, candidates, acquisition, (found.mean, found.low, found.high), spent, prompts, why)
+    return Race(rungs, candidates, "bansa", (found.mean, found.low, found.high), spent, prompts, why)
 
 
 # Previews over steps.
@@ -173,9 +163,8 @@ def every_halving(evidence: Evidence, judge: str = "score") -> Iterator[Halving]
 
     Up to three survivors of the last rung are finished and judged once more.
     """
-    judged = sorted(
-        {int(name.split("/")[0]) + 1 for name in evidence.columns if name.endswith(f"/judge.{judge}")}
-    )
+    suffix = f"/judge.{judge}"
+    judged = sorted(int(n.removesuffix(suffix)) + 1 for n in evidence.columns if n.endswith(suffix))
     for count in range(2, evidence.outcome().shape[1] + 1):
         for at in judged:
             for left in range(1, min(count, 4)):

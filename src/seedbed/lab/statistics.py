@@ -132,20 +132,14 @@ def within(signal: ArrayLike, outcome: ArrayLike) -> Array:
 
     nan where the signal or the outcome is the same for all noises: such a prompt has no correlation. Count
     them with `np.isnan`; `bootstrap` leaves them out.
+
+    Of two independent estimates of one signal it is the signal's reliability: where they err independently,
+    its correlation with any outcome is at most about the square root of this.
     """
     signals, outcomes = _pools(signal, outcome)
     products = (_standard_ranks(signals) * _standard_ranks(outcomes)).sum(1)
     constant = (np.ptp(signals, axis=1) == 0) | (np.ptp(outcomes, axis=1) == 0)
     return np.where(constant, np.nan, np.clip(products, -1, 1))
-
-
-def reliability(a: ArrayLike, b: ArrayLike) -> Array:
-    """How far two independent estimates of one signal order the noises alike, (prompts,): see `within`.
-
-    Where the estimates err independently, a signal's correlation with any outcome is at most about the square
-    root of this.
-    """
-    return within(a, b)
 
 
 def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: int = 0) -> Array:

@@ -12,7 +12,7 @@ import filelock
 
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.experiment import Row
+from seedbed.lab.evidence import Row
 
 
 class Store:

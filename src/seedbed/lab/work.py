@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -13,8 +12,10 @@ from typing import Any
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
+from seedbed.lab.evidence import Row
+from seedbed.lab.experiment import Recipe, Unit, find_task, plan
 from seedbed.lab.store import Store
+from seedbed.pipelines.loading import load
 
 
 def run(
@@ -66,8 +67,12 @@ def run(
         ]
         done = len(finished)
         progress(done, len(keys))
-        here = workers == 1 and cluster is None
-        with closing(_on_workers(left, workers, cluster) if left and not here else _in_turn(left)) as results:
+        if left and (workers > 1 or cluster is not None):
+            made = _on_workers(left, workers, cluster)
+        else:
+            worker = _Worker()
+            made = (worker.rows(unit) for unit in left)
+        with closing(made) as results:
             for rows in results:
                 store.append(rows)
                 done += len(rows)
@@ -77,12 +82,6 @@ def run(
         return store.rows()
 
 
-def _in_turn(units: Sequence[Unit]) -> Generator[list[Row]]:
-    worker = _Worker()
-    for unit in units:
-        yield worker.rows(unit)
-
-
 def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Generator[list[Row]]:
     """The rows of each unit as they are done; all that was started ends with this generator."""
     from distributed import Client, KilledWorker, LocalCluster, as_completed
@@ -90,8 +89,8 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
     with ExitStack() as stack:
         cluster: Any = address
         if address is None:
-            # Dask gives each process one thread, and follows a task's data by sending it, so nobody needs a
-            # limit of memory; what it logs of a failure is raised here.
+            # Each process computes on one thread (dask sets OMP_NUM_THREADS). Without a limit of memory, dask
+            # neither pauses nor kills a worker that holds a large model. What it logs is raised here too.
             cluster = LocalCluster(
                 n_workers=min(workers, len(units)),
                 threads_per_worker=1,
@@ -109,7 +108,8 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
         gpu = client.run_on_scheduler(lambda dask_scheduler: "GPU" in dask_scheduler.resources)
         tasks = client.map(_on_worker, units, pure=False, resources={"GPU": 1} if gpu else None)
         try:
-            for _, rows in as_completed(tasks, with_results=True):
+            for future, rows in as_completed(tasks, with_results=True):
+                future.release()  # else what a worker still holds would be done again when it is killed
                 yield rows
         except KilledWorker as error:
             raise SeedbedError(
@@ -137,7 +137,7 @@ class _Worker:
         with self.lock:  # a worker of somebody else's cluster may have several threads
             if unit.folder != self.folder:
                 self.pipe = None  # two models need not fit into memory together
-                self.pipe, self.folder = _pipeline(unit.folder), unit.folder
+                self.pipe, self.folder = load(unit.folder, dtype="float32"), unit.folder
             try:
                 return _perform(unit, self.pipe)
             except SeedbedError as error:
@@ -148,9 +148,9 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
     recipes: list[Any] = list(unit.draws)
     if unit.folder:
         from seedbed.noise import NoiseRecipe
-        from seedbed.probe import Probe
+        from seedbed.pipelines.session import Session
 
-        spec = Probe(pipe, unit.prompt).spec
+        spec = Session(pipe, unit.prompt).spec
         recipes = [
             NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), frame_axis=spec.frame_axis)
             for draw in unit.draws
@@ -169,23 +169,3 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
                 raise BadInput(f"the task returned {name} = {value!r}, not a plain number or text")
         rows.append({**row, **values})
     return rows
-
-
-def _pipeline(folder: str) -> Any:
-    import diffusers
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=torch.float32, use_safetensors=True
-            )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"{folder} does not load as a diffusers pipeline: {reason}") from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")

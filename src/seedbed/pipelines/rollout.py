@@ -170,6 +170,8 @@ class _Pass:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         session, finished = self.rollout.session, False
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
+        if looks or self.outputs is not None:
+            _ = session.alone  # a run of its own, which would end the taps of this one
         with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
             for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:

@@ -1,4 +1,4 @@
-"""What a probe refuses before anything runs: one clear line each."""
+"""What a session refuses before anything runs: one clear line each."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seedbed.errors import BadInput, BadRecord, NotSupported, SeedbedError
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 
@@ -38,40 +38,40 @@ from tests.pipelines import CALLS, PROMPT, cogvideox
 )
 def test_bad_arguments_are_refused_in_one_line(pipe_of, prompt, arguments, message):
     with pytest.raises(BadInput) as error:
-        Probe(pipe_of("cogvideox"), prompt, **arguments)
+        Session(pipe_of("cogvideox"), prompt, **arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("thing", [None, torch.nn.Linear(1, 1), "THUDM/CogVideoX-2b"])
 def test_only_diffusers_pipelines_are_probed(thing):
     with pytest.raises(BadInput, match=f"a diffusers pipeline is needed, not a {type(thing).__name__}"):
-        Probe(thing, PROMPT)
+        Session(thing, PROMPT)
 
 
 def test_a_pipeline_that_takes_no_latents_is_refused(pipe_of):
     from diffusers import DDPMPipeline, DDPMScheduler
 
     with pytest.raises(NotSupported, match="DDPMPipeline takes no latents"):
-        Probe(DDPMPipeline(unet=pipe_of("sdxl").unet, scheduler=DDPMScheduler()), PROMPT)
+        Session(DDPMPipeline(unet=pipe_of("sdxl").unet, scheduler=DDPMScheduler()), PROMPT)
 
 
 def test_what_the_pipeline_refuses_is_bad_input_in_one_line(pipe_of):
-    probe = Probe(pipe_of("cogvideox"), PROMPT, **CALLS["cogvideox"] | {"height": 17})
+    session = Session(pipe_of("cogvideox"), PROMPT, **CALLS["cogvideox"] | {"height": 17})
     with pytest.raises(
         BadInput, match=r"CogVideoXPipeline failed before its first evaluation: .*divisible by 8"
     ):
-        _ = probe.spec
+        _ = session.spec
 
 
 def test_arguments_beside_the_model_come_under_the_callers(tmp_path):
     pipe = cogvideox()
     pipe.register_to_config(_name_or_path=str(tmp_path))
-    assert Probe(pipe, PROMPT).call == {}
+    assert Session(pipe, PROMPT).call == {}
     path = tmp_path / "seedbed.json"
     path.write_text(
         json.dumps({"schema": "seedbed.model/1", "call": {"num_frames": 9, "guidance_scale": 4.0}})
     )
-    assert Probe(pipe, PROMPT, guidance_scale=2.0).call == {"num_frames": 9, "guidance_scale": 2.0}
+    assert Session(pipe, PROMPT, guidance_scale=2.0).call == {"num_frames": 9, "guidance_scale": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,6 @@ def test_a_damaged_file_beside_the_model_is_refused(tmp_path, content):
     pipe.register_to_config(_name_or_path=str(tmp_path))
     (tmp_path / "seedbed.json").write_text(content)
     with pytest.raises(BadRecord) as error:
-        Probe(pipe, PROMPT)
+        Session(pipe, PROMPT)
     assert "seedbed.json" in str(error.value) and "\n" not in str(error.value)
     assert isinstance(error.value, SeedbedError)

@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 import seedbed
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
 
 
@@ -73,9 +73,9 @@ def test_a_run_is_repeated_and_the_callers_random_state_is_left_alone(drawing):
 
 def test_it_is_the_run_of_the_pipeline_itself_after_the_same_seed(drawing):
     pipe, call = drawing
-    probe = Probe(pipe, PROMPT, generator=torch.Generator().manual_seed(7), **call)
-    noise = torch.randn(1, *probe.spec.shape, generator=torch.Generator().manual_seed(1))
-    made = probe.generate(noise[0])
+    session = Session(pipe, PROMPT, generator=torch.Generator().manual_seed(7), **call)
+    noise = torch.randn(1, *session.spec.shape, generator=torch.Generator().manual_seed(1))
+    made = session.generate(noise[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         generator = torch.Generator().manual_seed(7)
@@ -115,10 +115,10 @@ def test_other_ways_to_draw(draw):
             return super().step(model_output, timestep, sample, return_dict=return_dict)
 
     pipe.scheduler = Drawing.from_config(pipe.scheduler.config)
-    probe = Probe(pipe, PROMPT, **CALLS["wan"])
-    noise = torch.zeros(probe.spec.shape)
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    noise = torch.zeros(session.spec.shape)
     state = torch.get_rng_state()
-    probe.generate(noise)
-    probe.generate(noise)
+    session.generate(noise)
+    session.generate(noise)
     assert torch.equal(torch.stack(drawn[:2]), torch.stack(drawn[2:])) and not torch.equal(*drawn[:2])
     assert torch.equal(torch.get_rng_state(), state)

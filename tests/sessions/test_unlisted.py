@@ -10,9 +10,11 @@ from diffusers.utils.torch_utils import randn_tensor
 
 import seedbed
 from seedbed.errors import BadInput, NotSupported, SeedbedError
-from seedbed.probe import Probe, Rollout
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from tests.pipelines import PROMPT, wan
 from tests.pipelines.parts import image_vae, picture
+from tests.sessions.previews import preview
 
 QUIET = dict(acquisition="bansa", progress=False)
 
@@ -76,14 +78,14 @@ def scores(pipe, batch_size, **call):
 
 def test_a_denoiser_of_another_name_works(denoiser, tmp_path):
     pipe = Unlisted(denoiser, FlowMatchEulerDiscreteScheduler())
-    probe = Probe(pipe, PROMPT)
-    assert (probe.denoiser_name, probe.steps, probe.most_rows) == ("denoiser", 2, None)
+    session = Session(pipe, PROMPT)
+    assert (session.facts.denoiser_name, session.facts.steps, session.facts.shares) == ("denoiser", 2, True)
     made = seedbed.generate(pipe, PROMPT, candidates=3, num_inference_steps=3, **QUIET)
     assert made.selection.ledger.entries["scoring"] <= 3
     expected = pipe(PROMPT, num_inference_steps=3, latents=made.selection.noise).frames[0]
     assert np.array_equal(made.frames, (expected.clip(0, 1) * 255).round().astype(np.uint8))
     assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
-    rollout = Rollout(probe, torch.stack([made.selection.recipe.draw()]))
+    rollout = Rollout(session, torch.stack([made.selection.recipe.draw()]))
     assert rollout.advance(1)[0].shape == made.frames.shape
 
 
@@ -91,10 +93,10 @@ def test_without_a_scheduler_there_is_a_choice_but_no_preview(denoiser):
     pipe = Unlisted(denoiser)
     made = seedbed.generate(pipe, PROMPT, candidates=2, num_inference_steps=3, **QUIET)
     assert made.frames.shape == (3, 2, 2, 3)
-    probe = Probe(pipe, PROMPT, num_inference_steps=3)
-    assert probe.steps == 3
+    session = Session(pipe, PROMPT, num_inference_steps=3)
+    assert session.facts.steps == 3
     with pytest.raises(NotSupported, match="no preview: Unlisted has no scheduler") as error:
-        probe.preview(torch.stack([made.selection.recipe.draw()]))
+        preview(session, torch.stack([made.selection.recipe.draw()]))
     assert "\n" not in str(error.value)
 
 
@@ -103,10 +105,10 @@ def test_a_guidance_scale_that_counts_from_zero_is_turned_off(denoiser):
         scale_that_is_off = 0.0
 
     for kind, scale in ((Unlisted, 1), (FromZero, 0)):
-        probe = Probe(kind(denoiser, FlowMatchEulerDiscreteScheduler()), PROMPT)
-        assert probe.guidance == f"off by guidance_scale={scale}"
-        probe.evaluate(torch.zeros(1, *probe.spec.shape), steps=2)
-        assert probe.ledger.total == 2
+        session = Session(kind(denoiser, FlowMatchEulerDiscreteScheduler()), PROMPT)
+        assert session.guidance == f"off by guidance_scale={scale}"
+        session.evaluate(torch.zeros(1, *session.spec.shape), steps=2)
+        assert session.ledger.total == 2
 
 
 class OneImage(Unlisted):
@@ -132,16 +134,16 @@ class ImageEach(OneImage):
         return torch.cat([prepare(1, *row) for row in zip(generators, rows, image, strict=True)])
 
 
-@pytest.mark.parametrize("kind, most", [(ImageEach, None), (OneImage, 1)])
-def test_pictures_go_in_as_the_pipeline_wants_them(denoiser, kind, most):
+@pytest.mark.parametrize("kind, shares", [(ImageEach, True), (OneImage, False)])
+def test_pictures_go_in_as_the_pipeline_wants_them(denoiser, kind, shares):
     pipe = kind(denoiser, FlowMatchEulerDiscreteScheduler())
     call = dict(image=picture(16))
-    probe = Probe(pipe, PROMPT, **call)
-    assert probe.most_rows == most
+    session = Session(pipe, PROMPT, **call)
+    assert session.facts.shares is shares
     torch.testing.assert_close(scores(pipe, 1, **call), scores(pipe, 3, **call), rtol=1e-4, atol=1e-6)
-    if most == 1:
+    if not shares:
         with pytest.raises(NotSupported, match="OneImage takes one candidate in a forward: use batch_size=1"):
-            probe.evaluate(torch.zeros(2, *probe.spec.shape))
+            session.evaluate(torch.zeros(2, *session.spec.shape))
 
 
 def test_noise_that_is_added_to_what_is_given_is_the_candidate(denoiser, tmp_path):
@@ -156,11 +158,11 @@ def test_noise_that_is_added_to_what_is_given_is_the_candidate(denoiser, tmp_pat
             )
 
     pipe = FromVideo(denoiser, FlowMatchEulerDiscreteScheduler())
-    probe = Probe(pipe, PROMPT)
-    noise = torch.randn(2, *probe.spec.shape, generator=torch.Generator().manual_seed(1))
+    session = Session(pipe, PROMPT)
+    noise = torch.randn(2, *session.spec.shape, generator=torch.Generator().manual_seed(1))
     seen = []
     hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    probe.evaluate(noise)
+    session.evaluate(noise)
     hook.remove()
     pipe.scheduler.set_timesteps(4)
     sigma = pipe.scheduler.sigmas[2]
@@ -290,4 +292,4 @@ def test_a_pipeline_without_a_network_that_denoises_is_refused():
             self.register_modules(vae=vae)
 
     with pytest.raises(NotSupported, match=r"Decoder has no transformer, unet or other network .* only vae$"):
-        Probe(Decoder(image_vae()), PROMPT)
+        Session(Decoder(image_vae()), PROMPT)

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from seedbed.errors import NotSupported
-from seedbed.probe import Probe, Rollout
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from tests.pipelines import FAMILIES
+from tests.sessions.previews import preview
 
 # The rows that one step evaluates for a candidate, guidance included.
 ROWS = {
@@ -23,35 +25,35 @@ def family(request):
     return next(family for family in FAMILIES if family.name == request.param)
 
 
-def probe_of(family, **more):
-    return Probe(family.built(), family.prompt, **{**family.call, **more})
+def session_of(family, **more):
+    return Session(family.built(), family.prompt, **{**family.call, **more})
 
 
-def noises_for(probe, count=2):
-    return torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
+def noises_for(session, count=2):
+    return torch.randn(count, *session.spec.shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_pause_changes_nothing_and_costs_nothing(family):
-    probe = probe_of(family, num_inference_steps=3)
-    noises = noises_for(probe)
-    expected = [probe.generate(noise) for noise in noises]
-    previews = probe.preview(noises, steps=1)
-    probe.ledger.entries.clear()
-    rollout = Rollout(probe, noises)
+    session = session_of(family, num_inference_steps=3)
+    noises = noises_for(session)
+    expected = [session.generate(noise) for noise in noises]
+    previews = preview(session, noises, steps=1)
+    session.ledger.entries.clear()
+    rollout = Rollout(session, noises)
     first = rollout.advance(1)
     rollout.advance(2)
     finished = rollout.finish()
-    assert probe.ledger.entries == {"preview": 2 * 3 * ROWS[family.name]}
+    assert session.ledger.entries == {"preview": 2 * 3 * ROWS[family.name]}
     for got, wanted in ((first, previews), (finished, expected)):
         assert all(np.array_equal(*frames) for frames in zip(got, wanted, strict=True))
 
 
 def test_the_prompts_rows_are_told(family):
     """The conditional output is what an evaluation without guidance gives."""
-    probe = probe_of(family)
-    noises, seen = noises_for(probe), []
-    Rollout(probe, noises).advance(1, outputs=lambda *told: seen.append(told))
-    expected = [probe.evaluate(noise[None]).prediction for noise in noises]
+    session = session_of(family)
+    noises, seen = noises_for(session), []
+    Rollout(session, noises).advance(1, outputs=lambda *told: seen.append(told))
+    expected = [session.evaluate(noise[None]).prediction for noise in noises]
     assert [(step, candidates) for step, candidates, *_ in seen] == [(0, [0]), (0, [1])]
     for (*_, conditional, unconditional, clean), prediction in zip(seen, expected, strict=True):
         torch.testing.assert_close(conditional, prediction, rtol=1e-4, atol=1e-5)
@@ -61,21 +63,21 @@ def test_the_prompts_rows_are_told(family):
 
 def test_the_last_preview_is_nearly_the_video(family):
     """What the scheduler gives back after its last step is x0-hat, up to the schedule's last noise level."""
-    probe = probe_of(family, num_inference_steps=4)
-    (noise,) = noises_for(probe, 1)
+    session = session_of(family, num_inference_steps=4)
+    (noise,) = noises_for(session, 1)
     cleans = []
-    rollout = Rollout(probe, noise[None])
+    rollout = Rollout(session, noise[None])
     rollout.advance(
         3, outputs=lambda step, candidates, conditional, unconditional, clean: cleans.append(clean)
     )
-    finished = probe.generate(noise).astype(float)
-    early, late = (probe.preview(noise[None], steps=step)[0].astype(float) for step in (1, 4))
+    finished = session.generate(noise).astype(float)
+    early, late = (preview(session, noise[None], steps=step)[0].astype(float) for step in (1, 4))
     assert np.abs(late - finished).mean() <= min(0.5, np.abs(early - finished).mean())
     assert len(cleans) == 3
 
 
 def test_handlers_cannot_be_told_rows_of_a_split_batch():
     mochi = next(family for family in FAMILIES if family.name == "Mochi")
-    probe = probe_of(mochi)
+    session = session_of(mochi)
     with pytest.raises(NotSupported, match="splits its batch"):
-        Rollout(probe, noises_for(probe, 1)).advance(1, lambda call, candidates, rows: None)
+        Rollout(session, noises_for(session, 1)).advance(1, lambda call, candidates, rows: None)

@@ -1,4 +1,4 @@
-"""After a probe the pipeline is as before: state, models, offloading; and nothing holds on to it."""
+"""After a session the pipeline is as before: state, models, offloading; and nothing holds on to it."""
 
 import copy
 import gc
@@ -11,8 +11,10 @@ import pytest
 import torch
 from diffusers import PyramidAttentionBroadcastConfig
 
-from seedbed.probe import Probe, Rollout
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff_, wan
+from tests.sessions.previews import preview
 
 
 def comparable(value):
@@ -54,8 +56,8 @@ def snapshot(pipe):
     }
 
 
-def noises_for(probe, count):
-    return torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
+def noises_for(session, count):
+    return torch.randn(count, *session.spec.shape, generator=torch.Generator().manual_seed(0))
 
 
 def interrupted(error):
@@ -67,18 +69,18 @@ def interrupted(error):
 
 
 USES = {
-    "spec": lambda probe, z: probe.spec,
-    "layers": lambda probe, z: probe.layers,
-    "evaluate": lambda probe, z: probe.evaluate(z, steps=2),
-    "stop": lambda probe, z: probe.evaluate(z, depth=1),
-    "stop by the handler": lambda probe, z: probe.evaluate(z, lambda call: call.stop()),
-    "error": lambda probe, z: probe.evaluate(z, interrupted(RuntimeError("from the handler"))),
-    "ctrl-c": lambda probe, z: probe.evaluate(z, interrupted(KeyboardInterrupt())),
-    "preview": lambda probe, z: probe.preview(z),
-    "generate": lambda probe, z: probe.generate(z[0]),
-    "rollout": lambda probe, z: Rollout(probe, z, batch_size=2).advance(1, lambda call, *rows: None),
-    "rollout, error": lambda probe, z: Rollout(probe, z).advance(1, interrupted(RuntimeError("handler"))),
-    "rollout, ctrl-c": lambda probe, z: Rollout(probe, z).advance(2, interrupted(KeyboardInterrupt())),
+    "spec": lambda session, z: session.spec,
+    "layers": lambda session, z: session.layers,
+    "evaluate": lambda session, z: session.evaluate(z, steps=2),
+    "stop": lambda session, z: session.evaluate(z, depth=1),
+    "stop by the handler": lambda session, z: session.evaluate(z, lambda call: call.stop()),
+    "error": lambda session, z: session.evaluate(z, interrupted(RuntimeError("from the handler"))),
+    "ctrl-c": lambda session, z: session.evaluate(z, interrupted(KeyboardInterrupt())),
+    "preview": lambda session, z: preview(session, z),
+    "generate": lambda session, z: session.generate(z[0]),
+    "rollout": lambda session, z: Rollout(session, z, batch_size=2).advance(1, lambda call, *rows: None),
+    "rollout, error": lambda session, z: Rollout(session, z).advance(1, interrupted(RuntimeError("handler"))),
+    "rollout, ctrl-c": lambda session, z: Rollout(session, z).advance(2, interrupted(KeyboardInterrupt())),
 }
 
 
@@ -92,9 +94,9 @@ def test_the_pipeline_is_as_before(family, use):
     pipe._interrupt = True
     pipe.set_progress_bar_config(disable=True, desc="mine")
     before, random = snapshot(pipe), torch.get_rng_state()
-    probe = Probe(pipe, PROMPT, **CALLS[family])
+    session = Session(pipe, PROMPT, **CALLS[family])
     try:
-        USES[use](probe, torch.randn(2, *probe.spec.shape, generator=torch.Generator().manual_seed(0)))
+        USES[use](session, torch.randn(2, *session.spec.shape, generator=torch.Generator().manual_seed(0)))
     except (RuntimeError, KeyboardInterrupt) as error:
         assert use.endswith(("error", "ctrl-c")), error
     else:
@@ -115,11 +117,11 @@ def test_the_pipeline_generates_the_same_afterwards(family):
         return np.asarray(output.frames if hasattr(output, "frames") else output.images)
 
     before = generate()
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    probe.evaluate(noises_for(probe, 3), depth=1)
-    probe.preview(noises_for(probe, 1))
+    session = Session(pipe, PROMPT, **CALLS[family])
+    session.evaluate(noises_for(session, 3), depth=1)
+    preview(session, noises_for(session, 1))
     with pytest.raises(RuntimeError):
-        probe.evaluate(noises_for(probe, 2), interrupted(RuntimeError()))
+        session.evaluate(noises_for(session, 2), interrupted(RuntimeError()))
     assert np.array_equal(generate(), before)
 
 
@@ -131,13 +133,13 @@ def test_a_cache_that_asks_the_pipeline_for_its_timestep_is_told():
         current_timestep_callback=lambda: told.append(pipe.current_timestep) or told[-1],
     )
     pipe.transformer.enable_cache(config)
-    probe = Probe(pipe, PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
-    noises = noises_for(probe, 2)
-    probe.evaluate(noises, depth=1)
+    session = Session(pipe, PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
+    noises = noises_for(session, 2)
+    session.evaluate(noises, depth=1)
     assert "_current_timestep" not in vars(pipe)
-    made = probe.generate(noises[0])
+    made = session.generate(noises[0])
     assert "_current_timestep" not in vars(pipe) and len(set(map(int, told))) == 4
-    own = pipe(PROMPT, latents=noises[:1], output_type="np", **probe.call).frames[0]
+    own = pipe(PROMPT, latents=noises[:1], output_type="np", **session.call).frames[0]
     assert np.array_equal(made, (own * 255).round().astype(np.uint8))
 
 
@@ -151,55 +153,55 @@ def test_attention_processors_of_the_pipelines_own_are_taken_off_when_it_fails()
         seen.extend(snapshot(pipe)["processors"])
         raise RuntimeError
 
-    probe = Probe(pipe, PROMPT, callback_on_step_end=fail, **family.call)
+    session = Session(pipe, PROMPT, callback_on_step_end=fail, **family.call)
     with pytest.raises(RuntimeError):
-        probe.generate(noises_for(probe, 1)[0])
+        session.generate(noises_for(session, 1)[0])
     assert seen != before and snapshot(pipe)["processors"] == before
 
 
 def test_an_earlier_state_of_the_pipeline_does_not_matter(family):
     """A pipeline that was interrupted, or stopped mid-schedule, is probed as a fresh one."""
     pipe = BUILDERS[family]()
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    noises = noises_for(probe, 2)
-    fresh = probe.evaluate(noises).prediction
+    session = Session(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(session, 2)
+    fresh = session.evaluate(noises).prediction
     pipe(PROMPT, output_type="latent", **CALLS[family])
     pipe._interrupt = True
-    assert torch.equal(Probe(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, fresh)
+    assert torch.equal(Session(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, fresh)
 
 
 def test_model_offloading_goes_on_working(family):
     pytest.importorskip("accelerate")
     pipe = BUILDERS[family]()
-    plain = Probe(pipe, PROMPT, **CALLS[family])
+    plain = Session(pipe, PROMPT, **CALLS[family])
     noises = noises_for(plain, 2)
     expected, frames = plain.evaluate(noises).prediction, plain.generate(noises[0])
     # On a CPU nothing moves, but the hooks, their order and their freeing are the real ones.
     pipe.enable_model_cpu_offload(device="cpu")
     hooked = {name for name, c in pipe.components.items() if hasattr(c, "_hf_hook")}
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    assert torch.equal(probe.evaluate(noises).prediction, expected)
-    assert len(probe.layers) == len(plain.layers) and "layers" not in probe.ledger.entries
+    session = Session(pipe, PROMPT, **CALLS[family])
+    assert torch.equal(session.evaluate(noises).prediction, expected)
+    assert len(session.layers) == len(plain.layers) and "layers" not in session.ledger.entries
     moved = []
     for hook in pipe._all_hooks:
         hook.offload = lambda: moved.append(1)
-    probe.evaluate(noises, depth=1)
+    session.evaluate(noises, depth=1)
     with pytest.raises(RuntimeError, match="mine"):
-        probe.evaluate(noises, interrupted(RuntimeError("mine")))
-    assert np.array_equal(probe.generate(noises[0]), frames)
+        session.evaluate(noises, interrupted(RuntimeError("mine")))
+    assert np.array_equal(session.generate(noises[0]), frames)
     assert {name for name, c in pipe.components.items() if hasattr(c, "_hf_hook")} == hooked
     # The pipeline's own list is that of the hooks now on its models, so that it can free them.
     on_models = {id(c._hf_hook) for c in pipe.components.values() if hasattr(c, "_hf_hook")}
     assert {id(user.hook) for user in pipe._all_hooks} == on_models
     pipe.remove_all_hooks()
     assert not any(hasattr(c, "_hf_hook") for c in pipe.components.values())
-    assert torch.equal(Probe(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, expected)
+    assert torch.equal(Session(pipe, PROMPT, **CALLS[family]).evaluate(noises).prediction, expected)
 
 
 @pytest.mark.parametrize("options", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}])
 def test_group_offloading_goes_on_working(family, options):
     pipe = BUILDERS[family]()
-    plain = Probe(pipe, PROMPT, **CALLS[family])
+    plain = Session(pipe, PROMPT, **CALLS[family])
     noises = noises_for(plain, 2)
     expected = plain.evaluate(noises).prediction
     cpu = torch.device("cpu")
@@ -210,22 +212,22 @@ def test_group_offloading_goes_on_working(family, options):
         if torch.accelerator.is_available():
             raise
         pytest.skip(f"diffusers {diffusers.__version__} offloads groups to an accelerator alone")
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    probe.evaluate(noises, depth=1)
-    assert torch.equal(probe.evaluate(noises).prediction, expected)
+    session = Session(pipe, PROMPT, **CALLS[family])
+    session.evaluate(noises, depth=1)
+    assert torch.equal(session.evaluate(noises).prediction, expected)
 
 
 def test_nothing_keeps_the_pipeline_alive(family):
     pipe = BUILDERS[family]()
     alive = [weakref.ref(pipe), *(weakref.ref(c) for c in pipe.components.values() if hasattr(c, "forward"))]
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    noises = noises_for(probe, 2)
-    assert probe.layers
-    probe.evaluate(noises, lambda call: None, depth=1)
-    probe.preview(noises[:1])
+    session = Session(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(session, 2)
+    assert session.layers
+    session.evaluate(noises, lambda call: None, depth=1)
+    preview(session, noises[:1])
     with pytest.raises(RuntimeError):
-        probe.evaluate(noises, interrupted(RuntimeError()))
-    del pipe, probe
+        session.evaluate(noises, interrupted(RuntimeError()))
+    del pipe, session
     gc.collect()
     assert [ref() for ref in alive] == [None] * len(alive)
 
@@ -237,12 +239,12 @@ def test_pipelines_in_two_threads_do_not_see_each_other():
 
     def work(name):
         try:
-            probe = Probe(pipes[name], PROMPT, **CALLS[name])
-            noises, seen = noises_for(probe, 2), []
+            session = Session(pipes[name], PROMPT, **CALLS[name])
+            noises, seen = noises_for(session, 2), []
             for _ in range(4):
                 barrier.wait()
-                prediction = probe.evaluate(noises, lambda call: seen.append(call.layer)).prediction
-            results[name] = (prediction, seen, [layer.name for layer in probe.layers])
+                prediction = session.evaluate(noises, lambda call: seen.append(call.layer)).prediction
+            results[name] = (prediction, seen, [layer.name for layer in session.layers])
         except BaseException as error:
             errors.append(error)
             barrier.abort()
@@ -256,5 +258,5 @@ def test_pipelines_in_two_threads_do_not_see_each_other():
     for name in families:
         prediction, seen, layers = results[name]
         assert seen == layers * 4
-        probe = Probe(pipes[name], PROMPT, **CALLS[name])
-        torch.testing.assert_close(probe.evaluate(noises_for(probe, 2)).prediction, prediction)
+        session = Session(pipes[name], PROMPT, **CALLS[name])
+        torch.testing.assert_close(session.evaluate(noises_for(session, 2)).prediction, prediction)

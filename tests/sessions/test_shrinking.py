@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from seedbed.attention.tap import Tap
-from seedbed.probe import CannotShrink, Probe
-from seedbed.probe.shrinking import Recorder, Shrinking
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 
@@ -19,9 +19,9 @@ def statistic(call):
     return call.by_candidate(call.query.square().mean(-1)) + call.by_candidate(logits.logsumexp(-1))
 
 
-def dropping(probe, noises, keep):
+def dropping(session, noises, keep):
     """Per attention call the candidates in its batch and their statistics; `keep` maps layer -> survivors."""
-    shrinking, seen = probe.shrinking(len(noises)), []
+    shrinking, seen = session.shrinking(len(noises)), []
 
     def handler(call):
         assert call.candidates == len(shrinking.present)
@@ -29,43 +29,43 @@ def dropping(probe, noises, keep):
         if call.index in keep:
             shrinking.keep(keep[call.index])
 
-    probe.evaluate(noises, handler, depth=len(probe.layers), shrinking=shrinking)
+    session.evaluate(noises, handler, depth=len(session.layers), shrinking=shrinking)
     return seen
 
 
 @pytest.fixture
-def probe(pipe_of, family):
-    return Probe(pipe_of(family), PROMPT, **CALLS[family])
+def session(pipe_of, family):
+    return Session(pipe_of(family), PROMPT, **CALLS[family])
 
 
-def noises_for(probe, count):
-    return torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
+def noises_for(session, count):
+    return torch.randn(count, *session.spec.shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_survivors_go_on_as_if_nobody_had_been_dropped(probe):
-    noises, whole = noises_for(probe, 5), []
-    probe.evaluate(noises, lambda call: whole.append(statistic(call)))
-    before, layers = probe.ledger.total, len(probe.layers)
-    seen = dropping(probe, noises, {0: (1, 2, 4), (layers - 1) // 2: (2, 4)})
+def test_survivors_go_on_as_if_nobody_had_been_dropped(session):
+    noises, whole = noises_for(session, 5), []
+    session.evaluate(noises, lambda call: whole.append(statistic(call)))
+    before, layers = session.ledger.total, len(session.layers)
+    seen = dropping(session, noises, {0: (1, 2, 4), (layers - 1) // 2: (2, 4)})
     present = [candidates for candidates, _ in seen]
     assert present[0] == (0, 1, 2, 3, 4) and present[-1] == (2, 4)
     assert all(len(later) <= len(earlier) for earlier, later in pairwise(present))
     for (candidates, values), full in zip(seen, whole, strict=True):
         torch.testing.assert_close(values, full[list(candidates)], rtol=1e-5, atol=0)
     spent = sum(len(candidates) for candidates in present) / layers
-    assert probe.ledger.total - before == pytest.approx(spent)
+    assert session.ledger.total - before == pytest.approx(spent)
     assert spent < 5
 
 
-def test_the_denoiser_is_as_before(probe):
-    noises = noises_for(probe, 4)
-    expected = probe.evaluate(noises).prediction
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in probe.denoiser.modules())
-    dropping(probe, noises, {0: (0, 3)})
+def test_the_denoiser_is_as_before(session):
+    noises = noises_for(session, 4)
+    expected = session.evaluate(noises).prediction
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in session.denoiser.modules())
+    dropping(session, noises, {0: (0, 3)})
     with pytest.raises(ZeroDivisionError):
-        dropping(probe, noises, {0: (0, 3), 1: (1 / 0 for _ in range(1))})
-    assert torch.equal(probe.evaluate(noises).prediction, expected)
-    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in probe.denoiser.modules())
+        dropping(session, noises, {0: (0, 3), 1: (1 / 0 for _ in range(1))})
+    assert torch.equal(session.evaluate(noises).prediction, expected)
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in session.denoiser.modules())
 
 
 def test_a_tap_asks_before_direct_calls_alone():
@@ -181,8 +181,8 @@ def test_a_forward_that_mixes_its_batches_says_so():
     def mixing(hidden_states, *args, **kwargs):
         return plain(hidden_states + torch.zeros(3, 1, 1), *args, **kwargs)
 
-    probe = Probe(pipe, PROMPT, **CALLS["cogvideox"])
-    assert len(probe.layers) == 3
+    session = Session(pipe, PROMPT, **CALLS["cogvideox"])
+    assert len(session.layers) == 3
     block.forward = mixing
     with pytest.raises(CannotShrink, match="CogVideoXTransformer3DModel mixes its blocks' batch"):
-        dropping(probe, noises_for(probe, 3), {0: (0, 2)})
+        dropping(session, noises_for(session, 3), {0: (0, 2)})

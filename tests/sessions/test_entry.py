@@ -5,7 +5,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 from seedbed.errors import NotSupported
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import PROMPT, ltx2, sdxl_edits
 from tests.pipelines.family import Missing
 
@@ -19,10 +19,10 @@ def test_noise_that_is_added_again_in_every_step_is_that_of_the_candidate(monkey
         return add_noise(self, original_samples, noise, timesteps)
 
     monkeypatch.setattr(EulerDiscreteScheduler, "add_noise", add)
-    probe = Probe(sdxl_edits.inpainting(), PROMPT, **sdxl_edits.FAMILIES[1].call)
-    noise = torch.randn(probe.spec.shape, generator=torch.Generator().manual_seed(1))
+    session = Session(sdxl_edits.inpainting(), PROMPT, **sdxl_edits.FAMILIES[1].call)
+    noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(1))
     added.clear()
-    probe.generate(noise)
+    session.generate(noise)
     assert len(added) > 1 and all(torch.equal(each[0], noise) for each in added)
 
 
@@ -31,7 +31,7 @@ def test_a_picture_to_which_no_noise_is_added_is_refused():
     latents = torch.zeros(1, 4, 8, 8)
     call = dict(image=latents, denoising_start=0.5, num_inference_steps=4)
     with pytest.raises(NotSupported, match="adds no noise to what it is given"):
-        _ = Probe(sdxl_edits.image_to_image(), PROMPT, **call).spec
+        _ = Session(sdxl_edits.image_to_image(), PROMPT, **call).spec
 
 
 def test_latents_that_a_pipeline_prepares_and_refuses_are_drawn():
@@ -40,6 +40,6 @@ def test_latents_that_a_pipeline_prepares_and_refuses_are_drawn():
         pipe = family.built()
     except Missing as error:
         pytest.skip(str(error))
-    probe = Probe(pipe, PROMPT, **{**family.call, "conditions": None})
-    assert probe.spec.layout == "b tokens c"
-    assert probe.evaluate(torch.randn(1, *probe.spec.shape)).prediction is not None
+    session = Session(pipe, PROMPT, **{**family.call, "conditions": None})
+    assert session.spec.layout == "b tokens c"
+    assert session.evaluate(torch.randn(1, *session.spec.shape)).prediction is not None

@@ -1,4 +1,4 @@
-"""The probe on five families: what it asks, what it costs, and that candidates do not see each other."""
+"""A session on five families: what it asks, what it costs, and that candidates do not see each other."""
 
 import gc
 
@@ -8,8 +8,11 @@ import torch
 
 from seedbed.attention.tap import Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported
-from seedbed.probe import LayerInfo, Probe, Rollout
+from seedbed.pipelines.discover import LayerInfo
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff, sdxl, wan
+from tests.sessions.previews import preview
 
 SPECS = {
     "cogvideox": ((3, 4, 4, 4), 0, "b f c h w", "transformer"),
@@ -20,37 +23,37 @@ SPECS = {
 }
 
 
-def noises_for(probe, count, seed=0):
-    return torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(seed))
+def noises_for(session, count, seed=0):
+    return torch.randn(count, *session.spec.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def frames_of(output):
-    """What a pipeline returned for its first prompt, as the probe gives it."""
+    """What a pipeline returned for its first prompt, as the session gives it."""
     frames = np.asarray((output.frames if hasattr(output, "frames") else output.images)[0])
     pixels = (frames.clip(0, 1) * 255).round().astype(np.uint8)
     return pixels if pixels.ndim == 4 else pixels[None]
 
 
 @pytest.fixture
-def probe(pipe_of, family):
-    return Probe(pipe_of(family), PROMPT, **CALLS[family])
+def session(pipe_of, family):
+    return Session(pipe_of(family), PROMPT, **CALLS[family])
 
 
-def test_spec_is_the_noise_the_pipeline_would_draw(probe, family):
+def test_spec_is_the_noise_the_pipeline_would_draw(session, family):
     shape, frame_axis, layout, denoiser = SPECS[family]
-    spec = probe.spec
+    spec = session.spec
     assert (spec.shape, spec.frame_axis, spec.layout) == (shape, frame_axis, layout)
     assert spec.dtype == torch.float32 and spec.device.type == "cpu"
-    assert probe.denoiser_name == denoiser and probe.denoiser is getattr(probe.pipe, denoiser)
-    assert probe.ledger.total == 0
+    assert session.facts.denoiser_name == denoiser and session.denoiser is getattr(session.pipe, denoiser)
+    assert session.ledger.total == 0
 
 
-def test_layers_cost_nothing_and_are_those_of_a_real_forward(probe):
-    layers = probe.layers
-    assert probe.ledger.entries == {}
+def test_layers_cost_nothing_and_are_those_of_a_real_forward(session):
+    layers = session.layers
+    assert session.ledger.entries == {}
     seen = []
-    probe.evaluate(noises_for(probe, 1), lambda c: seen.append(LayerInfo(c.layer, c.kind, c.block)))
-    assert layers == tuple(seen) == probe.layers
+    session.evaluate(noises_for(session, 1), lambda c: seen.append(LayerInfo(c.layer, c.kind, c.block)))
+    assert layers == tuple(seen) == session.layers
 
 
 def test_layers_of_a_model_that_needs_data_are_counted():
@@ -63,21 +66,21 @@ def test_layers_of_a_model_that_needs_data_are_counted():
             return plain(self, hidden_states * (2.0 if hidden_states.sum().item() > 1e9 else 1.0), *args)
 
     block.__class__ = Peeking
-    probe = Probe(pipe, PROMPT, **CALLS["wan"])
-    assert len(probe.layers) == 4
-    assert probe.ledger.to_dict() == {"layers": 1.0}
-    probe.evaluate(noises_for(probe, 2), depth=1)
-    assert probe.ledger.to_dict() == {"layers": 1.0, "scoring": 0.5}
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    assert len(session.layers) == 4
+    assert session.ledger.to_dict() == {"layers": 1.0}
+    session.evaluate(noises_for(session, 2), depth=1)
+    assert session.ledger.to_dict() == {"layers": 1.0, "scoring": 0.5}
 
 
-def test_a_candidate_is_the_same_in_every_batch(probe):
+def test_a_candidate_is_the_same_in_every_batch(session):
     """Float32 kernels may sum in another order for another batch: relative 1e-5 allows for that."""
-    noises, scores, outputs = noises_for(probe, 10), {}, {}
+    noises, scores, outputs = noises_for(session, 10), {}, {}
     for size in (1, 3, 10):
         rows, predictions = [], []
         for batch in noises.split(size):
             seen = []
-            predictions.append(probe.evaluate(batch, lambda c, to=seen: to.append(statistic(c))).prediction)
+            predictions.append(session.evaluate(batch, lambda c, to=seen: to.append(statistic(c))).prediction)
             rows.append(torch.stack(seen, 1))
         scores[size], outputs[size] = torch.cat(rows), torch.cat(predictions)
     assert scores[10].std(0).min() > 0
@@ -94,45 +97,45 @@ def statistic(call):
     return call.by_candidate(call.query.square().mean(-1)) + call.by_candidate(logits.logsumexp(-1))
 
 
-def test_predictions_are_those_of_the_pipelines_own_unguided_call(probe, family):
-    noises, outputs = noises_for(probe, 2), []
-    prediction = probe.evaluate(noises).prediction
-    hook = probe.denoiser.register_forward_hook(
+def test_predictions_are_those_of_the_pipelines_own_unguided_call(session, family):
+    noises, outputs = noises_for(session, 2), []
+    prediction = session.evaluate(noises).prediction
+    hook = session.denoiser.register_forward_hook(
         lambda module, args, output: outputs.append(output[0] if isinstance(output, tuple) else output.sample)
     )
-    probe.pipe([PROMPT] * 2, latents=noises, guidance_scale=1, output_type="latent", **CALLS[family])
+    session.pipe([PROMPT] * 2, latents=noises, guidance_scale=1, output_type="latent", **CALLS[family])
     hook.remove()
     torch.testing.assert_close(prediction, outputs[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_generates_what_the_pipeline_generates(probe, family, guidance):
+def test_generates_what_the_pipeline_generates(session, family, guidance):
     arguments = CALLS[family] | {"guidance_scale": guidance, "negative_prompt": "blue"}
-    probe = Probe(probe.pipe, PROMPT, **arguments)
-    noise = noises_for(probe, 1)
-    generated = probe.generate(noise[0])
-    expected = frames_of(probe.pipe(PROMPT, latents=noise, output_type="np", **arguments))
+    session = Session(session.pipe, PROMPT, **arguments)
+    noise = noises_for(session, 1)
+    generated = session.generate(noise[0])
+    expected = frames_of(session.pipe(PROMPT, latents=noise, output_type="np", **arguments))
     assert generated.dtype == np.uint8 and np.array_equal(generated, expected)
     assert generated.std() > 1
     steps = CALLS[family]["num_inference_steps"]
-    assert probe.ledger.to_dict() == {"generation": steps * (1 if guidance == 1 else 2)}
+    assert session.ledger.to_dict() == {"generation": steps * (1 if guidance == 1 else 2)}
 
 
-def test_a_preview_after_the_last_step_is_the_generation(probe, family):
-    noise = noises_for(probe, 1)
+def test_a_preview_after_the_last_step_is_the_generation(session, family):
+    noise = noises_for(session, 1)
     steps = CALLS[family]["num_inference_steps"]
-    (last,) = probe.preview(noise, steps=steps)
-    assert np.array_equal(last, probe.generate(noise[0]))
-    spent = probe.ledger.to_dict()
+    (last,) = preview(session, noise, steps=steps)
+    assert np.array_equal(last, session.generate(noise[0]))
+    spent = session.ledger.to_dict()
     assert spent["preview"] == spent["generation"]
 
 
 def test_a_preview_leaves_nothing_to_the_garbage_collector():
     """On a GPU, what a scheduler remembers would take memory until the next collection."""
     pipe = wan()
-    probe = Probe(pipe, PROMPT, **CALLS["wan"])
-    noises = noises_for(probe, 1)
-    probe.preview(noises)
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    noises = noises_for(session, 1)
+    preview(session, noises)
 
     def tensors():
         return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
@@ -141,34 +144,34 @@ def test_a_preview_leaves_nothing_to_the_garbage_collector():
     gc.disable()
     try:
         before = tensors()
-        probe.preview(noises)
+        preview(session, noises)
         assert tensors() == before
     finally:
         gc.enable()
 
 
-def test_a_preview_costs_only_its_steps(probe):
-    previews = probe.preview(noises_for(probe, 2))
+def test_a_preview_costs_only_its_steps(session):
+    previews = preview(session, noises_for(session, 2))
     assert len(previews) == 2 and not np.array_equal(*previews)
     assert all(p.dtype == np.uint8 and p.ndim == 4 and p.shape[-1] == 3 for p in previews)
-    assert probe.ledger.to_dict() == {"preview": 4.0}
+    assert session.ledger.to_dict() == {"preview": 4.0}
 
 
-def test_stopping_early_costs_its_share_of_the_layers(probe):
-    noises, total, seen = noises_for(probe, 3), len(probe.layers), []
-    evaluation = probe.evaluate(noises, lambda c: seen.append(c.index), depth=2, what="probing")
+def test_stopping_early_costs_its_share_of_the_layers(session):
+    noises, total, seen = noises_for(session, 3), len(session.layers), []
+    evaluation = session.evaluate(noises, lambda c: seen.append(c.index), depth=2, what="probing")
     assert seen == [0, 1] and evaluation.stopped and evaluation.prediction is None
-    assert probe.ledger.to_dict() == {"probing": pytest.approx(3 * 2 / total)}
-    assert not probe.evaluate(noises).stopped
-    assert probe.ledger.total == pytest.approx(3 * 2 / total + 3)
+    assert session.ledger.to_dict() == {"probing": pytest.approx(3 * 2 / total)}
+    assert not session.evaluate(noises).stopped
+    assert session.ledger.total == pytest.approx(3 * 2 / total + 3)
 
 
-def test_depth_is_in_layers_of_the_last_of_the_steps(probe):
-    noises, total, seen = noises_for(probe, 2), len(probe.layers), []
-    evaluation = probe.evaluate(noises, lambda c: seen.append((c.step, c.index)), depth=1, steps=2)
+def test_depth_is_in_layers_of_the_last_of_the_steps(session):
+    noises, total, seen = noises_for(session, 2), len(session.layers), []
+    evaluation = session.evaluate(noises, lambda c: seen.append((c.step, c.index)), depth=1, steps=2)
     assert seen == [(0, i) for i in range(total)] + [(1, 0)]
     assert evaluation.stopped and evaluation.prediction.shape[0] == 2
-    assert probe.ledger.total == pytest.approx(2 * (1 + 1 / total))
+    assert session.ledger.total == pytest.approx(2 * (1 + 1 / total))
 
 
 def test_the_prompt_is_encoded_once_for_all_candidates(pipe_of, family):
@@ -178,14 +181,14 @@ def test_the_prompt_is_encoded_once_for_all_candidates(pipe_of, family):
         e.register_forward_hook(lambda module, args, output: texts.append(len(args[0]))) for e in encoders
     ]
     try:
-        probe = Probe(pipe, PROMPT, negative_prompt="blue", **CALLS[family])
+        session = Session(pipe, PROMPT, negative_prompt="blue", **CALLS[family])
         for size in (1, 3, 4):
-            probe.evaluate(noises_for(probe, size))
+            session.evaluate(noises_for(session, size))
         assert texts == [1] * len(encoders)
         texts.clear()
         # Guided, so once more, and the negative prompt.
         for _ in range(2):
-            probe.preview(noises_for(probe, 2))
+            preview(session, noises_for(session, 2))
         assert len(texts) == 2 * len(encoders)
     finally:
         for hook in hooks:
@@ -211,31 +214,31 @@ def test_a_prompt_for_several_frames_is_encoded_as_often():
     pipe = animatediff()
     pipe.enable_free_noise(context_length=4, context_stride=2)
     call = CALLS["animatediff"] | {"num_frames": 8}
-    probe = Probe(pipe, PROMPT, **call)
-    noises = noises_for(probe, 1)
+    session = Session(pipe, PROMPT, **call)
+    noises = noises_for(session, 1)
     plain = pipe(PROMPT, latents=noises, output_type="np", **call)
-    assert np.array_equal(probe.generate(noises[0]), frames_of(plain))
+    assert np.array_equal(session.generate(noises[0]), frames_of(plain))
 
 
-def test_prompt_embeds_take_the_place_of_the_prompt(probe, family):
-    pipe = probe.pipe
+def test_prompt_embeds_take_the_place_of_the_prompt(session, family):
+    pipe = session.pipe
     if family == "animatediff":
         encoded = pipe.encode_prompt(PROMPT, torch.device("cpu"), 1, False)
     else:
         options = {"max_sequence_length": 8} if family != "sdxl" else {}
         encoded = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False, **options)
     embeds = {n: v for n, v in zip(EMBEDDED[family], encoded, strict=False) if v is not None}
-    noises = noises_for(probe, 3)
-    expected = probe.evaluate(noises).prediction
-    given = Probe(pipe, **embeds, **CALLS[family])
+    noises = noises_for(session, 3)
+    expected = session.evaluate(noises).prediction
+    given = Session(pipe, **embeds, **CALLS[family])
     assert torch.equal(given.evaluate(noises).prediction, expected)
 
 
-def test_guidance_is_off_whatever_the_caller_asks(probe, family):
-    noises, rows = noises_for(probe, 2), []
-    plain = probe.evaluate(noises).prediction
-    guided = Probe(probe.pipe, PROMPT, guidance_scale=7.0, negative_prompt="blue", **CALLS[family])
-    hook = probe.denoiser.register_forward_hook(lambda module, args, output: rows.append(0))
+def test_guidance_is_off_whatever_the_caller_asks(session, family):
+    noises, rows = noises_for(session, 2), []
+    plain = session.evaluate(noises).prediction
+    guided = Session(session.pipe, PROMPT, guidance_scale=7.0, negative_prompt="blue", **CALLS[family])
+    hook = session.denoiser.register_forward_hook(lambda module, args, output: rows.append(0))
     assert torch.equal(guided.evaluate(noises, steps=2).prediction, plain)
     hook.remove()
     assert len(rows) == 2
@@ -251,8 +254,8 @@ def test_guidance_that_is_an_input_of_the_model_stays():
         pipe.unet = UNet2DConditionModel.from_config({**config, "time_cond_proj_dim": 8}).eval()
     predictions = []
     for scale in (1.5, 9.0):
-        probe = Probe(pipe, PROMPT, guidance_scale=scale, **CALLS["sdxl"])
-        predictions.append(probe.evaluate(noises_for(probe, 1)).prediction)
+        session = Session(pipe, PROMPT, guidance_scale=scale, **CALLS["sdxl"])
+        predictions.append(session.evaluate(noises_for(session, 1)).prediction)
     assert not torch.allclose(*predictions)
 
 
@@ -260,44 +263,44 @@ def test_guidance_that_cannot_be_turned_off_is_refused(pipe_of):
     class Stubborn(type(pipe_of("sdxl"))):
         do_classifier_free_guidance = True
 
-    probe = Probe(Stubborn(**pipe_of("sdxl").components), PROMPT, **CALLS["sdxl"])
+    session = Session(Stubborn(**pipe_of("sdxl").components), PROMPT, **CALLS["sdxl"])
     with pytest.raises(NotSupported, match="with 4 rows for 2 candidates"):
-        probe.evaluate(noises_for(probe, 2))
-    assert probe.ledger.total == 0
+        session.evaluate(noises_for(session, 2))
+    assert session.ledger.total == 0
 
 
 def test_of_two_denoisers_the_first_is_probed():
     pipe = wan(two_denoisers=True)
-    probe = Probe(pipe, PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
-    assert probe.denoiser is pipe.transformer
-    noises = noises_for(probe, 2)
-    probe.evaluate(noises, steps=2)
-    assert probe.ledger.to_dict() == {"scoring": 4.0}
+    session = Session(pipe, PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
+    assert session.denoiser is pipe.transformer
+    noises = noises_for(session, 2)
+    session.evaluate(noises, steps=2)
+    assert session.ledger.to_dict() == {"scoring": 4.0}
     with pytest.raises(
         NotSupported, match=r"another denoiser follows the transformer after [23] evaluations"
     ):
-        probe.evaluate(noises, steps=4)
-    generated = probe.generate(noises[0])
-    assert probe.ledger.entries["generation"] == 8
+        session.evaluate(noises, steps=4)
+    generated = session.generate(noises[0])
+    assert session.ledger.entries["generation"] == 8
     pipe = wan(two_denoisers=True)
     pipe.register_to_config(boundary_ratio=2.0)
-    late = Probe(pipe, PROMPT, **CALLS["wan"])
-    assert late.denoiser is pipe.transformer_2 and late.denoiser_name == "transformer_2"
+    late = Session(pipe, PROMPT, **CALLS["wan"])
+    assert late.denoiser is pipe.transformer_2 and late.facts.denoiser_name == "transformer_2"
     late.evaluate(noises, depth=1)
     assert generated.shape == (9, 16, 16, 3)
 
 
-def test_progress_is_reported_by_step(probe, family):
+def test_progress_is_reported_by_step(session, family):
     seen = []
-    probe.generate(noises_for(probe, 1)[0], progress=lambda done, total: seen.append((done, total)))
+    session.generate(noises_for(session, 1)[0], progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_a_users_tap_sees_what_the_probe_runs(probe):
+def test_a_users_tap_sees_what_the_probe_runs(session):
     calls = []
-    with Tap(probe.denoiser, calls.append) as tap:
-        probe.evaluate(noises_for(probe, 2), depth=3)
-    # The probe stops at the third before the tap around it is asked.
+    with Tap(session.denoiser, calls.append) as tap:
+        session.evaluate(noises_for(session, 2), depth=3)
+    # The session stops at the third before the tap around it is asked.
     assert [c.index for c in calls] == [0, 1] and not tap.stopped and {c.candidates for c in calls} == {2}
 
 
@@ -308,20 +311,20 @@ def test_stochastic_steps_are_the_same_in_every_batch_and_leave_the_generator_al
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(5)
     state = generator.get_state()
-    probe = Probe(pipe, PROMPT, generator=generator, **CALLS["sdxl"] | {"num_inference_steps": 3})
-    noises, seen = noises_for(probe, 3), {}
+    session = Session(pipe, PROMPT, generator=generator, **CALLS["sdxl"] | {"num_inference_steps": 3})
+    noises, seen = noises_for(session, 3), {}
     for size in (1, 3):
         rows = []
         for batch in noises.split(size):
             last = []
-            probe.evaluate(
+            session.evaluate(
                 batch, lambda c, to=last: to.append(c.by_candidate(c.query.square().mean(-1))), steps=3
             )
             rows.append(last[-1])
         seen[size] = torch.cat(rows)
     torch.testing.assert_close(seen[1], seen[3], rtol=1e-5, atol=0)
-    first = probe.generate(noises[0])
-    assert np.array_equal(first, probe.generate(noises[0]))
+    first = session.generate(noises[0])
+    assert np.array_equal(first, session.generate(noises[0]))
     assert torch.equal(generator.get_state(), state)
     assert np.array_equal(
         first,
@@ -339,30 +342,32 @@ def test_stochastic_steps_are_the_same_in_every_batch_and_leave_the_generator_al
 
 def test_output_that_is_not_finite_is_an_error_at_every_depth(family):
     pipe = BUILDERS[family]()
-    probe = Probe(pipe, PROMPT, **CALLS[family])
-    noises = noises_for(probe, 2)
-    list(probe.denoiser.modules())[-1].register_forward_hook(lambda module, args, output: output * torch.nan)
-    with pytest.raises(BadOutput, match=f"the output of the {probe.denoiser_name} is not finite"):
-        probe.evaluate(noises)
+    session = Session(pipe, PROMPT, **CALLS[family])
+    noises = noises_for(session, 2)
+    list(session.denoiser.modules())[-1].register_forward_hook(
+        lambda module, args, output: output * torch.nan
+    )
+    with pytest.raises(BadOutput, match=f"the output of the {session.facts.denoiser_name} is not finite"):
+        session.evaluate(noises)
     with pytest.raises(BadOutput, match="decoded values that are not finite"):
-        probe.generate(noises[0])
+        session.generate(noises[0])
     with torch.no_grad():
-        for parameter in probe.denoiser.parameters():
+        for parameter in session.denoiser.parameters():
             parameter.fill_(torch.nan)
     with pytest.raises(BadOutput, match=r"the queries of .* not finite"):
-        probe.evaluate(noises, depth=1)
+        session.evaluate(noises, depth=1)
 
 
 def test_a_model_without_softmax_attention_is_refused():
     pipe = sdxl()
     # Attention slicing goes round torch's function, as xformers does.
     pipe.enable_attention_slicing(1)
-    probe = Probe(pipe, PROMPT, **CALLS["sdxl"])
+    session = Session(pipe, PROMPT, **CALLS["sdxl"])
     with pytest.raises(NotSupported, match="no softmax attention was seen in the unet") as error:
-        probe.evaluate(noises_for(probe, 1))
+        session.evaluate(noises_for(session, 1))
     assert "\n" not in str(error.value)
     with pytest.raises(NotSupported, match="no softmax attention"):
-        _ = probe.layers
+        _ = session.layers
 
 
 @pytest.mark.parametrize("family", ["wan", "animatediff"])
@@ -370,39 +375,49 @@ def test_previews_of_a_pipeline_that_looks_at_no_interrupt(family, pipe_of):
     """It goes on to its end, where nothing changes any more and no evaluation is run."""
     pipe = pipe_of(family)
     call = {**CALLS[family], "num_inference_steps": 4}
-    plain = Probe(pipe, PROMPT, **call)
+    plain = Session(pipe, PROMPT, **call)
     noises = noises_for(plain, 2)
 
     class Relentless(type(pipe)):
         interrupt = property(lambda self: False)
 
     pipe.__class__ = Relentless
-    probe = Probe(pipe, PROMPT, **call)
-    previews = probe.preview(noises, steps=2)
-    paused = Rollout(probe, noises).advance(2)
+    session = Session(pipe, PROMPT, **call)
+    previews = preview(session, noises, steps=2)
+    paused = Rollout(session, noises).advance(2)
     pipe.__class__ = Relentless.__base__
-    assert probe.ledger.entries["preview"] == 2 * 2 * 2 * 2
-    for expected, *got in zip(plain.preview(noises, steps=2), previews, paused, strict=True):
+    assert session.ledger.entries["preview"] == 2 * 2 * 2 * 2
+    for expected, *got in zip(preview(plain, noises, steps=2), previews, paused, strict=True):
         assert all(np.array_equal(expected, frames) for frames in got)
 
 
-@pytest.mark.parametrize("method", ["evaluate", "preview"])
-def test_more_steps_than_the_schedule_has(probe, method):
+@pytest.mark.parametrize(
+    "run, least",
+    [
+        (Session.evaluate, "steps must be 1 or more"),
+        (preview, "cannot advance to 0 steps: 0 are done, and 1 is"),
+    ],
+)
+def test_more_steps_than_the_schedule_has(session, run, least):
     with pytest.raises(BadInput, match="steps=3, but the schedule has only 2: raise num_inference_steps"):
-        getattr(probe, method)(noises_for(probe, 1), steps=3)
-    with pytest.raises(BadInput, match="steps must be 1 or more"):
-        getattr(probe, method)(noises_for(probe, 1), steps=0)
+        run(session, noises_for(session, 1), steps=3)
+    with pytest.raises(BadInput, match=least):
+        run(session, noises_for(session, 1), steps=0)
 
 
-def test_noises_of_another_shape_are_refused(probe):
-    shape = probe.spec.shape
+def test_noises_of_another_shape_are_refused(session):
+    shape = session.spec.shape
     wrong = torch.zeros(2, *shape[:-1], shape[-1] + 1)
-    for call in (probe.evaluate, probe.preview, lambda noise: probe.generate(noise[0])):
+    for call in (
+        session.evaluate,
+        lambda noises: preview(session, noises),
+        lambda noise: session.generate(noise[0]),
+    ):
         with pytest.raises(BadInput) as error:
             call(wrong)
         message = str(error.value)
         assert f"{shape[-1] + 1})" in message and f"(candidates, {', '.join(map(str, shape))})" in message
         assert "\n" not in message
-    for depth in (0, len(probe.layers) + 1):
-        with pytest.raises(BadInput, match=f"depth must be between 1 and {len(probe.layers)}"):
-            probe.evaluate(noises_for(probe, 1), depth=depth)
+    for depth in (0, len(session.layers) + 1):
+        with pytest.raises(BadInput, match=f"depth must be between 1 and {len(session.layers)}"):
+            session.evaluate(noises_for(session, 1), depth=depth)

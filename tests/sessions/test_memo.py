@@ -5,45 +5,42 @@ import weakref
 
 import pytest
 
-from seedbed.probe import Probe, batching, contact
+from seedbed.pipelines import discover
+from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """How often a forward without data was run."""
-    runs = []
-    for room in (contact, batching):
-        plain = room.run_without_data
-        monkeypatch.setattr(
-            room,
-            "run_without_data",
-            lambda *args, plain=plain, **options: runs.append(0) or plain(*args, **options),
-        )
+    runs, plain = [], discover.run_without_data
+    monkeypatch.setattr(
+        discover, "run_without_data", lambda *args, **options: runs.append(0) or plain(*args, **options)
+    )
     return runs
 
 
 def test_the_second_probe_of_a_model_asks_nothing(asked):
     pipe = BUILDERS["wan"]()
-    first = Probe(pipe, PROMPT, **CALLS["wan"])
-    layers, rows = first.layers, first.most_rows
+    first = Session(pipe, PROMPT, **CALLS["wan"])
+    layers, facts = first.layers, first.facts
     ran = len(asked)
-    assert ran == 2
-    second = Probe(pipe, PROMPT, **CALLS["wan"])
-    assert (second.layers, second.most_rows) == (layers, rows) and len(asked) == ran
-    _ = Probe(pipe, PROMPT, **CALLS["wan"] | {"num_frames": 13}).layers
+    assert ran == 1 and facts.shares
+    second = Session(pipe, PROMPT, **CALLS["wan"])
+    assert second.layers == layers and second.facts is facts and len(asked) == ran
+    _ = Session(pipe, PROMPT, **CALLS["wan"] | {"num_frames": 13}).layers
     assert len(asked) == ran + 1
 
 
 def test_another_structure_is_asked_anew(asked):
     pipe = BUILDERS["wan"]()
-    layers = Probe(pipe, PROMPT, **CALLS["wan"]).layers
+    layers = Session(pipe, PROMPT, **CALLS["wan"]).layers
     del pipe.transformer.blocks[1]
-    assert len(Probe(pipe, PROMPT, **CALLS["wan"]).layers) == len(layers) // 2
+    assert len(Session(pipe, PROMPT, **CALLS["wan"]).layers) == len(layers) // 2
     kept = pipe.transformer.blocks[0].attn1
     kept.processor = type("Other", (type(kept.processor),), {})()
     ran = len(asked)
-    _ = Probe(pipe, PROMPT, **CALLS["wan"]).layers
+    _ = Session(pipe, PROMPT, **CALLS["wan"]).layers
     assert len(asked) == ran + 1
 
 
@@ -52,14 +49,14 @@ def test_another_setting_is_asked_anew(asked):
     pipe, layers = BUILDERS["animatediff"](), []
     for length in (4, 6):
         pipe.enable_free_noise(context_length=length, context_stride=2)
-        layers.append(Probe(pipe, PROMPT, **CALLS["animatediff"] | {"num_frames": 8}).layers)
+        layers.append(Session(pipe, PROMPT, **CALLS["animatediff"] | {"num_frames": 8}).layers)
         pipe.disable_free_noise()
     assert len(asked) == 2 and len(layers[0]) > len(layers[1])
 
 
 def test_nothing_is_kept_of_a_model_that_is_gone(asked):
     pipe = BUILDERS["cogvideox"]()
-    _ = Probe(pipe, PROMPT, **CALLS["cogvideox"]).layers
+    _ = Session(pipe, PROMPT, **CALLS["cogvideox"]).layers
     model = weakref.ref(pipe.transformer)
     del pipe
     gc.collect()

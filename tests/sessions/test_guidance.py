@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from tests.pipelines import CALLS, PROMPT, hunyuan, wan
 
 HUNYUAN, HUNYUAN_15 = (
@@ -22,13 +22,13 @@ MEANS = {
 def test_guidance_is_off_for_scoring_and_on_for_generation(name):
     build, call, means = MEANS[name]
     pipe = build()
-    probe = Probe(pipe, PROMPT, **call)
-    assert probe.guidance == means
-    noise = torch.randn(1, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
-    probe.evaluate(noise, steps=2)
-    assert probe.ledger.to_dict() == {"scoring": 2}
-    made = probe.generate(noise[0])
-    assert probe.ledger.entries["generation"] == (2 if name == "input" else 4)
+    session = Session(pipe, PROMPT, **call)
+    assert session.guidance == means
+    noise = torch.randn(1, *session.spec.shape, generator=torch.Generator().manual_seed(0))
+    session.evaluate(noise, steps=2)
+    assert session.ledger.to_dict() == {"scoring": 2}
+    made = session.generate(noise[0])
+    assert session.ledger.entries["generation"] == (2 if name == "input" else 4)
     frames = pipe(PROMPT, latents=noise, output_type="np", **call).frames[0]
     assert np.array_equal(made, (np.asarray(frames).clip(0, 1) * 255).round().astype(np.uint8))
 
@@ -36,10 +36,10 @@ def test_guidance_is_off_for_scoring_and_on_for_generation(name):
 def test_the_callers_guider_is_left_alone():
     pipe = HUNYUAN_15.build()
     before = repr(vars(pipe.guider))
-    probe = Probe(pipe, PROMPT, **HUNYUAN_15.call)
-    noise = torch.zeros(1, *probe.spec.shape)
-    probe.evaluate(noise)
-    probe.generate(noise[0])
+    session = Session(pipe, PROMPT, **HUNYUAN_15.call)
+    noise = torch.zeros(1, *session.spec.shape)
+    session.evaluate(noise)
+    session.generate(noise[0])
     assert repr(vars(pipe.guider)) == before
 
 
@@ -49,6 +49,6 @@ def test_an_embedded_scale_is_the_callers():
     pipe.transformer.register_forward_pre_hook(
         lambda module, args, given: scales.append(given["guidance"].tolist()), with_kwargs=True
     )
-    probe = Probe(pipe, PROMPT, guidance_scale=3.0, **HUNYUAN.call)
-    probe.evaluate(torch.zeros(2, *probe.spec.shape))
+    session = Session(pipe, PROMPT, guidance_scale=3.0, **HUNYUAN.call)
+    session.evaluate(torch.zeros(2, *session.spec.shape))
     assert scales[-1] == [3000.0, 3000.0]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from seedbed.errors import NotSupported
-from seedbed.probe.estimate import clean_latents
-from seedbed.probe.layouts import latent_channels, spec_of
-from seedbed.probe.ledger import Ledger
+from seedbed.pipelines.layouts import latent_channels, spec_of
+from seedbed.pipelines.ledger import Ledger
+from seedbed.pipelines.prediction import clean_latents
 
 SCHEDULERS = {
     "ddim epsilon": ("DDIMScheduler", {"clip_sample": False}),
