@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import seedbed
+from seedbed.acquisition import Bansa
 from seedbed.attention import Tap, bansa_masked
-from seedbed.attention.bansa import mask_uniforms
-from seedbed.selection import Selection
-from seedbed.selection.bansa import Bansa
+from seedbed.attention.disagreement import mask_uniforms
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -26,7 +25,7 @@ def test_select_cogvideox(monkeypatch, tmp_path, capsys):
     arguments = ["a red circle moving left", "--candidates", "3", "--out", str(out)]
     choice = run(monkeypatch, "select_cogvideox.py", *arguments)["choice"]
     assert out.stat().st_size > 1000
-    assert Selection.load(f"{out}.json").best == choice.best
+    assert seedbed.Selection.load(f"{out}.json").best == choice.best
     assert capsys.readouterr().out.startswith(f"candidate {choice.best}: ")
 
 
@@ -84,10 +83,8 @@ def test_a_mask_of_anse_keeps_a_share_and_empties_no_row(anse):
 def test_anse_chooses_as_the_package_does(anse):
     pipe = seedbed.zoo.load()
     pipe.set_progress_bar_config(disable=True)
-    bansa = Bansa(estimator="masked", rows=None)
-    choice = seedbed.select(
-        pipe, PROMPT, candidates=6, acquisition=bansa, depth=3, race=None, prefer="low", progress=False
-    )
+    bansa = Bansa(estimator="masked", depth=3)
+    choice = seedbed.select(pipe, PROMPT, candidates=6, acquisition=bansa, progress=False)
     call = {name: value for name, value in choice.call.items() if name != "guidance_scale"}
     noises = torch.stack([recipe.draw()[None] for recipe in choice.recipes])
     noise, scores = anse["anse"](pipe, PROMPT, noises, 3, masks_of_the_package, **call)
