@@ -26,7 +26,7 @@ def test_select_cogvideox(monkeypatch, tmp_path, capsys):
     arguments = ["a red circle moving left", "--candidates", "3", "--out", str(out)]
     choice = run(monkeypatch, "select_cogvideox.py", *arguments)["choice"]
     assert out.stat().st_size > 1000
-    assert Selection.load(f"{out}.json").best == choice.best
+    assert seedbed.Selection.load(f"{out}.json").best == choice.best
     assert capsys.readouterr().out.startswith(f"candidate {choice.best}: ")
 
 

@@ -576,7 +576,7 @@ the pool; every caption is predicted by weights that were fitted without its ten
 
 ## Equal cost
 
-`seedbed.preview` denoises all candidates a few steps, lets the verifier judge the decoded x̂0, drops the worst and goes
+`Previews` denoises all candidates a few steps, lets the verifier judge the decoded x̂0, drops the worst and goes
 on with the rest. Best of N judges finished videos by the same verifier; between whole numbers it is a mixture. The
 schedule for each budget is chosen on one half of the captions and measured on the other, both ways.
 

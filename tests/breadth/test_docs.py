@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import seedbed
 from tests.breadth.facts import facts
 from tests.pipelines import PROMPT, cogvideox_, images
@@ -34,11 +36,14 @@ def test_the_snippets_of_the_guide_run_and_its_family_works(capsys):
     assert found.attention == "1 joint, 1 self"
 
 
-def test_the_errors_of_the_guide_exist():
-    """Every phrase of the guide's table is in the room's source, where lines of a string are joined."""
-    sources = " ".join(path.read_text() for path in (ROOT / "src" / "seedbed" / "pipelines").glob("*.py"))
+@pytest.mark.parametrize("page", ["adding-a-pipeline.md", "sessions.md"])
+def test_the_errors_of_the_guides_exist(page):
+    """Every phrase of a guide's table is in the sources, where lines of a string are joined."""
+    rooms = [ROOT / "src" / "seedbed" / room for room in ("attention", "pipelines")]
+    sources = " ".join(path.read_text() for room in rooms for path in room.glob("*.py"))
     sources = re.sub(r'"\s+(\+ )?f?"', "", sources)
-    lines = re.findall(r"^\| (.*?) \|", GUIDE.split("## What the errors mean")[1], re.MULTILINE)[1:]
+    table = (ROOT / "docs" / page).read_text().split("## What the errors mean")[1]
+    lines = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)[1:]
     assert len(lines) >= 6
     for line in lines:
         for phrase in filter(None, map(str.strip, line.split("…"))):

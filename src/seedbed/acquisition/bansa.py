@@ -37,8 +37,8 @@ class Bansa(AttentionScore):
             candidate; None, the default, means all. Noises differ by little more than chance, so that a
             sample chooses as all rows only where it is nearly all of them (docs/speed.md).
         seed: of the masks and of the sampled rows, both common to all candidates.
-        depth: see `AttentionScore`; the published share of the layers by default.
-        layers, race, prefer, steps: see `AttentionScore` (the paper tries 1, 25 and 50 steps).
+        depth: see `AttentionScore`; the published share of the layers by default. `layers`, `race`, `prefer`
+            and `steps` are described there too (the paper tries 1, 25 and 50 steps).
 
     Raises:
         BadInput: an unknown estimator or place, masks below 2, keep outside (0, 1], rows below 1; and as

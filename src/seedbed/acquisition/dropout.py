@@ -37,8 +37,7 @@ class BansaDropout(AttentionScore):
     Args:
         masks: forwards per candidate, at least 2.
         keep: the probability that an entry of the attention map is kept, in (0, 1].
-        seed: of the masks.
-        layers, depth, prefer, steps: see `AttentionScore`.
+        seed: of the masks. For `layers`, `depth`, `prefer` and `steps` see `AttentionScore`.
 
     Raises:
         BadInput: masks below 2, keep outside (0, 1]; and as `AttentionScore`.

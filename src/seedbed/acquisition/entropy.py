@@ -20,8 +20,7 @@ class Entropy(AttentionScore):
 
     Args:
         rows: how many query rows per head are looked at, as in `Bansa`; None means all.
-        seed: of the sampled rows.
-        layers, depth, race, prefer, steps: see `AttentionScore`.
+        seed: of the sampled rows. For `layers`, `depth`, `race`, `prefer` and `steps` see `AttentionScore`.
 
     Raises:
         BadInput: rows below 1; and as `AttentionScore`.

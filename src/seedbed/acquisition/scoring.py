@@ -55,7 +55,8 @@ def plan_layers(
 
     Args:
         layers: every attention layer of the denoiser, in execution order.
-        wanted, depth: as `AttentionScore` takes them.
+        wanted: as `AttentionScore` takes `layers`.
+        depth: as `AttentionScore` takes it.
 
     Raises:
         BadInput: depth beyond the last layer, or no wanted layer within it.

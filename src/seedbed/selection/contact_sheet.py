@@ -153,7 +153,8 @@ class ContactSheet:
 
         Args:
             candidate: its number on the sheet, from 0.
-            pipe, missing: as in `replay`, for a sheet that was loaded.
+            pipe: as in `replay`, for a sheet that was loaded.
+            missing: the same.
 
         Returns:
             The video; its ledger has the candidate's own evaluations as "generation", all others as
@@ -209,8 +210,9 @@ def contact_sheet(
 ) -> ContactSheet:
     """Denoise every candidate a few steps and decode what each will become, for a person to choose from.
 
+    Arguments that are not described here are those of `select`.
+
     Args:
-        pipe, prompt, candidates, seed, progress, call, arguments: as in `select`.
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         batch_size: candidates that share a forward. With 1 the finished frames are bit by bit those that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
 import math
@@ -50,8 +51,9 @@ class Model:
         }
         scheduler = getattr(pipe, "scheduler", None)
         if scheduler is not None:
-            # Bounds that are infinite, of which JSON has none, as text.
-            config = json.loads(scheduler.to_json_string(), parse_constant=str)
+            # Of a copy, as diffusers adds its own entries to a configuration that it writes. Bounds that are
+            # infinite, of which JSON has none, as text.
+            config = json.loads(copy.deepcopy(scheduler).to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         name = recorded_name(model_name(pipe))
         return cls(name, type(pipe).__name__, dtypes, pipe.device.type, scheduler)
