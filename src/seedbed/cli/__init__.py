@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line and exit: 0, 1 where a replay differs, 2 on bad input, 130 on Ctrl-C."""
     try:
         from seedbed.cli.app import app
-        from seedbed.cli.exits import fail
+        from seedbed.cli.options import fail
 
         try:
             code = app(standalone_mode=False)

@@ -1,16 +1,13 @@
 """The command `seedbed calibrate`: what the choice of the noise is worth on a model, and a profile of it."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from seedbed.cli import options as opt
-from seedbed.cli.exits import one_line_errors
-from seedbed.cli.outputs import checked
-from seedbed.cli.shared import call_of, loaded, shown
+from seedbed.cli.outputs import checked, print_json
 from seedbed.errors import BadInput
 
 # As many lines of the table as fit a terminal; the report has all.
@@ -19,6 +16,7 @@ _WORLD = "shapes"
 
 
 def calibrate(
+    *,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text file with a prompt on each line.", show_default=False),
@@ -57,74 +55,53 @@ def calibrate(
     after: Annotated[
         str, typer.Option(metavar="S,S,...", help="Denoising steps after which signals are read; 0 is none.")
     ] = "0,1,3,6,9",
-    steps: opt.Steps = None,
-    guidance_scale: opt.Guidance = None,
-    frames: opt.Frames = None,
-    height: opt.Height = None,
-    width: opt.Width = None,
-    model: opt.Model = None,
-    batch_size: opt.Batch = None,
-    dtype: opt.Precision = None,
-    device: opt.Device = None,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="FILE.json", help="Profile to write.", rich_help_panel=opt.OUTPUT),
-    ] = Path("seedbed-profile.json"),
-    report: Annotated[
-        bool, typer.Option(help="Write an HTML report beside it.", rich_help_panel=opt.OUTPUT)
-    ] = True,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
+    call: opt.Call,
+    machine: opt.Machine,
+    out: Annotated[Path, opt.writing(metavar="FILE.json", help="Profile to write.")] = Path(
+        "seedbed-profile.json"
+    ),
+    report: opt.Report = True,
+    terminal: opt.Terminal,
 ) -> None:
     """Measure which choice of the noise helps on a model, and write it down as a profile.
 
     Generates and judges every noise of every prompt. Interrupted, it goes on where it was when run again:
     what is measured so far lies in FILE.json.rows. A profile named seedbed-profile.json in the folder of the
-    model is what generate, select and score follow; elsewhere, name it with --profile.
+    model is what generate, select and score follow; elsewhere, name it with --acquisition.
     """
-    with one_line_errors():
-        path = checked(out, ".json", beside=(".html",) if report else ())
-        texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
-        try:
-            moments = tuple(int(part) for part in after.split(","))
-        except ValueError:
-            raise BadInput(
-                f"cannot read --after {after}: write whole numbers with commas, as in 0,1,3"
-            ) from None
-        call = call_of(steps, guidance_scale, frames, height, width)
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
-        from seedbed.lab.calibration import FUNCTIONS
-        from seedbed.lab.calibration import calibrate as run
+    path = checked(out, ".json", beside=(".html",) if report else ())
+    texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
+    moments = opt.whole_numbers("--after", after)
+    pipe = machine.load(terminal.progress)
+    from seedbed.lab.calibration import FUNCTIONS
+    from seedbed.lab.calibration import calibrate as run
+    from seedbed.lab.presentation import cell_text
 
-        done = [0]
-        try:
-            found = run(
-                pipe,
-                texts,
-                noises,
-                verifier=judge,
-                seed=seed,
-                steps=moments,
-                acquisitions=acquisition or FUNCTIONS,
-                batch_size=batch_size or "auto",
-                save=path,
-                progress=_counting(done, quiet),
-                **call,
-            )
-        except KeyboardInterrupt:
-            print(
-                f"interrupted: {done[0]} of {len(texts)} prompts are kept in {path}.rows; run again to go on",
-                file=sys.stderr,
-            )
-            raise typer.Exit(130) from None
-        files = {"profile": path}
-        if report:
-            files["report"] = found.report(path.with_suffix(".html"))
-        if as_json:
-            content = json.loads(path.read_bytes())
-            print(json.dumps({"files": {k: str(v) for k, v in files.items()}, "profile": content}))
-        else:
-            _print(found, files)
+    with opt.resumable(terminal.progress, Path(f"{path}.rows")) as progress:
+        found = run(
+            pipe,
+            texts,
+            noises,
+            verifier=judge,
+            seed=seed,
+            steps=tuple(moments),
+            acquisitions=acquisition or FUNCTIONS,
+            batch_size=machine.batch_size or "auto",
+            save=path,
+            progress=progress,
+            **call.arguments(),
+        )
+    files = {"profile": path}
+    if report:
+        files["report"] = found.report(path.with_suffix(".html"))
+    if terminal.as_json:
+        print_json(files, profile=json.loads(path.read_bytes()))
+        return
+    print(f"random noise {cell_text(found.random)}, best of the pool {cell_text(found.oracle)}\n")
+    print(found.table.to_text(_LINES))
+    print(f"\nchoice  {found.profile.acquisition.name}: {found.profile.why}")
+    for what, file in files.items():
+        print(f"{what:<7} {file}")
 
 
 def _texts(prompts: Path | None, world: str | None, count: int) -> list[str]:
@@ -158,31 +135,3 @@ def _judge(verifier: str | None, ratings: Path | None, world: str | None) -> Any
         raise BadInput("say what judges the videos: --verifier NAME or --ratings FILE.csv")
     resolve(verifier or _WORLD)  # a mistake is one before the model is loaded
     return verifier or _WORLD
-
-
-def _counting(done: list[int], quiet: bool) -> Any:
-    """Progress as it is shown, and as the number of prompts done."""
-    from contextlib import ExitStack
-
-    from seedbed.selection.progress import reporting
-
-    stack = ExitStack()
-    bar = stack.enter_context(reporting(shown(quiet)))
-
-    def show(what: str, number: float, total: float) -> None:
-        done[0] = int(number)
-        bar(what, number, total)
-        if number == total:
-            stack.close()
-
-    return show
-
-
-def _print(found: Any, files: dict[str, Path]) -> None:
-    from seedbed.lab.presentation import cell_text
-
-    print(f"random noise {cell_text(found.random)}, best of the pool {cell_text(found.oracle)}\n")
-    print(found.table.to_text(_LINES))
-    print(f"\nchoice  {found.profile.acquisition.name}: {found.profile.why}")
-    for what, path in files.items():
-        print(f"{what:<7} {path}")

@@ -1,10 +1,17 @@
-"""Where a command writes, checked before the work and written together after it."""
+"""Where a command writes, checked before the work and written together after it, and what it prints."""
 
+import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from seedbed.errors import BadInput
 
@@ -63,3 +70,66 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 os.replace(Path(staging.name, path.name), path)
             except OSError as error:
                 raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def print_json(files: Mapping[str, Path], **content: Any) -> None:
+    """One JSON object: where the files lie, and what else there is."""
+    print(json.dumps({**content, "files": {what: str(path) for what, path in files.items()}}))
+
+
+def show(record: dict[str, Any], files: Mapping[str, Path], as_json: bool, ranking: bool = False) -> None:
+    """A record and its files, as one JSON object or for people: how the noise was chosen, the cost, the files."""
+    if as_json:
+        print_json(files, record=record)
+        return
+    from seedbed.report.page import amount  # loads more than --help needs
+
+    console = Console(highlight=False)
+    if ranking:
+        console.print(_ranking(record))
+    recipe, ledger, count = record["recipes"][record["best"]], record["ledger"], len(record["recipes"])
+    seed = f" of seed {recipe['seed']}" if recipe["seed"] is not None else ""
+    end = "lowest" if record["prefer"] == "low" else "highest"
+    if "picked" in record["options"]:
+        end = "one"
+    head = (
+        f"noise {recipe['candidate']}{seed}, {end} of {count} by {record['acquisition']} ({record['reason']})"
+    )
+    if "sheet" in record:
+        head = f"{count} {record['reason']}"
+    items = ", ".join(f"{what} {amount(evaluations)}" for what, evaluations in ledger.items())
+    sure = record.get("confidence", 1)
+    lines = [
+        head,
+        *([f"{sure:.0%} sure that all query rows would choose the same"] if sure < 1 else []),
+        f"{amount(sum(ledger.values()))} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
+        *(f"{what:<7} {path}" for what, path in files.items()),
+    ]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _ranking(record: dict[str, Any]) -> Table:
+    """The candidates of a record, best first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("rank", "seed", "noise", "score"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    totals = record["totals"]
+    seen = [sum(score is not None for score in row) for row in record["scores"]]
+    known = [total for total in totals if total is not None]
+    spread = max(known) - min(known) if known else 0.0
+    digits = min(max(2 - math.floor(math.log10(spread)), 0), 9) if spread else 4
+    for rank, index in enumerate(record["order"], 1):
+        recipe, total = record["recipes"][index], totals[index]
+        chosen = index == record["best"]
+        dropped = f"dropped after layer {seen[index]}" if seen[index] < max(seen) else ""
+        table.add_row(
+            str(rank),
+            "–" if recipe["seed"] is None else str(recipe["seed"]),
+            str(recipe["candidate"]),
+            "–" if total is None else f"{total:.{digits}f}",
+            "chosen" if chosen else dropped,
+            style="bold green" if chosen else "",
+        )
+    return table
