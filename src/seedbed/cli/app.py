@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(lab, name="lab")
 
 
 def _version(wanted: bool) -> None:
@@ -49,8 +48,6 @@ def generate(
     *,
     prompt: opt.Prompt,
     choice: opt.Choice,
-    call: opt.Call,
-    machine: opt.Machine,
     out: Annotated[
         Path | None,
         opt.writing(
@@ -59,7 +56,7 @@ def generate(
     ] = None,
     fps: opt.Fps = 8,
     report: opt.Report = True,
-    terminal: opt.Terminal,
+    run: opt.Run,
 ) -> None:
     """Choose the best of several noises and generate the video from it.
 
@@ -69,43 +66,19 @@ def generate(
     """
     beside = (".html", ".json") if report else (".json",)
     video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png", beside=beside)
-    arguments = choice.arguments()
-    result = seedbed.generate(
-        machine.load(terminal.progress),
-        prompt,
-        **arguments,
-        batch_size=machine.batch_size or "auto",
-        progress=terminal.progress,
-        call=call.arguments(),
-    )
-    _write(result, video, out is None, fps, report, terminal)
+    chosen = choice.arguments()
+    result = seedbed.generate(run.load(), prompt, **chosen, **run.arguments())
+    _write(result, video, out is None, fps, report, run.as_json)
 
 
 @opt.command(app)
-def select(
-    *,
-    prompt: opt.Prompt,
-    choice: opt.Choice,
-    call: opt.Call,
-    machine: opt.Machine,
-    out: Annotated[
-        Path | None, opt.writing(metavar="FILE.json", help="Record to write (else named after the prompt).")
-    ] = None,
-    terminal: opt.Terminal,
-) -> None:
+def select(*, prompt: opt.Prompt, choice: opt.Choice, out: opt.Out = None, run: opt.Run) -> None:
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
     path = checked(out or named_after(prompt, "-selection.json"), ".json")
-    arguments = choice.arguments()
-    result = seedbed.select(
-        machine.load(terminal.progress),
-        prompt,
-        **arguments,
-        batch_size=machine.batch_size or "auto",
-        progress=terminal.progress,
-        call=call.arguments(),
-    )
+    chosen = choice.arguments()
+    result = seedbed.select(run.load(), prompt, **chosen, **run.arguments())
     write_together({path: result.save})
-    show(result.to_dict(), {"record": path}, terminal.as_json, ranking=True)
+    show(result.to_dict(), {"record": path}, run.as_json, ranking=True)
 
 
 @opt.command(app)
@@ -113,40 +86,30 @@ def score(
     *,
     prompt: opt.Prompt,
     seeds: Annotated[
-        str | None, typer.Option(metavar="S,S,...", help="Seeds to score, the first noise of each.")
+        str | None, opt.choosing(metavar="S,S,...", help="Seeds to score, the first noise of each.")
     ] = None,
     noise: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Record or video whose noise to score; repeatable."),
+        opt.choosing(metavar="FILE", help="Record or video whose noise to score; repeatable."),
     ] = None,
     acquisition: opt.Acquisition = "auto",
-    call: opt.Call,
-    machine: opt.Machine,
-    terminal: opt.Terminal,
+    run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
     function = opt.function_of(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
         raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
-    recipes = [seedbed.Selection.load(path).recipe for path in noise or ()]
-    known = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in recipes]
-    pipe = machine.load(terminal.progress)
+    saved: list[Any] = [seedbed.Selection.load(path).recipe for path in noise or ()]
+    saved = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in saved]
+    pipe = run.load()
     from seedbed.pipelines.session import Session
     from seedbed.selection.choosing import draw_pool
 
-    session = Session(pipe, prompt, **call.arguments())
+    session = Session(pipe, prompt, **run.call)
     drawn = [draw_pool(session, 1, number).recipes[0] for number in numbers]
-    result = seedbed.score(
-        pipe,
-        prompt,
-        [*drawn, *known],
-        acquisition=function,
-        batch_size=machine.batch_size or "auto",
-        progress=terminal.progress,
-        call=call.arguments(),
-    )
-    show(result.to_dict(), {}, terminal.as_json, ranking=True)
+    result = seedbed.score(pipe, prompt, [*drawn, *saved], acquisition=function, **run.arguments())
+    show(result.to_dict(), {}, run.as_json, ranking=True)
 
 
 @opt.command(app)
@@ -162,51 +125,31 @@ def contact_sheet(
     verifier: Annotated[
         str | None,
         opt.choosing(
-            metavar="NAME",
-            help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER.",
-            show_default=False,
+            metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
         ),
     ] = None,
-    call: opt.Call,
-    machine: opt.Machine,
-    out: Annotated[
-        Path | None, opt.writing(metavar="FILE.json", help="Record to write (else named after the prompt).")
-    ] = None,
+    out: opt.Out = None,
     fps: opt.Fps = 8,
-    terminal: opt.Terminal,
+    run: opt.Run,
 ) -> None:
     """Show what every noise will become, for you to choose from: `seedbed replay RECORD --candidate N`.
 
     Writes a page (.html), a record (.json) and the evaluations made so far (.safetensors) side by side.
     """
-    ending = f"{_SHEET}.json"
-    path = checked(out or named_after(prompt, ending), ".json", beside=(".html", ".safetensors"))
+    path = out or named_after(prompt, f"{_SHEET}.json")
+    path = checked(path, ".json", beside=(".html", ".safetensors"))
     from seedbed.verifiers import resolve
 
     judge = None if verifier is None else resolve(verifier)
-    sheet = seedbed.contact_sheet(
-        machine.load(terminal.progress),
-        prompt,
-        candidates=candidates,
-        seed=seed,
-        after=after,
-        verifier=judge,
-        batch_size=machine.batch_size or 1,
-        progress=terminal.progress,
-        call=call.arguments(),
-    )
+    asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
+    sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments(batch_size=1))
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"
-    files = {"page": path.with_suffix(".html"), "record": path, "memory": path.with_suffix(".safetensors")}
+    page, memory = path.with_suffix(".html"), path.with_suffix(".safetensors")
     write_together(
-        {
-            files["page"]: lambda at: sheet.page(at, fps, command),
-            files["memory"]: sheet.save_memory,
-            path: sheet.save_record,
-        }
+        {page: lambda at: sheet.page(at, fps, command), memory: sheet.save_memory, path: sheet.save_record}
     )
-    show(sheet.record(), files, terminal.as_json, ranking=judge is not None)
-    if not terminal.as_json:
-        print(f"finish  {command} N")
+    files = {"page": page, "record": path, "memory": memory}
+    show(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
 
 
 @opt.command(app)
@@ -217,11 +160,7 @@ def replay(
     ],
     candidate: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Finish this noise of a contact sheet, from the steps that it has done.",
-            show_default=False,
-        ),
+        opt.choosing(min=0, help="Finish this noise of a contact sheet, from the steps that it has done."),
     ] = None,
     model: Annotated[
         str | None, opt.running(metavar="PATH", help="Where the model is now (else where it was).")
@@ -246,34 +185,26 @@ def replay(
     """
     from seedbed.report.video import read_record
 
-    content = read_record(record)
-    made = seedbed.Selection.load(record).model
-    suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
-    stem = f"{record.stem.removesuffix(_SHEET)}-{'replay' if candidate is None else candidate}"
-    beside = () if candidate is None else (".html", ".json")
-    video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=beside)
+    content, made = read_record(record), seedbed.Selection.load(record).model
     if candidate is None and "sheet" in content and "rungs" not in content:
         raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
     sheet = None if candidate is None else seedbed.ContactSheet.load(record)
+    suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
+    stem = f"{record.stem.removesuffix(_SHEET)}-{'replay' if candidate is None else candidate}"
+    video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=(".html", ".json") if sheet else ())
     if not model and (not made.model or (Path(made.model).is_absolute() and not Path(made.model).is_dir())):
         raise BadInput(
             f"the record's model {made.model or '(unnamed)'} is not here: say where with --model PATH"
         )
-    pipe = opt.load_pipeline(
-        model or made.model,
-        terminal.progress,
-        dtype=made.dtypes,
-        device=None if made.device == "cuda" else "cpu",
-        scheduler=made.scheduler,
-    )
+    device = None if made.device == "cuda" else "cpu"
+    how = {"dtype": made.dtypes, "device": device, "scheduler": made.scheduler}
+    pipe = opt.load_pipeline(model or made.model, terminal.progress, **how)
     fps = fps or content.get("fps", 8)
-    if sheet is not None and candidate is not None:
+    if sheet and candidate is not None:
         result = sheet.finish(candidate, pipe, progress=terminal.progress)
-        _write(result, video, out is None, fps, True, terminal)
+        _write(result, video, out is None, fps, True, terminal.as_json)
         return
     result = seedbed.replay(content, pipe, progress=terminal.progress)
-    if out is None and len(result.frames) == 1:
-        video = video.with_suffix(".png")
     write_together({video: lambda path: result.save(path, fps)})
     if terminal.as_json:
         print_json({"video": video}, identical=result.identical, record=result.record(fps))
@@ -282,30 +213,27 @@ def replay(
         print(f"video   {video} ({verdict})")
     if result.identical is False:
         then = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-        print(
-            f"warning: the frames differ from the record's, made on {made.device} with {then}",
-            file=sys.stderr,
-        )
+        line = f"warning: the frames differ from the record's, made on {made.device} with {then}"
+        print(line, file=sys.stderr)
         raise typer.Exit(1)
 
 
 opt.command(app)(calibrate)
+app.add_typer(lab, name="lab")
 
 
-def _write(
-    result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, terminal: opt.Terminal
-) -> None:
+def _write(result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, as_json: bool) -> None:
     """Write a video, its report and its record, and show them; an image whose file is unnamed is a .png."""
     if unnamed and len(result.frames) == 1:
         video = video.with_suffix(".png")
     files = {"video": video, "report": video.with_suffix(".html"), "record": video.with_suffix(".json")}
-    command = f"seedbed replay {shlex.quote(video.name)}"
-    writers = {
-        "video": lambda path: result.save(path, fps),
-        "report": lambda path: result.report(path, fps, replay=command),
-        "record": lambda path: result.save(path, fps),
-    }
     if not report:
         del files["report"]
-    write_together({path: writers[what] for what, path in files.items()})
-    show(result.record(fps), files, terminal.as_json)
+    command = f"seedbed replay {shlex.quote(video.name)}"
+
+    def write(path: Path) -> Path:
+        page = path.suffix == ".html"
+        return result.report(path, fps, replay=command) if page else result.save(path, fps)
+
+    write_together(dict.fromkeys(files.values(), write))
+    show(result.record(fps), files, as_json)

@@ -55,13 +55,11 @@ def calibrate(
     after: Annotated[
         str, typer.Option(metavar="S,S,...", help="Denoising steps after which signals are read; 0 is none.")
     ] = "0,1,3,6,9",
-    call: opt.Call,
-    machine: opt.Machine,
     out: Annotated[Path, opt.writing(metavar="FILE.json", help="Profile to write.")] = Path(
         "seedbed-profile.json"
     ),
     report: opt.Report = True,
-    terminal: opt.Terminal,
+    run: opt.Run,
 ) -> None:
     """Measure which choice of the noise helps on a model, and write it down as a profile.
 
@@ -72,13 +70,13 @@ def calibrate(
     path = checked(out, ".json", beside=(".html",) if report else ())
     texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
     moments = opt.whole_numbers("--after", after)
-    pipe = machine.load(terminal.progress)
+    pipe = run.load()
     from seedbed.lab.calibration import FUNCTIONS
-    from seedbed.lab.calibration import calibrate as run
+    from seedbed.lab.calibration import calibrate as measure
     from seedbed.lab.presentation import cell_text
 
-    with opt.resumable(terminal.progress, Path(f"{path}.rows")) as progress:
-        found = run(
+    with opt.resumable(run.progress, Path(f"{path}.rows")) as progress:
+        found = measure(
             pipe,
             texts,
             noises,
@@ -86,15 +84,15 @@ def calibrate(
             seed=seed,
             steps=tuple(moments),
             acquisitions=acquisition or FUNCTIONS,
-            batch_size=machine.batch_size or "auto",
+            batch_size=run.batch_size or "auto",
             save=path,
             progress=progress,
-            **call.arguments(),
+            **run.call,
         )
     files = {"profile": path}
     if report:
         files["report"] = found.report(path.with_suffix(".html"))
-    if terminal.as_json:
+    if run.as_json:
         print_json(files, profile=json.loads(path.read_bytes()))
         return
     print(f"random noise {cell_text(found.random)}, best of the pool {cell_text(found.oracle)}\n")

@@ -1,4 +1,4 @@
-"""How a command is declared: the options that several share, each once, and the ways it ends other than well."""
+"""The options that several commands share, each once, and how a function becomes a command."""
 
 import functools
 import inspect
@@ -15,53 +15,44 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
-from seedbed.errors import BadInput, SeedbedError
+from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
-    from seedbed.acquisition import Acquisition as AcquisitionFunction
+    from seedbed.acquisition import Acquisition as Function
 
 choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
 running = functools.partial(typer.Option, rich_help_panel="Model and machine")
 writing = functools.partial(typer.Option, rich_help_panel="Output")
 
-
-class Dtype(str, Enum):
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+Dtype = Enum("Dtype", {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"})
 
 
-def _finite(number: float | None) -> float | None:
-    if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"must be a finite number, not {number}")
-    return number
-
-
-def _something(prompt: str) -> str:
+def _said(prompt: str) -> str:
     if not prompt.strip():
-        raise typer.BadParameter("the prompt is empty: say what to generate")
+        raise BadInput("the prompt is empty: say what to generate")
     return prompt
 
 
-Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False, callback=_something)]
+def _finite(scale: float | None) -> float | None:
+    if scale is not None and not math.isfinite(scale):
+        raise BadInput(f"--guidance-scale must be a finite number, not {scale}")
+    return scale
+
+
+Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False, callback=_said)]
 Seed = Annotated[int, choosing(help="Of the candidates: noise i of a seed never changes.")]
 Acquisition = Annotated[
     str,
     choosing(
         metavar="TEXT",
         help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
-        "(bansa:keep=0.5,layers=joint); the file of a profile (profile.json); or auto: the profile beside the "
-        "model, else bansa.",
+        "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
+        "else bansa.",
     ),
 ]
-Verifier = Annotated[
-    str | None,
-    choosing(
-        metavar="NAME",
-        help="Choose by previews that this judges: shapes, clip:FOLDER or aesthetic:FOLDER.",
-        show_default=False,
-    ),
+Out = Annotated[
+    Path | None, writing(metavar="FILE.json", help="Record to write (else named after the prompt).")
 ]
 Fps = Annotated[float, writing(min=0.01, max=1000, help="Frames per second of the video.")]
 Report = Annotated[bool, writing(help="Write an HTML report beside it.")]
@@ -79,55 +70,34 @@ class Choice:
     ] = None
     seed: Seed = 0
     acquisition: Acquisition = "auto"
-    verifier: Verifier = None
+    verifier: Annotated[
+        str | None,
+        choosing(metavar="NAME", help="Choose by previews: short for --acquisition previews:verifier=NAME."),
+    ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """The same for `seedbed.select` and `generate`; a mistake is one before a model is loaded."""
-        function: str | AcquisitionFunction
-        if self.verifier is None:
-            function = function_of(self.acquisition)
-        elif self.acquisition != "auto":
-            raise BadInput(
-                "--verifier is short for --acquisition previews:verifier=NAME: leave one of them out"
-            )
-        else:
+        """The same for `seedbed.select` and `seedbed.generate`; errors as `function_of`."""
+        function = function_of(self.acquisition)
+        if self.verifier is not None:
             from seedbed.acquisition import Previews
 
+            if self.acquisition != "auto":
+                raise BadInput("--verifier is short for --acquisition previews:verifier=NAME: leave one out")
             function = Previews(verifier=self.verifier)
         return {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
 
 
-def function_of(acquisition: str) -> "str | AcquisitionFunction":
-    """The function that a text names; "auto" and the file of a profile as they are, for `selection` to follow."""
-    if acquisition == "auto":
-        return acquisition
+def function_of(acquisition: str) -> "str | Function":
+    """What `seedbed.select` takes for a text: checked, so that a mistake is one before a model is loaded."""
     if acquisition.endswith(".json"):
         from seedbed.selection.profile import Profile
 
         Profile.load(acquisition)
-        return acquisition
-    from seedbed.acquisition import resolve
+    elif acquisition != "auto":
+        from seedbed.acquisition import resolve
 
-    return resolve(acquisition)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """Arguments of the pipeline's call; what is not given has the pipeline's own default."""
-
-    steps: Annotated[int | None, calling(min=1, help="Denoising steps.")] = None
-    guidance_scale: Annotated[
-        float | None, calling(help="Classifier-free guidance scale.", callback=_finite)
-    ] = None
-    frames: Annotated[int | None, calling(min=1, help="Number of frames.")] = None
-    height: Annotated[int | None, calling(min=1, help="Pixels.")] = None
-    width: Annotated[int | None, calling(min=1, help="Pixels.")] = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Those that were given, by the pipeline's names."""
-        names = {"steps": "num_inference_steps", "frames": "num_frames"}
-        given = {names.get(name, name): value for name, value in vars(self).items()}
-        return {name: value for name, value in given.items() if value is not None}
+        return resolve(acquisition)
+    return acquisition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +114,16 @@ class Terminal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The model, and how it runs."""
+class Run(Terminal):
+    """The pipeline, its call, and the machine that it runs on."""
 
+    steps: Annotated[int | None, calling(min=1, help="Denoising steps.")] = None
+    guidance_scale: Annotated[
+        float | None, calling(help="Classifier-free guidance scale.", callback=_finite)
+    ] = None
+    frames: Annotated[int | None, calling(min=1, help="Number of frames.")] = None
+    height: Annotated[int | None, calling(min=1, help="Pixels.")] = None
+    width: Annotated[int | None, calling(min=1, help="Pixels.")] = None
     model: Annotated[
         str | None,
         running(
@@ -163,9 +140,26 @@ class Machine:
     ] = None
     device: Annotated[str | None, running(help="cpu, cuda or cuda:1 (else cuda where there is one).")] = None
 
-    def load(self, progress: bool) -> Any:
+    def load(self) -> Any:
         """The pipeline."""
-        return load_pipeline(self.model, progress, dtype=self.dtype and self.dtype.value, device=self.device)
+        dtype = self.dtype and self.dtype.value
+        return load_pipeline(self.model, self.progress, dtype=dtype, device=self.device)
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call that were given; it has its own defaults for the others."""
+        call = {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "num_frames": self.frames,
+            "height": self.height,
+            "width": self.width,
+        }
+        return {name: value for name, value in call.items() if value is not None}
+
+    def arguments(self, batch_size: int | str = "auto") -> dict[str, Any]:
+        """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""
+        return {"batch_size": self.batch_size or batch_size, "progress": self.progress, "call": self.call}
 
 
 def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
@@ -201,35 +195,37 @@ def whole_numbers(option: str, text: str) -> list[int]:
 def command(
     app: typer.Typer, name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command; what a user can cause to go wrong is one line and an exit code.
+    """Register a function as a command of that name; interrupted, it says so and exits with 130.
 
-    Every parameter whose type is a dataclass stands for that dataclass's fields, an option each.
+    A parameter whose type is a dataclass stands for that dataclass's fields, an option each.
     """
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         groups: dict[str, Any] = {}
         options: list[inspect.Parameter] = []
-        kinds = get_type_hints(run, include_extras=True)
-        for parameter in inspect.signature(run).parameters.values():
-            kind = kinds[parameter.name]
-            if not is_dataclass(kind):
-                options.append(parameter.replace(annotation=kind))
-                continue
-            groups[parameter.name] = kind
-            inner = get_type_hints(kind, include_extras=True)
-            options += [
-                parameter.replace(name=field.name, default=field.default, annotation=inner[field.name])
-                for field in fields(kind)
-            ]
+        for parameter in inspect.signature(run, eval_str=True).parameters.values():
+            kind = parameter.annotation
+            if is_dataclass(kind):
+                groups[parameter.name] = kind
+                kinds = get_type_hints(kind, include_extras=True)
+                options += [
+                    parameter.replace(name=field.name, default=field.default, annotation=kinds[field.name])
+                    for field in fields(kind)
+                ]
+            else:
+                options.append(parameter)
 
         @functools.wraps(run)
         def spread(**given: Any) -> None:
-            with one_line_errors():
-                filled = {
-                    group: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-                    for group, kind in groups.items()
-                }
+            filled = {
+                group: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+                for group, kind in groups.items()
+            }
+            try:
                 run(**given, **filled)
+            except KeyboardInterrupt:
+                print("interrupted: nothing was written", file=sys.stderr)
+                raise typer.Exit(130) from None
 
         spread.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
         spread.__annotations__ = {option.name: option.annotation for option in options}
@@ -240,55 +236,23 @@ def command(
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a user can cause into a line and an exit code; a bug keeps its traceback."""
-    try:
-        yield
-        return
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except SeedbedError as error:
-        message = str(error)
-    except MemoryError:
-        message = "out of memory: lower --batch-size, --frames, --height or --width"
-    except RuntimeError as error:
-        # Named, not imported: torch is not loaded before the first command needs it.
-        if type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError") or "memory" not in str(error):
-            raise
-        message = (
-            "out of device memory: lower --batch-size, --frames, --height or --width, or use --device cpu"
-        )
-    fail(message)
-    raise typer.Exit(2)
-
-
-def fail(message: str) -> None:
-    """Print one line, whatever line breaks the message has."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-
-
-@contextmanager
 def resumable(progress: bool, kept: Path) -> Iterator[Callable[[str, float, float], None]]:
-    """Yield a function (what, done, total) that shows progress; Ctrl-C says what is kept, and where."""
+    """Yield a function (what, done, total) that shows progress; interrupted, say what is kept, and where."""
     from seedbed.progress import reporting
 
-    last = ("", 0.0, 0.0)
+    last: list[Any] = []
     try:
         with reporting(progress) as bar:
 
-            def show(what: str, done: float, total: float) -> None:
-                nonlocal last
-                last = (what, done, total)
-                bar(what, done, total)
+            def show(*now: Any) -> None:
+                last[:] = now
+                bar(*now)
 
             yield show
     except KeyboardInterrupt:
-        what, done, total = last
-        if not total:
+        if not last:
             raise  # before the work began
-        print(
-            f"interrupted: {done:g} of {total:g} {what} are kept in {kept}; run again to go on",
-            file=sys.stderr,
-        )
+        what, done, total = last
+        line = f"interrupted: {done:g} of {total:g} {what} are kept in {kept}; run again to go on"
+        print(line, file=sys.stderr)
         raise typer.Exit(130) from None
