@@ -1,4 +1,4 @@
-"""The same arguments in Python and on the command line: the same choice, for the same reason, at the same cost."""
+"""The same arguments in Python and on the command line: the same choice, for the same reason and cost."""
 
 import json
 import shutil

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -36,26 +36,24 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     pass
 
 
-@opt.command(app)
+@app.command()
+@opt.grouped
 def generate(
     *,
-    prompt: opt.Prompt,
+    prompt: str = opt.PROMPT,
     choice: opt.Choice,
-    out: Annotated[
-        Path | None,
-        opt.writing(
-            metavar="FILE", help="Video to write: .mp4, or .png for an image (else named after the prompt)."
-        ),
-    ] = None,
-    fps: opt.Fps = 8,
-    report: opt.Report = True,
+    out: Path | None = opt.writing(
+        None, metavar="FILE", help="Video to write: .mp4, or .png for an image (else named after the prompt)."
+    ),
+    fps: float = opt.FPS,
+    report: bool = opt.REPORT,
     run: opt.Run,
 ) -> None:
     """Choose the best of several noises and generate the video from it.
@@ -71,8 +69,9 @@ def generate(
     _write(result, video, out is None, fps, report, run.as_json)
 
 
-@opt.command(app)
-def select(*, prompt: opt.Prompt, choice: opt.Choice, out: opt.Out = None, run: opt.Run) -> None:
+@app.command()
+@opt.grouped
+def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = opt.OUT, run: opt.Run) -> None:
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
     path = checked(out or named_after(prompt, "-selection.json"), ".json")
     chosen = choice.arguments()
@@ -81,18 +80,18 @@ def select(*, prompt: opt.Prompt, choice: opt.Choice, out: opt.Out = None, run: 
     show(result.to_dict(), {"record": path}, run.as_json, ranking=True)
 
 
-@opt.command(app)
+@app.command()
+@opt.grouped
 def score(
     *,
-    prompt: opt.Prompt,
-    seeds: Annotated[
-        str | None, opt.choosing(metavar="S,S,...", help="Seeds to score, the first noise of each.")
-    ] = None,
-    noise: Annotated[
-        list[Path] | None,
-        opt.choosing(metavar="FILE", help="Record or video whose noise to score; repeatable."),
-    ] = None,
-    acquisition: opt.Acquisition = "auto",
+    prompt: str = opt.PROMPT,
+    seeds: str | None = opt.choosing(
+        None, metavar="S,S,...", help="Seeds to score, the first noise of each."
+    ),
+    noise: list[Path] | None = opt.choosing(
+        None, metavar="FILE", help="Record or video whose noise to score; repeatable."
+    ),
+    acquisition: str = opt.ACQUISITION,
     run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
@@ -100,36 +99,33 @@ def score(
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
         raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
-    saved: list[Any] = [seedbed.Selection.load(path).recipe for path in noise or ()]
-    saved = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in saved]
+    saved = [seedbed.Selection.load(path).recipe for path in noise or ()]
+    known = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in saved]
     pipe = run.load()
     from seedbed.pipelines.session import Session
     from seedbed.selection.choosing import draw_pool
 
     session = Session(pipe, prompt, **run.call)
-    drawn = [draw_pool(session, 1, number).recipes[0] for number in numbers]
-    result = seedbed.score(pipe, prompt, [*drawn, *saved], acquisition=function, **run.arguments())
+    drawn: list[Any] = [draw_pool(session, 1, number).recipes[0] for number in numbers]
+    result = seedbed.score(pipe, prompt, [*drawn, *known], acquisition=function, **run.arguments())
     show(result.to_dict(), {}, run.as_json, ranking=True)
 
 
-@opt.command(app)
+@app.command()
+@opt.grouped
 def contact_sheet(
     *,
-    prompt: opt.Prompt,
-    candidates: Annotated[int, opt.choosing(min=1, help="How many noises to choose from.")] = 10,
-    seed: opt.Seed = 0,
-    after: Annotated[
-        int | None,
-        opt.choosing(min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."),
-    ] = None,
-    verifier: Annotated[
-        str | None,
-        opt.choosing(
-            metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
-        ),
-    ] = None,
-    out: opt.Out = None,
-    fps: opt.Fps = 8,
+    prompt: str = opt.PROMPT,
+    candidates: int = opt.choosing(10, min=1, help="How many noises to choose from."),
+    seed: int = opt.SEED,
+    after: int | None = opt.choosing(
+        None, min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."
+    ),
+    verifier: str | None = opt.choosing(
+        None, metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
+    ),
+    out: Path | None = opt.OUT,
+    fps: float = opt.FPS,
     run: opt.Run,
 ) -> None:
     """Show what every noise will become, for you to choose from: `seedbed replay RECORD --candidate N`.
@@ -152,30 +148,25 @@ def contact_sheet(
     show(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
 
 
-@opt.command(app)
+@app.command()
+@opt.grouped
 def replay(
     *,
-    record: Annotated[
-        Path, typer.Argument(metavar="RECORD", help="A .json record, or an .mp4 or .png that carries one.")
-    ],
-    candidate: Annotated[
-        int | None,
-        opt.choosing(min=0, help="Finish this noise of a contact sheet, from the steps that it has done."),
-    ] = None,
-    model: Annotated[
-        str | None, opt.running(metavar="PATH", help="Where the model is now (else where it was).")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        opt.writing(
-            metavar="FILE",
-            help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --candidate N).",
-        ),
-    ] = None,
-    fps: Annotated[
-        float | None,
-        opt.writing(min=0.01, max=1000, help="Frames per second of the video (else the record's, or 8)."),
-    ] = None,
+    record: Path = typer.Argument(
+        metavar="RECORD", help="A .json record, or an .mp4 or .png that carries one."
+    ),
+    candidate: int | None = opt.choosing(
+        None, min=0, help="Finish this noise of a contact sheet, from the steps that it has done."
+    ),
+    model: str | None = opt.running(None, metavar="PATH", help="Where the model is now (else where it was)."),
+    out: Path | None = opt.writing(
+        None,
+        metavar="FILE",
+        help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --candidate N).",
+    ),
+    fps: float | None = opt.writing(
+        None, min=0.01, max=1000, help="Frames per second of the video (else the record's, or 8)."
+    ),
     terminal: opt.Terminal,
 ) -> None:
     """Make the video of a record again, or that of a selection or of a contact sheet for the first time.
@@ -218,7 +209,7 @@ def replay(
         raise typer.Exit(1)
 
 
-opt.command(app)(calibrate)
+app.command()(opt.grouped(calibrate))
 app.add_typer(lab, name="lab")
 
 

@@ -1,10 +1,11 @@
 """The command `seedbed calibrate`: what the choice of the noise is worth on a model, and a profile of it."""
 
 import json
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from typer import Option
 
 from seedbed.cli import options as opt
 from seedbed.cli.outputs import checked, print_json
@@ -12,53 +13,38 @@ from seedbed.errors import BadInput
 
 # As many lines of the table as fit a terminal; the report has all.
 _LINES = 12
-_WORLD = "shapes"
+
+World = Enum("World", {"shapes": "shapes"})
 
 
 def calibrate(
     *,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Text file with a prompt on each line.", show_default=False),
-    ] = None,
-    world: Annotated[
-        str | None,
-        typer.Option(help="Take captions of this world instead: shapes.", show_default=False),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many of the world's captions.")] = 80,
-    verifier: Annotated[
-        str | None,
-        typer.Option(
-            help="What judges the videos: shapes, clip:FOLDER or aesthetic:FOLDER (else the world's own).",
-            show_default=False,
-        ),
-    ] = None,
-    ratings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Ratings by people instead: columns prompt, seed, candidate, rating.",
-            show_default=False,
-        ),
-    ] = None,
-    acquisition: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Acquisition function to try at t = T, options after a colon; repeatable (else entropy and "
-            "bansa in three variants).",
-            show_default=False,
-        ),
-    ] = None,
-    noises: Annotated[int, typer.Option(help="Noises of each prompt, at least 4.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the noises: prompt number p has seed + p.")] = 0,
-    after: Annotated[
-        str, typer.Option(metavar="S,S,...", help="Denoising steps after which signals are read; 0 is none.")
-    ] = "0,1,3,6,9",
-    out: Annotated[Path, opt.writing(metavar="FILE.json", help="Profile to write.")] = Path(
-        "seedbed-profile.json"
+    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
+    world: World | None = Option(None, help="Take captions of this world instead."),
+    count: int = Option(80, min=1, help="How many of the world's captions."),
+    verifier: str | None = Option(
+        None, help="What judges the videos: shapes, clip:FOLDER or aesthetic:FOLDER (else the world's own)."
     ),
-    report: opt.Report = True,
+    ratings: Path | None = Option(
+        None,
+        metavar="FILE.csv",
+        help="Ratings by people instead: columns prompt, seed, candidate, rating.",
+    ),
+    acquisition: list[str] | None = Option(
+        None,
+        metavar="NAME",
+        help="Acquisition function to try at t = T, options after a colon; repeatable (else entropy and "
+        "bansa in three variants).",
+    ),
+    noises: int = Option(16, help="Noises of each prompt, at least 4."),
+    seed: int = Option(0, help="Of the noises: prompt number p has seed + p."),
+    after: str = Option(
+        "0,1,3,6,9",
+        metavar="S,S,...",
+        help="Denoising steps after which signals are read; 0 is none.",
+    ),
+    out: Path = opt.writing(Path("seedbed-profile.json"), metavar="FILE.json", help="Profile to write."),
+    report: bool = opt.REPORT,
     run: opt.Run,
 ) -> None:
     """Measure which choice of the noise helps on a model, and write it down as a profile.
@@ -102,34 +88,33 @@ def calibrate(
         print(f"{what:<7} {file}")
 
 
-def _texts(prompts: Path | None, world: str | None, count: int) -> list[str]:
+def _texts(prompts: Path | None, world: World | None, count: int) -> list[str]:
     if (prompts is None) == (world is None):
         raise BadInput("say what to calibrate on: either --prompts FILE or --world shapes")
-    if prompts is not None:
-        try:
-            lines = prompts.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"cannot read {prompts}: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
-            ) from error
-        return [line.strip() for line in lines if line.strip()]
-    if world != _WORLD:
-        raise BadInput(f"there is no world {world!r}: use {_WORLD}")
-    from seedbed.worlds.shapes import captions
+    if prompts is None:
+        from seedbed.worlds.shapes import captions
 
-    # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
-    return captions(count, objects=2, seed=0, held=False)
+        # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
+        return captions(count, objects=2, seed=0, held=False)
+    try:
+        lines = prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise BadInput(f"cannot read {prompts}: {reason}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _judge(verifier: str | None, ratings: Path | None, world: str | None) -> Any:
-    from seedbed.verifiers import resolve
-    from seedbed.verifiers.ratings import Ratings
-
-    if verifier is not None and ratings is not None:
+def _judge(verifier: str | None, ratings: Path | None, world: World | None) -> Any:
+    if verifier and ratings:
         raise BadInput("--verifier and --ratings cannot both judge: leave one out")
-    if ratings is not None:
+    if ratings:
+        from seedbed.verifiers.ratings import Ratings
+
         return Ratings.load(ratings)
-    if verifier is None and world is None:
+    name = verifier or (world and world.value)
+    if not name:
         raise BadInput("say what judges the videos: --verifier NAME or --ratings FILE.csv")
-    resolve(verifier or _WORLD)  # a mistake is one before the model is loaded
-    return verifier or _WORLD
+    from seedbed.verifiers import resolve
+
+    resolve(name)  # a mistake is one before the model is loaded
+    return name

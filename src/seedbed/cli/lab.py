@@ -2,40 +2,34 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from typer import Argument, Option, Typer
 
-from seedbed.cli.options import command, resumable
+from seedbed.cli.options import grouped, resumable
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
     from seedbed.lab.presentation import Figure, Table
 
-lab = typer.Typer(
+lab = Typer(
     help="Experiments: which signal chooses well, how surely, at what cost.",
     no_args_is_help=True,
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.", show_default=False)]
+FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
-@command(lab)
+@lab.command()
+@grouped
 def run(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="JSON file that says what to run.", show_default=False)
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run (else runs/NAME of the recipe).")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work.", show_default=False
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    recipe: Path = Argument(metavar="RECIPE", help="JSON file that says what to run."),
+    out: Path | None = Option(None, metavar="DIR", help="Folder of the run (else runs/NAME of the recipe)."),
+    workers: int = Option(1, min=1, help="Processes that share the work."),
+    cluster: str | None = Option(
+        None, metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work."
+    ),
+    quiet: bool = Option(False, "--quiet", "-q", help="No progress bar."),
 ) -> None:
     """Run a recipe; run it again to go on after an interruption."""
     from seedbed.lab.experiment import Recipe
@@ -48,8 +42,9 @@ def run(
     print(f"{len(rows)} rows in {folder / 'rows.parquet'}")
 
 
-@command(lab)
-def table(folder: Folder) -> None:
+@lab.command()
+@grouped
+def table(folder: Path = FOLDER) -> None:
     """Print the tables of a run."""
     from seedbed.lab.presentation import Table
 
@@ -60,8 +55,9 @@ def table(folder: Folder) -> None:
                 print(f"\n{found.note}")
 
 
-@command(lab)
-def report(folder: Folder) -> None:
+@lab.command()
+@grouped
+def report(folder: Path = FOLDER) -> None:
     """Write the tables and figures of a run as one HTML page, report.html in its folder."""
     from seedbed.files import write_bytes_atomically
     from seedbed.lab.presentation import page

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,14 @@ choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
 running = functools.partial(typer.Option, rich_help_panel="Model and machine")
 writing = functools.partial(typer.Option, rich_help_panel="Output")
+
+# What the libraries below read when they are imported.
+_SILENT = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 Dtype = Enum("Dtype", {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"})
 
@@ -40,40 +48,36 @@ def _finite(scale: float | None) -> float | None:
     return scale
 
 
-Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False, callback=_said)]
-Seed = Annotated[int, choosing(help="Of the candidates: noise i of a seed never changes.")]
-Acquisition = Annotated[
-    str,
-    choosing(
-        metavar="TEXT",
-        help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
-        "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
-        "else bansa.",
-    ),
-]
-Out = Annotated[
-    Path | None, writing(metavar="FILE.json", help="Record to write (else named after the prompt).")
-]
-Fps = Annotated[float, writing(min=0.01, max=1000, help="Frames per second of the video.")]
-Report = Annotated[bool, writing(help="Write an HTML report beside it.")]
+PROMPT = typer.Argument(help="What to generate.", show_default=False, callback=_said)
+SEED = choosing(0, help="Of the candidates: noise i of a seed never changes.")
+ACQUISITION = choosing(
+    "auto",
+    metavar="TEXT",
+    help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
+    "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
+    "else bansa.",
+)
+OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
+FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
+DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
+REPORT = writing(True, help="Write an HTML report beside it.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """How to choose one of how many noises."""
 
-    candidates: Annotated[
-        int | None,
-        choosing(
-            min=1, help="How many noises to choose from (else what the profile says, 6 for previews, 10)."
-        ),
-    ] = None
-    seed: Seed = 0
-    acquisition: Acquisition = "auto"
-    verifier: Annotated[
-        str | None,
-        choosing(metavar="NAME", help="Choose by previews: short for --acquisition previews:verifier=NAME."),
-    ] = None
+    candidates: int | None = choosing(
+        None, min=1, help="How many noises to choose from (else what the profile says, 6 for previews, 10)."
+    )
+    seed: int = SEED
+    acquisition: str = ACQUISITION
+    verifier: str | None = choosing(
+        None,
+        metavar="NAME",
+        help="Choose by previews that this judges, shapes, clip:FOLDER or aesthetic:FOLDER: short for "
+        "--acquisition previews:verifier=NAME.",
+    )
 
     def arguments(self) -> dict[str, Any]:
         """The same for `seedbed.select` and `seedbed.generate`; errors as `function_of`."""
@@ -104,8 +108,8 @@ def function_of(acquisition: str) -> "str | Function":
 class Terminal:
     """What a command shows."""
 
-    as_json: Annotated[bool, writing("--json", help="One JSON object on stdout, nothing else.")] = False
-    quiet: Annotated[bool, writing("--quiet", "-q", help="No progress bars.")] = False
+    as_json: bool = writing(False, "--json", help="One JSON object on stdout, nothing else.")
+    quiet: bool = writing(False, "--quiet", "-q", help="No progress bars.")
 
     @property
     def progress(self) -> bool:
@@ -117,28 +121,22 @@ class Terminal:
 class Run(Terminal):
     """The pipeline, its call, and the machine that it runs on."""
 
-    steps: Annotated[int | None, calling(min=1, help="Denoising steps.")] = None
-    guidance_scale: Annotated[
-        float | None, calling(help="Classifier-free guidance scale.", callback=_finite)
-    ] = None
-    frames: Annotated[int | None, calling(min=1, help="Number of frames.")] = None
-    height: Annotated[int | None, calling(min=1, help="Pixels.")] = None
-    width: Annotated[int | None, calling(min=1, help="Pixels.")] = None
-    model: Annotated[
-        str | None,
-        running(
-            metavar="PATH",
-            help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's "
-            "(else shapes-cogvideox).",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None, running(min=1, help="Candidates per forward (else as many as fit; one for previews).")
-    ] = None
-    dtype: Annotated[
-        Dtype | None, running(help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
-    ] = None
-    device: Annotated[str | None, running(help="cpu, cuda or cuda:1 (else cuda where there is one).")] = None
+    steps: int | None = calling(None, min=1, help="Denoising steps.")
+    guidance_scale: float | None = calling(None, help="Classifier-free guidance scale.", callback=_finite)
+    frames: int | None = calling(None, min=1, help="Number of frames.")
+    height: int | None = calling(None, min=1, help="Pixels.")
+    width: int | None = calling(None, min=1, help="Pixels.")
+    model: str | None = running(
+        None,
+        metavar="PATH",
+        help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
+        "shapes-cogvideox).",
+    )
+    batch_size: int | None = running(
+        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
+    )
+    dtype: Dtype | None = DTYPE
+    device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
 
     def load(self) -> Any:
         """The pipeline."""
@@ -168,10 +166,7 @@ def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
     The embedded models are computed on one thread: their tensors are tiny, and on a busy machine threads that
     wait for one another are many times slower.
     """
-    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(variable, "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.update({**_SILENT, **os.environ})
     with Console(stderr=True, quiet=not progress).status("loading the model"):
         from seedbed.pipelines.loading import RECORDED, load, locate, recorded_name, silence
 
@@ -192,47 +187,33 @@ def whole_numbers(option: str, text: str) -> list[int]:
         raise BadInput(f"cannot read {option} {text}: write whole numbers with commas, as in 0,1,3") from None
 
 
-def command(
-    app: typer.Typer, name: str | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command of that name; interrupted, it says so and exits with 130.
+def grouped(run: Callable[..., None]) -> Callable[..., None]:
+    """What typer makes a command of: a parameter whose type is a dataclass becomes an option for each field.
 
-    A parameter whose type is a dataclass stands for that dataclass's fields, an option each.
+    Interrupted, the command says so and exits with 130.
     """
+    groups: dict[str, Any] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(run, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = kind = parameter.annotation
+            options += inspect.signature(kind, eval_str=True).parameters.values()  # type: ignore[arg-type]
+        else:
+            options.append(parameter)
 
-    def register(run: Callable[..., None]) -> Callable[..., None]:
-        groups: dict[str, Any] = {}
-        options: list[inspect.Parameter] = []
-        for parameter in inspect.signature(run, eval_str=True).parameters.values():
-            kind = parameter.annotation
-            if is_dataclass(kind):
-                groups[parameter.name] = kind
-                kinds = get_type_hints(kind, include_extras=True)
-                options += [
-                    parameter.replace(name=field.name, default=field.default, annotation=kinds[field.name])
-                    for field in fields(kind)
-                ]
-            else:
-                options.append(parameter)
+    @functools.wraps(run)
+    def command(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        try:
+            run(**given)
+        except KeyboardInterrupt:
+            print("interrupted: nothing was written", file=sys.stderr)
+            raise typer.Exit(130) from None
 
-        @functools.wraps(run)
-        def spread(**given: Any) -> None:
-            filled = {
-                group: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-                for group, kind in groups.items()
-            }
-            try:
-                run(**given, **filled)
-            except KeyboardInterrupt:
-                print("interrupted: nothing was written", file=sys.stderr)
-                raise typer.Exit(130) from None
-
-        spread.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-        spread.__annotations__ = {option.name: option.annotation for option in options}
-        app.command(name)(spread)
-        return run
-
-    return register
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
 
 
 @contextmanager
