@@ -37,8 +37,9 @@ def test_a_sheet_is_written_and_a_candidate_is_finished(seedbed, sheet, tmp_path
     record = json.loads((tmp_path / f"{STEM}-2.json").read_text())
     assert record["best"] == 2 and record["ledger"]["generation"] == 8
     assert f"seedbed replay {STEM}-2.mp4" in (tmp_path / f"{STEM}-2.html").read_text()
-    code, out, _ = seedbed("replay", f"{STEM}-2.mp4")
-    assert code == 0 and "identical frames" in out
+    code, out, _ = seedbed("replay", f"{STEM}-2.mp4", "--fps", 5, "--json")
+    again = json.loads(out)
+    assert code == 0 and again["identical"] is True and again["record"]["fps"] == 5 and record["fps"] == 8
 
 
 def test_a_sheet_without_its_memory_starts_over(seedbed, sheet, tmp_path: Path) -> None:

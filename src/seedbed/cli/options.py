@@ -36,19 +36,19 @@ _SILENT = {
 Dtype = Enum("Dtype", {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"})
 
 
-def _said(prompt: str) -> str:
+def _check_prompt(prompt: str) -> str:
     if not prompt.strip():
         raise BadInput("the prompt is empty: say what to generate")
     return prompt
 
 
-def _finite(scale: float | None) -> float | None:
+def _check_scale(scale: float | None) -> float | None:
     if scale is not None and not math.isfinite(scale):
         raise BadInput(f"--guidance-scale must be a finite number, not {scale}")
     return scale
 
 
-PROMPT = typer.Argument(help="What to generate.", show_default=False, callback=_said)
+PROMPT = typer.Argument(help="What to generate.", show_default=False, callback=_check_prompt)
 SEED = choosing(0, help="Of the candidates: noise i of a seed never changes.")
 ACQUISITION = choosing(
     "auto",
@@ -122,7 +122,9 @@ class Run(Terminal):
     """The pipeline, its call, and the machine that it runs on."""
 
     steps: int | None = calling(None, min=1, help="Denoising steps.")
-    guidance_scale: float | None = calling(None, help="Classifier-free guidance scale.", callback=_finite)
+    guidance_scale: float | None = calling(
+        None, help="Classifier-free guidance scale.", callback=_check_scale
+    )
     frames: int | None = calling(None, min=1, help="Number of frames.")
     height: int | None = calling(None, min=1, help="Pixels.")
     width: int | None = calling(None, min=1, help="Pixels.")

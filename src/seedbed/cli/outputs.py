@@ -71,7 +71,7 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 def print_json(files: Mapping[str, Path], **content: Any) -> None:
     """One JSON object: where the files lie, and what else there is."""
-    print(json.dumps({**content, "files": {what: str(path) for what, path in files.items()}}))
+    print(json.dumps({"files": {what: str(path) for what, path in files.items()}, **content}))
 
 
 def show(
