@@ -1,7 +1,7 @@
 """Records of the code before the rooms were rebuilt: they replay, and are made again.
 
-`records.jsonl` was written by `write.py` with version 0.1. A selection that gives other scores, or a generation
-that gives other frames on the machine that wrote it, has changed what users rely on.
+`records.jsonl` was written by `write.py` with version 0.1. A selection that gives other scores, or a
+generation that gives other frames on the machine that wrote it, has changed what users rely on.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Writes `records.jsonl`: what every pipeline of the table and every embedded model makes, and from which record.
+"""Writes `records.jsonl`: what every pipeline of the table and every embedded model makes, with its record.
 
-`python -m tests.golden.write` with one thread. Each line has the record of a generation, chosen by BANSA among
-three noises, and that of one chosen by previews, whose scores are checksums of the previewed frames. The test
-beside it replays them and makes them again. Frames depend on how a machine rounds, so the first line is a
-fingerprint of its arithmetic: elsewhere only choices and scores are compared.
+`python -m tests.golden.write` with one thread. Each line has the record of a generation, chosen by BANSA
+among three noises, and that of one chosen by previews, whose scores are checksums of the previewed frames.
+The test beside it replays them and makes them again. Frames depend on how a machine rounds, so the first line
+is a fingerprint of its arithmetic: elsewhere only choices and scores are compared.
 """
 
 import hashlib

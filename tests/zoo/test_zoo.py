@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from seedbed import zoo
 from seedbed.errors import BadInput
 from seedbed.noise import NoiseRecipe
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from seedbed.worlds import shapes, verifier
 
 RECIPE = Path(__file__).parents[2] / "recipes/shapes"
@@ -77,12 +77,12 @@ def test_it_draws_held_out_captions_about_as_well_as_its_card_says(name):
     captions = shapes.captions(4, objects=1, seed=0, held=True)
     scores = []
     for caption in captions:
-        probe = Probe(pipe, caption)
+        session = Session(pipe, caption)
         recipes = [
-            NoiseRecipe(seed=0, candidate=i, shape=probe.spec.shape, frame_axis=probe.spec.frame_axis)
+            NoiseRecipe(seed=0, candidate=i, shape=session.spec.shape, frame_axis=session.spec.frame_axis)
             for i in range(3)
         ]
-        frames = np.stack([probe.generate(recipe.draw()) for recipe in recipes])
+        frames = np.stack([session.generate(recipe.draw()) for recipe in recipes])
         assert frames.shape == (3, shapes.FRAMES, shapes.SIDE, shapes.SIDE, 3)
         scores += verifier.score(frames, [caption] * 3).tolist()
     assert np.mean(scores) > claimed - 0.2
