@@ -119,7 +119,7 @@ BAD = {
     "cellar/a.py": "",
 }
 GOOD = {
-    "selection/a.py": "from seedbed.noise import NoiseRecipe\nfrom ..pipelines.session import Session\nfrom . import b",
+    "selection/a.py": "from seedbed.noise import NoiseRecipe\nfrom ..pipelines import call\nfrom . import b",
     "selection/b.py": "import diffusers, seedbed.errors\nfrom seedbed import __version__, noise",
     "selection/__init__.py": "from .a import x\nfrom ..attention.tap import Tap",
     "cli/main.py": "def f():\n    from seedbed.zoo import load",
