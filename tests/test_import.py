@@ -1,7 +1,14 @@
 """Importing seedbed costs next to nothing."""
 
+import json
 import subprocess
 import sys
+import time
+from pathlib import Path
+
+import seedbed
+
+RECORDS = Path(__file__).parent / "golden" / "records.jsonl"
 
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "av", "pydantic", "jinja2", "rich", "typer"}
 
@@ -19,3 +26,35 @@ def test_import_loads_nothing_heavy():
 
 def test_the_report_of_imports_would_show_what_is_heavy():
     assert {"torch", "numpy"} <= top_level_modules("import seedbed; seedbed.NoiseRecipe")
+
+
+def test_the_public_names():
+    assert seedbed.__all__ == [
+        "BadInput",
+        "BadOutput",
+        "BadRecord",
+        "ContactSheet",
+        "Generation",
+        "NoiseRecipe",
+        "NotSupported",
+        "Profile",
+        "SeedbedError",
+        "Selection",
+        "calibrate",
+        "contact_sheet",
+        "generate",
+        "replay",
+        "score",
+        "select",
+        "zoo",
+    ]
+
+
+def test_reading_a_record_loads_no_pipeline_video_or_page(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(json.loads(RECORDS.read_text().splitlines()[1])["attention"]))
+    began = time.perf_counter()
+    loaded = top_level_modules(f"import seedbed; print(seedbed.Selection.load({str(path)!r}).order)")
+    print(f"{time.perf_counter() - began:.1f} s for an interpreter that reads a record")
+    assert "torch" in loaded
+    assert not loaded & {"diffusers", "transformers", "av", "jinja2"}
