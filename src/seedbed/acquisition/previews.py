@@ -34,8 +34,8 @@ class Previews(RolloutScore):
 
     Args:
         verifier: a name of `seedbed.verifiers.resolve`, or any callable: `verifier(frames, prompts)` with
-            uint8 (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers, higher is
-            better, or a dict of such with the key "score".
+            uint8 (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers,
+            higher is better, or a dict of such with the key "score".
         schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
             end are judged again by their finished videos. None: a third of them after 35 % of the steps, one
             after half.
