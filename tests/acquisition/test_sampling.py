@@ -95,7 +95,7 @@ def test_layers_and_evaluations_are_drawn_independently():
 def test_a_choice_says_how_sure_it_is(pipe, exact):
     for rows, least in ((32, 0.2), (767, 0.95)):
         choice = choose(pipe, rows)
-        assert least <= choice.confidence < 1
+        assert least <= choice.confidence <= 1
         assert choice.confidence < 0.95 or choice.best == exact.best
         assert choice.ledger.entries == exact.ledger.entries
 
