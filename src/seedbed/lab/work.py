@@ -12,8 +12,7 @@ from typing import Any
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.evidence import Row
-from seedbed.lab.experiment import Recipe, Unit, find_task, plan
+from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
 from seedbed.lab.store import Store
 from seedbed.pipelines.loading import load
 
