@@ -98,6 +98,7 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, with a warning if taken
                 memory_limit=None,
                 silence_logs=logging.CRITICAL,
             )
