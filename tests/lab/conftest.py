@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import seedbed
+
 HERE = Path(__file__).parent
+# For other processes: the toy task, and the package that this one tests.
+PYTHONPATH = os.pathsep.join([str(HERE), str(Path(seedbed.__file__).parents[1])])
 
 
 def recipe_of(**changes):
@@ -43,7 +47,7 @@ def start(*arguments, **options):
     """`seedbed ARGUMENTS` in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", "from seedbed.cli import main; main()", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
         # A shell that runs the tests in the background has them, and so this process, ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

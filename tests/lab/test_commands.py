@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.cli.conftest import seedbed
-from tests.lab.conftest import HERE
+from tests.lab.conftest import PYTHONPATH
 
 __all__ = ["seedbed"]  # the fixture
 
@@ -77,7 +77,7 @@ def test_mistakes_are_one_line_each(seedbed, write, tmp_path, out):
 
 def test_a_bar_with_the_time_left_is_for_terminals(write, out):
     command = [sys.executable, "-c", "from seedbed.cli import main; main()", "lab", "run", str(write())]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "TERM": "xterm", "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TERM": "xterm", "COLUMNS": "100"}
     for option, expected in ([], True), (["--quiet"], False):
         master, terminal = pty.openpty()
         done = subprocess.run(

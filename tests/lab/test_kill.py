@@ -13,7 +13,7 @@ import pytest
 from seedbed.lab.store import Store
 from tests.lab.conftest import start
 
-UNITS, KILLS, WORKERS = 60, 20, 2
+UNITS, KILLS, WORKERS = 30, 8, 2
 
 
 class Bench:
@@ -48,8 +48,8 @@ class Bench:
             time.sleep(0.001)
 
     def finish(self):
-        out, err = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0, err
+        out, self.err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, self.err
         return out
 
     def calls(self):
@@ -57,6 +57,16 @@ class Bench:
 
     def units_done(self):
         return {int(row["prompt"]) for row in Store(self.out).rows()}
+
+
+def workers_of(process):
+    """Process ids of the workers in a run's group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if b"spawn_main" in (path / "cmdline").read_bytes() and os.getpgid(int(path.name)) == process.pid:
+                found.append(int(path.name))
+    return found
 
 
 @pytest.fixture
@@ -69,7 +79,7 @@ def bench(tmp_path, write):
         process.communicate()
 
 
-def test_twenty_kills_change_nothing(bench, tmp_path):
+def test_kills_change_nothing(bench, tmp_path):
     rng = random.Random(2505)
     limit, progress, unfinished = 0, [], 0
     for kill in range(KILLS):
@@ -79,7 +89,7 @@ def test_twenty_kills_change_nothing(bench, tmp_path):
         bench.start()
         moment = kill % 4
         if moment == 0:  # at any time, most often before there is a worker
-            time.sleep(rng.uniform(0, 0.4))
+            time.sleep(rng.uniform(0, 2))
         elif moment == 1:  # as soon as a unit is at work
             bench.wait_for(lambda before=before: len(bench.calls()) > before)
         else:  # all that may pass is on disk, and both workers wait in the middle of a unit
@@ -97,8 +107,8 @@ def test_twenty_kills_change_nothing(bench, tmp_path):
         assert not (bench.out / "rows.parquet").exists()
         progress.append(len(bench.units_done()))
         unfinished += bool(set(called) - bench.units_done())
-    assert len(set(progress)) >= 10 and progress[-1] < UNITS
-    assert unfinished >= 10  # those kills hit a unit in its middle
+    assert len(set(progress)) >= 4 and progress[-1] < UNITS
+    assert unfinished >= 4  # those kills hit a unit in its middle
 
     done, before = bench.units_done(), len(bench.calls())
     bench.open(UNITS)
@@ -118,30 +128,32 @@ def test_workers_end_with_a_run_that_is_killed_alone(bench):
     bench.open(3)
     bench.start()
     bench.wait_for(lambda: len(bench.calls()) == 3 + WORKERS)
+    assert len(workers_of(bench.process)) == WORKERS
     os.kill(bench.process.pid, signal.SIGKILL)
     bench.process.wait()
-    deadline, beats = time.monotonic() + 30, -1
-    while beats != (beats := bench.beat.stat().st_size):  # workers that wait write here all the time
+    deadline = time.monotonic() + 10
+    while workers_of(bench.process):
         assert time.monotonic() < deadline
-        time.sleep(0.3)
+        time.sleep(0.1)
     bench.open(UNITS)
     bench.start()
     bench.finish()
     assert len(bench.units_done()) == UNITS
 
 
-def test_a_killed_worker_is_one_line_and_costs_one_unit(bench):
+def test_what_a_killed_worker_was_at_is_done_by_another(bench):
     bench.open(3)
     bench.start()
     bench.wait_for(lambda: len(bench.units_done()) == 3 and len(bench.calls()) == 3 + WORKERS)
-    children = Path(f"/proc/{bench.process.pid}/task/{bench.process.pid}/children").read_text().split()
-    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(bench.process)
     assert len(workers) == WORKERS
-    os.kill(int(workers[0]), signal.SIGKILL)
-    err = bench.process.communicate(timeout=60)[1]
-    assert bench.process.returncode == 2
-    assert err.count("\n") == 1 and "code -9" in err and "run again" in err
-    assert len(bench.units_done()) == 3
+    os.kill(workers[0], signal.SIGKILL)
+    bench.wait_for(lambda: len(bench.calls()) == 4 + WORKERS)
+    bench.open(UNITS)
+    assert f"{3 * UNITS} rows" in bench.finish()
+    assert bench.err == ""
+    calls = bench.calls()
+    assert set(calls) == set(range(UNITS)) and len(calls) == UNITS + 1
 
 
 def test_ctrl_c_says_what_is_kept_and_exits_130(bench):

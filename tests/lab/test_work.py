@@ -4,8 +4,10 @@ import json
 import sys
 import zlib
 
+import dask
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.lab.experiment import TASKS, Recipe, files_sha256, find_task, plan
@@ -213,6 +215,30 @@ def test_an_error_or_a_bug_in_a_worker_reaches_the_caller(recipe, out):
         run(recipe(task="toy:odd", options={"rows": []}), out, workers=2)
     with pytest.raises(ZeroDivisionError, match="a bug of the task"):
         run(recipe(task="toy:broken"), out, workers=2)
+
+
+@pytest.mark.parametrize("resources", [{}, {"GPU": 1}])
+def test_the_workers_of_a_cluster_do_the_same(recipe, out, tmp_path, resources):
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,
+        resources=resources,
+    ) as cluster:
+        rows = run(recipe(options={"log": str(tmp_path / "log")}), out, cluster=cluster.scheduler_address)
+    assert rows == run(recipe(options={"log": str(tmp_path / "log")}), tmp_path / "alone")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(recipe, out):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(BadInput, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9") as error,
+    ):
+        run(recipe(), out, cluster="tcp://127.0.0.1:9")
+    assert "\n" not in str(error.value)
 
 
 def test_no_worker_is_no_way_to_work(recipe, out):

@@ -88,14 +88,15 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
     with ExitStack() as stack:
         cluster: Any = address
         if address is None:
-            # Dask gives each process one thread, and follows a task's data by sending it, so nobody needs a
-            # limit of memory; what it logs of a failure is raised here.
+            # Each process computes on one thread (dask sets OMP_NUM_THREADS). Without a limit of memory, dask
+            # neither pauses nor kills a worker that holds a large model. What it logs is raised here too.
             cluster = LocalCluster(
                 n_workers=min(workers, len(units)),
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, with a warning if taken
                 memory_limit=None,
                 silence_logs=logging.CRITICAL,
             )
@@ -107,7 +108,8 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
         gpu = client.run_on_scheduler(lambda dask_scheduler: "GPU" in dask_scheduler.resources)
         tasks = client.map(_on_worker, units, pure=False, resources={"GPU": 1} if gpu else None)
         try:
-            for _, rows in as_completed(tasks, with_results=True):
+            for future, rows in as_completed(tasks, with_results=True):
+                future.release()  # else what a worker still holds would be done again when it is killed
                 yield rows
         except KilledWorker as error:
             raise SeedbedError(
