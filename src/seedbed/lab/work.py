@@ -150,7 +150,7 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
         from seedbed.noise import NoiseRecipe
         from seedbed.pipelines.session import Session
 
-        spec = Session(pipe, unit.prompt).spec
+        spec = Session(pipe, unit.prompt, **unit.options.get("call", {})).spec
         recipes = [
             NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), frame_axis=spec.frame_axis)
             for draw in unit.draws
