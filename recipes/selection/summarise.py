@@ -54,7 +54,7 @@ def verdicts(
 def learned(evidence: Evidence, step: int, folds: int = 10) -> dict[str, Any]:
     """The ridge predictor at one step, every caption predicted without its fold."""
     truth = evidence.outcome()
-    names = feature_names(evidence, step, dict.fromkeys(_variants(evidence)))
+    names = feature_names(evidence, step, _variants(evidence))
     signals = np.stack([evidence.columns[name] for name in names], axis=-1)
     found = fit(signals, truth, folds=folds)
     gain = statistics.gain(found.predicted, truth)

@@ -82,13 +82,11 @@ def elements(figure, tag):
 
 
 def dots(figure):
-    """(x, y) of every point, in the order of the series; y grows downwards."""
-    (axes,) = (each for each in elements(figure, "g") if each.get("id") == "axes_1")  # not of the legend
-    return [
-        (float(each.get("x")), float(each.get("y")))
-        for each in axes.iter("{http://www.w3.org/2000/svg}use")
-        if "stroke: #808080" not in each.get("style")  # no tick
+    """(x, y) of every point, in the order of the series; y grows downwards. What is grey is an axis."""
+    found = [
+        each for each in elements(figure, "g[@id='axes_1']//{*}use") if "#808080" not in each.get("style")
     ]
+    return [(float(each.get("x")), float(each.get("y"))) for each in found]
 
 
 def texts(figure):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.acquisition import Previews
+from seedbed.acquisition import Bansa, Previews
 from seedbed.acquisition.halving import planned, ranked
 from seedbed.errors import BadInput
 from seedbed.lab import replays
@@ -75,6 +75,7 @@ def test_layers_that_agree_are_raced_early_and_layers_that_do_not_never():
     assert strangers is None or strangers.cost > 4
     assert agreeing.regret[1] <= agreeing.regret[0] <= agreeing.regret[2] < replays.REGRET
     assert (agreeing.prompts, agreeing.candidates) == (40, 8) and "40 prompts x 8 noises" in agreeing.why
+    assert eval(agreeing.why.partition(" with")[0]) == Bansa(depth=None, race=agreeing.schedule)
 
 
 def test_a_schedule_holds_its_promise_on_other_prompts():

@@ -271,6 +271,25 @@ def test_generation_judges_the_videos_that_the_noises_give(recipe, out, model):
         assert row["cost.generation"] == 2 * CALLS["cogvideox"]["num_inference_steps"]
 
 
+def test_noises_have_the_shape_that_the_option_call_asks_for(recipe, out, model, monkeypatch):
+    shapes = []
+
+    def seen(pipe, prompt, recipes, options):
+        shapes.append(recipes[0].shape)
+        return [{"x": 0.0}]
+
+    monkeypatch.setattr("seedbed.lab.measurement.measure_noises", seen)
+    content = recipe(
+        task="generation",
+        models=[str(model)],
+        prompts={"list": ["a cat"]},
+        noises={"seed": 5, "count": 1},
+        methods={"plain": {}, "tall": {"call": {"height": 2 * CALLS["cogvideox"]["height"]}}},
+    )
+    run(content, out)
+    assert shapes[1] == (*shapes[0][:-2], 2 * shapes[0][-2], shapes[0][-1])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({}, "option verifier is missing"), ({"verifier": "shapes", "stpes": 3}, "no option 'stpes'")],

@@ -22,7 +22,8 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.choice import Calibration, conclude, previewing
-from seedbed.lab.evidence import Evidence, Row
+from seedbed.lab.evidence import Evidence
+from seedbed.lab.experiment import Row
 from seedbed.lab.measurement import is_read, measured
 from seedbed.lab.replays import fitted_race
 from seedbed.lab.store import Store
@@ -137,7 +138,8 @@ def calibrate(
         known = {row["key"]: row for row in store.rows()}
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
-            keys = [_key(prompt, seed + number, candidate) for candidate in range(noises)]
+            names = [json.dumps([prompt, seed + number, candidate]) for candidate in range(noises)]
+            keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
             if not known.keys() >= set(keys):
                 session = Session(pipe, prompt, **call)
                 pool = draw_pool(session, noises, seed + number)
@@ -195,10 +197,6 @@ def _described(judge: Verifier | Ratings) -> str:
         return name_of(judge)
     digest = hashlib.sha256(repr(sorted(judge.ratings.items())).encode()).hexdigest()
     return f"ratings {digest[:12]} of {len(judge.ratings)} videos"
-
-
-def _key(prompt: str, seed: int, candidate: int) -> str:
-    return hashlib.sha256(json.dumps([prompt, seed, candidate]).encode()).hexdigest()
 
 
 def label(acquisition: str | Acquisition) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,12 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
         # Two predictors from different prompts say how much of a ranking is the fit's own chance.
         pairs[name] = (f"{name}.a", f"{name}.b")
         parts = (fitted, fitted[0::2], fitted[1::2])
+        names = feature_names(evidence, step, functions)
         for twin, prompts in zip((name, *pairs[name]), parts, strict=True):
-            predictor = _learn(evidence.subset(prompts), step, functions)
+            some = evidence.subset(prompts)
+            weights = fit(np.stack([some.columns[n] for n in names], axis=-1), some.outcome()).weights
+            named = zip(names, weights, strict=True)
+            predictor = Learned(coefficients={n.partition("/")[2]: float(w) for n, w in named}, step=step)
             signals = {n: evidence.columns[f"{step}/{n}"][list(tested)] for n in predictor.coefficients}
             totals[twin] = predictor.total(signals)
             if twin == name:
@@ -182,25 +186,16 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
     return Calibration(profile, whole, tuple(verdicts), depths, tested)
 
 
-def feature_names(evidence: Evidence, step: int, functions: Mapping[str, Any]) -> list[str]:
+def feature_names(evidence: Evidence, step: int, functions: Collection[str]) -> list[str]:
     """The signals at a step that a learned predictor may use: those that `Learned` reads for itself."""
-    names = []
-    for name in evidence.columns:
+
+    def ours(name: str) -> bool:
         at, _, signal = name.partition("/")
         statistic = signal.partition("/")[0]
-        ours = statistic not in functions or statistic == "entropy"
         hidden = statistic.endswith((".even", ".odd", ".again")) or statistic.startswith("judge.")
-        if at == str(step) and ours and not hidden:
-            names.append(name)
-    return names
+        return at == str(step) and not hidden and (statistic == "entropy" or statistic not in functions)
 
-
-def _learn(evidence: Evidence, step: int, functions: Mapping[str, Any]) -> Learned:
-    """Ridge coefficients, the strength by cross-validation over the prompts."""
-    names = feature_names(evidence, step, functions)
-    weights = fit(np.stack([evidence.columns[name] for name in names], axis=-1), evidence.outcome()).weights
-    named = zip(names, weights, strict=True)
-    return Learned(coefficients={name.partition("/")[2]: float(w) for name, w in named}, step=step)
+    return [name for name in evidence.columns if ours(name)]
 
 
 def _price(name: str, evidence: Evidence, able: Mapping[str, Acquisition]) -> float:
@@ -237,7 +232,14 @@ def _choose(
         and type(able[verdict.signal]).__module__.startswith("seedbed.")
         and (verdict.signal.startswith("0/") or POOL * verdict.evaluations <= generation)
     ]
-    sure = [verdict for verdict in known if _is_sure(verdict)]
+    # Better than chance: the correlation, corrected, and the gain, both for one end.
+    sure = [
+        verdict
+        for verdict in known
+        if verdict.adjusted < LEVEL
+        and verdict.gain.low > 0
+        and (verdict.within.mean > 0) == (verdict.prefer == "high")
+    ]
     best = max(sure or known, key=merit)
     outcome, tested = evidence.outcome(), len(held_out.prompts)
     lines = tuple(
@@ -273,12 +275,6 @@ def _choose(
     if best.prefer != function.better:
         function = replace(function, prefer=best.prefer)
     return Profile(function, why, function if isinstance(function, Learned) else None, evidence=lines)
-
-
-def _is_sure(verdict: Verdict) -> bool:
-    """Whether a signal is better than chance: its correlation, corrected, and its gain, both for one end."""
-    agrees = (verdict.within.mean > 0) == (verdict.prefer == "high")
-    return verdict.adjusted < LEVEL and verdict.gain.low > 0 and agrees
 
 
 def _numbers(interval: Interval) -> tuple[float | None, float | None, float | None]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
+from seedbed.lab.experiment import Row
 from seedbed.lab.statistics import Array, Interval, Prefer
 
-Row = dict[str, Any]
 OUTCOME = "outcome.score"
 
 

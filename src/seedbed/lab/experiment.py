@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from seedbed.errors import BadInput
-from seedbed.lab.evidence import Row
 from seedbed.pipelines.loading import locate
 
+Row = dict[str, Any]
 Task = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], list[Row]]
 """(pipe, prompt, recipes, options) -> one flat row for each noise, in their order. Its module may also name
 VERSION, a number to raise whenever the rows would come out differently, and `tables(rows)`, see

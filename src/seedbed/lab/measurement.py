@@ -19,7 +19,8 @@ from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
-from seedbed.lab.evidence import Row, groups, judge_signals
+from seedbed.lab.evidence import groups, judge_signals
+from seedbed.lab.experiment import Row
 from seedbed.lab.presentation import Figure, Table, signal_table
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 
 from seedbed import __version__
 from seedbed.errors import BadInput
-from seedbed.lab.evidence import Row, Verdict, groups
-from seedbed.lab.experiment import Recipe, find_task, plan
+from seedbed.lab.evidence import Verdict, groups
+from seedbed.lab.experiment import Recipe, Row, find_task, plan
 from seedbed.lab.statistics import Interval, bootstrap
 
 Cell = str | float | Interval | None

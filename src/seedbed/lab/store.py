@@ -12,7 +12,7 @@ import filelock
 
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.evidence import Row
+from seedbed.lab.experiment import Row
 
 
 class Store:

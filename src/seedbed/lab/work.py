@@ -12,8 +12,7 @@ from typing import Any
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.evidence import Row
-from seedbed.lab.experiment import Recipe, Unit, find_task, plan
+from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
 from seedbed.lab.store import Store
 from seedbed.pipelines.loading import load
 
@@ -97,6 +96,7 @@ def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Gen
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, with a warning if taken
                 memory_limit=None,
                 silence_logs=logging.CRITICAL,
             )
@@ -150,7 +150,7 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
         from seedbed.noise import NoiseRecipe
         from seedbed.pipelines.session import Session
 
-        spec = Session(pipe, unit.prompt).spec
+        spec = Session(pipe, unit.prompt, **unit.options.get("call", {})).spec
         recipes = [
             NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), frame_axis=spec.frame_axis)
             for draw in unit.draws

@@ -98,7 +98,8 @@ class PreviewPlan:
 class Race:
     """The cheapest race over layers that a calibration found to be good enough.
 
-    Nothing follows it by itself: `Bansa(race=profile.race.schedule)` does, with `candidates` noises.
+    Nothing follows it by itself: `Bansa(depth=None, race=profile.race.schedule)` does, with `candidates`
+    noises.
 
     Attributes:
         schedule: (scored layers, survivors) pairs.
