@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -26,7 +27,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     if cpuinfo.exists():
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.open() if line.startswith("model name")]
         name = models[0] if models else name
+    asked = ["git", "-C", str(RESULTS), "rev-parse", "--short=7", "HEAD"]
     return {
+        "commit": subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip(),
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
