@@ -1,7 +1,7 @@
 """What choosing among ten noises adds to a generation of 50 guided steps, next to what users run otherwise.
 
-`python benchmarks/overhead.py` (a quarter of an hour): in one process, one after the other
-and over again, on the embedded model and on CogVideoX-2B's architecture (full depth and width, random
+`python benchmarks/overhead.py` (a quarter of an hour): in one process, one after the other and over again, in
+processor time of one thread, on the embedded model and on CogVideoX-2B's architecture (full depth and width, random
 weights, bfloat16, prompt embeddings given),
 
 - a plain generation; on CogVideoX-2B one guided step, counted 50 times,
@@ -13,7 +13,8 @@ weights, bfloat16, prompt embeddings given),
 
 Nothing is decoded, so that seconds are those of denoising. Every round has noises of its own, from the seed
 of its number. Ratios are of times in the same round; medians and quartiles are over rounds. `--device cuda
---native` measures CogVideoX-2B at 49 x 480 x 720 on a GPU instead, and the peak of its memory. Writes benchmarks/results/overhead.json, or overhead_native.json.
+--native` measures CogVideoX-2B at 49 x 480 x 720 on a GPU instead, and the peak of its memory. Writes
+benchmarks/results/overhead.json, or overhead_native.json.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 from cost_model import RACE
 from freeinit import freeinit, next_start
-from running import RESULTS, machine, seconds, spread, write
+from running import RESULTS, clock, machine, seconds, spread, write
 from subjects import STEPS, Subject, cogvideox_2b, embedded
 
 import seedbed
@@ -44,9 +44,7 @@ def guided_step(subject: Subject, device: str) -> float:
     ends: list[float] = []
 
     def end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        ends.append(perf_counter())
+        ends.append(clock(device))
         pipe._interrupt = len(ends) == 2
         return tensors
 

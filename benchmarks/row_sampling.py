@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
-from running import machine, spread, write
+from running import machine, seconds, spread, write
 from torch import Tensor
 
 from seedbed import zoo
@@ -153,18 +152,11 @@ def prices(rounds: int) -> dict[str, Any]:
     query, key, value = torch.randn(3, 1, 1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        attention = spent(partial(torch.nn.functional.scaled_dot_product_attention, query, key, value))
+        attention = seconds(partial(torch.nn.functional.scaled_dot_product_attention, query, key, value))
         for rows in (512, 1024, TOKENS // 2, TOKENS):
             score = partial(bansa_expected, query, key, rows=sample_rows(TOKENS, rows))
-            found.setdefault(str(rows), []).append(spent(score) / attention)
+            found.setdefault(str(rows), []).append(seconds(score) / attention)
     return {rows: spread(ratios) for rows, ratios in found.items()}
-
-
-def spent(work: Callable[[], Any]) -> float:
-    """Processor seconds."""
-    begun = process_time()
-    work()
-    return process_time() - begun
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import diffusers
@@ -46,15 +46,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high}
 
 
+def clock(device: str = "cpu") -> float:
+    """Seconds: the processor's, which other programs on the machine disturb little; by the wall on a GPU."""
+    if device != "cuda":
+        return process_time()
+    torch.cuda.synchronize()
+    return perf_counter()
+
+
 def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Wall-clock seconds of one call, with everything it queued on the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = perf_counter()
+    """Of one call, with everything it queued on the device; see `clock`."""
+    started = clock(device)
     function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - started
+    return clock(device) - started
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
