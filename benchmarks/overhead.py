@@ -1,8 +1,8 @@
 """What choosing among ten noises adds to a generation of 50 guided steps, next to what users run otherwise.
 
-`python benchmarks/overhead.py` (a quarter of an hour): in one process, one after the other and over again, in
-processor time of one thread, on the embedded model and on CogVideoX-2B's architecture (full depth and width, random
-weights, bfloat16, prompt embeddings given),
+`python benchmarks/overhead.py` (a quarter of an hour): in one process, one after the other and over again,
+in processor time of one thread, on the embedded model and on CogVideoX-2B's architecture (full depth and
+width, random weights, bfloat16, prompt embeddings given),
 
 - a plain generation; on CogVideoX-2B one guided step, counted 50 times,
 - ours: `seedbed.select(candidates=10)` with the default for a model without a profile,
