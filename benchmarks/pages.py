@@ -35,10 +35,9 @@ def between(found: dict[str, float]) -> str:
 
 def where(machine: dict[str, Any]) -> str:
     threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    busy = f"{machine['cores']} cores, load {machine['load']} before the start"
     return (
-        f"{machine['device']}, {threads}, {busy}, torch {machine['torch']}, diffusers {machine['diffusers']}, "
-        f"seedbed at {machine['commit']}"
+        f"{machine['device']}, {threads}, {machine['cores']} cores, load {machine['load']} before the start, "
+        f"torch {machine['torch']}, diffusers {machine['diffusers']}, seedbed at {machine['commit']}"
     )
 
 
