@@ -1,4 +1,4 @@
-"""The least pipeline that the probe needs, around any denoiser: what `select` runs on it can be watched."""
+"""The least pipeline that a selection needs, around any denoiser: what `select` runs on it can be watched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 import seedbed
-from seedbed.attention.tap import AttentionCall
-from seedbed.selection import Acquisition
+from seedbed.acquisition import AttentionScore
+from seedbed.acquisition.halving import Schedule
+from seedbed.attention import AttentionCall
 
 
 class BarePipeline(DiffusionPipeline):
@@ -53,11 +54,11 @@ def bare_pipeline(architecture: Architecture) -> BarePipeline:
     return pipe
 
 
-@dataclass(frozen=True, eq=False)
-class Watching(Acquisition):
+@dataclass(frozen=True, kw_only=True)
+class Watching(AttentionScore):
     """Writes down the rows of every attention call, `rows[forward][layer]`. No two candidates tie."""
 
-    name = "bansa"
+    name = "watching"
     rows: list[list[int]] = field(default_factory=list)
 
     def observe(self, call: AttentionCall) -> Tensor:
@@ -67,16 +68,24 @@ class Watching(Acquisition):
         return len(self.rows) * 1e3 + torch.arange(call.candidates, dtype=torch.float64)
 
 
-def rows_of_selection(architecture: Architecture, candidates: int, batch: int) -> list[list[int]]:
-    """The rows of every attention call of every forward that `seedbed.select` runs by default.
+def rows_of_selection(
+    architecture: Architecture,
+    candidates: int,
+    batch: int,
+    *,
+    depth: float | None = None,
+    race: Schedule | None = None,
+) -> list[list[int]]:
+    """The rows of every attention call of every forward that `seedbed.select` runs.
 
     Found by running it on a narrow sibling of the architecture, which has the same layers.
 
     Args:
         batch: how many noises may share a forward.
+        depth, race: as `Bansa` takes them.
     """
     narrow = architecture.narrow()
-    watching = Watching()
+    watching = Watching(depth=depth, race=race)
     seedbed.select(
         bare_pipeline(narrow),
         prompt_embeds=torch.zeros(1, *narrow.text),

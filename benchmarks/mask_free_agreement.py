@@ -24,11 +24,11 @@ from scipy.stats import spearmanr
 from seedbed import zoo
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
 from seedbed.noise import NoiseRecipe
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from seedbed.worlds import shapes
 
 
-def captured(probe: Probe, noises: int) -> list[dict[str, Any]]:
+def captured(session: Session, noises: int) -> list[dict[str, Any]]:
     """The attention calls of the first evaluation for noises 0 .. n-1 of seed 0, without the values."""
     calls: list[dict[str, Any]] = []
 
@@ -43,8 +43,8 @@ def captured(probe: Probe, noises: int) -> list[dict[str, Any]]:
             }
         )
 
-    spec = probe.spec
-    probe.evaluate(
+    spec = session.spec
+    session.evaluate(
         torch.stack([NoiseRecipe(seed=0, candidate=i, shape=spec.shape).draw() for i in range(noises)]), keep
     )
     return calls
@@ -126,7 +126,7 @@ if __name__ == "__main__":
         "prompts": [],
     }
     for caption in shapes.captions(arguments.prompts, objects=2, seed=0, held=True):
-        calls = captured(Probe(pipe, caption), arguments.noises)
+        calls = captured(Session(pipe, caption), arguments.noises)
         row = {
             "prompt": caption,
             **{p: agreement(calls, p, arguments.repeats) for p in ("probabilities", "logits")},

@@ -22,14 +22,14 @@ from seedbed import zoo
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
 from seedbed.lab import statistics
 from seedbed.noise import NoiseRecipe
-from seedbed.probe import Probe
+from seedbed.pipelines.session import Session
 from seedbed.worlds import shapes
 
 PLACES = ("probabilities", "logits")
 
 
 def scores(
-    probe: Probe, noises: int, masks: tuple[int, ...], number: int
+    session: Session, noises: int, masks: tuple[int, ...], number: int
 ) -> dict[tuple[str, int, int], np.ndarray]:
     """(place, K, draw) -> (noises, layers, heads, rows) float32; K = 0 is the mask-free form with K = 10.
 
@@ -48,9 +48,9 @@ def scores(
                     score = bansa_masked(call.query, call.key, **same, masks=count, seed=seed)
                     found.setdefault((place, count, draw), []).append(score.numpy())
 
-    spec = probe.spec
+    spec = session.spec
     pool = [NoiseRecipe(seed=number, candidate=i, shape=spec.shape).draw() for i in range(noises)]
-    probe.evaluate(torch.stack(pool), see)
+    session.evaluate(torch.stack(pool), see)
     return {key: np.stack(layers, axis=1) for key, layers in found.items()}
 
 
@@ -67,8 +67,8 @@ def main(captions: list[str], noises: int) -> list[dict[str, Any]]:
         masks = (3, 5, 7, 10, 30) if side == 32 else (10,)
         rankings: dict[tuple[Any, ...], list[list[np.ndarray]]] = {}
         for number, caption in enumerate(captions):
-            probe = Probe(pipe, caption, height=side, width=side)
-            found = scores(probe, noises, masks, number)
+            session = Session(pipe, caption, height=side, width=side)
+            found = scores(session, noises, masks, number)
             tokens = found["probabilities", 0, 0].shape[-1]
             order = np.random.default_rng(0).permutation(tokens)
             cuts = (

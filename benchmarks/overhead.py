@@ -1,18 +1,20 @@
 """What choosing among ten noises adds to a generation of 50 guided steps, next to what users run otherwise.
 
-`python benchmarks/overhead.py` (a quarter of an hour on two idle cores): in one process, one after the other
-and over again, on the embedded model and on CogVideoX-2B's architecture (full depth and width, random
-weights, bfloat16, prompt embeddings given),
+`python benchmarks/overhead.py` (a quarter of an hour): in one process, one after the other and over again,
+in processor time of one thread, on the embedded model and on CogVideoX-2B's architecture (full depth and
+width, random weights, bfloat16, prompt embeddings given),
 
 - a plain generation; on CogVideoX-2B one guided step, counted 50 times,
-- `seedbed.select(candidates=10)` with its defaults and acquisition="bansa"; without its race, on all layers,
+- ours: `seedbed.select(candidates=10)` with the default for a model without a profile,
+- raced: the same over all layers with race=((0.1, 0.2), (0.46, 1)),
 - the published method: K = 10 masks drawn on the exact maps of the first d* layers, worked on in chunks,
 - FreeInit with 3 iterations: three generations and the mixing of frequencies,
 - best of 10: ten generations.
 
-Nothing is decoded, so that seconds are those of denoising. Ratios are of times in the same round; medians and
-quartiles are over rounds. `--device cuda --native` measures CogVideoX-2B at 49 x 480 x 720 on a GPU instead,
-and the peak of its memory. Writes benchmarks/results/overhead.json, or overhead_native.json.
+Nothing is decoded, so that seconds are those of denoising. Every round has noises of its own, from the seed
+of its number. Ratios are of times in the same round; medians and quartiles are over rounds. `--device cuda
+--native` measures CogVideoX-2B at 49 x 480 x 720 on a GPU instead, and the peak of its memory. Writes
+benchmarks/results/overhead.json, or overhead_native.json.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
+from cost_model import RACE
 from freeinit import freeinit, next_start
-from running import RESULTS, machine, seconds, spread, write
+from running import RESULTS, clock, machine, seconds, spread, write
 from subjects import STEPS, Subject, cogvideox_2b, embedded
 
 import seedbed
+from seedbed.acquisition import Bansa
 
 CANDIDATES, ITERATIONS = 10, 3
 SMALL, NATIVE = (9, 128, 192), (49, 480, 720)
@@ -41,9 +44,7 @@ def guided_step(subject: Subject, device: str) -> float:
     ends: list[float] = []
 
     def end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        ends.append(perf_counter())
+        ends.append(clock(device))
         pipe._interrupt = len(ends) == 2
         return tensors
 
@@ -56,11 +57,10 @@ def selections(subject: Subject, seed: int) -> dict[str, Callable[[], seedbed.Se
     select = partial(
         seedbed.select, subject.pipe, candidates=CANDIDATES, seed=seed, progress=False, **subject.call
     )
-    published = "bansa:estimator=masked,rows=null"
     return {
-        "ours": partial(select, acquisition="bansa"),
-        "ours, no race, all layers": partial(select, acquisition="bansa", race=None),
-        "published": partial(select, acquisition=published, depth=subject.depth, race=None),
+        "ours": partial(select, acquisition=Bansa()),
+        "raced": partial(select, acquisition=Bansa(depth=None, race=RACE)),
+        "published": partial(select, acquisition=Bansa(estimator="masked", depth=subject.depth)),
     }
 
 
@@ -83,20 +83,16 @@ def with_freeinit(subject: Subject, first: torch.Tensor, device: str, once: floa
 
 
 def measure(subject: Subject, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Ledger and wall-clock overhead of every method, against a plain generation in the same round.
-
-    Every round has noises of its own, from the seed of its number: how often a choice needs a second look
-    depends on them.
-    """
+    """Ledger and wall-clock overhead of every method, against a plain generation in the same round."""
+    described = machine(device)
     made: list[seedbed.Selection] = []
-    # Finds the layers, which later selections on the same model need not do again, and warms up.
+    # Discovers the pipeline, which later selections on the same model need not do again, and warms up.
     beginning = seconds(lambda: made.append(selections(subject, 0)["ours"]()), device)
     first = made[0].noise.to(device, subject.pipe.transformer.dtype)
     guided = 2.0 * STEPS
     fixed = {"plain": guided, "FreeInit": ITERATIONS * guided, "best of 10": CANDIDATES * guided}
     times: list[dict[str, float]] = []
     evaluations: list[dict[str, float]] = []
-    looks = 0
     for number in range(rounds):
         once = plain(subject, first, device)
         times.append({"plain": once})
@@ -105,15 +101,14 @@ def measure(subject: Subject, rounds: int, device: str = "cpu") -> dict[str, Any
             choices: list[seedbed.Selection] = []
             times[-1][name] = once + seconds(lambda: choices.append(choose()), device)  # noqa: B023
             evaluations[-1][name] = guided + choices[0].ledger.total
-            looks += name == "ours" and "more rows" in choices[0].ledger.entries
         times[-1]["FreeInit"] = with_freeinit(subject, first, device, once)
         times[-1]["best of 10"] = CANDIDATES * once
         print({name: round(value, 2) for name, value in times[-1].items()}, flush=True)
     return {
         "subject": subject.name,
+        "machine": described,
         "plain_generations_run_whole": subject.whole,
         "rounds": rounds,
-        "rounds_with_a_second_look": looks,
         "first_selection": beginning / spread([each["plain"] for each in times])["median"],
         "methods": {
             name: {
@@ -159,8 +154,6 @@ def main(given: list[str] | None = None) -> None:
     arguments = parsed(given)
     device, rounds = arguments.device, arguments.repetitions
     result: dict[str, Any] = {
-        "machine": machine(device),
-        "seeds": "of the noises: the number of the round",
         "candidates": CANDIDATES,
         "steps": STEPS,
         "size": NATIVE if arguments.native else SMALL,

@@ -7,17 +7,14 @@ the chosen noise lies from the best of the full score, in units of the distance 
 noise. The cheapest schedule is looked for on one half of the captions and judged on the other, so that it is
 within 5 % there. Writes benchmarks/results/racing.json and docs/figures/racing.svg.
 
-`--profile` also writes what was found into the model's seedbed-profile.json. `--model` names another embedded
-model, whose result and figure get its name.
+`--model` names another embedded model, whose result and figure get its name.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,12 @@ import numpy as np
 import torch
 
 from seedbed import zoo
+from seedbed.acquisition import Bansa
+from seedbed.acquisition.halving import Rungs, planned
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import replays
 from seedbed.lab.statistics import Array, bootstrap
-from seedbed.selection import find_profile, save_profile, select
-from seedbed.selection.racing import BUDGET, BUDGET_END, Rungs
+from seedbed.selection.choosing import select
 from seedbed.worlds import shapes
 
 matplotlib.use("Agg")
@@ -39,6 +37,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).resolve().parent
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c1443c", "#3b8752", "#8a8f98"
 CANDIDATES = 10
+RACE = ((0.1, 0.2), (0.46, 1))  # the shares that are opt-in for models that were not calibrated
 GUIDED = 2 * 50  # evaluations of 50 guided steps, what overheads are told against
 
 
@@ -51,7 +50,7 @@ def measured(pipe: Any, prompts: int) -> tuple[list[str], Array]:
 
 def chosen(pipe: Any, number: int, caption: str, race: Rungs | None) -> Any:
     options: dict[str, Any] = {"candidates": CANDIDATES, "seed": number, "progress": False}
-    return select(pipe, caption, acquisition="bansa", race=race, **options)
+    return select(pipe, caption, acquisition=Bansa(depth=None, race=race), **options)
 
 
 def line(scores: Array, rungs: Rungs) -> dict[str, Any]:
@@ -94,13 +93,6 @@ def checked(pipe: Any, captions: list[str], scores: Array, schedules: list[Rungs
     return {"races": count, "same choice": int(same), "ledger agrees": priced}
 
 
-def budget(layers: int) -> Rungs:
-    """The default of deep models, in this model's layers."""
-    at, stay = BUDGET
-    first, last = max(1, math.floor(at * layers)), round(BUDGET_END * layers)
-    return ((first, max(2, round(stay * CANDIDATES))), (last, 1))
-
-
 def figure(result: dict[str, Any], path: Path) -> None:
     chart, axis = plt.subplots(figsize=(7.2, 4.2))
     axis.spines[["top", "right"]].set_visible(False)
@@ -118,7 +110,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
     for rows, colour, mark, name in (
         (result["truncation"], RED, "s-", "all candidates, fewer layers"),
         (result["held out"], GREEN, "D", "cheapest, judged on the other captions"),
-        ([result["budget default"]], BLUE, "^", "default of models with 12 or more layers"),
+        ([result["shares"]], BLUE, "^", "((0.1, 0.2), (0.46, 1))"),
     ):
         mean, low, high = 100 * np.array([row["regret"] for row in rows]).T
         axis.errorbar(
@@ -146,7 +138,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=160)
     parser.add_argument("--model", default=zoo.DEFAULT)
-    parser.add_argument("--profile", action="store_true", help="write the race into the model's profile")
     arguments = parser.parse_args()
     suffix = "" if arguments.model == zoo.DEFAULT else f"-{arguments.model}"
     pipe = zoo.load(arguments.model)
@@ -162,7 +153,7 @@ def main() -> None:
         for layer in range(layers)
     ]
     race, limit = replays.fitted_race(scores), replays.limit(scores)
-    default = budget(layers)
+    shares = planned(RACE, layers, CANDIDATES)
     result = {
         "model": arguments.model,
         "prompts": len(captions),
@@ -172,22 +163,18 @@ def main() -> None:
         "fitted": None if race is None else {**line(scores, race.schedule), "crossed regret": race.regret},
         "regret within which schedules are chosen": limit,
         "held out": held_out(scores, limit or replays.REGRET),
-        "budget default": line(scores, default),
+        "shares": line(scores, shares),
         "truncation": [line(scores, ((depth, 1),)) for depth in range(1, layers + 1)],
         "schedules": [line(scores, rungs) for rungs in replays.every_race(CANDIDATES, layers)],
-        "real races": checked(pipe, captions, scores, [default, *([race.schedule] if race else [])]),
+        "real races": checked(pipe, captions, scores, [shares, *([race.schedule] if race else [])]),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     text = json.dumps(result, indent=1, default=list) + "\n"
     write_bytes_atomically(HERE / f"results/racing{suffix}.json", text.encode())
     figure(result, HERE.parent / f"docs/figures/racing{suffix}.svg")
-    for name in ("fitted", "budget default", "held out", "real races"):
+    for name in ("fitted", "shares", "held out", "real races"):
         print(name, json.dumps(result[name], default=list))
-    if arguments.profile:
-        profile = find_profile(pipe)
-        assert profile is not None, "calibrate the model first"
-        save_profile(replace(profile, race=race), zoo.path(arguments.model))
 
 
 if __name__ == "__main__":

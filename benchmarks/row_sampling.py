@@ -1,164 +1,187 @@
-"""How many query rows tell candidates apart, and is the stated confidence reached?
+"""How large must a sample of the query rows be to choose as all rows do, and what do all rows cost?
 
-`python benchmarks/row_sampling.py` scores every row of the mask-free BANSA on `shapes-cogvideox-unread`,
-run at 96 x 96 pixels and 25 frames (about 1,000 tokens), for 20 held-out captions with 10 noises each. It
-draws samples of 16 to all, 20 times for each caption, chooses as `select` does (the same function), and
-compares with the choice of all rows: with one look, and with more rows for rivals that a look does not tell
-apart; for all ten, and for the two that are left after a first rung. And it times the scoring of some rows
-against the attention of all, one head of CogVideoX at full size. Writes benchmarks/results/row_sampling.json.
+`python benchmarks/row_sampling.py` (ten minutes) scores every row of the default BANSA on
+`shapes-cogvideox-unread` at three sizes, for 20 held-out captions with 10 noises each, draws samples of a
+share of the rows, 20 times for each caption, and compares their choice with that of all rows.
+
+The law that is fitted: the candidates' means over all rows are independent and normal, and a sample of a
+share f of them adds an error of r sqrt((1 - f) / f) times their spread (sampling without replacement). The
+chance that the lowest of ten stays the lowest is simulated; the one number that is fitted is r. It would be
+1 where candidates differ by no more than what independent rows of one distribution differ by, whatever the
+number of rows; therefore a share of the rows, not a number, decides.
+
+Last, one head of CogVideoX at full size, 17,776 tokens: processor time of scoring some rows or all against
+that head's attention, in turn. Writes benchmarks/results/row_sampling.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from running import machine, seconds, spread, write
 from torch import Tensor
 
 from seedbed import zoo
-from seedbed.attention.disagreement import bansa_expected
-from seedbed.attention.rows import sample_rows
-from seedbed.attention.tap import AttentionCall
-from seedbed.files import write_bytes_atomically
-from seedbed.lab.statistics import bootstrap
-from seedbed.selection import Bansa, select
-from seedbed.selection.confidence import Look, tell_apart
+from seedbed.acquisition import Bansa
+from seedbed.acquisition.sampling import Sample, confidence
+from seedbed.acquisition.scoring import plan_layers
+from seedbed.attention import AttentionCall, bansa_expected, sample_rows
+from seedbed.lab.statistics import Array, bootstrap
+from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool
 from seedbed.worlds import shapes
 
-RESULT = Path(__file__).parent / "results" / "row_sampling.json"
-CALL = {"height": 96, "width": 96, "num_frames": 25}
+CALLS = ({}, {"height": 64, "width": 64}, {"height": 96, "width": 96, "num_frames": 25})
 CANDIDATES, DRAWS = 10, 20
-ROWS = (16, 32, 64, 128, 256, 512)
+SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1)
+LEAST = 4  # rows of a sample: fewer are no sample of a layer
+TOKENS, WIDTH = 17_776, 64  # of CogVideoX at 49 x 480 x 720, and of its heads
+RATIOS = np.arange(0.05, 2.0, 0.005)  # that are tried for r
+SAME = 0.9  # of the pools are to choose as all rows do
 
 
-class Keeping(Bansa):
-    """BANSA of all rows that keeps each of them."""
+def all_rows(pipe: Any, number: int, caption: str, call: dict[str, Any]) -> Tensor:
+    """What each row says under the default function: (candidates, layers, rows) float64."""
+    function, session = Bansa(), Session(pipe, caption, **call)
+    kept: list[Tensor] = []
 
-    kept: list[Tensor]
+    def see(attention: AttentionCall) -> None:
+        kept.append(function.by_row(attention))
 
-    def by_row(self, call: AttentionCall) -> Tensor:
-        values = super().by_row(call)
-        self.kept.append(values)
-        return values
-
-
-def all_rows(pipe: Any, number: int, caption: str) -> Tensor:
-    """(candidates, layers, rows) float64."""
-    function = Keeping(rows=None)
-    object.__setattr__(function, "kept", [])
-    options: dict[str, Any] = {"batch_size": CANDIDATES, "race": None, "progress": False, **CALL}
-    select(pipe, caption, candidates=CANDIDATES, seed=number, acquisition=function, **options)
-    return torch.stack(function.kept, 1)
+    depth = plan_layers(session.layers, function.layers, function.depth).depth
+    session.evaluate(draw_pool(session, CANDIDATES, number).noises, see, depth=depth)
+    return torch.stack(kept, 1)
 
 
-def looked(table: Tensor, near: list[int], rows: int, seed: int) -> tuple[Tensor, list[Look]]:
-    """Scores and looks of these candidates, from so many rows of each layer."""
+def chosen(table: Tensor, rows: int, seed: int) -> tuple[int, float]:
+    """The choice of a sample of each layer's rows, and the confidence that `select` would state."""
     total = table.shape[2]
-    scores, looks = [], [Look() for _ in near]
-    for layer in range(table.shape[1]):
-        some = sample_rows(total, rows, seed * 1_000_003 + layer)
-        values = table[near, layer] if some is None else table[near, layer][:, some]
-        scores.append(values.mean(1))
-        for look, candidate in zip(looks, values, strict=True):
-            if some is not None:
-                look.add(candidate, total)
-    return torch.stack(scores, 1), looks
+    picked = [sample_rows(total, rows, seed * 1_000_003 + layer) for layer in range(table.shape[1])]
+    seen = [table[:, layer] if some is None else table[:, layer, some] for layer, some in enumerate(picked)]
+    totals = torch.stack([values.mean(1) for values in seen], 1).sum(1)
+    layers = [] if picked[0] is None else [[(row, total) for row in values] for values in seen]
+    samples = [Sample([values[index] for values in layers]) for index in range(len(table))]
+    order = totals.argsort().tolist()
+    return order[0], confidence(order, totals, samples)
 
 
-def chosen(table: Tensor, rows: int, seed: int, finalists: int, more: bool) -> tuple[int, float, int]:
-    """The choice, its confidence, and how many candidates had to be looked at again, over all times."""
-    count = len(table)
-    scores, looks = looked(table, list(range(count)), rows, seed)
-    near = sorted(scores[:, 0].argsort()[:finalists].tolist()) if finalists < count else list(range(count))
-    times = torch.zeros(count)
-
-    def again(rivals: list[int], finer: int) -> tuple[Tensor, list[Look]]:
-        return looked(table, rivals, finer, seed)
-
-    confidence = tell_apart(near, scores, looks, times, rows if more else None, again, "low")
-    last = [candidate for candidate in near if times[candidate] == times[near].max()]
-    return last[int(scores[last].mean(1).argmin())], confidence, int(times.sum())
-
-
-def line(tables: list[Tensor], rows: int, finalists: int, more: bool) -> dict[str, Any]:
-    lost, same, stated, again = [], [], [], []
+def line(tables: list[Tensor], rows: int) -> tuple[dict[str, Any], Array]:
+    """What samples of so many rows choose, and by caption the share that choose as all rows, (captions,)."""
+    lost, same, stated = [], [], []
     for number, table in enumerate(tables):
         full = table.mean((1, 2))
-        first = table[:, 0].mean(1)
-        # What all rows would do in the same race.
-        heat = first.argsort()[:finalists]
-        best = int(heat[full[heat].argmin()])
-        scale = float(full.median() - full.min())
-        runs = [chosen(table, rows, 1000 * number + draw, finalists, more) for draw in range(DRAWS)]
-        lost.append(np.mean([float(full[pick] - full[best]) / scale for pick, _, _ in runs]))
-        same.append(np.mean([pick == best for pick, _, _ in runs]))
-        stated.append(np.mean([confidence for _, confidence, _ in runs]))
-        again.append(np.mean([times for _, _, times in runs]))
-    return {
+        best = int(full.argmin())
+        runs = [chosen(table, rows, 1000 * number + draw) for draw in range(DRAWS)]
+        lost.append(np.mean([float(full[pick] - full[best]) for pick, _ in runs]))
+        lost[-1] /= float(full.median() - full.min())
+        same.append(np.mean([pick == best for pick, _ in runs]))
+        stated.append(np.mean([sure for _, sure in runs]))
+    found = {
         "rows": rows,
-        "finalists": finalists,
-        "more rows": more,
+        "share": rows / tables[0].shape[2],
         "regret against all rows": list(bootstrap(np.array(lost))),
         "choice of all rows": list(bootstrap(np.array(same))),
         "stated confidence": float(np.mean(stated)),
-        "evaluations again, each pool": float(np.mean(again)),
+    }
+    return found, np.array(same)
+
+
+def simulated(draws: int = 100_000) -> Callable[[Any], Array]:
+    """How likely the lowest of ten normal numbers stays the lowest, by the size of an error added to each."""
+    generator = np.random.default_rng(0)
+    means, errors = generator.standard_normal((2, draws, CANDIDATES))
+    best = means.argmin(1)
+    sizes = np.concatenate([np.arange(0, 1, 0.02), np.geomspace(1, 40, 40)])
+    chances = [float(((means + size * errors).argmin(1) == best).mean()) for size in sizes]
+    return lambda size: np.asarray(np.interp(size, sizes, chances))
+
+
+def fitted(shares: Array, same: Array) -> dict[str, Any]:
+    """The r of the law, and the share of the rows that `SAME` of the pools ask for by it.
+
+    Args:
+        shares: of the rows, (shares,), below 1.
+        same: how often a sample chose as all rows did, (shares, captions).
+    """
+    chance = simulated()
+    errors = np.sqrt((1 - shares) / shares)
+    law = chance(RATIOS[:, None] * errors)
+
+    def best(means: Array) -> float:
+        return float(RATIOS[((law - means) ** 2).sum(1).argmin()])
+
+    generator = np.random.default_rng(1)
+    again = generator.integers(same.shape[1], size=(2000, same.shape[1]))
+    ratios = np.array([best(same.mean(1)), *(best(same[:, some].mean(1)) for some in again)])
+    sizes = np.linspace(0, 1, 1001)
+    allowed = sizes[chance(sizes) >= SAME].max()
+    needed = ratios**2 / (ratios**2 + allowed**2)
+    return {
+        "r": interval(ratios),
+        "share needed": interval(needed),
+        "law": chance(ratios[0] * errors).tolist(),
     }
 
 
-def prices(tokens: int = 17_776, width: int = 64, repetitions: int = 5) -> dict[str, Any]:
-    """Processor time of scoring some rows of one head, in that of its attention: medians and quartiles."""
-    query, key, value = (torch.randn(1, 1, tokens, width) for _ in range(3))
-    ratios: dict[int, list[float]] = {rows: [] for rows in (*ROWS, 1024)}
-    for _ in range(repetitions):
-        plain = spent(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value))
-        for rows, found in ratios.items():
-            some = sample_rows(tokens, rows)
-            found.append(spent(lambda some=some: bansa_expected(query, key, rows=some)) / plain)  # type: ignore[misc]
-    return {str(rows): np.percentile(found, (50, 25, 75)).tolist() for rows, found in ratios.items()}
+def interval(values: Array) -> list[float]:
+    """The first of them, and the 95 % interval of the others."""
+    return [float(values[0]), *np.percentile(values[1:], (2.5, 97.5)).tolist()]
 
 
-def spent(work: Callable[[], Any]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
+def size(pipe: Any, captions: list[str], call: dict[str, Any]) -> dict[str, Any]:
+    """What samples choose where videos are made with this call, and the law that fits."""
+    tables = [all_rows(pipe, number, caption, call) for number, caption in enumerate(captions)]
+    total = tables[0].shape[2]
+    counts = [round(share * total) for share in SHARES if round(share * total) >= LEAST]
+    lines, same = zip(*(line(tables, rows) for rows in counts), strict=True)
+    shares = np.array([found["share"] for found in lines[:-1]])
+    law = fitted(shares, np.stack(same[:-1]))
+    for found in lines:
+        print(found, flush=True)
+    print(total, law, flush=True)
+    return {"call": call, "layers": tables[0].shape[1], "rows of a layer": total, "lines": lines, **law}
+
+
+def prices(rounds: int) -> dict[str, Any]:
+    """Processor time of scoring rows of one head of CogVideoX, in that of its attention, by how many."""
+    query, key, value = torch.randn(3, 1, 1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        attention = seconds(partial(torch.nn.functional.scaled_dot_product_attention, query, key, value))
+        for rows in (512, 1024, TOKENS // 2, TOKENS):
+            score = partial(bansa_expected, query, key, rows=sample_rows(TOKENS, rows))
+            found.setdefault(str(rows), []).append(seconds(score) / attention)
+    return {rows: spread(ratios) for rows, ratios in found.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    described = machine()
     pipe = zoo.load("shapes-cogvideox-unread")
     captions = shapes.captions(arguments.prompts, objects=2, seed=1, held=True)
-    tables = [all_rows(pipe, number, caption) for number, caption in enumerate(captions)]
     result = {
-        "call": CALL,
+        "machine": described,
         "prompts": len(captions),
         "candidates": CANDIDATES,
         "draws": DRAWS,
-        "layers": tables[0].shape[1],
-        "rows of a layer": tables[0].shape[2],
-        "lines": [
-            line(tables, rows, finalists, more)
-            for finalists in (CANDIDATES, 2)
-            for more in (False, True)
-            for rows in (*ROWS, tables[0].shape[2])
-        ],
-        "scoring over attention, 17,776 tokens": prices(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "chosen alike": SAME,
+        "sizes": [size(pipe, captions, call) for call in CALLS],
+        "tokens": TOKENS,
+        "rounds": arguments.rounds,
+        "scoring over attention": prices(arguments.rounds),
     }
-    write_bytes_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
-    for row in result["lines"]:
-        print(json.dumps(row))
+    print(result["scoring over attention"])
+    write("row_sampling", result)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import diffusers
@@ -26,7 +27,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     if cpuinfo.exists():
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.open() if line.startswith("model name")]
         name = models[0] if models else name
+    asked = ["git", "-C", str(RESULTS), "rev-parse", "--short=7", "HEAD"]
     return {
+        "commit": subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip(),
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -43,15 +46,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high}
 
 
+def clock(device: str = "cpu") -> float:
+    """Seconds: the processor's, which other programs on the machine disturb little; by the wall on a GPU."""
+    if device != "cuda":
+        return process_time()
+    torch.cuda.synchronize()
+    return perf_counter()
+
+
 def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Wall-clock seconds of one call, with everything it queued on the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = perf_counter()
+    """Of one call, with everything it queued on the device; see `clock`."""
+    started = clock(device)
     function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - started
+    return clock(device) - started
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:

@@ -3,13 +3,13 @@
 `python benchmarks/scaling.py` (ten minutes, one thread): random weights, float32,
 
 - noises, 2 to 64: the first 14 of 30 layers (CogVideoX-2B's, four heads of 64 wide, 304 tokens) unscored,
-  scored on all rows, and in the default race;
+  scored on all rows, and in the race ((0.1, 0.2), (0.46, 1));
 - tokens, 256 to 16,384: two heads of 64 of one attention call, torch's own attention, scored on 512 rows, on
   all rows, and on all rows with K = 10 drawn masks (up to 4,096);
 - layers, 1 to 30: as for noises, for four of them.
 
-Meeting the pipeline, which `select` does once whatever the sizes, is not in these times. Slopes are fitted to
-logarithms, by rounds: median and quartiles; for tokens from 1,024 on. Writes
+Discovering the pipeline, which `select` does once whatever the sizes, is not in these times. Slopes are
+fitted to logarithms, by rounds: median and quartiles; for tokens from 1,024 on. Writes
 benchmarks/results/scaling.json and docs/figures/scaling.svg.
 """
 
@@ -27,16 +27,13 @@ import numpy as np
 import torch
 from architectures import ARCHITECTURES
 from bare import bare_pipeline
+from cost_model import RACE
 from running import RESULTS, machine, seconds, spread, write
 
-from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
-from seedbed.attention.rows import sample_rows
-from seedbed.probe import Probe
-from seedbed.selection import Bansa
-from seedbed.selection.layers import plan
-from seedbed.selection.pool import recipes_for
-from seedbed.selection.racing import budgeted
-from seedbed.selection.scoring import race_pool
+from seedbed.acquisition import Bansa
+from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, sample_rows
+from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,7 +43,6 @@ NOISES = (2, 4, 8, 16, 32, 64)
 TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 LAYERS = (1, 2, 4, 8, 15, 30)
 DEPTH, FEW = 14, 4
-EXACT = Bansa(rows=None)  # a sample of rows may need a second look, which depends on the noises
 HEADS, WIDTH = 2, 64
 MOST_DRAWN = 4096
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c1443c", "#3b8752", "#8a8f98"
@@ -59,8 +55,8 @@ LINES = {
 Timed = dict[str, dict[int, float]]
 
 
-def subject() -> Probe:
-    """Of a pipeline of 30 narrow layers, which it has met."""
+def subject() -> Session:
+    """Of a pipeline of 30 narrow layers, which it has discovered."""
     config = {"num_attention_heads": 4, "text_embed_dim": 64, "max_text_seq_length": 16}
     architecture = replace(
         ARCHITECTURES[0],
@@ -69,39 +65,37 @@ def subject() -> Probe:
         size=(9, 128, 192),
     )
     torch.manual_seed(0)
-    probe = Probe(bare_pipeline(architecture), prompt_embeds=torch.zeros(1, 16, 64))
-    assert len(probe.layers) == max(LAYERS)
-    return probe
+    session = Session(bare_pipeline(architecture), prompt_embeds=torch.zeros(1, 16, 64))
+    assert len(session.layers) == max(LAYERS)
+    return session
 
 
-def by_noises(probe: Probe) -> Timed:
+def by_noises(session: Session) -> Timed:
     found: Timed = {name: {} for name in LINES["noises"]}
-    layout = plan(probe.layers, None, None)
     for count in NOISES:
-        pool = recipes_for(probe, count, seed=0)
-        noises = torch.stack([recipe.draw() for recipe in pool])
-        race = partial(race_pool, probe, pool, EXACT, layout, count, lambda *_: None)
+        pool = draw_pool(session, count, seed=0)
+        race = Bansa(depth=None, race=RACE)
         ways: dict[str, Callable[[], Any]] = {
-            "not scored": partial(probe.evaluate, noises, depth=DEPTH),
-            "scored": partial(probe.evaluate, noises, score, depth=DEPTH),
-            "raced": partial(race, budgeted(len(layout.names), count), "low"),
+            "not scored": partial(session.evaluate, pool.noises, depth=DEPTH),
+            "scored": partial(session.evaluate, pool.noises, score, depth=DEPTH),
+            "raced": partial(race.score, session, pool, batch_size=count),
         }
         for name, way in ways.items():
             found[name][count] = seconds(way)
     return found
 
 
-def by_layers(probe: Probe) -> Timed:
-    noises = torch.randn(FEW, *probe.spec.shape)
+def by_layers(session: Session) -> Timed:
+    noises = torch.randn(FEW, *session.spec.shape)
     return {
-        name: {depth: seconds(partial(probe.evaluate, noises, handler, depth=depth)) for depth in LAYERS}
+        name: {depth: seconds(partial(session.evaluate, noises, handler, depth=depth)) for depth in LAYERS}
         for name, handler in (("not scored", None), ("scored", score))
     }
 
 
 def score(call: AttentionCall) -> None:
     """Scores a call on all rows."""
-    EXACT.observe(call)
+    Bansa().observe(call)
 
 
 def by_tokens() -> Timed:
@@ -181,10 +175,10 @@ def main(given: list[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     torch.set_num_threads(1)
     described = machine()
-    probe = subject()
+    session = subject()
     rounds: dict[str, list[Timed]] = {panel: [] for panel in LINES}
     for number in range(arguments.repetitions + 1):
-        found = {"noises": by_noises(probe), "tokens": by_tokens(), "layers": by_layers(probe)}
+        found = {"noises": by_noises(session), "tokens": by_tokens(), "layers": by_layers(session)}
         if number:  # the first round warms up
             for panel, timed in found.items():
                 rounds[panel].append(timed)

@@ -1,4 +1,4 @@
-"""The tables of docs/cost.md, from benchmarks/results: `python benchmarks/cost_page.py`."""
+"""The tables of docs/cost.md and docs/speed.md, from benchmarks/results: `python benchmarks/pages.py`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import argparse
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs/cost.md"
 
 
 def load(name: str) -> Any:
@@ -37,16 +35,15 @@ def between(found: dict[str, float]) -> str:
 
 def where(machine: dict[str, Any]) -> str:
     threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    busy = f"{machine['cores']} cores, load {machine['load']} before the start"
     return (
-        f"{machine['device']}, {threads}, {busy}, torch {machine['torch']}, diffusers {machine['diffusers']}"
+        f"{machine['device']}, {threads}, {machine['cores']} cores, load {machine['load']} before the start, "
+        f"torch {machine['torch']}, diffusers {machine['diffusers']}, seedbed at {machine['commit']}"
     )
 
 
 def full_size() -> str:
-    result = load("cost_model")
     costs, bytes_ = [], []
-    for model in result["models"]:
+    for model in load("cost_model")["models"]:
         methods = model["methods"]
         plain = methods["plain"]["operations"]
 
@@ -64,7 +61,8 @@ def full_size() -> str:
                 f"{methods['ours']['evaluations']:.2f}; {operations('ours') / 1e15:.3g}; "
                 f"**{percent(operations('ours') / plain)}**",
                 f"{percent(methods['ours']['scoring_operations'] / plain)}",
-                f"{methods['second look']['evaluations']:.2f}; {percent(operations('second look') / plain)}",
+                f"{methods['raced']['evaluations']:.2f}; {operations('raced') / 1e15:.3g}; "
+                f"**{percent(operations('raced') / plain)}**",
                 f"{methods['best of 10']['evaluations']:.0f}; {operations('best of 10') / 1e15:.4g}",
             ]
         )
@@ -80,12 +78,11 @@ def full_size() -> str:
                 f"{memory['ours'] / memory['plain']:.2f} ×",
             ]
         )
-    head = ["model", "tokens", "plain", "published", "ours", "of which scores", "a second look", "best of 10"]
+    head = ["model", "tokens", "plain", "published", "ours", "of which scores", "raced", "best of 10"]
     head_bytes = ["model", "10⁹ parameters", "weights read, TB: plain", "published", "ours"]
     head_bytes += ["peak, GB: guided step", "ours", "noises in a call", "ratio"]
     return (
-        f"Evaluations; operations in PFLOP; **operations against the plain generation's**. Ours looks at "
-        f"{result['rows']} rows of each layer, in a second look at {result['rows_of_second_look']}:\n\n"
+        "Evaluations; operations in PFLOP; **operations against the plain generation's**:\n\n"
         f"{table(head, costs)}\n\nBytes, weights in bfloat16:\n\n{table(head_bytes, bytes_)}"
     )
 
@@ -105,23 +102,16 @@ def measured(name: str) -> str:
             for method, found in subject["methods"].items()
         ]
         head = ["", "evaluations", "overhead, ledger", "overhead, clock", "seconds in all"]
-        how = "run whole" if subject["plain_generations_run_whole"] else "one step counted 50 times"
+        how = "generations run whole"
+        if not subject["plain_generations_run_whole"]:
+            how = f"{' × '.join(map(str, result['size']))}, generations one step counted 50 times"
+        rounds = f"{subject['rounds']} round{'s' if subject['rounds'] > 1 else ''}"
         parts.append(
-            f"**{subject['subject']}**, generations {how}, {subject['rounds']} rounds, of which "
-            f"{subject['rounds_with_a_second_look']} with a second look; the first selection of all, before "
-            f"them, took {subject['first_selection']:.1%} of a generation:\n\n{table(head, rows)}"
+            f"**{subject['subject']}**, {how}, {rounds}; the first selection of all, before them, took "
+            f"{subject['first_selection']:.1%} of a generation:\n\n{table(head, rows)}\n\n"
+            f"{where(subject['machine'])}."
         )
-    size = " × ".join(map(str, result["size"]))
-    parts.append(f"CogVideoX-2B at {size}; {where(result['machine'])}.")
     return "\n\n".join(parts)
-
-
-def native() -> str:
-    memory = load("overhead_native")["memory"]
-    return (
-        f"{measured('overhead_native')}\n\nPeak of the GPU's memory: {memory['plain'] / 1e9:.1f} GB for "
-        f"guided steps, {memory['select'] / 1e9:.1f} GB for selecting, {memory['ratio']:.2f} ×."
-    )
 
 
 def memory() -> str:
@@ -139,7 +129,7 @@ def memory() -> str:
     ]
     machine = result["machine"]
     made = table(["", "live tensors", "resident memory"], rows)
-    return f"{made}\n\n{machine['device']}, torch {machine['torch']}."
+    return f"{made}\n\n{where(machine)}."
 
 
 def scaling() -> str:
@@ -161,35 +151,104 @@ def scaling() -> str:
     return f"{table(head, rows)}\n\n{result['repetitions']} rounds; {where(result['machine'])}."
 
 
-def not_yet() -> str:
-    return "| | |\n| --- | --- |\n| CogVideoX-2B | not measured yet |"
+def interval(found: list[float]) -> str:
+    """A share with its 95 % interval, in whole percents."""
+    mean, low, high = (f"{100 * value:.0f}" for value in found)
+    return f"{mean} % [{low}, {high}]"
 
 
-def replaced(make: Callable[[], str], match: re.Match[str]) -> str:
-    return f"{match[1]}{make()}\n{match[2]}"
+def told(rungs: list[list[int]]) -> str:
+    stays = [f"{left} stay after {after}" for after, left in rungs[:-1]]
+    return ", ".join([*stays, f"decided after {rungs[-1][0]}"])
 
 
-def page(text: str) -> str:
-    """The page with every part between its markers made anew."""
-    parts = {
+def racing() -> str:
+    result = load("racing")
+    layers, share = result["layers"], result["shares"]
+    ways = [
+        (f"all candidates, first 3 of {layers} layers: the default's depth", [result["truncation"][2]]),
+        (f"all candidates, first 5 of {layers} layers", [result["truncation"][4]]),
+        (f"the shares: {told(share['schedule'])}", [share]),
+        (f"fitted: {told(result['fitted']['schedule'])}", [result["fitted"]]),
+        ("the same way on one half of the captions, judged on the other", result["held out"]),
+    ]
+    rows = [
+        [
+            name,
+            " and ".join(f"{way['evaluations']:.1f}" for way in found),
+            " and ".join(f"{100 * way['share of 50 guided steps']:.1f} %" for way in found),
+            " and ".join(interval(way["regret"]) for way in found),
+            " and ".join(f"{100 * way['best kept']:.0f} %" for way in found),
+        ]
+        for name, found in ways
+    ]
+    return table(["schedule", "evaluations", "of 50 guided steps", "regret", "best noise kept"], rows)
+
+
+def sampled() -> str:
+    largest = load("row_sampling")["sizes"][-1]
+    laws = [*(f"{100 * value:.0f} %" for value in largest["law"]), "100 %"]
+    rows = [
+        [
+            f"{line['rows']:,}",
+            f"{100 * line['share']:.0f} %",
+            interval(line["regret against all rows"]),
+            f"{100 * line['stated confidence']:.0f} %",
+            interval(line["choice of all rows"]),
+            law,
+        ]
+        for line, law in zip(largest["lines"], laws, strict=True)
+    ]
+    head = ["rows", "of all", "regret", "stated confidence", "chose as all rows", "by the law"]
+    return table(head, rows)
+
+
+def law() -> str:
+    result = load("row_sampling")
+    rows = []
+    for size in result["sizes"]:
+        ratio, low, high = size["r"]
+        worst = max(
+            abs(line["choice of all rows"][0] - chance)
+            for line, chance in zip(size["lines"], size["law"], strict=False)
+        )
+        rows.append(
+            [
+                f"{size['rows of a layer']:,}",
+                f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+                f"{100 * worst:.0f} points",
+                interval(size["share needed"]),
+                f"{result['tokens'] * size['share needed'][0]:,.0f}",
+            ]
+        )
+    head = ["rows of a layer", "r", "law off by at most", "share needed for 90 %", "of 17,776"]
+    return table(head, rows)
+
+
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "cost.md": {
         "cost_model": full_size,
         "overhead": lambda: measured("overhead"),
-        "overhead_native": native,
         "selection_memory": memory,
         "scaling": scaling,
-    }
-    for name, make in parts.items():
-        if not (ROOT / f"benchmarks/results/{name}.json").exists():
-            make = not_yet
-        pattern = re.compile(
-            rf"(<!-- {name}: benchmarks/cost_page.py writes this -->\n).*?(<!-- end -->)", re.S
-        )
-        text, count = pattern.subn(partial(replaced, make), text)
+    },
+    "speed.md": {"racing": racing, "row_sampling": sampled, "law": law},
+}
+
+
+def page(name: str) -> str:
+    """A page of docs with every part between its markers made anew."""
+    text = (ROOT / "docs" / name).read_text()
+    for part, make in PARTS[name].items():
+        pattern = re.compile(rf"(<!-- {part}: benchmarks/pages.py writes this -->\n).*?(<!-- end -->)", re.S)
+        made = make()
+        text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
         if count != 1:
-            raise SystemExit(f"docs/cost.md has {count} places for {name}")
+            raise SystemExit(f"docs/{name} has {count} places for {part}")
     return text
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
-    PAGE.write_text(page(PAGE.read_text()))
+    for name in PARTS:
+        (ROOT / "docs" / name).write_text(page(name))
