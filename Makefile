@@ -1,6 +1,7 @@
 # These commands set everything up on a machine that has python3 (3.10 or newer) and make:
 #   make demo   choose the best of ten noises with the embedded model; video, report and record in out/
 #   make test   lint, types, documentation and the default tests
+#   make table  docs/pipelines.md anew, from a run of every pipeline of its table
 #   make test-oldest   the tests of pipelines with the oldest supported diffusers, in an environment of its own
 # PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place (OLDEST_VENV for the last).
 
@@ -23,7 +24,7 @@ export NO_MKDOCS_2_WARNING := 1
 OLDEST := diffusers==0.38.0 transformers==4.57.6
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: demo test test-oldest
+.PHONY: demo test table test-oldest
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
@@ -38,13 +39,16 @@ test: $(DEV)
 	@# The tensors of the tests are tiny: a second thread per operation only gets in the way.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+table: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.breadth.table
+
 test-oldest:
 	@test -x $(OLDEST_VENV)/bin/pip || $(PYTHON) -m venv $(OLDEST_VENV)
 	@grep -vE '^(diffusers|transformers|tokenizers|huggingface[-_]hub)==' constraints.txt \
 		> $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c $(OLDEST_VENV)/constraints.txt $(OLDEST) -e ".[dev]"
-	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider tests/breadth tests/probe tests/selection
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider tests/breadth tests/sessions tests/acquisition tests/selection
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

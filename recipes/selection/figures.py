@@ -177,16 +177,15 @@ def gallery() -> None:
     """The surest choices of the lowest score that failed, beside the best noise of the same pool."""
     from seedbed import zoo
     from seedbed.noise import NoiseRecipe
-    from seedbed.probe import Probe
+    from seedbed.pipelines.session import Session
 
     pipe, strips = zoo.load("shapes-cogvideox-unread"), []
     for row in load("evidence")["confident but wrong"]["gallery"][:6]:
-        probe = Probe(pipe, row["prompt"])
+        session = Session(pipe, row["prompt"])
         pair = []
         for candidate in (row["candidate"], row["best"]):
-            frames = probe.generate(NoiseRecipe(row["number"], candidate, tuple(probe.spec.shape)).draw())[
-                ::2
-            ]
+            noise = NoiseRecipe(row["number"], candidate, tuple(session.spec.shape)).draw()
+            frames = session.generate(noise)[::2]
             framed = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=60)
             pair.append(np.concatenate(list(framed), axis=1))
         strips.append(np.concatenate([pair[0], np.full((34, 12, 3), 255, np.uint8), pair[1]], axis=1))

@@ -19,7 +19,8 @@ from summarise import RESULTS, rounded
 from seedbed.lab import statistics
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.loading import load
-from seedbed.probe import Probe, Rollout
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.worlds import shapes
 
 STEPS = (0, 1, 3, 6)
@@ -28,10 +29,10 @@ NOISES = 16
 
 def shares(pipe: object, caption: str, seed: int) -> list[float]:
     """One number for each of STEPS."""
-    probe = Probe(pipe, caption)
-    pool = [NoiseRecipe(seed, i, tuple(probe.spec.shape)).draw() for i in range(NOISES)]
+    session = Session(pipe, caption)
+    pool = [NoiseRecipe(seed, i, tuple(session.spec.shape)).draw() for i in range(NOISES)]
     clean: dict[int, torch.Tensor] = {}
-    rollout = Rollout(probe, torch.stack(pool), batch_size=NOISES)
+    rollout = Rollout(session, torch.stack(pool), batch_size=NOISES)
     rollout.advance(STEPS[-1] + 1, outputs=lambda step, *rest: clean.update({step: rest[-1]}))
     return [float(clean[s].std(0).square().mean().sqrt() / clean[s].std()) for s in STEPS]
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from seedbed.acquisition.learned import fit
 from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
 from seedbed.lab.replays import cost, crossed_gain
 from seedbed.lab.store import Store
-from seedbed.selection.predictor import fit
 
 STEPS = 20
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
@@ -201,7 +201,7 @@ def main_table(evidence: Evidence) -> dict[str, Any]:
     depth = {}
     for d in range(1, evidence.layers + 1):
         for name in ("bansa", "entropy"):
-            values = evidence.signal(f"0/{name}", range(d))
+            values = evidence.signal(f"0/{name}", d)
             depth[f"{name} {d}"] = {
                 "low": statistics.bootstrap(statistics.gain(values, truth, "low")),
                 "high": statistics.bootstrap(statistics.gain(values, truth, "high")),
@@ -222,7 +222,7 @@ def main_table(evidence: Evidence) -> dict[str, Any]:
         "signals": [{**rounded(v), "prefer": v.prefer} for v in tested[: len(names)]],
         "variants": [{**rounded(v), "prefer": v.prefer} for v in tested[len(names) :]],
         "mask-free reliability over half the rows": statistics.bootstrap(
-            statistics.reliability(*(evidence.signal(n) for n in rows["0/bansa.rows"]))
+            statistics.within(*(evidence.signal(n) for n in rows["0/bansa.rows"]))
         ),
         "depth": depth,
         "d*": {name: depth_of(evidence, f"0/{name}") for name in ("bansa", "entropy", "bansa.k10.0")},

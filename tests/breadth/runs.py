@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import seedbed
+from seedbed.acquisition import Bansa, Previews
 from seedbed.pipelines.session import Session
-from seedbed.selection import Generation
+from seedbed.selection.generation import Generation
 from tests.pipelines import Family
 
 QUIET: dict[str, Any] = dict(progress=False)
+EVERY_LAYER = Bansa(depth=None)
 
 
 @cache
@@ -42,7 +44,7 @@ def session(family: Family) -> Session:
 @cache
 def generation(family: Family) -> Generation:
     return seedbed.generate(
-        pipeline(family), family.prompt, candidates=3, acquisition="bansa", **QUIET, **family.call
+        pipeline(family), family.prompt, candidates=3, acquisition=EVERY_LAYER, **QUIET, **family.call
     )
 
 
@@ -57,12 +59,11 @@ def replayed(family: Family) -> Generation:
 
 @cache
 def previewed(family: Family) -> Generation:
-    return seedbed.preview(
+    return seedbed.generate(
         pipeline(family),
         family.prompt,
-        verifier=first,
         candidates=2,
-        schedule=((1, 1),),
+        acquisition=Previews(verifier=first, schedule=((1, 1),)),
         **QUIET,
         **family.call,
     )
@@ -80,8 +81,7 @@ def scores_one_by_one(family: Family) -> Tensor:
         pipeline(family),
         family.prompt,
         candidates=3,
-        acquisition="bansa",
-        race=None,
+        acquisition=EVERY_LAYER,
         batch_size=1,
         **QUIET,
         **family.call,

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import seedbed
-from seedbed.selection import Acquisition
+from seedbed.acquisition import AttentionScore, Previews
 from tests.breadth import runs
 from tests.breadth.facts import facts
 from tests.breadth.table import COMMAND, PAGE, line, written
-from tests.pipelines import CALLS, FAMILIES, Family, sdxl
+from tests.pipelines import CALLS, DEFAULT, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
 
 
@@ -18,7 +18,7 @@ class Broken(Exception):
     pass
 
 
-class Breaking(Acquisition):
+class Breaking(AttentionScore):
     """Fails in the middle of a forward."""
 
     name = "breaking"
@@ -33,7 +33,12 @@ def broken(videos, prompts):
     raise Broken
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(
+    params=[
+        pytest.param(each, id=each.name, marks=() if each.name in DEFAULT else pytest.mark.slow)
+        for each in FAMILIES
+    ]
+)
 def family(request) -> Family:
     try:
         runs.pipeline(request.param)
@@ -82,8 +87,9 @@ def test_is_as_before(family):
     with pytest.raises(Broken):
         seedbed.select(pipe, family.prompt, candidates=2, acquisition=Breaking(), **call)
     if "previews" not in family.unsupported:
+        previews = Previews(verifier=broken, schedule=((1, 1),))
         with pytest.raises(Broken):
-            seedbed.preview(pipe, family.prompt, verifier=broken, candidates=2, schedule=((1, 1),), **call)
+            seedbed.select(pipe, family.prompt, candidates=2, acquisition=previews, **call)
     before, after = runs.weights_as_built(family), runs.weights(pipe)
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert not runs.traces(pipe)

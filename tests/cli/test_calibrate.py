@@ -30,11 +30,11 @@ def test_a_calibration_writes_profile_and_report_that_generate_follows(seedbed, 
     assert (code, err) == (0, "")
     assert "choice  " in out and "report  mine.html" in out
     profile = json.loads(prompts.with_name("mine.json").read_text())
-    assert profile["schema"] == "seedbed.profile/2"
+    assert profile["schema"] == "seedbed.profile/3"
     assert profile["calibrated"]["prompts"] == len(PROMPTS)
     assert profile["calibrated"]["call"] == CALLS["cogvideox"]
     code, out, err = seedbed(
-        "select", PROMPTS[0], "--model", model, "--candidates", 3, "--profile", "mine.json"
+        "select", PROMPTS[0], "--model", model, "--candidates", 3, "--acquisition", "mine.json"
     )
     assert (code, err) == (0, "")
     assert f"by {profile['acquisition']} (auto: mine.json names it" in out
@@ -90,13 +90,6 @@ def test_ctrl_c_says_what_is_kept(seedbed, model, prompts, ratings, monkeypatch)
     assert err == "interrupted: 2 of 8 prompts are kept in seedbed-profile.json.rows; run again to go on\n"
 
 
-def test_a_profile_and_a_function_cannot_both_choose(seedbed, model):
-    code, _, err = seedbed(
-        "select", PROMPTS[0], "--model", model, "--profile", "p.json", "--acquisition", "bansa"
-    )
-    assert code == 2 and "leave out --acquisition, or the profile" in err
-
-
 def test_a_missing_profile_is_one_line(seedbed, model):
-    code, _, err = seedbed("generate", PROMPTS[0], "--model", model, "--profile", "none.json")
+    code, _, err = seedbed("generate", PROMPTS[0], "--model", model, "--acquisition", "none.json")
     assert (code, err) == (2, "error: cannot read the profile none.json: No such file or directory\n")

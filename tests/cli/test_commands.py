@@ -25,7 +25,7 @@ def test_generate_then_replay_of_record_and_video(seedbed, model, tmp_path: Path
     record = json.loads((tmp_path / f"{stem}.json").read_text())
     assert [recipe["seed"] for recipe in record["recipes"]] == [5, 5, 5]
     page = (tmp_path / f"{stem}.html").read_text()
-    assert PROMPT in page and f"seedbed replay {stem}.mp4" in page and page.count("<video") == 4
+    assert PROMPT in page and f"seedbed replay {stem}.mp4" in page and page.count("<video") == 1
 
     for source in (f"{stem}.json", f"{stem}.mp4"):
         code, out, err = seedbed("replay", source, "--json", "--out", "again.mp4")
@@ -41,14 +41,14 @@ def test_replay_says_when_the_frames_differ(seedbed, model, tmp_path: Path, monk
     from seedbed.selection import generation
 
     # Another machine rounds differently: stand in for it by one value of one frame.
-    generate = generation.Probe.generate
+    generate = generation.Session.generate
 
     def rounded(self, *arguments, **named):
         frames = generate(self, *arguments, **named).copy()
         frames[0, 0, 0, 0] ^= 1
         return frames
 
-    monkeypatch.setattr(generation.Probe, "generate", rounded)
+    monkeypatch.setattr(generation.Session, "generate", rounded)
     code, out, err = seedbed("replay", "a.json")
     assert code == 1
     assert "(other frames)" in out and "a-replay.mp4" in out
@@ -58,8 +58,13 @@ def test_replay_says_when_the_frames_differ(seedbed, model, tmp_path: Path, monk
 
 def test_json_is_one_object_and_options_arrive(seedbed, model, tmp_path: Path) -> None:
     arguments = ["--candidates", 2, "--steps", 1, "--guidance-scale", 2.5, "--frames", 5, "--height", 16]
-    arguments += ["--width", 32, "--acquisition", "bansa:estimator=masked", "--keep", 0.5, "--masks", 4]
-    arguments += ["--layers", "joint", "--depth", 2, "--fps", 4, "--no-report", "--out", "x.mp4", "--json"]
+    arguments += [
+        "--width",
+        32,
+        "--acquisition",
+        "bansa:estimator=masked,keep=0.5,masks=4,layers=joint,depth=2",
+    ]
+    arguments += ["--fps", 4, "--no-report", "--out", "x.mp4", "--json"]
     code, out, err = seedbed("generate", PROMPT, "--model", model, *arguments)
     assert (code, err) == (0, "")
     answer = json.loads(out)
@@ -69,9 +74,9 @@ def test_json_is_one_object_and_options_arrive(seedbed, model, tmp_path: Path) -
     assert record == json.loads((tmp_path / "x.json").read_text())
     given = {"num_inference_steps": 1, "guidance_scale": 2.5, "num_frames": 5, "height": 16, "width": 32}
     assert given.items() <= record["call"].items()
-    assert {"keep": 0.5, "masks": 4, "estimator": "masked"}.items() <= record["options"].items()
+    assert {"keep": 0.5, "masks": 4, "estimator": "masked", "depth": 2}.items() <= record["options"].items()
     assert record["frames_shape"][1:] == [16, 32, 3] and record["fps"] == 4
-    assert len(record["recipes"]) == 2 and len(record["layers"]) == 2 and record["depth"] == 2
+    assert len(record["recipes"]) == 2 and len(record["layers"]) == 2
 
 
 def test_select_then_replay_generates_the_chosen_noise(seedbed, model, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_generate_needs_no_model_and_leaves_three_files(made):
     assert record["model"] == "seedbed:zoo/models/shapes-cogvideox"
     assert record["call"]["max_sequence_length"] == 12
     rungs = json.loads((zoo.path() / "seedbed-profile.json").read_text())["preview"]
-    assert record["acquisition"] == "preview" and record["reason"].startswith("auto: ")
+    assert record["acquisition"] == "previews" and record["reason"].startswith("auto: ")
     assert record["options"]["schedule"] == rungs["schedule"] and len(record["totals"]) == rungs["candidates"]
 
 
@@ -41,19 +41,27 @@ def test_a_gain_is_told_only_of_what_was_measured(made, tmp_path):
     result = seedbed(tmp_path, "generate", PROMPT, "--candidates", "3", "--no-report", "--json")
     other = json.loads(result.stdout)["record"]["reason"]
     assert "gained" in said and "gained" not in other
-    assert "which the profile measured with" in other
+    assert "which measured it with" in other
 
 
 def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_loss(tmp_path):
-    for arguments in (["--acquisition", "bansa"], ["--depth", "2"]):
+    for function in ("bansa", "entropy:depth=2"):
         result = seedbed(
-            tmp_path, "generate", PROMPT, "--json", "--candidates", "2", "--no-report", *arguments
+            tmp_path,
+            "generate",
+            PROMPT,
+            "--json",
+            "--candidates",
+            "2",
+            "--no-report",
+            "--acquisition",
+            function,
         )
         record = json.loads(result.stdout)["record"]
-        assert record["acquisition"] != "preview" and "generation" in record["ledger"]
+        assert record["acquisition"] != "previews" and "generation" in record["ledger"]
     result = seedbed(tmp_path, "generate", "a koala" * 20, "--json", "--no-report")
     assert result.stderr == ""  # the tokenizer has a warning for every prompt that is cut off
-    assert json.loads(result.stdout)["record"]["acquisition"] != "preview"
+    assert json.loads(result.stdout)["record"]["acquisition"] != "previews"
 
 
 def test_embedded_models_go_by_their_names(tmp_path):

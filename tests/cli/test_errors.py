@@ -25,21 +25,24 @@ def one_line(outcome, *fragments: str) -> None:
     [
         (["--model", "missing"], "there is no model at missing"),
         (["--model", "some/one"], "there is no folder some/one, and the Hub did not give it"),
-        (["--out", "missing/a.mp4"], "the folder missing does not exist"),
+        (["--out", "missing/a.mp4"], "in the folder missing: No such file or directory"),
         (["--out", "a.gif"], "must end in .mp4 or .png"),
-        (["--keep", "0.5"], "add --acquisition bansa"),
+        (["--acquisition", "bansa", "--verifier", "shapes"], "leave one out"),
+        (["--acquisition", "previews"], "previews cannot be made of these options"),
+        (["--acquisition", "bansa:reversed=true"], "bansa has no option 'reversed'"),
+        (["--acquisition", "none.json"], "cannot read the profile none.json: No such file or directory"),
+        (["--verifier", "eyes"], "there is no verifier 'eyes'"),
         (["--dtype", "int8"], "int8"),
         (["--candidates", "ten"], "--candidates"),
         (["--nonsense"], "--nonsense"),
         (["--candidates", "0"], "--candidates"),
         (["--candidates", "-3"], "--candidates"),
-        (["--depth", "0"], "--depth"),
+        (["--acquisition", "bansa:depth=0"], "depth"),
         (["--batch-size", "0"], "--batch-size"),
-        (["--acquisition", "bansa", "--keep", "0"], "keep"),
-        (["--acquisition", "bansa", "--keep", "1.5"], "keep"),
-        (["--acquisition", "bansa", "--masks", "1"], "--masks"),
+        (["--acquisition", "bansa:keep=0"], "keep"),
+        (["--acquisition", "bansa:keep=1.5"], "keep"),
         (["--acquisition", "bansa:masks=1"], "masks"),
-        (["--acquisition", "entropy", "--keep", "0.5"], "keep"),
+        (["--acquisition", "entropy:keep=0.5"], "keep"),
         (["--acquisition", "bonsai"], "bonsai"),
         (["--steps", "0"], "--steps"),
         (["--frames", "0"], "--frames"),
@@ -65,8 +68,8 @@ def test_refused_before_any_model_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["--depth", "99"], ["99", "3"]),
-        (["--layers", "nowhere*"], ["nowhere*"]),
+        (["--acquisition", "bansa:depth=99"], ["99", "3"]),
+        (["--acquisition", "bansa:layers=nowhere*"], ["nowhere*"]),
         (["--device", "quantum"], ["quantum"]),
         (["--device", "cuda:99"], ["cuda:99"]),
         (["--device", "meta"], ["there is no device meta"]),
@@ -81,7 +84,7 @@ def test_what_the_model_cannot_do(seedbed, model, tmp_path: Path, command: str, 
 
 @pytest.mark.parametrize("prompt", ["", "   "])
 def test_empty_prompt(seedbed, prompt: str) -> None:
-    for command in (["generate"], ["select"], ["score", "--seeds", "1"]):
+    for command in (["generate"], ["select"], ["contact-sheet"], ["score", "--seeds", "1"]):
         one_line(seedbed(*command, prompt), "prompt is empty")
 
 
@@ -152,7 +155,7 @@ def test_full_disk(seedbed, model, tmp_path: Path, monkeypatch) -> None:
     [
         (["generate", PROMPT, "--out", "a.mp4"], "a.html"),
         (["generate", PROMPT, "--out", "a.mp4", "--no-report"], "a.json"),
-        (["select", PROMPT, "--preview", "--out", "a.json"], "a.safetensors"),
+        (["contact-sheet", PROMPT, "--out", "a.json"], "a.safetensors"),
         (["calibrate", "--world", "shapes", "--out", "a.json"], "a.html"),
     ],
 )
@@ -176,7 +179,7 @@ def test_file_that_cannot_be_moved_into_place(tmp_path: Path) -> None:
 def test_a_name_made_from_any_script_fits_a_folder(tmp_path: Path, letter: str) -> None:
     from seedbed.cli.outputs import named_after, write_together
 
-    names = [named_after(letter * 500, ending) for ending in (".mp4", "-previews.safetensors")]
+    names = [named_after(letter * 500, ending) for ending in (".mp4", "-sheet.safetensors")]
     write_together({tmp_path / name: lambda path: path.write_bytes(b"") for name in names})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, names))
     assert all(str(name).startswith(letter.lower() * 45) for name in names)

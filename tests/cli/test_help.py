@@ -56,14 +56,16 @@ def test_output_that_nobody_takes(unbuffered: str) -> None:
 def test_nothing_typed_shows_the_help(seedbed) -> None:
     code, out, err = seedbed()
     assert code == 2 and err == ""
-    assert all(name in out for name in ("generate", "select", "score", "replay", "calibrate"))
+    assert all(
+        name in out for name in ("generate", "select", "score", "contact-sheet", "replay", "calibrate")
+    )
 
 
-@pytest.mark.parametrize("command", ["generate", "select", "score", "replay", "calibrate"])
+@pytest.mark.parametrize("command", ["generate", "select", "score", "contact-sheet", "replay", "calibrate"])
 def test_every_option_says_what_it_does(seedbed, command: str, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = seedbed(command, "--help")
     assert code == 0
     rows = re.findall(r"│ +(--[\w-]+)(?: +--?[\w-]+)* +(?:<[^>]+>|[A-Z][\w.,]*) +(.*?) *│", out)
-    assert len(rows) >= 5
+    assert len(rows) >= (15 if command in ("generate", "contact-sheet") else 5)
     assert all(len(text) > 5 for _, text in rows), rows

@@ -7,11 +7,12 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 import seedbed
+from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.pipelines.parts import seeded
 
-QUIET = {"candidates": 2, "progress": False}
+QUIET = {"acquisition": Bansa(depth=None), "candidates": 2, "progress": False}
 # What a pipeline calls the arguments of its attention, and its denoiser.
 FAMILIES = {
     "cogvideox": ("attention_kwargs", "transformer"),
@@ -56,7 +57,7 @@ def test_lora_is_scored_at_its_scale(family, pipe_of):
     assert "layers" not in full.ledger.entries and full.layers == plain.layers
     assert not torch.allclose(full.scores, plain.scores, rtol=1e-3, atol=0)
     # A forward that is stopped within the denoiser gives the LoRA its scale back too.
-    half = choose(pipe, family, depth=2, **{scale: {"scale": 0.5}})
+    half = choose(pipe, family, acquisition=Bansa(depth=2), **{scale: {"scale": 0.5}})
     assert lora_state(model) == state
     assert (half.scores != full.scores[:, :2]).any()
     none = choose(pipe, family, **{scale: {"scale": 0.0}})
@@ -167,7 +168,7 @@ def test_attention_to_the_picture_is_cross_attention_of_the_same_layer(pictured)
 def test_a_race_goes_on_with_the_picture(pictured):
     family, pipe = pictured
     options = {"guidance_scale": 3.0, "ip_adapter_image_embeds": embeddings(0), "candidates": 4}
-    raced = choose(pipe, family, **options | {"race": ((3, 2), (6, 1))})
+    raced = choose(pipe, family, **options, acquisition=Bansa(depth=None, race=((3, 2), (6, 1))))
     full = choose(pipe, family, **options)
     best = raced.scores[raced.best]
     torch.testing.assert_close(best[:6], full.scores[raced.best, :6], rtol=1e-4, atol=1e-6)

@@ -6,7 +6,8 @@ import torch
 from torch._dynamo.utils import counters
 
 import seedbed
-from seedbed import NotSupported, Tap
+from seedbed import NotSupported
+from seedbed.attention.tap import Tap
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.report.page import selection_page

@@ -8,11 +8,12 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 
 import seedbed
+from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 CPU = torch.device("cpu")
-QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
+QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
 
 
 def model(pipe):
@@ -63,7 +64,7 @@ def test_offloading_changes_nothing(family, way, pipe_of):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_offloaded_race_stops_within_a_forward(way, pipe_of):
-    race = {"race": ((1, 2), (2, 1)), **QUIET, **CALLS["wan"]}
+    race = {**QUIET, "acquisition": Bansa(depth=None, race=((1, 2), (2, 1))), **CALLS["wan"]}
     expected = seedbed.select(pipe_of("wan"), PROMPT, **race)
     pipe = BUILDERS["wan"]()
     way(pipe)

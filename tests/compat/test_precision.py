@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import seedbed
+from seedbed.acquisition import Bansa
 from seedbed.attention.disagreement import bansa_expected
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
@@ -38,7 +39,7 @@ def test_scores_are_computed_in_float32(dtype):
     calls = []
     session.evaluate(noises, calls.append)
     assert {call.query.dtype for call in calls} == {dtype}
-    choice = seedbed.score(pipe, PROMPT, noises, acquisition="bansa", progress=False,
+    choice = seedbed.score(pipe, PROMPT, noises, acquisition=Bansa(depth=None), progress=False,
                            **CALLS["cogvideox"])  # fmt: skip
     exact = [
         bansa_expected(call.query.double(), call.key.double(), scale=call.scale).mean((1, 2))

@@ -6,6 +6,7 @@ import torch
 
 import seedbed
 from seedbed import BadInput, BadRecord, Selection
+from seedbed.acquisition import Bansa
 from seedbed.selection.record import sealed
 from tests.pipelines import CALLS, PROMPT
 
@@ -122,9 +123,14 @@ def test_prompts_with_several_videos_each(pipe):
 
 
 def test_a_race_among_several_is_run_only_if_asked_for(pipe):
-    asked = {"num_videos_per_prompt": 2, "race": ((1, 2), (2, 1)), "candidates": 4, "progress": False}
+    asked = {
+        "num_videos_per_prompt": 2,
+        "acquisition": Bansa(depth=None, race=((1, 2), (2, 1))),
+        "candidates": 4,
+        "progress": False,
+    }
     assert seedbed.select(pipe, PROMPT, **asked, **CALL).race == ((1, 2), (2, 1))
-    asked.pop("race")
+    asked["acquisition"] = Bansa(depth=None)
     choice = seedbed.select(pipe, PROMPT, **asked, **CALL)
     assert choice.race == () and choice.ledger.entries["scoring"] == pytest.approx(4)
 

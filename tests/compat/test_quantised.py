@@ -6,9 +6,10 @@ from torch import nn
 from torch.ao.quantization import quantize_dynamic
 
 import seedbed
+from seedbed.acquisition import Bansa
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
-QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
+QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
 
 
 def denoiser_name(pipe):
@@ -38,7 +39,7 @@ def test_layerwise_casting(family, pipe_of):
     choice = select_and_replay(pipe, family)
     single = seedbed.select(pipe, PROMPT, batch_size=1, **QUIET, **CALLS[family])
     torch.testing.assert_close(single.scores, choice.scores, rtol=1e-4, atol=1e-7)
-    seedbed.select(pipe, PROMPT, depth=2, **QUIET, **CALLS[family])
+    seedbed.select(pipe, PROMPT, **QUIET | {"acquisition": Bansa(depth=2)}, **CALLS[family])
     after = denoiser.state_dict()
     for name, weight in before.items():
         assert weight.dtype == after[name].dtype and torch.equal(weight.float(), after[name].float()), name

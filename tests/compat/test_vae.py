@@ -6,9 +6,10 @@ import torch
 
 import seedbed
 from seedbed import NotSupported
+from seedbed.acquisition import Bansa, Previews
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
-QUIET = {"candidates": 3, "progress": False, "acquisition": "bansa"}
+QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
 
 
 @pytest.mark.parametrize("family", ["cogvideox", "wan", "animatediff", "sdxl"])
@@ -23,8 +24,10 @@ def test_tiling_and_slicing(family, pipe_of):
     pipe.vae.tile_latent_min_height = pipe.vae.tile_latent_min_width = 2
     pipe.vae.tile_sample_stride_height = pipe.vae.tile_sample_stride_width = 8
     pipe.vae.tiled_decode = lambda *args, **kwargs: decoded.append(1) or tiled(*args, **kwargs)
-    choice = seedbed.select(pipe, PROMPT, previews=True, **QUIET, **call)
+    previews = Previews(verifier=lambda videos, prompts: videos.mean((1, 2, 3, 4)), schedule=((1, 1),))
+    seedbed.select(pipe, PROMPT, **QUIET | {"acquisition": previews}, **call)
     assert decoded, "the previews were not decoded in tiles"
+    choice = seedbed.select(pipe, PROMPT, **QUIET, **call)
     plain = seedbed.select(pipe_of(family), PROMPT, **QUIET, **call)
     assert torch.equal(choice.scores, plain.scores)
     made = seedbed.generate(pipe, PROMPT, **QUIET, **call)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import seedbed
+from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews
 from seedbed.attention import bansa_expected, bansa_masked, energy, row_statistics
-from seedbed.selection import Bansa, BansaDropout, Entropy
 from tests.breadth.runs import first, traces, weights
 from tests.elsewhere.device import Elsewhere, Generator
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
@@ -78,7 +78,7 @@ def family(request):
 
 def test_a_pipeline_elsewhere(family):
     """All that it does on the CPU, with the results of the CPU, and it is as before."""
-    options: dict[str, Any] = dict(candidates=3, acquisition="bansa", **QUIET, **family.call)
+    options: dict[str, Any] = dict(candidates=3, acquisition=Bansa(depth=None), **QUIET, **family.call)
     here = seedbed.generate(family.built(), family.prompt, **options)
     pipe = family.built().to("elsewhere")
     before = {name: value.cpu() for name, value in weights(pipe).items()}
@@ -88,11 +88,11 @@ def test_a_pipeline_elsewhere(family):
     assert np.abs(made.frames.astype(int) - here.frames.astype(int)).max() <= 1
     missing = {name: family.call[name] for name in made.selection.missing}
     assert seedbed.replay(made.record(), pipe, **QUIET, **missing).identical
-    assert seedbed.select(pipe, family.prompt, race=((1, 1),), **options).dropped
+    race = Bansa(depth=None, race=((1, 1),))
+    assert seedbed.select(pipe, family.prompt, **options | {"acquisition": race}).dropped
     if "previews" not in family.unsupported:
-        two = {**options, "candidates": 2}
-        del two["acquisition"]
-        shown = seedbed.preview(pipe, family.prompt, verifier=first, schedule=((1, 1),), **two)
+        two = {**options, "candidates": 2, "acquisition": Previews(verifier=first, schedule=((1, 1),))}
+        shown = seedbed.generate(pipe, family.prompt, **two)
         assert shown.selection.best == 0
     for name, value in weights(pipe).items():
         assert torch.equal(value.cpu(), before[name]), name
@@ -113,7 +113,7 @@ def test_every_function_elsewhere(function, monkeypatch):
 def test_weights_that_are_offloaded():
     pipe = BUILDERS["cogvideox"]()
     pipe.enable_model_cpu_offload(device="elsewhere")
-    options = dict(candidates=3, acquisition="bansa", **QUIET, **CALLS["cogvideox"])
+    options = dict(candidates=3, acquisition=Bansa(depth=None), **QUIET, **CALLS["cogvideox"])
     made = seedbed.generate(pipe, PROMPT, **options)
     assert seedbed.replay(made.record(), pipe, **QUIET).identical
     assert pipe.transformer.device.type == "cpu"
@@ -123,7 +123,7 @@ def test_weights_that_are_offloaded():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_elsewhere(dtype):
-    options = dict(candidates=3, acquisition="bansa", **QUIET, **CALLS["cogvideox"])
+    options = dict(candidates=3, acquisition=Bansa(depth=None), **QUIET, **CALLS["cogvideox"])
     pipe = BUILDERS["cogvideox"]().to("elsewhere", dtype)
     made = seedbed.generate(pipe, PROMPT, **options)
     assert made.selection.scores.isfinite().all()

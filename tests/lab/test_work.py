@@ -180,6 +180,12 @@ def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
     assert not out.exists()
 
 
+def test_a_model_on_the_hub_is_refused_for_its_files_name_the_rows(recipe, out):
+    with pytest.raises(BadInput, match=r"there is no folder THUDM/CogVideoX-2b: .*download them"):
+        run(recipe(models=["THUDM/CogVideoX-2b"]), out)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -188,12 +194,6 @@ def test_an_unknown_model_is_one_line_before_anything_is_written(recipe, out):
         ([{"x": [1, 2]}], r"x = \[1, 2\], not a plain number"),
     ],
 )
-def test_a_model_on_the_hub_is_refused_for_its_files_name_the_rows(recipe, out):
-    with pytest.raises(BadInput, match="there is no folder THUDM/CogVideoX-2b: .*download them"):
-        run(recipe(models=["THUDM/CogVideoX-2b"]), out)
-    assert not out.exists()
-
-
 def test_a_task_that_returns_something_else_is_told_where(recipe, out, rows, message):
     content = recipe(
         task="toy:odd", prompts={"list": ["a cat"]}, noises={"seed": 0, "count": 1}, options={"rows": rows}

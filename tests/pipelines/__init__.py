@@ -37,6 +37,7 @@ from tests.pipelines.parts import PROMPT, WORDS, tokenizer
 __all__ = [
     "BUILDERS",
     "CALLS",
+    "DEFAULT",
     "FAMILIES",
     "PROMPT",
     "WORDS",
@@ -82,6 +83,41 @@ FAMILIES: list[Family] = [
     *cosmos.FAMILIES,
     *zeroscope.FAMILIES,
 ]
+
+# Of every architecture the first, so of each file one: what the default tests run; the others are slow.
+_FILES = (
+    cogvideox_,
+    wan_,
+    chronoedit,
+    hunyuan,
+    skyreels,
+    animatediff_,
+    mochi,
+    motif,
+    helios,
+    allegro,
+    latte,
+    svd,
+    sdxl_edits,
+    images,
+    lumina,
+    cogview,
+    ltx2,
+    ltx_,
+    easyanimate,
+    kandinsky,
+    sana,
+    cosmos,
+    zeroscope,
+)
+DEFAULT = {
+    *(file.FAMILIES[0].name for file in _FILES),
+    "CogVideoX",
+    "Wan 2.1",
+    "LTX-Video",
+    "AnimateDiff (SD 1.5)",
+    "SDXL",
+}
 
 # Last: importing a file sets the attribute of its name.
 animatediff, cogvideox, ltx = core.animatediff, core.cogvideox, core.ltx

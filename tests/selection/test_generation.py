@@ -1,16 +1,18 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler
 
-from seedbed import BadInput, BadRecord
-from seedbed.selection import Selection, generate, replay, score, select
+from seedbed import BadInput, BadRecord, Selection, generate, replay, score, select
+from seedbed.acquisition import Bansa
 from seedbed.selection.record import sealed
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 CALL = {**CALLS["cogvideox"], "guidance_scale": 3.0}
+ALL = Bansa(depth=None)
 
 
 @pytest.fixture
@@ -19,7 +21,8 @@ def pipe(pipe_of):
 
 
 def make(pipe, **options):
-    return generate(pipe, PROMPT, **{"candidates": 3, "progress": False, **CALL, **options})
+    settings = {"acquisition": ALL, "candidates": 3, "progress": False, **CALL, **options}
+    return generate(pipe, PROMPT, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,8 @@ def test_the_frames_are_those_of_the_pipelines_own_call(pipe, video):
     assert video.frames.shape == (9, 16, 16, 3)
     own = pipe(PROMPT, latents=video.selection.noise, output_type="np", **CALL).frames[0]
     assert np.abs(own * 255 - video.frames).max() <= 0.51
-    assert video.selection.order == select(pipe, PROMPT, candidates=3, seed=3, progress=False, **CALL).order
+    choice = select(pipe, PROMPT, acquisition=ALL, candidates=3, seed=3, progress=False, **CALL)
+    assert video.selection.order == choice.order
 
 
 def test_the_generation_is_paid_for(video):
@@ -169,9 +173,19 @@ def test_the_callers_generator_is_used_and_asked_for(stochastic):
 
 
 @pytest.mark.parametrize("fps", [0, -1, "8", True, float("nan"), float("inf")])
-def test_fps_is_a_positive_number(pipe, fps):
-    with pytest.raises(BadInput, match="fps must be a number above 0"):
-        make(pipe, fps=fps)
+def test_fps_is_a_positive_number(video, tmp_path, fps):
+    for write in (video.record, *(partial(video.save, tmp_path / f"a{end}") for end in (".mp4", ".json"))):
+        with pytest.raises(BadInput, match="fps must be a number above 0"):
+            write(fps=fps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fps_belongs_to_the_file(pipe, video, tmp_path):
+    path = video.save(tmp_path / "fast.mp4", fps=16)
+    again = replay(path, pipe, progress=False)
+    assert again.identical and (video.record()["fps"], video.record(16)["fps"]) == (8, 16)
+    assert again.save(tmp_path / "again.mp4", fps=16).read_bytes() == path.read_bytes()
+    assert path.read_bytes() != video.save(tmp_path / "slow.mp4").read_bytes()
 
 
 def test_a_video_has_the_suffix_of_one(video, tmp_path):

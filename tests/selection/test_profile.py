@@ -1,15 +1,20 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from seedbed import BadInput, BadRecord
-from seedbed.selection import Acquisition, Bansa, Entropy, Random, generate, score, select
-from seedbed.selection.predictor import Learned
-from seedbed.selection.profile import Finding, Preview, Profile, find_profile, read_profile, save_profile
-from tests.pipelines import CALLS, PROMPT, cogvideox
+from seedbed import BadInput, BadRecord, Profile, generate, score, select, zoo
+from seedbed.acquisition import AttentionScore, Bansa, Entropy, Learned, Previews, Random
+from seedbed.selection.choosing import chosen_function
+from seedbed.selection.profile import Finding, PreviewPlan, Race
+from tests.pipelines import CALLS, cogvideox
 
+ASKED = Entropy(rows=4, prefer="high", layers=["transformer_blocks.1.*"])
+LEARNED = Learned(coefficients={"entropy/0": -0.5, "guidance_gap": 0.25}, step=1)
+FOUND = Race(((1, 3), (2, 1)), 6, "bansa", (0.03, 0.01, 0.05), 3.0, 100, "regret 3 % at 50 % of the cost")
+RACE = json.loads(json.dumps(dataclasses.asdict(FOUND)))
 RUNGS = {"schedule": [[3, 4], [6, 1]], "verifier": "shapes", "candidates": 10, "why": "it gained"}
 
 OLD = {
@@ -33,7 +38,7 @@ FINDING = {
     "nfe": 1.0,
     "prompts": 96,
 }
-GOOD = {
+SECOND = {
     **OLD,
     "schema": "seedbed.profile/2",
     "learned": {"step": 1, "coefficients": {"entropy/0": -0.5, "guidance_gap": 0.25}},
@@ -41,6 +46,15 @@ GOOD = {
     "evidence": [FINDING],
     "calibrated": {"model": "somewhere", "prompts": 96},
 }
+GOOD = {
+    **{name: value for name, value in SECOND.items() if name not in ("prefer", "layers", "depth")},
+    "schema": "seedbed.profile/3",
+    "options": {"rows": 4, "prefer": "high", "layers": ["transformer_blocks.1.*"]},
+}
+# What the verifier of a profile can judge, and what it cannot.
+CAPTION, PROMPT = "a red circle moving left", "a koala"
+SHIPPED = sorted([*Path(zoo.path()).parent.glob("*/seedbed-profile.json"),
+                  *(Path(__file__).parents[2] / "models").glob("*/seedbed-profile.json")])  # fmt: skip
 
 
 @pytest.fixture
@@ -59,24 +73,18 @@ def write(tmp_path, profile):
     (tmp_path / "seedbed-profile.json").write_text(json.dumps(profile))
 
 
-@pytest.mark.parametrize("profile", [OLD, GOOD])
+@pytest.mark.parametrize("profile", [OLD, SECOND, GOOD], ids=["1", "2", "3"])
 def test_auto_follows_the_profile_beside_the_model(pipe, tmp_path, profile):
     write(tmp_path, profile)
     found = choose(pipe)
     assert (found.acquisition, found.options["rows"], found.prefer) == ("entropy", 4, "high")
     assert [name.split(".")[1] for name in found.layers] == ["1"]
-    assert found.reason.startswith("auto: the model's seedbed-profile.json")
+    assert found.reason.startswith("auto: the model's profile names it")
     assert GOOD["why"] in found.reason
-    asked = choose(pipe, acquisition=Entropy(rows=4), prefer="high", layers="transformer_blocks.1.*")
+    asked = choose(pipe, acquisition=ASKED)
     assert asked.scores.tolist() == found.scores.tolist()
     assert asked.order == found.order
     assert asked.reason == "asked for"
-
-
-def test_what_the_caller_says_goes_before_the_profile(pipe, tmp_path):
-    write(tmp_path, GOOD)
-    mine = choose(pipe, prefer="low", layers="joint", depth=1)
-    assert (mine.acquisition, mine.prefer, len(mine.layers)) == ("entropy", "low", 1)
 
 
 def test_without_a_profile_auto_is_bansa(pipe):
@@ -88,7 +96,7 @@ def test_without_a_profile_auto_is_bansa(pipe):
 def test_a_pipeline_built_in_memory_has_no_profile(tmp_path, monkeypatch):
     write(tmp_path, GOOD)
     monkeypatch.chdir(tmp_path)
-    assert find_profile(cogvideox(layers=1)) is None
+    assert Profile.beside(cogvideox(layers=1)) is None
 
 
 def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
@@ -99,16 +107,21 @@ def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "seedbed.profile/3"}, "schema"),
+        ({"schema": "seedbed.profile/4"}, "schema"),
         ({"schema": None}, "schema"),
         ({"acquisition": "auto"}, "no acquisition function 'auto'"),
         ({"acquisition": 3}, "acquisition"),
         ({"options": {"keep": 0.5}}, "entropy has no option 'keep'"),
         ({"options": {"rows": 0}}, "rows must be"),
-        ({"prefer": "best"}, "prefer"),
-        ({"layers": 3}, "layers"),
-        ({"depth": 0}, "depth"),
-        ({"depth": "3"}, "depth"),
+        ({"options": {"prefer": "best"}}, "prefer must be"),
+        ({"options": {"depth": 0}}, "depth must be"),
+        ({"options": {"race": [[3]]}}, "cannot read the schedule"),
+        ({"schema": "seedbed.profile/2", "prefer": "best"}, "prefer"),
+        ({"schema": "seedbed.profile/2", "layers": 3}, "layers"),
+        ({"schema": "seedbed.profile/2", "depth": 0}, "depth"),
+        ({"schema": "seedbed.profile/2", "depth": "3"}, "depth"),
+        ({"prefer": "low"}, "prefer, layers and depth are options of the function"),
+        ({"depth": None}, "prefer, layers and depth are options of the function"),
         ({"why": None}, "why"),
         ({"more": 1}, "more"),
         ({"learned": {"step": 0}}, "learned.coefficients"),
@@ -117,10 +130,13 @@ def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
         ({"learned": {"step": 0, "coefficients": {"entropy/0": "1"}}}, "learned.coefficients.entropy/0"),
         ({"learned": {"step": 0, "coefficients": {"a": 1.0}, "code": "x"}}, "learned.code"),
         ({"acquisition": "learned", "options": {}, "learned": None}, "learned needs the coefficients"),
-        ({"preview": {**RUNGS, "schedule": []}}, "preview.schedule"),
+        ({"preview": {**RUNGS, "schedule": []}}, "the schedule is empty"),
         ({"preview": {**RUNGS, "schedule": [[3]]}}, "preview.schedule"),
-        ({"preview": {**RUNGS, "candidates": 1}}, "preview.candidates"),
+        ({"preview": {**RUNGS, "candidates": 1}}, "keeps 4 of 1 candidates"),
         ({"preview": {**RUNGS, "verifier": "os.system"}}, "verifier must be one of shapes"),
+        ({"race": {**RACE, "acquisition": "nothing"}}, "no acquisition function 'nothing'"),
+        ({"race": {**RACE, "schedule": [[1, 7]]}}, "keeps 7 of 6 candidates"),
+        ({"race": {**RACE, "more": 1}}, "race.more"),
         ({"evidence": [{**FINDING, "gain": [0.1]}]}, "gain"),
         ({"evidence": [{**FINDING, "prefer": "best"}]}, "prefer"),
         ({"evidence": ["entropy"]}, "evidence"),
@@ -133,26 +149,22 @@ def test_a_damaged_profile_is_refused_in_one_line(pipe, tmp_path, change, messag
     with pytest.raises(
         BadRecord, match=rf"seedbed-profile\.json is not a usable profile.*{message}"
     ) as caught:
-        find_profile(pipe)
+        Profile.beside(pipe)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]"])
 def test_a_profile_that_is_no_json_object_is_refused(pipe, tmp_path, content):
     (tmp_path / "seedbed-profile.json").write_bytes(content)
-    with pytest.raises(BadRecord, match=r"seedbed-profile\.json is not a"):
-        find_profile(pipe)
+    with pytest.raises(BadRecord, match=r"seedbed-profile\.json is not a usable profile"):
+        Profile.beside(pipe)
 
 
-LEARNED = Learned({"entropy/0": -0.5, "guidance_gap": 0.25}, step=1)
 FULL = Profile(
-    acquisition=Entropy(rows=4),
-    prefer="high",
-    layers=["transformer_blocks.1.*"],
-    depth=None,
+    acquisition=ASKED,
     why="Spearman +0.2 over 96 prompts",
     learned=LEARNED,
-    preview=Preview(((3, 4), (6, 1)), "shapes", 10, "it gained"),
+    preview=PreviewPlan(((3, 4), (6, 1)), "shapes", 10, "it gained"),
     evidence=(
         Finding(
             "entropy", 0, "high", (0.02, 0.01, 0.03), (None,) * 3, (0.1, 0.05, 0.15), None, 0.01, 1.0, 96
@@ -162,87 +174,120 @@ FULL = Profile(
 )
 
 
-def test_a_file_is_read_field_by_field(tmp_path):
-    write(tmp_path, GOOD)
-    assert read_profile(tmp_path / "seedbed-profile.json") == FULL
+@pytest.mark.parametrize("profile", [SECOND, GOOD], ids=["2", "3"])
+def test_a_file_is_read_field_by_field(tmp_path, profile):
+    write(tmp_path, profile)
+    assert Profile.load(tmp_path / "seedbed-profile.json") == FULL
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_bansa_of_a_file_before_scores_all_layers(pipe, tmp_path, schema):
+    """Then the whole score was the default; now it is the published depth."""
+    old = {
+        **OLD,
+        "schema": f"seedbed.profile/{schema}",
+        "acquisition": "bansa",
+        "options": {},
+        "layers": None,
+    }
+    write(tmp_path, old)
+    profile = Profile.load(tmp_path / "seedbed-profile.json")
+    assert profile.acquisition == Bansa(depth=None, prefer="high")
+    assert len(choose(pipe).layers) == 3 and len(choose(pipe, acquisition="bansa").layers) == 1
+    assert Profile.load(profile.save(tmp_path / "new.json")) == profile
+    write(tmp_path, {**old, "depth": 2, "layers": "joint", "prefer": None})
+    assert Profile.beside(pipe).acquisition == Bansa(depth=2, layers="joint")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_the_shipped_profiles_are_read(path, tmp_path):
+    profile = Profile.load(path)
+    assert profile.evidence and profile.calibrated["weights"] and profile.race
+    again = Profile.load(profile.save(tmp_path / "again.json"))
+    assert again == profile
 
 
 @pytest.mark.parametrize(
     "profile",
     [
         FULL,
-        dataclasses.replace(FULL, acquisition=LEARNED, prefer="high", layers=None),
-        Profile(Random(), None, None, None, "nothing is better"),
-        Profile(Bansa(estimator="masked", masks=3), "low", "joint", 2, "why"),
+        dataclasses.replace(FULL, acquisition=LEARNED),
+        dataclasses.replace(FULL, race=FOUND),
+        Profile(Random(), "nothing is better"),
+        Profile(Bansa(estimator="masked", masks=3, layers="joint", depth=2, prefer="low"), "why"),
+        Profile(Bansa(depth=None, race=[[0.1, 0.2], [0.46, 1]]), "why"),
     ],
 )
 def test_what_was_saved_is_read_back(tmp_path, profile):
-    path = save_profile(profile, tmp_path / "profile.json")
-    assert read_profile(path) == profile
-    assert json.loads(path.read_text())["schema"] == "seedbed.profile/2"
+    path = profile.save(tmp_path / "profile.json")
+    assert Profile.load(path) == profile
+    assert json.loads(path.read_text())["schema"] == "seedbed.profile/3"
 
 
 def test_a_folder_gets_the_file_that_auto_looks_for(pipe, tmp_path):
-    assert save_profile(FULL, tmp_path) == tmp_path / "seedbed-profile.json"
-    assert find_profile(pipe) == FULL
+    assert FULL.save(tmp_path) == tmp_path / "seedbed-profile.json"
+    assert Profile.beside(pipe) == FULL
 
 
 def test_what_could_not_be_computed_is_null(tmp_path):
     line = dataclasses.replace(FULL.evidence[0], gain=(float("nan"), 0.1, 0.2))
-    path = save_profile(dataclasses.replace(FULL, evidence=(line,)), tmp_path / "profile.json")
-    assert read_profile(path).evidence[0].gain == (None, 0.1, 0.2)
+    path = dataclasses.replace(FULL, evidence=(line,)).save(tmp_path / "profile.json")
+    assert Profile.load(path).evidence[0].gain == (None, 0.1, 0.2)
     assert "NaN" not in path.read_text()
 
 
-class Mine(Acquisition):
+class Mine(AttentionScore):
     name = "mine"
 
 
-class Fake(Acquisition):
+class Fake(AttentionScore):
     name = "entropy"
 
 
 @pytest.mark.parametrize("function", [Mine(), Fake()])
 def test_a_function_of_ones_own_cannot_be_named_in_a_file(tmp_path, function):
     with pytest.raises(BadInput, match="a profile can only name functions of seedbed"):
-        save_profile(dataclasses.replace(FULL, acquisition=function), tmp_path / "profile.json")
+        dataclasses.replace(FULL, acquisition=function).save(tmp_path / "profile.json")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_learned_function_of_a_profile_is_its_own(tmp_path):
-    other = dataclasses.replace(FULL, acquisition=Learned({"entropy/0": 1.0}))
+    other = dataclasses.replace(FULL, acquisition=Learned(coefficients={"entropy/0": 1.0}))
     with pytest.raises(BadInput, match="must hold it as `learned`"):
-        save_profile(other, tmp_path / "profile.json")
+        other.save(tmp_path / "profile.json")
 
 
 def test_a_preview_cannot_name_what_would_have_to_be_imported():
     with pytest.raises(BadInput, match=r"verifier must be one of shapes, not 'my\.module:judge'"):
-        Preview(((3, 1),), "my.module:judge", 4, "")
+        PreviewPlan(((3, 1),), "my.module:judge", 4, "")
 
 
 def test_reading_a_profile_imports_nothing_it_names(tmp_path):
     write(tmp_path, {**GOOD, "acquisition": "antigravity", "options": {}})
     with pytest.raises(BadRecord, match="no acquisition function 'antigravity'"):
-        read_profile(tmp_path / "seedbed-profile.json")
+        Profile.load(tmp_path / "seedbed-profile.json")
     assert "antigravity" not in sys.modules
 
 
-def test_select_follows_a_profile_it_is_given(pipe, tmp_path):
-    write(tmp_path, {**GOOD, "acquisition": "random", "options": {}, "layers": None})
-    path = save_profile(FULL, tmp_path / "mine.json")
-    asked = choose(pipe, acquisition=Entropy(rows=4), prefer="high", layers="transformer_blocks.1.*")
-    for profile in (path, str(path), FULL):
-        found = choose(pipe, profile=profile)
-        assert found.scores.tolist() == asked.scores.tolist()
-        assert found.order == asked.order
-        assert found.reason.endswith(f"names it: {FULL.why}")
-    assert "mine.json names it" in choose(pipe, profile=path).reason
-    assert choose(pipe).acquisition == "random"
+def test_a_profile_is_one_way_to_name_an_acquisition(pipe, tmp_path):
+    """As an object, as a file, or beside the model: the same choice."""
+    asked = choose(pipe, acquisition=ASKED)
+    path = FULL.save(tmp_path / "mine.json")
+    FULL.save(tmp_path)
+    found = {whose: choose(pipe, acquisition=named) for whose, named in
+             {"the profile": FULL, str(path): str(path), "the model's profile": "auto"}.items()}  # fmt: skip
+    for whose, choice in found.items():
+        assert choice.scores.tolist() == asked.scores.tolist()
+        assert (choice.order, choice.options) == (asked.order, asked.options)
+        assert choice.reason == f"auto: {whose} names it: {FULL.why}"
+    write(tmp_path, {**GOOD, "acquisition": "random", "options": {}})
+    assert choose(pipe, acquisition="auto").acquisition == "random"
+    assert choose(pipe, acquisition=str(path)).acquisition == "entropy"
 
 
-def test_score_and_generate_follow_it_too(pipe, tmp_path):
-    chosen = choose(pipe, profile=FULL)
-    options = {"profile": FULL, "progress": False, **CALLS["cogvideox"]}
+def test_score_and_generate_follow_it_too(pipe):
+    chosen = choose(pipe, acquisition=FULL)
+    options = {"acquisition": FULL, "progress": False, **CALLS["cogvideox"]}
     scored = score(pipe, PROMPT, [recipe.draw() for recipe in chosen.recipes], **options)
     assert scored.scores.tolist() == chosen.scores.tolist()
     video = generate(pipe, PROMPT, candidates=3, **options)
@@ -250,11 +295,60 @@ def test_score_and_generate_follow_it_too(pipe, tmp_path):
     assert video.record()["reason"] == chosen.reason
 
 
-def test_a_profile_and_a_function_cannot_both_be_asked_for(pipe):
-    with pytest.raises(BadInput, match="leave out acquisition, or the profile"):
-        choose(pipe, profile=FULL, acquisition="entropy")
+@pytest.mark.parametrize("name", ["none.json", "no/such.json"])
+def test_a_profile_that_is_not_there_is_an_error(pipe, tmp_path, name):
+    with pytest.raises(BadInput, match=r"cannot read the profile .*\.json: No such file"):
+        choose(pipe, acquisition=str(tmp_path / name))
 
 
-def test_a_profile_that_is_not_there_is_an_error(pipe, tmp_path):
-    with pytest.raises(BadInput, match=r"cannot read the profile .*none\.json: No such file"):
-        choose(pipe, profile=tmp_path / "none.json")
+def test_no_race_of_a_profile_is_followed_by_itself(pipe, tmp_path):
+    Profile(Bansa(depth=None), "why", race=FOUND).save(tmp_path)
+    assert choose(pipe, candidates=6).race == ()
+    mine = Bansa(depth=None, race=Profile.beside(pipe).race.schedule)
+    assert choose(pipe, candidates=6, acquisition=mine).race == FOUND.schedule
+
+
+PLANNED = Previews(verifier="shapes", schedule=((3, 4), (6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "candidates", "call", "function", "count"),
+    [
+        (CAPTION, None, {}, PLANNED, 10),
+        (CAPTION, 4, {}, Previews(verifier="shapes"), 4),
+        (CAPTION, None, {"num_inference_steps": 8}, Previews(verifier="shapes"), 10),
+        (CAPTION, 4, {"num_inference_steps": 8}, Previews(verifier="shapes"), 4),
+        (PROMPT, None, {}, ASKED, 10),
+        (PROMPT, 4, {}, ASKED, 4),
+        (None, None, {}, ASKED, 10),
+    ],
+)
+def test_a_profile_previews_what_its_verifier_can_judge(
+    pipe, tmp_path, prompt, candidates, call, function, count
+):
+    for named in ("auto", FULL, str(FULL.save(tmp_path / "mine.json"))):
+        FULL.save(tmp_path)
+        found, number, reason = chosen_function(pipe, prompt, named, candidates, call)
+        assert (found, number) == (function, count) and reason.startswith("auto: ")
+    without = dataclasses.replace(FULL, preview=None)
+    assert chosen_function(pipe, prompt, without, candidates, call)[0] == ASKED
+
+
+def test_without_a_profile_there_are_ten_or_six_candidates(pipe):
+    assert chosen_function(pipe, CAPTION, "auto", None, {})[:2] == (Bansa(), 10)
+    assert chosen_function(pipe, CAPTION, "previews:verifier=shapes", None, {})[1] == 6
+    assert chosen_function(pipe, CAPTION, PLANNED, None, {})[1] == 6
+    assert chosen_function(pipe, CAPTION, PLANNED, 3, {})[1:] == (3, "asked for")
+
+
+def test_auto_on_the_default_model_previews_a_caption_and_nothing_else():
+    pipe = zoo.load()
+    plan = Profile.beside(pipe).preview
+    function, count, reason = chosen_function(pipe, CAPTION, "auto", None, {})
+    assert isinstance(function, Previews) and function.schedule == plan.schedule
+    assert count == plan.candidates and plan.why in reason
+    choice = select(pipe, CAPTION, seed=1, progress=False)
+    assert (len(choice.recipes), choice.acquisition) == (plan.candidates, "previews")
+    assert [(rung.steps, len(rung.kept)) for rung in choice.rungs] == [*plan.schedule]
+    other = select(pipe, "a koala plays the piano", progress=False)
+    assert (len(other.recipes), other.acquisition, other.ledger.total) == (10, "random", 0)

@@ -28,13 +28,11 @@ def test_generates_what_the_pipeline_makes_of_the_same_noise(family, monkeypatch
 
     with monkeypatch.context() as watching:
         watching.setattr(torch, "randn", see)
-        expected = pipe(prompt=family.prompt, **family.call, generator=generator(), output_type="np").frames[
-            0
-        ]
+        output = pipe(prompt=family.prompt, **family.call, generator=generator(), output_type="np")
     session = Session(pipe, family.prompt, **family.call, generator=generator())
     (noise,) = next(noise for noise in drawn if noise.shape[1:] == session.spec.shape)
     assert session.spec.frame_axis == session.spec.layout.split().index("f") - 1
-    assert np.array_equal(session.generate(noise), (expected * 255).round().astype(np.uint8))
+    assert np.array_equal(session.generate(noise), (output.frames[0] * 255).round().astype(np.uint8))
 
 
 @pytest.mark.parametrize("family", MIXING[:2], indirect=True)

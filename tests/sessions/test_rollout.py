@@ -206,7 +206,7 @@ def test_memories_go_on_in_another_rollout(pipe_of, family):
     saved = first.memory(2)
     session.ledger.entries.clear()
     second = Rollout(session, noises[2:], what="second")
-    second.recall(0, saved)
+    second.recall(0, saved, 2)
     (finished,) = second.finish()
     assert session.ledger.to_dict() == {"second": 4}
     first.keep([2])
@@ -321,8 +321,8 @@ def test_text_that_cannot_be_compared_is_refused(pipe_of):
     """Only where somebody asks for the prompt's rows: the frames do not need them."""
     session = session_of(pipe_of("cogvideox"), "cogvideox")
     noises = noises_for(session, 1)
-    contact = session._contact
-    contact.kwargs["encoder_hidden_states"] = contact.kwargs["encoder_hidden_states"][..., :-1]
+    alone = session.alone
+    alone.kwargs["encoder_hidden_states"] = alone.kwargs["encoder_hidden_states"][..., :-1]
     with pytest.raises(NotSupported, match="the rows of the prompt cannot be told in the transformer"):
         Rollout(session, noises).advance(1, lambda call, candidates, rows: None)
     assert same(Rollout(session, noises).advance(1), preview(session, noises))

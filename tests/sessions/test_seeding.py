@@ -11,6 +11,7 @@ from diffusers import (
 )
 
 import seedbed
+from seedbed.acquisition import Previews
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
 
@@ -59,13 +60,17 @@ def first(videos, prompts):
     return -np.arange(len(videos), dtype=float)
 
 
+def judged_after(step):
+    return Previews(verifier=first, schedule=((step, 1),))
+
+
 def test_a_run_is_repeated_and_the_callers_random_state_is_left_alone(drawing):
     pipe, call = drawing
     state = torch.get_rng_state()
     options = dict(candidates=2, progress=False, **call)
     made = seedbed.generate(pipe, PROMPT, acquisition="random", **options)
     assert seedbed.replay(made.record(), pipe, progress=False).identical
-    paused = seedbed.preview(pipe, PROMPT, verifier=first, schedule=((2, 1),), **options)
+    paused = seedbed.generate(pipe, PROMPT, acquisition=judged_after(2), **options)
     assert seedbed.replay(paused.record(), pipe, progress=False).identical
     assert torch.equal(torch.get_rng_state(), state)
     assert "decode" not in vars(pipe.vae) and "step" not in vars(pipe.scheduler)
@@ -100,7 +105,7 @@ def test_a_copy_of_the_scheduler_draws_so_too():
     )
     state = torch.get_rng_state()
     options = dict(candidates=2, progress=False, **family.call)
-    paused = seedbed.preview(pipe, PROMPT, verifier=first, schedule=((1, 1),), **options)
+    paused = seedbed.generate(pipe, PROMPT, acquisition=judged_after(1), **options)
     assert seedbed.replay(paused.record(), pipe, progress=False).identical
     assert torch.equal(torch.get_rng_state(), state)
 

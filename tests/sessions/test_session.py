@@ -408,13 +408,9 @@ def test_more_steps_than_the_schedule_has(session, run, least):
 def test_noises_of_another_shape_are_refused(session):
     shape = session.spec.shape
     wrong = torch.zeros(2, *shape[:-1], shape[-1] + 1)
-    for call in (
-        session.evaluate,
-        lambda noises: preview(session, noises),
-        lambda noise: session.generate(noise[0]),
-    ):
+    for run in (Session.evaluate, preview, lambda session, noises: session.generate(noises[0])):
         with pytest.raises(BadInput) as error:
-            call(wrong)
+            run(session, wrong)
         message = str(error.value)
         assert f"{shape[-1] + 1})" in message and f"(candidates, {', '.join(map(str, shape))})" in message
         assert "\n" not in message

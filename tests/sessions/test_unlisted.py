@@ -200,6 +200,25 @@ def test_a_noise_that_cannot_be_given_goes_in_where_it_is_drawn(denoiser, tmp_pa
     assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
 
 
+class Deaf(Unlisted):
+    """Denoises the same whatever noise it is given, and draws none."""
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        return torch.ones(batch_size, 4, 3, 2, 2)
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, num_inference_steps=2, generator=None, latents=None, output_type="np"):
+        return super().__call__(prompt, None, num_inference_steps, 1.0, generator, None, output_type)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_noise_that_never_arrives_is_refused(denoiser, batch_size):
+    pipe = Deaf(denoiser, FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(NotSupported, match="Deaf gives its denoiser the same whatever the noise") as error:
+        scores(pipe, batch_size)
+    assert "\n" not in str(error.value)
+
+
 class Fails(Unlisted):
     def prepare_latents(self, batch_size, generator, latents=None, image=None):
         return {}["sizes"]

@@ -91,7 +91,9 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
             raise BadInput(f"the schedule's {what} must rise from 1, but {after} comes after {before}")
         if after > total:
             raise BadInput(f"the schedule drops candidates after {after} {what}, but there are only {total}")
-        if not 1 <= left < alive:
+        if left < 1:
+            raise BadInput(f"the schedule keeps {left} candidates after {after} {what}: keep at least 1")
+        if left >= alive:
             raise BadInput(
                 f"the schedule keeps {left} of {alive} candidates after {after} {what}: survivors must fall, "
                 "down to 1"

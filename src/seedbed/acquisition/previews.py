@@ -61,15 +61,20 @@ class Previews(RolloutScore):
         return {**super().options(), "verifier": name_of(resolve(self.verifier))}
 
     def rungs(self, candidates: int, steps: int) -> Rungs:
-        """The pauses for so many candidates and steps; the last one leaves one candidate."""
-        rungs = list(planned(self.schedule or SCHEDULE, steps, candidates, "steps"))
-        if rungs and rungs[-1][1] > 1:
-            if self.schedule is None:  # of few candidates or steps the last rung has to decide
-                rungs[-1] = (rungs[-1][0], 1)
-            elif rungs[-1][0] == steps:
+        """The pauses for so many candidates and steps; the last one leaves one candidate.
+
+        A single candidate, which `seedbed.score` may be asked for, is judged where the last rung decides.
+        """
+        schedule = self.schedule or SCHEDULE
+        if candidates == 1:
+            return ((planned(schedule, steps, 10**6, "steps")[-1][0], 1),)
+        rungs = list(planned(schedule, steps, candidates, "steps"))
+        if self.schedule is None:  # of few candidates or steps the last rung has to decide
+            rungs[-1] = (rungs[-1][0], 1)
+        elif not rungs or rungs[-1][1] > 1:
+            if rungs and rungs[-1][0] == steps:
                 raise BadInput(f"after all {steps} steps one video is returned: let the last rung keep 1")
-            else:
-                rungs.append((steps, 1))
+            rungs.append((steps, 1))
         return tuple(rungs)
 
     def score(

@@ -1,22 +1,23 @@
 """The commands. Nothing heavy is imported before a command runs, so that --help answers at once."""
 
 import shlex
-from dataclasses import replace
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from seedbed import __version__
+import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.calibrate import calibrate
-from seedbed.cli.exits import one_line_errors
 from seedbed.cli.lab import lab
-from seedbed.cli.outputs import checked, named_after, write_together
-from seedbed.cli.previews import followed, instead_of_scores, write_sheet
-from seedbed.cli.replay import replay
-from seedbed.cli.shared import call_of, loaded, pool_of, show, shown
+from seedbed.cli.outputs import checked, named_after, print_json, show, write_together
 from seedbed.errors import BadInput
+
+if TYPE_CHECKING:
+    from seedbed import Generation
+
+_SHEET = "-sheet"
 
 app = typer.Typer(
     help="Choose the initial noise of a video diffusion model, and make the very same video again.",
@@ -25,71 +26,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(lab, name="lab")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"seedbed {__version__}")
+        print(f"seedbed {seedbed.__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     pass
 
 
 @app.command()
+@opt.grouped
 def generate(
-    prompt: opt.Prompt,
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="How many noises to choose from (else what the profile says, 6 for previews, 10).",
-            rich_help_panel=opt.CHOICE,
-        ),
-    ] = None,
-    seed: opt.Seed = 0,
-    acquisition: opt.Acquisition = "auto",
-    profile: opt.Profile = None,
-    keep: opt.Keep = None,
-    masks: opt.Masks = None,
-    layers: opt.Layers = None,
-    depth: opt.Depth = None,
-    race: opt.Race = "auto",
-    steps: opt.Steps = None,
-    guidance_scale: opt.Guidance = None,
-    frames: opt.Frames = None,
-    height: opt.Height = None,
-    width: opt.Width = None,
-    model: opt.Model = None,
-    batch_size: opt.Batch = None,
-    dtype: opt.Precision = None,
-    device: opt.Device = None,
-    verifier: opt.Verifier = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Video to write: .mp4, or .png for an image (else named after the prompt).",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
-    fps: Annotated[
-        float,
-        typer.Option(min=0.01, max=1000, help="Frames per second of the video.", rich_help_panel=opt.OUTPUT),
-    ] = 8,
-    report: Annotated[
-        bool,
-        typer.Option(help="Decode one-step previews and write an HTML report.", rich_help_panel=opt.OUTPUT),
-    ] = True,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
+    *,
+    prompt: str = opt.PROMPT,
+    choice: opt.Choice,
+    out: Path | None = opt.writing(
+        None, metavar="FILE", help="Video to write: .mp4, or .png for an image (else named after the prompt)."
+    ),
+    fps: float = opt.FPS,
+    report: bool = opt.REPORT,
+    run: opt.Run,
 ) -> None:
     """Choose the best of several noises and generate the video from it.
 
@@ -97,193 +62,169 @@ def generate(
     they will become, and the best goes on.
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
-    with one_line_errors():
-        beside = (".html", ".json") if report else (".json",)
-        video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png", beside=beside)
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
-        judge = None
-        if verifier is not None:
-            instead_of_scores("--verifier", acquisition, race, profile, keep, masks, layers, depth)
-            from seedbed.verifiers import resolve
-
-            judge = resolve(verifier)
-        from seedbed.selection import generate as run
-        from seedbed.selection import preview
-        from seedbed.selection.profile import find_profile, read_profile
-
-        call = call_of(steps, guidance_scale, frames, height, width)
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
-        call |= {"seed": seed, "fps": fps}
-        follows = None
-        if verifier is None and acquisition == race == "auto" and not layers and depth is None:
-            follows = read_profile(profile) if profile is not None else find_profile(pipe)
-            judge = followed(follows, prompt)
-        if judge is None:
-            result = run(pipe, prompt, candidates=candidates or 10, previews=report, **pool, **call)
-        else:
-            call |= {"batch_size": batch_size or 1, "progress": shown(quiet)}
-            rungs = follows.preview if follows is not None else None
-            if candidates is not None:
-                call["candidates"] = candidates
-            elif rungs is not None:
-                call["candidates"] = rungs.candidates
-                # It was measured on the model's own number of steps.
-                call["schedule"] = rungs.schedule if steps is None else None
-            result = preview(pipe, prompt, verifier=judge, **call)
-            if rungs is not None:
-                says = f"as the model's profile says: {rungs.why}"
-                if candidates is not None or steps is not None:
-                    says = f"which the profile measured with {rungs.candidates} noises on its own steps"
-                reason = f"auto: {result.selection.reason}, {says}"
-                result = replace(result, selection=replace(result.selection, reason=reason))
-        if out is None and len(result.frames) == 1:
-            video = video.with_suffix(".png")
-        page, record = video.with_suffix(".html"), video.with_suffix(".json")
-        writers, files = {video: result.save, record: result.save}, {"video": video, "record": record}
-        if report:
-            command = f"seedbed replay {shlex.quote(video.name)}"
-            writers[page] = lambda path: result.report(path, replay=command)
-            files["report"] = page
-        write_together(writers)
-        show(result.record(), files, as_json)
+    beside = (".html", ".json") if report else (".json",)
+    video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png", beside=beside)
+    chosen = choice.arguments()
+    result = seedbed.generate(run.load(), prompt, **chosen, **run.arguments())
+    _write(result, video, out is None, fps, report, run.as_json)
 
 
 @app.command()
-def select(
-    prompt: opt.Prompt,
-    candidates: opt.Candidates = 10,
-    seed: opt.Seed = 0,
-    acquisition: opt.Acquisition = "auto",
-    profile: opt.Profile = None,
-    keep: opt.Keep = None,
-    masks: opt.Masks = None,
-    layers: opt.Layers = None,
-    depth: opt.Depth = None,
-    race: opt.Race = "auto",
-    steps: opt.Steps = None,
-    guidance_scale: opt.Guidance = None,
-    frames: opt.Frames = None,
-    height: opt.Height = None,
-    width: opt.Width = None,
-    model: opt.Model = None,
-    batch_size: opt.Batch = None,
-    dtype: opt.Precision = None,
-    device: opt.Device = None,
-    preview: Annotated[
-        bool,
-        typer.Option(
-            "--preview",
-            help="Write a page with what every noise will become, to pick from: `seedbed replay --pick N`.",
-            rich_help_panel=opt.PREVIEW,
-        ),
-    ] = False,
-    preview_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Denoising steps before the previews (else half).", rich_help_panel=opt.PREVIEW
-        ),
-    ] = None,
-    verifier: opt.Verifier = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="Record to write (else named after the prompt).",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`.
-
-    With --preview nothing is chosen: a page shows what each noise will become, for you to pick from.
-    """
-    with one_line_errors():
-        if preview:
-            instead_of_scores("--preview", acquisition, race, profile, keep, masks, layers, depth)
-            path = out or named_after(prompt, "-previews.json")
-            path = checked(path, ".json", beside=(".html", ".safetensors"))
-            call = call_of(steps, guidance_scale, frames, height, width)
-            call |= {"candidates": candidates, "seed": seed, "batch_size": batch_size or 1}
-            call |= {"steps": preview_steps, "progress": shown(quiet)}
-            write_sheet(
-                path,
-                lambda: loaded(model, dtype and dtype.value, device, quiet),
-                prompt,
-                verifier,
-                call,
-                as_json,
-            )
-            return
-        if preview_steps is not None or verifier is not None:
-            raise BadInput("--preview-steps and --verifier are settings of --preview: add it")
-        path = checked(out or named_after(prompt, "-selection.json"), ".json")
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
-        from seedbed.selection import select as run
-
-        call = call_of(steps, guidance_scale, frames, height, width)
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
-        result = run(pipe, prompt, candidates=candidates, seed=seed, **pool, **call)
-        write_together({path: result.save})
-        show(result.to_dict(), {"record": path}, as_json, ranking=True)
+@opt.grouped
+def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = opt.OUT, run: opt.Run) -> None:
+    """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
+    path = checked(out or named_after(prompt, "-selection.json"), ".json")
+    chosen = choice.arguments()
+    result = seedbed.select(run.load(), prompt, **chosen, **run.arguments())
+    write_together({path: result.save})
+    show(result.to_dict(), {"record": path}, run.as_json, ranking=True)
 
 
 @app.command()
+@opt.grouped
 def score(
-    prompt: opt.Prompt,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="S,S,...", help="Seeds to score, the first noise of each.")
-    ] = None,
-    noise: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Record or video whose noise to score; repeatable."),
-    ] = None,
-    acquisition: opt.Acquisition = "auto",
-    profile: opt.Profile = None,
-    keep: opt.Keep = None,
-    masks: opt.Masks = None,
-    layers: opt.Layers = None,
-    depth: opt.Depth = None,
-    race: opt.Race = "auto",
-    steps: opt.Steps = None,
-    guidance_scale: opt.Guidance = None,
-    frames: opt.Frames = None,
-    height: opt.Height = None,
-    width: opt.Width = None,
-    model: opt.Model = None,
-    batch_size: opt.Batch = None,
-    dtype: opt.Precision = None,
-    device: opt.Device = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
+    *,
+    prompt: str = opt.PROMPT,
+    seeds: str | None = opt.choosing(
+        None, metavar="S,S,...", help="Seeds to score, the first noise of each."
+    ),
+    noise: list[Path] | None = opt.choosing(
+        None, metavar="FILE", help="Record or video whose noise to score; repeatable."
+    ),
+    acquisition: str = opt.ACQUISITION,
+    run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
-    with one_line_errors():
-        pool = pool_of(prompt, acquisition, profile, keep, masks, layers, depth, race, batch_size, quiet)
-        try:
-            numbers = [int(number) for number in seeds.split(",")] if seeds else []
-        except ValueError:
-            raise BadInput(
-                f"cannot read --seeds {seeds}: write whole numbers with commas, as in 1,2,3"
-            ) from None
-        if not numbers and not noise:
-            raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
-        from seedbed.noise import NoiseRecipe
-        from seedbed.selection import Selection
-        from seedbed.selection import score as run
+    function = opt.function_of(acquisition)
+    numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
+    if not numbers and not noise:
+        raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
+    saved = [seedbed.Selection.load(path).recipe for path in noise or ()]
+    known = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in saved]
+    pipe = run.load()
+    from seedbed.pipelines.session import Session
+    from seedbed.selection.choosing import draw_pool
 
-        call = call_of(steps, guidance_scale, frames, height, width)
-        saved = [Selection.load(path).recipe for path in noise or ()]
-        known = [recipe if isinstance(recipe, NoiseRecipe) else recipe.draw() for recipe in saved]
-        pipe = loaded(model, dtype and dtype.value, device, quiet)
-        from seedbed.probe import Probe
-
-        spec = Probe(pipe, prompt, **call).spec
-        shape: dict[str, Any] = {"shape": tuple(spec.shape), "frame_axis": spec.frame_axis}
-        recipes = [NoiseRecipe(seed=number, candidate=0, **shape) for number in numbers]
-        show(run(pipe, prompt, [*recipes, *known], **pool, **call).to_dict(), {}, as_json, ranking=True)
+    session = Session(pipe, prompt, **run.call)
+    drawn: list[Any] = [draw_pool(session, 1, number).recipes[0] for number in numbers]
+    result = seedbed.score(pipe, prompt, [*drawn, *known], acquisition=function, **run.arguments())
+    show(result.to_dict(), {}, run.as_json, ranking=True)
 
 
-app.command()(replay)
-app.command()(calibrate)
+@app.command()
+@opt.grouped
+def contact_sheet(
+    *,
+    prompt: str = opt.PROMPT,
+    candidates: int = opt.choosing(10, min=1, help="How many noises to choose from."),
+    seed: int = opt.SEED,
+    after: int | None = opt.choosing(
+        None, min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."
+    ),
+    verifier: str | None = opt.choosing(
+        None, metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
+    ),
+    out: Path | None = opt.OUT,
+    fps: float = opt.FPS,
+    run: opt.Run,
+) -> None:
+    """Show what every noise will become, for you to choose from: `seedbed replay RECORD --candidate N`.
+
+    Writes a page (.html), a record (.json) and the evaluations made so far (.safetensors) side by side.
+    """
+    path = out or named_after(prompt, f"{_SHEET}.json")
+    path = checked(path, ".json", beside=(".html", ".safetensors"))
+    from seedbed.verifiers import resolve
+
+    judge = None if verifier is None else resolve(verifier)
+    asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
+    sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments(batch_size=1))
+    command = f"seedbed replay {shlex.quote(path.name)} --candidate"
+    page, memory = path.with_suffix(".html"), path.with_suffix(".safetensors")
+    write_together(
+        {page: lambda at: sheet.page(at, fps, command), memory: sheet.save_memory, path: sheet.save_record}
+    )
+    files = {"page": page, "record": path, "memory": memory}
+    show(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
+
+
+@app.command()
+@opt.grouped
+def replay(
+    *,
+    record: Path = typer.Argument(
+        metavar="RECORD", help="A .json record, or an .mp4 or .png that carries one."
+    ),
+    candidate: int | None = opt.choosing(
+        None, min=0, help="Finish this noise of a contact sheet, from the steps that it has done."
+    ),
+    model: str | None = opt.running(None, metavar="PATH", help="Where the model is now (else where it was)."),
+    out: Path | None = opt.writing(
+        None,
+        metavar="FILE",
+        help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --candidate N).",
+    ),
+    fps: float | None = opt.writing(
+        None, min=0.01, max=1000, help="Frames per second of the video (else the record's, or 8)."
+    ),
+    terminal: opt.Terminal,
+) -> None:
+    """Make the video of a record again, or that of a selection or of a contact sheet for the first time.
+
+    Exits with 1 if the frames are not bit by bit those of the record. With --candidate it writes a report and
+    a record beside the video, as `seedbed generate` does.
+    """
+    from seedbed.report.video import read_record
+
+    content, made = read_record(record), seedbed.Selection.load(record).model
+    if candidate is None and "sheet" in content and "rungs" not in content:
+        raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
+    sheet = None if candidate is None else seedbed.ContactSheet.load(record)
+    suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
+    stem = f"{record.stem.removesuffix(_SHEET)}-{'replay' if candidate is None else candidate}"
+    video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=(".html", ".json") if sheet else ())
+    if not model and (not made.model or (Path(made.model).is_absolute() and not Path(made.model).is_dir())):
+        raise BadInput(
+            f"the record's model {made.model or '(unnamed)'} is not here: say where with --model PATH"
+        )
+    device = None if made.device == "cuda" else "cpu"
+    how = {"dtype": made.dtypes, "device": device, "scheduler": made.scheduler}
+    pipe = opt.load_pipeline(model or made.model, terminal.progress, **how)
+    fps = fps or content.get("fps", 8)
+    if sheet and candidate is not None:
+        result = sheet.finish(candidate, pipe, progress=terminal.progress)
+        _write(result, video, out is None, fps, True, terminal.as_json)
+        return
+    result = seedbed.replay(content, pipe, progress=terminal.progress)
+    write_together({video: lambda path: result.save(path, fps)})
+    if terminal.as_json:
+        print_json({"video": video}, identical=result.identical, record=result.record(fps))
+    else:
+        verdict = {True: "identical frames", False: "other frames", None: "new"}[result.identical]
+        print(f"video   {video} ({verdict})")
+    if result.identical is False:
+        then = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+        line = f"warning: the frames differ from the record's, made on {made.device} with {then}"
+        print(line, file=sys.stderr)
+        raise typer.Exit(1)
+
+
+app.command()(opt.grouped(calibrate))
+app.add_typer(lab, name="lab")
+
+
+def _write(result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, as_json: bool) -> None:
+    """Write a video, its report and its record, and show them; an image whose file is unnamed is a .png."""
+    if unnamed and len(result.frames) == 1:
+        video = video.with_suffix(".png")
+    files = {"video": video, "report": video.with_suffix(".html"), "record": video.with_suffix(".json")}
+    if not report:
+        del files["report"]
+    command = f"seedbed replay {shlex.quote(video.name)}"
+
+    def write(path: Path) -> Path:
+        page = path.suffix == ".html"
+        return result.report(path, fps, replay=command) if page else result.save(path, fps)
+
+    write_together(dict.fromkeys(files.values(), write))
+    show(result.record(fps), files, as_json)

@@ -2,94 +2,69 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from typer import Argument, Option, Typer
 
-from seedbed.cli.exits import one_line_errors
+from seedbed.cli.options import grouped, resumable
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
     from seedbed.lab.presentation import Figure, Table
 
-lab = typer.Typer(
+lab = Typer(
     help="Experiments: which signal chooses well, how surely, at what cost.",
     no_args_is_help=True,
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.", show_default=False)]
+FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
 @lab.command()
+@grouped
 def run(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="JSON file that says what to run.", show_default=False)
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run (else runs/NAME of the recipe).")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work.", show_default=False
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    recipe: Path = Argument(metavar="RECIPE", help="JSON file that says what to run."),
+    out: Path | None = Option(None, metavar="DIR", help="Folder of the run (else runs/NAME of the recipe)."),
+    workers: int = Option(1, min=1, help="Processes that share the work."),
+    cluster: str | None = Option(
+        None, metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work."
+    ),
+    quiet: bool = Option(False, "--quiet", "-q", help="No progress bar."),
 ) -> None:
     """Run a recipe; run it again to go on after an interruption."""
-    with one_line_errors():
-        from seedbed.cli.shared import shown
-        from seedbed.lab.experiment import Recipe
-        from seedbed.lab.work import run as work
-        from seedbed.progress import reporting
+    from seedbed.lab.experiment import Recipe
+    from seedbed.lab.work import run as work
 
-        content = Recipe.load(recipe)
-        folder = out or Path("runs") / content.name
-        last = (0, 0)
-        try:
-            with reporting(shown(quiet)) as show:
-
-                def progress(done: int, total: int) -> None:
-                    nonlocal last
-                    last = done, total
-                    show(content.name, done, total)
-
-                rows = work(content, folder, workers, progress, cluster)
-        except KeyboardInterrupt:
-            if not last[1]:
-                raise  # before the folder was opened
-            print(
-                f"interrupted: {last[0]} of {last[1]} rows are kept in {folder}; run again to go on",
-                file=sys.stderr,
-            )
-            raise typer.Exit(130) from None
-        print(f"{len(rows)} rows in {folder / 'rows.parquet'}")
+    content = Recipe.load(recipe)
+    folder = out or Path("runs") / content.name
+    with resumable(not quiet and sys.stderr.isatty(), folder) as show:
+        rows = work(content, folder, workers, lambda done, total: show("rows", done, total), cluster)
+    print(f"{len(rows)} rows in {folder / 'rows.parquet'}")
 
 
 @lab.command()
-def table(folder: Folder) -> None:
+@grouped
+def table(folder: Path = FOLDER) -> None:
     """Print the tables of a run."""
-    with one_line_errors():
-        from seedbed.lab.presentation import Table
+    from seedbed.lab.presentation import Table
 
-        for found in _found(folder)[2]:
-            if isinstance(found, Table):
-                print(f"\n{found.title}\n\n{found.to_text()}")
-                if found.note:
-                    print(f"\n{found.note}")
+    for found in _found(folder)[2]:
+        if isinstance(found, Table):
+            print(f"\n{found.title}\n\n{found.to_text()}")
+            if found.note:
+                print(f"\n{found.note}")
 
 
 @lab.command()
-def report(folder: Folder) -> None:
+@grouped
+def report(folder: Path = FOLDER) -> None:
     """Write the tables and figures of a run as one HTML page, report.html in its folder."""
-    with one_line_errors():
-        from seedbed.files import write_bytes_atomically
-        from seedbed.lab.presentation import page
+    from seedbed.files import write_bytes_atomically
+    from seedbed.lab.presentation import page
 
-        recipe, rows, found = _found(folder)
-        path = write_bytes_atomically(folder / "report.html", page(recipe, rows, found).encode())
-        print(f"report  {path}")
+    recipe, rows, found = _found(folder)
+    path = write_bytes_atomically(folder / "report.html", page(recipe, rows, found).encode())
+    print(f"report  {path}")
 
 
 def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table | Figure]]":

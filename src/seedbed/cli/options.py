@@ -1,115 +1,241 @@
-"""The options that several commands share: what each says in --help, once."""
+"""The options that several commands share, each once, and how a function becomes a command."""
 
+import functools
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+
+from seedbed.errors import BadInput
+
+if TYPE_CHECKING:
+    from seedbed.acquisition import Acquisition as Function
+
+choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
+calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
+running = functools.partial(typer.Option, rich_help_panel="Model and machine")
+writing = functools.partial(typer.Option, rich_help_panel="Output")
+
+# What the libraries below read when they are imported.
+_SILENT = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+Dtype = Enum("Dtype", {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"})
 
 
-class Dtype(str, Enum):
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+def _check_prompt(prompt: str) -> str:
+    if not prompt.strip():
+        raise BadInput("the prompt is empty: say what to generate")
+    return prompt
 
 
-CHOICE, PREVIEW, CALL = "Which noise", "Choosing by previews", "The pipeline's call"
-MACHINE, OUTPUT = "Model and machine", "Output"
+def _check_scale(scale: float | None) -> float | None:
+    if scale is not None and not math.isfinite(scale):
+        raise BadInput(f"--guidance-scale must be a finite number, not {scale}")
+    return scale
 
-Prompt = Annotated[str, typer.Argument(help="What to generate.", show_default=False)]
-Candidates = Annotated[
-    int, typer.Option(min=1, help="How many noises to choose from.", rich_help_panel=CHOICE)
-]
-Seed = Annotated[
-    int, typer.Option(help="Of the candidates: noise i of a seed never changes.", rich_help_panel=CHOICE)
-]
-Acquisition = Annotated[
-    str,
-    typer.Option(
-        help="Score by random, entropy, bansa, bansa-dropout, reversed, or auto: the winner of the model's "
-        "calibration where one lies beside it, else bansa. Options follow a colon: bansa:place=logits.",
-        rich_help_panel=CHOICE,
-    ),
-]
-Profile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Choose as this profile of `seedbed calibrate` says (else as the one beside the model).",
-        show_default=False,
-        rich_help_panel=CHOICE,
-    ),
-]
-Keep = Annotated[
-    float | None,
-    typer.Option(help="Keep probability of bansa's masks, in (0, 1] (else 0.2).", rich_help_panel=CHOICE),
-]
-Masks = Annotated[
-    int | None,
-    typer.Option(min=2, help="Number of bansa's masks, at least 2 (else 10).", rich_help_panel=CHOICE),
-]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Attention layers to score: self, cross, joint, temporal or a glob on the name; repeatable "
-        "(else all).",
-        show_default=False,
-        rich_help_panel=CHOICE,
-    ),
-]
-Depth = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Stop scoring after this many attention layers (else after the last scored one).",
-        rich_help_panel=CHOICE,
-    ),
-]
-Race = Annotated[
-    str,
-    typer.Option(
-        metavar="L:N,...",
-        help="Drop the worst while the layers run: 3:5,6:1 keeps 5 after 3 layers and 1 after 6; off; or "
-        "auto, the calibrated race, else a default for models of 12 or more layers.",
-        rich_help_panel=CHOICE,
-    ),
-]
-Verifier = Annotated[
-    str | None,
-    typer.Option(
+
+PROMPT = typer.Argument(help="What to generate.", show_default=False, callback=_check_prompt)
+SEED = choosing(0, help="Of the candidates: noise i of a seed never changes.")
+ACQUISITION = choosing(
+    "auto",
+    metavar="TEXT",
+    help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
+    "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
+    "else bansa.",
+)
+OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
+FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
+DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
+REPORT = writing(True, help="Write an HTML report beside it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How to choose one of how many noises."""
+
+    candidates: int | None = choosing(
+        None, min=1, help="How many noises to choose from (else what the profile says, 6 for previews, 10)."
+    )
+    seed: int = SEED
+    acquisition: str = ACQUISITION
+    verifier: str | None = choosing(
+        None,
         metavar="NAME",
-        help="What judges previews: shapes, clip:FOLDER or aesthetic:FOLDER.",
-        show_default=False,
-        rich_help_panel=PREVIEW,
-    ),
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", rich_help_panel=CALL)]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale.", rich_help_panel=CALL)]
-Frames = Annotated[int | None, typer.Option(min=1, help="Number of frames.", rich_help_panel=CALL)]
-Height = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=CALL)]
-Width = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=CALL)]
-Model = Annotated[
-    str | None,
-    typer.Option(
+        help="Choose by previews that this judges, shapes, clip:FOLDER or aesthetic:FOLDER: short for "
+        "--acquisition previews:verifier=NAME.",
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """The same for `seedbed.select` and `seedbed.generate`; errors as `function_of`."""
+        function = function_of(self.acquisition)
+        if self.verifier is not None:
+            from seedbed.acquisition import Previews
+
+            if self.acquisition != "auto":
+                raise BadInput("--verifier is short for --acquisition previews:verifier=NAME: leave one out")
+            function = Previews(verifier=self.verifier)
+        return {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
+
+
+def function_of(acquisition: str) -> "str | Function":
+    """What `seedbed.select` takes for a text: checked, so that a mistake is one before a model is loaded."""
+    if acquisition.endswith(".json"):
+        from seedbed.selection.profile import Profile
+
+        Profile.load(acquisition)
+    elif acquisition != "auto":
+        from seedbed.acquisition import resolve
+
+        return resolve(acquisition)
+    return acquisition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terminal:
+    """What a command shows."""
+
+    as_json: bool = writing(False, "--json", help="One JSON object on stdout, nothing else.")
+    quiet: bool = writing(False, "--quiet", "-q", help="No progress bars.")
+
+    @property
+    def progress(self) -> bool:
+        """Whether progress goes to the terminal."""
+        return not self.quiet and sys.stderr.isatty()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Terminal):
+    """The pipeline, its call, and the machine that it runs on."""
+
+    steps: int | None = calling(None, min=1, help="Denoising steps.")
+    guidance_scale: float | None = calling(
+        None, help="Classifier-free guidance scale.", callback=_check_scale
+    )
+    frames: int | None = calling(None, min=1, help="Number of frames.")
+    height: int | None = calling(None, min=1, help="Pixels.")
+    width: int | None = calling(None, min=1, help="Pixels.")
+    model: str | None = running(
+        None,
         metavar="PATH",
         help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
         "shapes-cogvideox).",
-        rich_help_panel=MACHINE,
-    ),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(min=1, help="Candidates per forward (else as many as fit).", rich_help_panel=MACHINE),
-]
-Precision = Annotated[
-    Dtype | None,
-    typer.Option(help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).", rich_help_panel=MACHINE),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda or cuda:1 (else cuda where there is one).", rich_help_panel=MACHINE),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout, nothing else.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", rich_help_panel=OUTPUT)]
+    )
+    batch_size: int | None = running(
+        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
+    )
+    dtype: Dtype | None = DTYPE
+    device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
+
+    def load(self) -> Any:
+        """The pipeline."""
+        dtype = self.dtype and self.dtype.value
+        return load_pipeline(self.model, self.progress, dtype=dtype, device=self.device)
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call that were given; it has its own defaults for the others."""
+        call = {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "num_frames": self.frames,
+            "height": self.height,
+            "width": self.width,
+        }
+        return {name: value for name, value in call.items() if value is not None}
+
+    def arguments(self, batch_size: int | str = "auto") -> dict[str, Any]:
+        """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""
+        return {"batch_size": self.batch_size or batch_size, "progress": self.progress, "call": self.call}
+
+
+def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
+    """`seedbed.pipelines.loading.load`, with a spinner, and with the libraries below silent for good.
+
+    The embedded models are computed on one thread: their tensors are tiny, and on a busy machine threads that
+    wait for one another are many times slower.
+    """
+    os.environ.update({**_SILENT, **os.environ})
+    with Console(stderr=True, quiet=not progress).status("loading the model"):
+        from seedbed.pipelines.loading import RECORDED, load, locate, recorded_name, silence
+
+        name = locate(model)
+        silence()
+        if recorded_name(name).startswith(RECORDED):
+            import torch
+
+            torch.set_num_threads(1)
+        return load(name, **how)
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Numbers from a text with commas; BadInput names the option."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"cannot read {option} {text}: write whole numbers with commas, as in 0,1,3") from None
+
+
+def grouped(run: Callable[..., None]) -> Callable[..., None]:
+    """What typer makes a command of: a parameter whose type is a dataclass becomes an option for each field.
+
+    Interrupted, the command says so and exits with 130.
+    """
+    groups: dict[str, Any] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(run, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = kind = parameter.annotation
+            options += inspect.signature(kind, eval_str=True).parameters.values()  # type: ignore[arg-type]
+        else:
+            options.append(parameter)
+
+    @functools.wraps(run)
+    def command(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        try:
+            run(**given)
+        except KeyboardInterrupt:
+            print("interrupted: nothing was written", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
+
+
+@contextmanager
+def resumable(progress: bool, kept: Path) -> Iterator[Callable[[str, float, float], None]]:
+    """Yield a function (what, done, total) that shows progress; interrupted, say what is kept, and where."""
+    from seedbed.progress import reporting
+
+    last: list[Any] = []
+    try:
+        with reporting(progress) as bar:
+
+            def show(*now: Any) -> None:
+                last[:] = now
+                bar(*now)
+
+            yield show
+    except KeyboardInterrupt:
+        if not last:
+            raise  # before the work began
+        what, done, total = last
+        line = f"interrupted: {done:g} of {total:g} {what} are kept in {kept}; run again to go on"
+        print(line, file=sys.stderr)
+        raise typer.Exit(130) from None

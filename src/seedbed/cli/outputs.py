@@ -1,10 +1,17 @@
-"""Where a command writes, checked before the work and written together after it."""
+"""Where a command writes, checked before the work and written together after it, and what it prints."""
 
+import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from seedbed.errors import BadInput
 
@@ -24,20 +31,17 @@ def checked(path: Path, *suffixes: str, beside: Iterable[str] = ()) -> Path:
     """
     if path.suffix.lower() not in suffixes:
         raise BadInput(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
+    files = (path, *map(path.with_suffix, beside))
     try:
-        found = path.parent.is_dir()
-        folders = [each for each in (path, *map(path.with_suffix, beside)) if each.is_dir()]
-        path.stat()  # newer Pythons' is_dir() is silent about names that cannot be
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:  # a name that is too long, or links in a circle
-        raise BadInput(f"cannot write {path}: {error.strerror}") from error
-    if not found:
-        raise BadInput(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if folders:
-        raise BadInput(f"cannot write {folders[0]}: it is a folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise BadInput(f"cannot write {path}: the folder {path.parent} is not writable")
+        with tempfile.TemporaryDirectory(prefix=".seedbed-", dir=path.parent) as staging:
+            for file in files:
+                Path(staging, file.name).touch()
+    except OSError as error:
+        where = f"{path.name} in the folder {path.parent}"
+        raise BadInput(f"cannot write {where}: {error.strerror or error}") from error
+    for file in files:
+        if file.is_dir():
+            raise BadInput(f"cannot write {file}: it is a folder")
     return path
 
 
@@ -63,3 +67,68 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 os.replace(Path(staging.name, path.name), path)
             except OSError as error:
                 raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def print_json(files: Mapping[str, Path], **content: Any) -> None:
+    """One JSON object: where the files lie, and what else there is."""
+    print(json.dumps({"files": {what: str(path) for what, path in files.items()}, **content}))
+
+
+def show(
+    record: dict[str, Any],
+    files: Mapping[str, Path],
+    as_json: bool,
+    *,
+    ranking: bool = False,
+    then: str | None = None,
+) -> None:
+    """A record and its files, as one JSON object; or for people: the choice, its cost, the files.
+
+    ranking: show all candidates, best first; then: a last line, for people.
+    """
+    if as_json:
+        print_json(files, record=record)
+        return
+    from seedbed.report.page import amount  # loads more than --help needs
+
+    console = Console(highlight=False)
+    if ranking:
+        console.print(_ranking(record))
+    recipe, ledger, count = record["recipes"][record["best"]], record["ledger"], len(record["recipes"])
+    noise = f"noise {recipe['candidate']}" + f" of seed {recipe['seed']}" * (recipe["seed"] is not None)
+    end = "one" if "picked" in record["options"] else {"low": "lowest", "high": "highest"}[record["prefer"]]
+    choice = f"{noise}, {end} of {count} by {record['acquisition']} ({record['reason']})"
+    items = ", ".join(f"{what} {amount(evaluations)}" for what, evaluations in ledger.items())
+    lines = [
+        f"{count} {record['reason']}" if "sheet" in record else choice,
+        f"{amount(sum(ledger.values()))} NFE ({items or 'none'}) in {sum(record['seconds'].values()):.1f} s",
+        *(f"{what:<7} {path}" for what, path in files.items()),
+        *([then] if then else []),
+    ]
+    if record.get("confidence", 1) < 1:
+        lines.insert(1, f"{record['confidence']:.0%} sure that all query rows would choose the same")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _ranking(record: dict[str, Any]) -> Table:
+    """The candidates of a record, best first."""
+    headings = [Column(heading, justify="right") for heading in ("rank", "seed", "noise", "score")]
+    table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
+    totals = record["totals"]
+    seen = [sum(score is not None for score in row) for row in record["scores"]]
+    known = [total for total in totals if total is not None]
+    spread = max(known) - min(known) if known else 0.0
+    digits = min(max(2 - math.floor(math.log10(spread)), 0), 9) if spread else 4
+    for rank, index in enumerate(record["order"], 1):
+        recipe, total, chosen = record["recipes"][index], totals[index], index == record["best"]
+        dropped = f"dropped after layer {seen[index]}" if seen[index] < max(seen) else ""
+        table.add_row(
+            str(rank),
+            "–" if recipe["seed"] is None else str(recipe["seed"]),
+            str(recipe["candidate"]),
+            "–" if total is None else f"{total:.{digits}f}",
+            "chosen" if chosen else dropped,
+            style="bold green" if chosen else "",
+        )
+    return table

@@ -165,7 +165,7 @@ def calibrate(
     preview = previewing(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
     # Of the published score.
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
-    race = bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2)) or None
+    race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
     profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated, race=race)
     calibration = dataclasses.replace(found, profile=profile)
     if save is not None:

@@ -290,8 +290,8 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
             "noise to the call that made it"
         )
     if seen.added:
-        (noise,) = seen.added
-        # Of one candidate, as there are pictures; some pipelines (Zeroscope) fold its frames into the batch.
+        noise = seen.added[0][: len(seen.added[0]) // seen.count]
+        # Some pipelines (Zeroscope) fold the frames of a candidate into the batch.
         return "added", noise if len(noise) == 1 else noise[None]
     noise = noise[:1]
     if seen.drawn and (drawn or not call.takes_latents or not _is_drawn(noise, seen.drawn)):
@@ -309,11 +309,14 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
 def _is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
     """Whether prepared latents are nothing but a noise that was drawn, packed or scaled in whatever way.
 
-    Then they have its values in another order, up to a factor.
+    Then they have its values in another order, up to a factor, or some of them several times: FreeNoise
+    repeats the frames of its first window.
     """
     values = latents.double().flatten().sort().values
     for noise in drawn:
         own = noise[:1].double().flatten().sort().values
+        if bool(torch.isin(values, own).all()):
+            return True
         if own.shape == values.shape and own.abs().max() > 0:
             scaled = own * (values @ own / (own @ own))
             if bool(

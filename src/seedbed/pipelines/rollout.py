@@ -110,6 +110,8 @@ class Rollout:
         if to > self.steps:
             raise BadInput(f"steps={to}, but the schedule has only {self.steps}: raise num_inference_steps")
         pause = to if to < self.steps else None
+        if handler is not None or outputs is not None:
+            _ = self.session.alone  # found by a run of its own, which must not come while another is tapped
         frames: list[np.ndarray] = []
         for start in range(0, len(self.alive), self.batch_size):
             batch = self.alive[start : start + self.batch_size]

@@ -229,7 +229,10 @@ class Profile:
                 acquisition: Acquisition = learned
             else:
                 acquisition = create(file.acquisition, **file.options)
-                if file.schema_ != SCHEMA:
+                if file.schema_ == SCHEMA:
+                    if file.model_fields_set & {"prefer", "layers", "depth"}:
+                        raise BadInput("prefer, layers and depth are options of the function")
+                else:
                     acquisition = dataclasses.replace(acquisition, **file.before(acquisition))
         except ValidationError as error:
             first = error.errors()[0]

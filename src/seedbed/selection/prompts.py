@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from seedbed.acquisition.base import whole
@@ -61,12 +61,9 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
         for index, text in enumerate(prompt):
             if not isinstance(text, str) or not text.strip():
                 raise BadInput(f"prompt {index} of the list must be a text that is not empty, not {text!r}")
-        lists = {
-            name: value
-            for name, value in options.items()
-            if isinstance(value, list) and ("prompt" in name or name == "generator")
-        }
-        for name, values in lists.items():
+        call = options.get("call")
+        given = [options, call] if isinstance(call, Mapping) else [options]
+        for name, values in (pair for arguments in given for pair in _lists(arguments).items()):
             if len(values) != len(prompt):
                 raise BadInput(f"{name} is a list of {len(values)}, but there are {len(prompt)} prompts")
         first = options.get("seed", seed)
@@ -74,11 +71,24 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             raise BadInput(f"seed must be a whole number, not {first!r}")
         made = []
         for index, text in enumerate(prompt):
-            own = {name: values[index] for name, values in lists.items()}
-            made.append(function(pipe, text, **{**options, **own, "seed": first + index}))
+            own, *inner = (
+                {**arguments, **{name: values[index] for name, values in _lists(arguments).items()}}
+                for arguments in given
+            )
+            own |= {"seed": first + index} | ({"call": inner[0]} if inner else {})
+            made.append(function(pipe, text, **own))
         return made
 
     return cast(PerPrompt[Options, Made], each)
+
+
+def _lists(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Those with one entry for each prompt."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if isinstance(value, list) and ("prompt" in name or name == "generator")
+    }
 
 
 def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]:

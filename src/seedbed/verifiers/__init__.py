@@ -90,7 +90,7 @@ def judged(
     return result
 
 
-def name_of(verifier: Verifier) -> str:
+def name_of(verifier: object) -> str:
     """What a record calls a verifier: the dotted name of a function, the class of anything else."""
     kind = verifier if hasattr(verifier, "__qualname__") else type(verifier)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -8,9 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from seedbed import BadInput, BadRecord
-from seedbed.probe import Probe
-from seedbed.selection import Selection, pick, previews, replay, select
+from seedbed import BadInput, BadRecord, ContactSheet, Selection, contact_sheet, replay, select
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.selection.record import sealed
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
@@ -28,7 +28,7 @@ def brightness(frames, prompts):
 
 @pytest.fixture(scope="module")
 def sheet(pipe_of):
-    return previews(pipe_of("cogvideox"), PROMPT, steps=3, candidates=3, seed=4, progress=False, **CALL)
+    return contact_sheet(pipe_of("cogvideox"), PROMPT, after=3, candidates=3, seed=4, progress=False, **CALL)
 
 
 @pytest.fixture
@@ -36,31 +36,35 @@ def saved(sheet, tmp_path):
     return sheet.save(tmp_path / "koala-previews.json")
 
 
+def finish(path, candidate, pipe, **options):
+    return ContactSheet.load(path).finish(candidate, pipe, **{"progress": False, **options})
+
+
 def generated(pipe, sheet, candidate):
-    return Probe(pipe, PROMPT, **CALL).generate(sheet.selection.recipes[candidate].draw())
+    return Session(pipe, PROMPT, **CALL).generate(sheet.selection.recipes[candidate].draw())
 
 
 def test_a_sheet_shows_every_candidate_and_chooses_none(pipe, sheet):
     selection = sheet.selection
     noises = torch.stack([recipe.draw() for recipe in selection.recipes])
-    expected = Probe(pipe, PROMPT, **CALL).preview(noises, steps=3)
+    expected = Rollout(Session(pipe, PROMPT, **CALL), noises).advance(3)
     assert all(map(np.array_equal, selection.previews, expected)) and len(expected) == 3
     assert selection.order == (0, 1, 2) and selection.totals.isnan().all() and selection.rungs == ()
     assert selection.ledger.entries == {"preview": 3 * 3 * 2}
-    assert (sheet.steps, sheet.all) == (3, 4) and "for a person to pick from" in selection.reason
+    assert (sheet.steps, sheet.all) == (3, 4) and "for a person to choose from" in selection.reason
 
 
 @pytest.mark.parametrize("candidate", [0, 2])
-def test_a_pick_goes_on_from_the_steps_that_were_done(pipe, sheet, saved, candidate):
-    video = pick(saved, candidate, pipe, progress=False)
+def test_a_choice_goes_on_from_the_steps_that_were_done(pipe, sheet, saved, candidate):
+    video = finish(saved, candidate, pipe)
     assert np.array_equal(video.frames, generated(pipe, sheet, candidate))
     assert video.selection.best == candidate and video.selection.options["picked"] == candidate
     assert sorted(video.selection.order) == [0, 1, 2]
     # 18 evaluations on the sheet and two for the last step; a plain generation takes eight.
     assert video.selection.ledger.entries == {"preview": 12, "generation": 8}
-    assert video.selection.reason == "picked by a person from previews after 3 of 4 steps"
+    assert video.selection.reason == "chosen by a person from previews after 3 of 4 steps"
     assert replay(video.record(), pipe, progress=False).identical
-    live = pick(sheet, candidate, pipe, progress=False)
+    live = sheet.finish(candidate, progress=False)
     assert np.array_equal(live.frames, video.frames)
     assert live.selection.ledger.entries == video.selection.ledger.entries
 
@@ -70,10 +74,10 @@ def test_only_the_remaining_steps_run(pipe, saved):
     hook = pipe.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
-    pick(saved, 1, pipe, progress=lambda *step: seen.append(step))
+    finish(saved, 1, pipe, progress=lambda *step: seen.append(step))
     hook.remove()
-    # The contact that reads the pipeline's latents, and four evaluations, three of them from memory.
-    assert rows == [1, 2, 2, 2, 2]
+    # What is there to know is known, and four evaluations follow, three of them from memory.
+    assert rows == [2, 2, 2, 2]
     assert seen == [("generation", 0, 1), ("generation", 1, 1)]
 
 
@@ -92,7 +96,7 @@ FOREIGN = {
 def test_memory_that_is_not_the_sheets_is_not_used_and_it_says_so(pipe, sheet, saved, name):
     harm, message = FOREIGN[name]
     harm(saved.with_suffix(".safetensors"))
-    video = pick(saved, 1, pipe, progress=False)
+    video = finish(saved, 1, pipe)
     assert np.array_equal(video.frames, generated(pipe, sheet, 1))
     assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
     assert "; started over, as " in video.selection.reason and message in video.selection.reason
@@ -103,7 +107,7 @@ def test_memory_of_other_packages_is_not_used(pipe, saved):
     content = json.loads(saved.read_text())
     content["versions"]["torch"] = "1.0"
     saved.write_text(json.dumps(sealed(content)))
-    video = pick(saved, 1, pipe, progress=False)
+    video = finish(saved, 1, pipe)
     assert "with other packages" in video.selection.reason
     assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
 
@@ -124,8 +128,8 @@ def test_the_memory_is_bound_to_the_record(sheet, saved):
 
 
 def test_a_verifier_ranks_the_previews_and_drops_none(pipe, sheet):
-    judged = previews(
-        pipe, PROMPT, steps=3, candidates=3, seed=4, verifier=brightness, batch_size=2, progress=False, **CALL
+    judged = contact_sheet(
+        pipe, PROMPT, after=3, candidates=3, seed=4, verifier=brightness, batch_size=2, progress=False, **CALL
     )
     scores = brightness(np.stack(sheet.selection.previews), [PROMPT] * 3)
     assert judged.selection.totals.tolist() == pytest.approx(scores.tolist(), abs=0.1)
@@ -136,39 +140,41 @@ def test_a_verifier_ranks_the_previews_and_drops_none(pipe, sheet):
     assert np.array_equal(best.frames, generated(pipe, sheet, judged.selection.best))
 
 
-def test_every_family_is_picked_from(family):
+def test_every_family_is_chosen_from(family):
     pipe = BUILDERS[family]()
-    made = previews(pipe, PROMPT, steps=1, candidates=2, progress=False, **CALLS[family])
-    video = pick(made, 1, pipe, progress=False)
-    plain = Probe(pipe, PROMPT, **CALLS[family]).generate(made.selection.recipes[1].draw())
+    made = contact_sheet(pipe, PROMPT, after=1, candidates=2, progress=False, **CALLS[family])
+    video = made.finish(1, progress=False)
+    plain = Session(pipe, PROMPT, **CALLS[family]).generate(made.selection.recipes[1].draw())
     assert np.array_equal(video.frames, plain)
     assert video.selection.ledger.entries == {"preview": 2, "generation": 4}
 
 
 def test_the_default_is_half_of_the_steps(pipe):
-    made = previews(pipe, PROMPT, candidates=1, progress=False, **CALL | {"num_inference_steps": 10})
+    made = contact_sheet(pipe, PROMPT, candidates=1, progress=False, **CALL | {"num_inference_steps": 10})
     assert (made.steps, made.all) == (5, 10)
 
 
 def test_what_cannot_be_is_refused_in_one_line(pipe, saved, tmp_path):
     plain = select(pipe, PROMPT, candidates=2, acquisition="random", progress=False, **CALL)
     for call, message in (
-        (lambda: pick(saved, 3, pipe), "there is no candidate 3: pick one from 0 to 2"),
-        (lambda: pick(saved, -1, pipe), "there is no candidate -1"),
-        (lambda: pick(saved, True, pipe), "there is no candidate True"),
-        (lambda: pick(plain.save(tmp_path / "plain.json"), 0, pipe), "no previews to pick from"),
-        (lambda: pick(tmp_path / "no.json", 0, pipe), "there is no such file"),
-        (lambda: replay(saved, pipe), "nobody has picked from these previews"),
-        (lambda: previews(pipe, PROMPT, steps=5, **CALL), "steps=5, but the schedule has only 4"),
-        (lambda: previews(pipe, PROMPT, steps=0, **CALL), "steps must be a whole number of at least 1"),
-        (lambda: previews(pipe, PROMPT, fps=-1, **CALL), "fps must be a number above 0"),
+        (lambda: finish(saved, 3, pipe), "there is no candidate 3: choose one from 0 to 2"),
+        (lambda: finish(saved, -1, pipe), "there is no candidate -1"),
+        (lambda: finish(saved, True, pipe), "there is no candidate True"),
+        (lambda: ContactSheet.load(plain.save(tmp_path / "plain.json")), "not the record of a contact sheet"),
+        (lambda: ContactSheet.load(tmp_path / "no.json"), "there is no such file"),
+        (lambda: replay(saved, pipe), "nobody has chosen from this contact sheet"),
+        (lambda: contact_sheet(pipe, PROMPT, after=5, **CALL), "steps=5, but the schedule has only 4"),
+        (lambda: contact_sheet(pipe, PROMPT, after=0, **CALL), "after must be a whole number of at least 1"),
+        (lambda: contact_sheet(pipe, PROMPT, candidates=0, **CALL), "candidates must be a whole number"),
+        (lambda: contact_sheet(pipe, PROMPT, call=CALL, **CALL), "is given twice: by itself, and in call"),
+        (lambda: contact_sheet(pipe, PROMPT, fps=8, **CALL), "has no argument 'fps'"),
     ):
         with pytest.raises(BadInput, match=message) as error:
             call()
         assert "\n" not in str(error.value)
     saved.write_text(saved.read_text().replace('"seed": 4', '"seed": 5'))
     with pytest.raises(BadRecord, match="altered or damaged"):
-        pick(saved, 0, pipe)
+        ContactSheet.load(saved)
 
 
 def test_a_record_must_be_json(sheet, tmp_path):

@@ -4,33 +4,23 @@ import numpy as np
 import pytest
 import torch
 
+from seedbed.acquisition import AttentionScore, Pool, create
+from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput, BadOutput
-from seedbed.probe import Probe, Rollout
-from seedbed.selection.acquisitions import Acquisition, create
-from seedbed.selection.layers import plan
-from seedbed.selection.scoring import score_pool
-from seedbed.selection.signals import measure
+from seedbed.noise import GivenNoise
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 STEPS = [0, 2]
 
 
-class Given:
-    """A noise as a pool holds it."""
-
-    def __init__(self, values):
-        self.values, self.shape = values, tuple(values.shape)
-
-    def draw(self):
-        return self.values
-
-
 def rollout_of(pipe, family, count=3, batch_size=3, **arguments):
-    probe = Probe(
+    session = Session(
         pipe, PROMPT, **CALLS[family] | {"num_inference_steps": 4, "guidance_scale": 3.0} | arguments
     )
-    noises = torch.randn(count, *probe.spec.shape, generator=torch.Generator().manual_seed(0))
-    return Rollout(probe, noises, batch_size=batch_size)
+    noises = torch.randn(count, *session.spec.shape, generator=torch.Generator().manual_seed(0))
+    return Rollout(session, noises, batch_size=batch_size)
 
 
 def test_at_the_first_step_signals_are_those_of_the_unguided_forward(pipe_of, family):
@@ -38,10 +28,10 @@ def test_at_the_first_step_signals_are_those_of_the_unguided_forward(pipe_of, fa
     table = measure(
         rollout, [0], functions={0: {"again": create("entropy"), "mine": create("bansa", keep=0.5)}}
     )
-    probe, pool = rollout.probe, [Given(noise) for noise in rollout.noises]
+    pool = Pool.of([GivenNoise.of(noise, index) for index, noise in enumerate(rollout.noises)])
     for name, function in (("entropy", "entropy"), ("again", "entropy"), ("mine", "bansa")):
-        made = create(function, **({"keep": 0.5} if name == "mine" else {}))
-        expected = score_pool(probe, pool, made, plan(probe.layers), "auto", lambda *_: None)
+        made = create(function, depth=None, **({"keep": 0.5} if name == "mine" else {}))
+        expected = made.score(rollout.session, pool).table
         for layer in range(expected.shape[1]):
             np.testing.assert_allclose(table[f"0/{name}/{layer}"], expected[:, layer], rtol=2e-5)
 
@@ -63,7 +53,7 @@ def test_text_mass_and_collision_are_read_off_the_whole_map(pipe_of):
     rollout.advance(3, handler=look)
     table = measure(rollout_of(cogvideox(), "cogvideox"), STEPS)
     for step in STEPS:
-        for layer in range(len(rollout.probe.layers)):
+        for layer in range(len(rollout.session.layers)):
             mass, collision, even = found[step, layer]
             np.testing.assert_allclose(table[f"{step}/text_mass/{layer}"], mass, rtol=2e-5)
             np.testing.assert_allclose(table[f"{step}/collision/{layer}"], collision, rtol=2e-5)
@@ -82,7 +72,7 @@ def test_signals_of_predictions_are_those_of_the_outputs(pipe_of, family):
     change = (seen[2][2] - seen[1][2]).double().flatten(1).square().mean(1).sqrt()
     np.testing.assert_allclose(table["2/x0_change"], change, rtol=1e-4)
     assert "0/x0_change" not in table
-    axis = rollout.probe.spec.frame_axis
+    axis = rollout.session.spec.frame_axis
     assert ("0/x0_motion" in table) == (axis is not None)
     if axis is not None:
         motion = seen[0][2].double().diff(dim=axis + 1).flatten(1).square().mean(1).sqrt()
@@ -128,7 +118,7 @@ def test_steps_that_cannot_be_looked_at_are_refused(steps):
 
 
 def test_a_signal_that_is_not_finite_is_named():
-    class Broken(Acquisition):
+    class Broken(AttentionScore):
         def observe(self, call):
             return torch.full((call.candidates,), torch.nan)
 

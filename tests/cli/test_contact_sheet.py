@@ -1,4 +1,4 @@
-"""Picking by eye on the command line: the sheet, going on from it, and what is refused."""
+"""The contact sheet on the command line: making it, finishing one of its candidates, and what is refused."""
 
 import json
 import signal
@@ -18,32 +18,33 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture
 def sheet(seedbed, model):
-    return seedbed("select", PROMPT, "--model", model, "--candidates", 3, "--steps", 4, "--preview")
+    return seedbed("contact-sheet", PROMPT, "--model", model, "--candidates", 3, "--steps", 4)
 
 
-def test_a_sheet_is_written_and_a_pick_goes_on(seedbed, sheet, tmp_path: Path) -> None:
+def test_a_sheet_is_written_and_a_candidate_is_finished(seedbed, sheet, tmp_path: Path) -> None:
     assert (sheet.code, sheet.err) == (0, "")
-    made = {f"{STEM}-previews.{kind}" for kind in ("html", "json", "safetensors")}
+    made = {f"{STEM}-sheet.{kind}" for kind in ("html", "json", "safetensors")}
     assert names(tmp_path) == made
-    command = f"seedbed replay {STEM}-previews.json --pick"
+    command = f"seedbed replay {STEM}-sheet.json --candidate"
     assert f"{command} N" in sheet.out and "2 of 4 steps" in sheet.out
-    page = (tmp_path / f"{STEM}-previews.html").read_text()
+    page = (tmp_path / f"{STEM}-sheet.html").read_text()
     assert page.count("<video") == 3 and command in page
 
-    code, out, err = seedbed("replay", f"{STEM}-previews.json", "--pick", 2)
+    code, out, err = seedbed("replay", f"{STEM}-sheet.json", "--candidate", 2)
     assert (code, err) == (0, "")
     assert names(tmp_path) - made == {f"{STEM}-2.{kind}" for kind in ("html", "json", "mp4")}
-    assert "picked by a person" in out and "started over" not in out
+    assert "chosen by a person" in out and "started over" not in out
     record = json.loads((tmp_path / f"{STEM}-2.json").read_text())
     assert record["best"] == 2 and record["ledger"]["generation"] == 8
     assert f"seedbed replay {STEM}-2.mp4" in (tmp_path / f"{STEM}-2.html").read_text()
-    code, out, _ = seedbed("replay", f"{STEM}-2.mp4")
-    assert code == 0 and "identical frames" in out
+    code, out, _ = seedbed("replay", f"{STEM}-2.mp4", "--fps", 5, "--json")
+    again = json.loads(out)
+    assert code == 0 and again["identical"] is True and again["record"]["fps"] == 5 and record["fps"] == 8
 
 
 def test_a_sheet_without_its_memory_starts_over(seedbed, sheet, tmp_path: Path) -> None:
-    (tmp_path / f"{STEM}-previews.safetensors").unlink()
-    code, out, err = seedbed("replay", f"{STEM}-previews.json", "--pick", 0, "--out", "x.mp4", "--json")
+    (tmp_path / f"{STEM}-sheet.safetensors").unlink()
+    code, out, err = seedbed("replay", f"{STEM}-sheet.json", "--candidate", 0, "--out", "x.mp4", "--json")
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert answer["files"] == {"video": "x.mp4", "report": "x.html", "record": "x.json"}
@@ -51,13 +52,13 @@ def test_a_sheet_without_its_memory_starts_over(seedbed, sheet, tmp_path: Path) 
 
 
 def test_json_and_options_arrive(seedbed, model, tmp_path: Path) -> None:
-    arguments = ["--candidates", 2, "--seed", 7, "--steps", 3, "--preview-steps", 2, "--batch-size", 2]
+    arguments = ["--candidates", 2, "--seed", 7, "--steps", 3, "--after", 2, "--batch-size", 2]
     code, out, err = seedbed(
-        "select", PROMPT, "--model", model, "--preview", *arguments, "--out", "s.json", "--json"
+        "contact-sheet", PROMPT, "--model", model, *arguments, "--out", "s.json", "--json"
     )
     assert (code, err) == (0, "")
     answer = json.loads(out)
-    assert answer["files"] == {"previews": "s.html", "record": "s.json", "memory": "s.safetensors"}
+    assert answer["files"] == {"page": "s.html", "record": "s.json", "memory": "s.safetensors"}
     record = answer["record"]
     assert record == json.loads((tmp_path / "s.json").read_text())
     assert record["sheet"]["steps"] == 2 and record["sheet"]["of"] == 3
@@ -67,11 +68,11 @@ def test_json_and_options_arrive(seedbed, model, tmp_path: Path) -> None:
 
 def test_a_verifier_scores_the_previews(seedbed, model, tmp_path: Path) -> None:
     code, out, err = seedbed(
-        "select", PROMPT, "--model", model, "--candidates", 2, "--preview", "--verifier", "shapes"
+        "contact-sheet", PROMPT, "--model", model, "--candidates", 2, "--verifier", "shapes"
     )
     assert (code, err) == (0, "") and "rank" in out
-    assert "seedbed.worlds.verifier" in (tmp_path / f"{STEM}-previews.html").read_text()
-    assert seedbed("replay", f"{STEM}-previews.json").code == 0
+    assert "seedbed.worlds.verifier" in (tmp_path / f"{STEM}-sheet.html").read_text()
+    assert seedbed("replay", f"{STEM}-sheet.json").code == 0
 
 
 def test_generate_with_a_verifier_chooses_by_previews(seedbed, model, tmp_path: Path) -> None:
@@ -79,19 +80,19 @@ def test_generate_with_a_verifier_chooses_by_previews(seedbed, model, tmp_path: 
     code, out, err = seedbed("generate", PROMPT, *arguments)
     assert (code, err) == (0, "") and "judged previews after 1 and 2 of 4 steps" in out
     record = json.loads((tmp_path / f"{STEM}.json").read_text())
-    assert record["acquisition"] == "preview" and record["fps"] == 4
+    assert record["acquisition"] == "previews" and record["fps"] == 4
     assert record["rungs"][0]["candidates"] == list(range(6)) and record["ledger"]["generation"] == 8
     assert (tmp_path / f"{STEM}.html").read_text().count("<video") == 7
     assert seedbed("replay", f"{STEM}.mp4").code == 0
-    refused(seedbed("generate", PROMPT, *arguments, "--depth", 2), "leave out --acquisition")
+    refused(seedbed("generate", PROMPT, *arguments, "--acquisition", "bansa"), "leave one out")
 
 
-def test_an_image_is_picked_too(seedbed, model_of, tmp_path: Path) -> None:
+def test_an_image_is_finished_too(seedbed, model_of, tmp_path: Path) -> None:
     code, _, err = seedbed(
-        "select", PROMPT, "--model", model_of("sdxl"), "--candidates", 2, "--preview", "--out", "i.json"
+        "contact-sheet", PROMPT, "--model", model_of("sdxl"), "--candidates", 2, "--out", "i.json"
     )
     assert (code, err) == (0, "") and (tmp_path / "i.html").read_text().count("<img") == 2
-    assert seedbed("replay", "i.json", "--pick", 1).code == 0
+    assert seedbed("replay", "i.json", "--candidate", 1).code == 0
     assert {"i-1.png", "i-1.html", "i-1.json"} <= names(tmp_path)
 
 
@@ -102,58 +103,51 @@ def refused(outcome, message: str) -> None:
 
 def test_what_is_refused(seedbed, sheet, model, tmp_path: Path) -> None:
     before = names(tmp_path)
-    base = ("select", PROMPT, "--model", model)
-    refused(seedbed("replay", f"{STEM}-previews.json"), "nobody has picked from")
-    refused(seedbed("replay", f"{STEM}-previews.json", "--pick", 3), "there is no candidate 3")
-    refused(seedbed(*base, "--preview-steps", 2), "settings of --preview")
-    refused(seedbed(*base, "--verifier", "shapes"), "settings of --preview")
-    refused(seedbed(*base, "--preview", "--acquisition", "bansa"), "leave out --acquisition")
-    refused(seedbed(*base, "--preview", "--depth", 2), "leave out --acquisition")
-    refused(seedbed(*base, "--preview", "--preview-steps", 3), "steps=3, but the schedule has only 2")
-    refused(seedbed(*base, "--preview", "--verifier", "eyes"), "there is no verifier 'eyes'")
-    refused(seedbed("select", " ", "--preview"), "the prompt is empty")
-    refused(seedbed(*base, "--preview", "--out", "a.mp4"), "must end in .json")
+    base = ("contact-sheet", PROMPT, "--model", model)
+    refused(seedbed("replay", f"{STEM}-sheet.json"), "nobody has chosen from")
+    refused(seedbed("replay", f"{STEM}-sheet.json", "--candidate", 3), "there is no candidate 3")
+    refused(seedbed(*base, "--after", 3), "steps=3, but the schedule has only 2")
+    refused(seedbed(*base, "--verifier", "eyes"), "there is no verifier 'eyes'")
+    refused(seedbed(*base, "--out", "a.mp4"), "must end in .json")
     assert names(tmp_path) == before
-    assert seedbed(*base, "--candidates", 2, "--out", "plain.json").code == 0
-    refused(seedbed("replay", "plain.json", "--pick", 0), "no previews to pick from")
+    assert seedbed("select", *base[1:], "--candidates", 2, "--out", "plain.json").code == 0
+    refused(seedbed("replay", "plain.json", "--candidate", 0), "not the record of a contact sheet")
 
 
-@pytest.mark.parametrize("command", ["select", "replay"])
+@pytest.mark.parametrize("command", ["contact-sheet", "replay"])
 def test_ctrl_c_leaves_nothing_half_written(
     seedbed, sheet, model, tmp_path: Path, monkeypatch, command
 ) -> None:
     """Interrupted while the second of the files is written, before any is in place."""
-    from seedbed.selection import Generation, Sheet
+    from seedbed import ContactSheet, Generation
 
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def interrupted(*arguments, **named):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Sheet, "page", interrupted)
+    monkeypatch.setattr(ContactSheet, "page", interrupted)
     monkeypatch.setattr(Generation, "report", interrupted)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        if command == "select":
-            outcome = seedbed("select", PROMPT, "--model", model, "--preview", "--seed", 9)
+        if command == "contact-sheet":
+            outcome = seedbed("contact-sheet", PROMPT, "--model", model, "--seed", 9)
         else:
-            outcome = seedbed("replay", f"{STEM}-previews.json", "--pick", 1)
+            outcome = seedbed("replay", f"{STEM}-sheet.json", "--candidate", 1)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert outcome.code == 130 and outcome.err == "interrupted: nothing was written\n"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_scheduler_without_clean_latents_gets_a_report_that_says_so(
+def test_a_scheduler_without_clean_latents_has_a_report_but_no_sheet(
     seedbed, model, tmp_path: Path, monkeypatch
 ) -> None:
     def mute(*arguments: object) -> None:
         raise NotSupported("no preview: Mute tells neither its clean latents nor its noise levels")
 
-    monkeypatch.setattr("seedbed.probe.pausing.clean_latents", mute)
-    code, out, err = seedbed("generate", PROMPT, "--model", model, "--candidates", 2, "--out", "a.mp4")
+    monkeypatch.setattr("seedbed.pipelines.steps.clean_latents", mute)
+    code, _, err = seedbed("generate", PROMPT, "--model", model, "--candidates", 2, "--out", "a.mp4")
     assert (code, err) == (0, "")
-    assert "no preview: Mute tells neither" in out
-    page = (tmp_path / "a.html").read_text()
-    assert "Mute tells neither" in page and page.count("<video") == 1
-    refused(seedbed("select", PROMPT, "--model", model, "--preview", "--candidates", 2), "Mute tells neither")
+    assert (tmp_path / "a.html").read_text().count("<video") == 1
+    refused(seedbed("contact-sheet", PROMPT, "--model", model, "--candidates", 2), "Mute tells neither")

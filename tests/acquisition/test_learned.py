@@ -1,13 +1,15 @@
 """The learned choice: its arithmetic, its fit, and its place in a selection."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
 from seedbed import BadInput, BadOutput
-from seedbed.selection import Acquisition, create, select
-from seedbed.selection.acquisitions import resolve
-from seedbed.selection.predictor import RIDGES, Learned, fit, standardised
+from seedbed.acquisition import Learned, RolloutScore, create, resolve
+from seedbed.acquisition.learned import RIDGES, fit, standardised
+from seedbed.selection.choosing import select
 from tests.pipelines import CALLS, PROMPT
 
 
@@ -124,13 +126,13 @@ def test_values_that_are_not_finite_are_refused(which):
 
 
 def test_a_total_is_the_weighted_sum_of_standardised_signals():
-    learned = Learned({"entropy/1": -2.0, "guidance_gap": 0.5})
+    learned = Learned(coefficients={"entropy/1": -2.0, "guidance_gap": 0.5})
     signals = {"entropy/1": np.array([1.0, 2, 3]), "guidance_gap": np.array([4.0, 4, 4]), "x0_std": [9, 9, 1]}
     unit = np.sqrt(1.5)
     assert learned.total(signals) == pytest.approx([2 * unit, 0, -2 * unit])
-    assert (learned.prefer, learned.options()) == (
+    assert (learned.end, learned.options()) == (
         "high",
-        {"coefficients": {"entropy/1": -2.0, "guidance_gap": 0.5}, "step": 0},
+        {"coefficients": {"entropy/1": -2.0, "guidance_gap": 0.5}, "step": 0, "prefer": None},
     )
 
 
@@ -155,22 +157,24 @@ def test_coefficients_that_cannot_be_used_are_refused(options, message):
         create("learned", **options)
 
 
-class Foreseeing(Acquisition):
-    """A function that runs the pipeline itself, here to look at the first step's prediction."""
+@dataclass(frozen=True, kw_only=True)
+class Foreseeing(RolloutScore):
+    """A function that denoises by itself, here to look at the first step's prediction."""
 
     name = "foreseeing"
-    prefer = "high"
-    uses_attention = False
-    foresees = True
+    better = "high"
+    answer: torch.Tensor | None = None
 
-    def __init__(self, answer=None):
-        self.answer = answer
-
-    def foresee(self, probe, noises, batch_size):
+    def foresee(self, rollout):
         if self.answer is not None:
             return self.answer
-        batches = noises.split(batch_size)
-        return torch.cat([probe.evaluate(batch).prediction.float().flatten(1).std(1) for batch in batches])
+        found = {}
+
+        def look(step, candidates, conditional, unconditional, clean):
+            found.update(zip(candidates, conditional.float().flatten(1).std(1), strict=True))
+
+        rollout.advance(1, outputs=look)
+        return torch.stack([found[candidate] for candidate in rollout.alive])
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 2])
@@ -178,7 +182,7 @@ def test_a_function_may_run_the_pipeline_itself(pipe_of, batch_size):
     pipe, options = pipe_of("cogvideox"), {"candidates": 3, "progress": False, **CALLS["cogvideox"]}
     choice = select(pipe, PROMPT, acquisition=Foreseeing(), batch_size=batch_size, **options)
     assert choice.best == choice.totals.argmax()
-    assert choice.ledger.entries == {"scoring": 3}
+    assert choice.ledger.entries == {"scoring": 6}  # one step each, with guidance
     assert (choice.layers, choice.scores.shape, choice.acquisition) == ((), (3, 0), "foreseeing")
     alone = select(pipe, PROMPT, acquisition=Foreseeing(), **{**options, "candidates": 1})
     assert alone.ledger.total == 0
@@ -194,6 +198,6 @@ def test_a_function_may_run_the_pipeline_itself(pipe_of, batch_size):
 def test_what_it_answers_is_checked(pipe_of, answer, error, message):
     with pytest.raises(error, match=message):
         select(
-            pipe_of("cogvideox"), PROMPT, acquisition=Foreseeing(answer), candidates=3, progress=False,
+            pipe_of("cogvideox"), PROMPT, acquisition=Foreseeing(answer=answer), candidates=3, progress=False,
             **CALLS["cogvideox"],
         )  # fmt: skip

@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from seedbed import BadInput, NotSupported
-from seedbed.selection.layers import Plan, plan
+from seedbed import BadInput
+from seedbed.acquisition.scoring import LayerPlan, plan_layers
 
 LAYERS = [
     SimpleNamespace(name=f"blocks.{block}.{part}", kind=kind)
@@ -13,7 +13,9 @@ LAYERS = [
 
 
 def test_all_layers_by_default():
-    assert plan(LAYERS) == Plan({i: i for i in range(6)}, tuple(layer.name for layer in LAYERS), 6, 6)
+    assert plan_layers(LAYERS) == LayerPlan(
+        {i: i for i in range(6)}, tuple(layer.name for layer in LAYERS), 6, 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,24 +29,24 @@ def test_all_layers_by_default():
     ],
 )
 def test_a_kind_a_glob_or_several(wanted, indices, depth):
-    found = plan(LAYERS, wanted)
+    found = plan_layers(LAYERS, wanted)
     assert found.columns == {index: column for column, index in enumerate(indices)}
     assert found.names == tuple(LAYERS[index].name for index in indices)
     assert (found.depth, found.total) == (depth, 6)
 
 
 def test_depth_cuts_the_wanted_layers():
-    assert plan(LAYERS, "self", 3) == Plan({0: 0, 2: 1}, ("blocks.0.attn1", "blocks.1.attn1"), 3, 6)
-    assert plan(LAYERS, "self", 4).depth == 4
-    assert plan(LAYERS, None, 1).names == ("blocks.0.attn1",)
+    assert plan_layers(LAYERS, "self", 3) == LayerPlan(
+        {0: 0, 2: 1}, ("blocks.0.attn1", "blocks.1.attn1"), 3, 6
+    )
+    assert plan_layers(LAYERS, "self", 4).depth == 4
+    assert plan_layers(LAYERS, None, 1).names == ("blocks.0.attn1",)
 
 
 @pytest.mark.parametrize(
     ("wanted", "depth", "message"),
     [
         (None, 7, "depth 7 is beyond the last layer: the denoiser has 6"),
-        (None, 0, "depth must be a whole number of at least 1, not 0"),
-        (None, True, "depth must be a whole number"),
         (
             "temporal",
             None,
@@ -57,9 +59,12 @@ def test_depth_cuts_the_wanted_layers():
 )
 def test_what_cannot_be_is_refused(wanted, depth, message):
     with pytest.raises(BadInput, match=message):
-        plan(LAYERS, wanted, depth)
+        plan_layers(LAYERS, wanted, depth)
 
 
-def test_a_model_without_attention_is_refused():
-    with pytest.raises(NotSupported, match="no softmax attention"):
-        plan([])
+def test_a_share_of_depth_counts_the_wanted_layers():
+    names = [layer.name for layer in LAYERS]
+    assert plan_layers(LAYERS, None, 0.5) == LayerPlan({0: 0, 1: 1, 2: 2}, tuple(names[:3]), 3, 6)
+    assert plan_layers(LAYERS, "self", 2 / 3) == LayerPlan({0: 0, 2: 1}, (names[0], names[2]), 3, 6)
+    assert plan_layers(LAYERS, None, 1.0) == plan_layers(LAYERS)
+    assert plan_layers(LAYERS, None, 0.01).names == (names[0],)

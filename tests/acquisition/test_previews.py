@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import seedbed
-from seedbed import BadInput, BadOutput, BadRecord
-from seedbed.probe import Probe
-from seedbed.selection import Selection, preview, previews, replay, select
+from seedbed import BadInput, BadOutput, BadRecord, Selection, contact_sheet, generate, replay, score, select
+from seedbed.acquisition import Previews
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
 from seedbed.selection.record import sealed
-from seedbed.selection.rungs import planned
 from tests.pipelines import CALLS, PROMPT, svd
 
 CALL = {**CALLS["cogvideox"], "num_inference_steps": 4, "guidance_scale": 3.0}
@@ -28,12 +27,10 @@ def brightness(frames, prompts):
     return torch.from_numpy(frames.reshape(len(frames), -1).mean(1))
 
 
-def run(pipe, verifier=brightness, **options):
-    return preview(
-        pipe,
-        PROMPT,
-        **{"verifier": verifier, "candidates": 6, "seed": 2, "progress": False, **CALL, **options},
-    )
+def run(pipe, verifier=brightness, schedule=None, make=generate, **options):
+    function = Previews(verifier=verifier, schedule=schedule)
+    settings = {"acquisition": function, "candidates": 6, "seed": 2, "progress": False, **CALL, **options}
+    return make(pipe, PROMPT, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +41,13 @@ def video(pipe_of):
 @pytest.fixture(scope="module")
 def judgements(pipe_of):
     """The verifier's score of every candidate after every step, and the finished videos, independently."""
-    probe = Probe(pipe_of("cogvideox"), PROMPT, **CALL)
+    session = Session(pipe_of("cogvideox"), PROMPT, **CALL)
     noises = torch.stack(
-        [recipe.draw() for recipe in select(probe.pipe, PROMPT, candidates=6, seed=2, acquisition="random",
+        [recipe.draw() for recipe in select(session.pipe, PROMPT, candidates=6, seed=2, acquisition="random",
                                             progress=False, **CALL).recipes]
     )  # fmt: skip
-    frames = {step: probe.preview(noises, steps=step) for step in (1, 3)}
-    frames[4] = [probe.generate(noise) for noise in noises]
+    frames = {step: Rollout(session, noises).advance(step) for step in (1, 3)}
+    frames[4] = [session.generate(noise) for noise in noises]
     scores = {step: brightness(np.stack(f), [PROMPT] * 6).tolist() for step, f in frames.items()}
     return scores, frames[4]
 
@@ -78,7 +75,7 @@ def test_each_rung_keeps_the_best_of_those_left(video, judgements):
 def test_nothing_is_paid_twice(video, pipe):
     # Two rows a step: six candidates for one step, four for two, two for the last.
     assert video.selection.ledger.entries == {"preview": 2 * (6 + 4 * 2 + 2) - 8, "generation": 8}
-    assert set(video.selection.seconds) == {"preview", "verifier", "generation"}
+    assert set(video.selection.seconds) == {"scoring", "verifier", "generation"}
     early = run(pipe, schedule=((1, 1),))
     assert early.selection.ledger.entries == {"preview": 2 * 5, "generation": 8}
     best_of = run(pipe, schedule=((4, 1),))
@@ -98,9 +95,9 @@ def test_the_best_of_finished_videos(pipe, judgements):
 def test_a_record_replays_the_identical_video(video, pipe, tmp_path, name):
     path = video.save(tmp_path / name)
     loaded = Selection.load(path)
-    assert loaded.rungs == video.selection.rungs and loaded.acquisition == "preview"
-    assert loaded.options["schedule"] == [[1, 4], [3, 2], [4, 1]]
-    assert loaded.options["verifier"].endswith("test_preview.brightness")
+    assert loaded.rungs == video.selection.rungs and loaded.acquisition == "previews"
+    assert loaded.options["schedule"] == [[1, 4], [3, 2]]
+    assert loaded.options["verifier"].endswith("test_previews.brightness")
     again = replay(path, pipe, progress=False)
     assert again.identical and np.array_equal(again.frames, video.frames)
     assert again.record() == video.record()
@@ -147,7 +144,7 @@ def test_equal_scores_keep_the_order_of_the_noises(pipe):
 
 
 def test_a_single_candidate_is_generated_without_being_judged(pipe):
-    video = run(pipe, None, candidates=1)
+    video = run(pipe, candidates=1)
     assert video.selection.ledger.entries == {"generation": 8}
     assert video.selection.rungs == () and "nothing to choose" in video.selection.reason
     assert replay(video.record(), pipe, progress=False).identical
@@ -163,10 +160,6 @@ def test_progress_and_report(pipe, tmp_path):
     assert "Score after 1 step<" in page and "Score after 2 steps<" in page and page.count("<video") == 7
 
 
-def test_it_is_a_name_of_the_package():
-    assert seedbed.preview is preview
-
-
 @pytest.mark.parametrize(
     "schedule, message",
     [
@@ -177,10 +170,10 @@ def test_it_is_a_name_of_the_package():
         (((1, 2.0),), "cannot read the schedule"),
         (((0, 2),), "steps must rise from 1, but 0 comes after 0"),
         (((2, 3), (2, 1)), "steps must rise from 1, but 2 comes after 2"),
-        (((5, 1),), "judges after 5 steps, but there are only 4"),
+        (((5, 1),), "drops candidates after 5 steps, but there are only 4"),
         (((1, 6),), "keeps 6 of 6 candidates after 1 steps: survivors must fall"),
         (((1, 2), (2, 2)), "keeps 2 of 2 candidates after 2 steps"),
-        (((1, 0),), "keeps 0 of 6"),
+        (((1, 0),), "keeps 0 candidates"),
         (((4, 2),), "let the last rung keep 1"),
     ],
 )
@@ -190,15 +183,50 @@ def test_schedules_that_cannot_be(pipe, schedule, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 20, 50])
-@pytest.mark.parametrize("candidates", [2, 3, 4, 10, 32])
-def test_the_default_schedule_fits_any_pool(candidates, steps):
-    plan = planned(None, candidates, steps)
-    assert planned(plan, candidates, steps) == plan
-    assert plan[-1][1] == 1 and 1 <= len(plan) <= 2
-    assert planned(None, 6, 20) == ((7, 2), (10, 1))
-    assert planned(None, 10, 20) == ((7, 4), (10, 1))
-    assert planned(None, 1, 20) == ()
+def test_a_text_names_a_verifier(pipe, video):
+    with pytest.raises(BadInput, match="there is no verifier 'brightness'"):
+        Previews(verifier="brightness")
+    again = run(pipe, acquisition="previews:verifier=shapes,schedule=[[1,1]]", candidates=1)
+    assert again.selection.acquisition == "previews"
+    assert again.selection.options["verifier"].endswith("attributes")
+
+
+def test_select_alone_makes_the_same_choice(pipe, video):
+    choice = run(pipe, schedule=((1, 4), (3, 2)), make=select)
+    assert choice.order == video.selection.order and choice.rungs == video.selection.rungs
+    assert torch.equal(choice.noise, video.selection.noise)
+    assert choice.ledger.entries == {"preview": 2 * (6 + 4 * 2 + 2)}
+    assert len(choice.previews) == 6 and choice.seconds.keys() == {"scoring", "verifier"}
+    assert "judged previews after 1, 3 and 4 of 4 steps" in choice.reason
+
+
+def test_the_other_end_of_the_verifiers_scale(pipe, judgements):
+    scores, _ = judgements
+    function = Previews(verifier=brightness, schedule=((1, 1),), prefer="low")
+    choice = run(pipe, acquisition=function, make=select)
+    assert choice.best == min(range(6), key=lambda c: scores[1][c]) and choice.prefer == "low"
+
+
+def test_noises_of_ones_own_are_judged_too(pipe, video):
+    function = Previews(verifier=brightness, schedule=((1, 4), (3, 2)))
+    options = {"acquisition": function, "progress": False, **CALL}
+    noises = torch.stack([recipe.draw() for recipe in video.selection.recipes])
+    scored = score(pipe, PROMPT, noises, **options)
+    assert scored.order == video.selection.order and scored.rungs == video.selection.rungs
+    assert scored.totals.tolist() == video.selection.totals.tolist()
+    mixed = score(pipe, PROMPT, [*video.selection.recipes[:3], *noises[3:]], **options)
+    assert mixed.order == scored.order
+    single = score(pipe, PROMPT, noises[2:3], **options)
+    assert single.totals.isfinite().all() and single.ledger.entries == {"preview": 2 * 3}
+    assert [rung.steps for rung in single.rungs] == [3]
+
+
+def test_a_schedule_that_drops_nobody_judges_the_finished_videos(pipe, judgements):
+    scores, finished = judgements
+    video = run(pipe, schedule=((0.5, 0.99),), candidates=2)
+    best = max(range(2), key=lambda c: scores[4][c])
+    assert video.selection.best == best and np.array_equal(video.frames, finished[best])
+    assert video.selection.ledger.entries == {"preview": 8, "generation": 8}
 
 
 @pytest.mark.parametrize(
@@ -237,20 +265,21 @@ def test_a_pipeline_without_a_prompt_is_judged_by_its_videos():
         prompts.extend(given)
         return -np.arange(len(videos), dtype=float)
 
-    made = preview(family.built(), verifier=judge, candidates=2, schedule=((1, 1),), **family.call)
+    function = Previews(verifier=judge, schedule=((1, 1),))
+    made = generate(family.built(), acquisition=function, candidates=2, progress=False, **family.call)
     assert prompts == ["", ""] and made.selection.best == 0 and made.selection.prompt is None
-    seen = previews(family.built(), verifier=judge, candidates=2, steps=1, **family.call)
+    seen = contact_sheet(family.built(), verifier=judge, candidates=2, after=1, progress=False, **family.call)
     assert prompts == [""] * 4 and seen.selection.best == 0
 
 
 def test_other_arguments_that_cannot_be(pipe):
     for options, message in (
         ({"candidates": 0}, "candidates must be a whole number"),
-        ({"fps": 0}, "fps must be a number above 0"),
+        ({"fps": 8}, "CogVideoXPipeline has no argument 'fps'"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"num_frame": 9}, "did you mean 'num_frames'"),
     ):
         with pytest.raises(BadInput, match=message):
             run(pipe, **options)
     with pytest.raises(BadInput, match="pass it as text"):
-        preview(pipe, None, verifier=brightness, prompt_embeds=torch.zeros(1, 8, 16))
+        generate(pipe, acquisition=Previews(verifier=brightness), prompt_embeds=torch.zeros(1, 8, 16), **CALL)

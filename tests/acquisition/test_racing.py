@@ -8,24 +8,25 @@ import pytest
 import torch
 
 from seedbed import BadInput, BadOutput, Selection
-from seedbed.selection import Bansa, Entropy, create, score, select
-from seedbed.selection.profile import Profile, read_profile, save_profile
-from seedbed.selection.racing import Race, budgeted, parsed, planned, standing, survivors
-from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, cogvideox
+from seedbed.acquisition import Bansa, BansaDropout, Entropy
+from seedbed.acquisition.halving import planned
+from seedbed.selection.choosing import score, select
+from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
 
 CALL = CALLS["cogvideox"]
 NAN = math.nan
 
 
-def race(pipe, schedule, **options):
-    options = {"candidates": 6, "acquisition": "bansa", "progress": False, **options}
-    return select(pipe, PROMPT, race=schedule, **options)
+def race(pipe, schedule, kind=Bansa, **options):
+    settings = {name: options.pop(name) for name in ("prefer", "layers", "steps", "rows") if name in options}
+    function = kind(depth=options.pop("depth", None), race=schedule, **settings)
+    return select(pipe, PROMPT, acquisition=function, **{"candidates": 6, "progress": False, **options})
 
 
 def check_against_all(pipe, call, prompt=PROMPT, **options):
     """A race against the table without one: in one forward, and in forwards of their own."""
-    settings = {"candidates": 6, "acquisition": "bansa", "progress": False, **call, **options}
-    full = select(pipe, prompt, race=None, **settings)
+    settings = {"candidates": 6, "progress": False, **call, **options}
+    full = select(pipe, prompt, acquisition=Bansa(depth=None), **settings)
     layers = len(full.layers)
     schedule = ((1, 4), (max(2, layers // 2), 2)) if layers > 2 else ((1, 2),)
     # By hand, from the whole table.
@@ -38,8 +39,9 @@ def check_against_all(pipe, call, prompt=PROMPT, **options):
         before = after
         if left == 1 or totals.max() - totals.min() > 1e-6:  # Kandinsky's first layer sees text alone
             alive = [alive[i] for i in totals.argsort()[:left]]
-    raced = [select(pipe, prompt, race=schedule, **settings)]
-    raced += [select(pipe, prompt, race=schedule, batch_size=size, **settings) for size in (1, 4)]
+    settings["acquisition"] = Bansa(depth=None, race=schedule)
+    raced = [select(pipe, prompt, **settings)]
+    raced += [select(pipe, prompt, batch_size=size, **settings) for size in (1, 4)]
     for choice in raced:
         torch.testing.assert_close(choice.scores, expected, rtol=1e-5, atol=1e-9, equal_nan=True)
         assert choice.best == alive[0] and choice.order == raced[0].order
@@ -83,11 +85,11 @@ def test_other_families_race_too(other):
 def test_a_model_that_folds_its_own_batch_starts_over_and_says_so():
     latte = next(family for family in FAMILIES if family.name == "Latte")
     pipe = latte.build()
-    schedule = ((1, 4), (5, 1))
-    options = {"candidates": 6, "acquisition": "entropy", "progress": False, **latte.call}
-    choice = select(pipe, latte.prompt, race=schedule, **options)
+    function = Entropy(race=((1, 4), (5, 1)))
+    options = {"candidates": 6, "acquisition": function, "progress": False, **latte.call}
+    choice = select(pipe, latte.prompt, **options)
     assert "those that stayed started over, as LatteTransformer3DModel" in choice.reason
-    apart = select(pipe, latte.prompt, race=schedule, batch_size=4, **options)
+    apart = select(pipe, latte.prompt, batch_size=4, **options)
     assert apart.order == choice.order and "started over" not in apart.reason
 
 
@@ -113,7 +115,7 @@ def test_the_pipeline_is_bit_equal_afterwards(pipe_of, family):
             return super().observe(call)
 
     with pytest.raises(KeyboardInterrupt):
-        race(pipe, ((1, 2),), acquisition=Fails(), **call)
+        race(pipe, ((1, 2),), Fails, **call)
     assert torch.equal(pipe(PROMPT, latents=noise, output_type="latent", **call)[0], expected)
     assert all(torch.equal(v, before[k]) for k, v in pipe.components[denoiser(pipe)].state_dict().items())
 
@@ -147,89 +149,49 @@ def test_totals_are_means_over_the_layers_seen(pipe_of):
         assert total == pytest.approx(sum(row) / len(row))
 
 
-def test_ends_of_a_table():
-    scores = torch.tensor([[1.0, 5.0, NAN], [2.0, 3.0, 4.0], [0.5, NAN, NAN], [2.0, 4.0, 2.0]])
-    assert standing(scores, "low") == (3, 1, 0, 2)
-    assert survivors(scores, [0, 1, 3], (2, 2), "low") == [0, 1]
-    assert survivors(scores, [0, 1, 3], (1, 2), "high") == [1, 3]
-
-
-def test_a_rung_of_ties_drops_nobody():
-    scores = torch.tensor([[3.0, 2.0], [3.0, 1.0], [3.0 + 1e-9, 4.0]])
-    assert survivors(scores, [0, 1, 2], (1, 2), "low") == [0, 1, 2]
-    assert survivors(scores, [0, 1, 2], (1, 1), "low") == [0]
-    assert survivors(scores, [0, 1, 2], (2, 2), "low") == [0, 1]
-
-
 @pytest.mark.parametrize(("layers", "rungs"), [(30, ((3, 2), (14, 1))), (42, ((4, 2), (19, 1)))])
 def test_ten_candidates_cost_two_percent_of_fifty_guided_steps(layers, rungs):
-    assert budgeted(layers, 10) == rungs
+    assert planned(((0.1, 0.2), (0.46, 1)), layers, 10) == rungs
     (first, left), (last, _) = rungs
     within, again = 10 * first + left * (last - first), 10 * first + left * last
     assert within < again <= 0.02 * (2 * 50) * layers
 
 
-@pytest.mark.parametrize("layers", [12, 20, 57, 120])
-@pytest.mark.parametrize("candidates", [2, 3, 4, 7, 33])
-def test_the_budget_fits_every_pool(layers, candidates):
-    rungs = budgeted(layers, candidates)
-    assert planned(rungs, layers, candidates) == rungs and rungs[-1][1] == 1
-
-
-def test_few_layers_or_one_candidate_do_not_race():
-    assert budgeted(11, 10) == () == budgeted(30, 1)
-
-
-def test_by_default_deep_models_race_unless_something_was_chosen(pipe_of):
+def test_nothing_races_unless_it_is_asked_to(pipe_of):
     options = {"candidates": 4, "progress": False, **CALLS["sdxl"]}
     pipe = pipe_of("sdxl")  # 16 layers
-    choice = select(pipe, PROMPT, **options)
-    assert choice.race == ((1, 2), (7, 1)) and "the default for a model" in choice.reason
-    assert select(pipe, PROMPT, depth=14, **options).race == ()
-    assert select(pipe, PROMPT, layers="self", **options).race == ()
-    assert select(pipe, PROMPT, race=None, **options).race == ()
-    assert select(pipe, PROMPT, acquisition=Entropy(steps=2), **options).race == ()
-    assert select(pipe, PROMPT, acquisition="random", **options).race == ()
-    assert select(pipe_of("cogvideox"), PROMPT, candidates=4, progress=False, **CALL).race == ()
+    for acquisition in ("auto", "bansa", "entropy", "random"):
+        assert select(pipe, PROMPT, acquisition=acquisition, **options).race == ()
+    choice = select(pipe, PROMPT, acquisition="bansa:depth=null,race=[[0.1,0.2],[0.46,1]]", **options)
+    assert choice.race == ((2, 1),) and "raced over layers: 1 after 2 stays" in choice.reason
+    assert race(pipe, ((0.1, 0.2), (0.46, 1)), candidates=1, **CALLS["sdxl"]).race == ()
     noises = torch.stack([recipe.draw() for recipe in choice.recipes])
-    assert score(pipe, PROMPT, noises, progress=False, **CALLS["sdxl"]).order == choice.order
+    again = score(
+        pipe, PROMPT, noises, acquisition=Bansa(depth=None, race=((2, 1),)), progress=False, **CALLS["sdxl"]
+    )
+    assert again.order == choice.order
 
 
-FOUND = Race(((1, 3), (2, 1)), 6, "bansa", (0.03, 0.01, 0.05), 3.0, 100, "regret 3 % at 50 % of the cost")
-
-
-def test_a_calibrated_race_is_followed(tmp_path):
-    pipe = cogvideox()
-    pipe.register_to_config(_name_or_path=str(tmp_path))
-    path = save_profile(Profile(create("random"), None, None, None, "why", race=FOUND), tmp_path)
-    assert read_profile(path).race == FOUND
-    choice = race(pipe, "auto", **CALL)
-    assert choice.race == FOUND.schedule and "the profile's" in choice.reason
-    # It was measured on all of BANSA's other options, at its own end.
-    assert race(pipe, "auto", acquisition=Bansa(rows=4), **CALL).race == FOUND.schedule
-    for other in (Bansa(keep=0.5), Entropy()):
-        assert race(pipe, "auto", acquisition=other, **CALL).race == ()
-    assert race(pipe, "auto", prefer="high", **CALL).race == ()
-    assert race(pipe, "auto", depth=2, **CALL).race == ()
-    assert race(pipe, ((2, 2),), **CALL).race == ((2, 2),)
-    assert race(pipe, "auto", candidates=1, **CALL).race == ()
-    assert FOUND.rungs(3, 13) == ((1, 7), (2, 1))
-    assert FOUND.rungs(3, 2) == ((2, 1),)
+def test_shares_race_over_the_layers_that_are_scored(pipe_of):
+    options = {"candidates": 6, "depth": 0.5, **CALLS["sdxl"]}  # 8 of 16 layers
+    choice = race(pipe_of("sdxl"), ((0.25, 0.5), (0.5, 1)), **options)
+    assert choice.race == ((2, 3), (4, 1)) and len(choice.layers) == 4
+    assert choice.options["race"] == [[0.25, 0.5], [0.5, 1]]
 
 
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ((), "the race is empty"),
-        (((1, 3), (1, 2)), "the race's layers must rise from 1, but 1 comes after 1"),
+        ((), "the schedule is empty"),
+        (((1, 3), (1, 2)), "the schedule's layers must rise from 1, but 1 comes after 1"),
         (((0, 3),), "must rise from 1, but 0"),
-        (((4, 3),), "drops candidates after 4 layers, but only 3 are scored"),
+        (((4, 3),), "drops candidates after 4 layers, but there are only 3"),
         (((1, 6),), "keeps 6 of 6 candidates after 1 layers"),
-        (((1, 0),), "keeps 0 of 6"),
-        (((1, 2.0),), "cannot read the race"),
-        (((1.5, 2),), "cannot read the race"),
-        ((3, 2), "cannot read the race"),
-        ("fast", "race must be 'auto', None or pairs"),
+        (((1, 0),), "keeps 0 candidates after 1 layers"),
+        (((1, 2.0),), "cannot read the schedule"),
+        (((1.5, 2),), "cannot read the schedule"),
+        ((3, 2), "cannot read the schedule"),
+        ("fast", "cannot read the schedule 'fast'"),
     ],
 )
 def test_bad_races_are_refused_in_one_line(pipe_of, schedule, message):
@@ -238,18 +200,10 @@ def test_bad_races_are_refused_in_one_line(pipe_of, schedule, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("acquisition", ["bansa:steps=2", "bansa-dropout:masks=2", "random"])
-def test_functions_that_cannot_race_say_so(pipe_of, acquisition):
-    with pytest.raises(BadInput, match="cannot race"):
-        race(pipe_of("cogvideox"), ((1, 2),), acquisition=acquisition, **CALL)
-
-
-def test_the_command_line_names_races():
-    assert parsed("3:5,5:2,6:1") == ((3, 5), (5, 2), (6, 1))
-    assert parsed("0.1:3,0.5:1") == ((0.1, 3), (0.5, 1))
-    assert (parsed("auto"), parsed("off")) == ("auto", None)
-    with pytest.raises(BadInput, match="cannot read the race '3-5'"):
-        parsed("3-5")
+@pytest.mark.parametrize("make", [partial(Bansa, steps=2), partial(BansaDropout, masks=2)])
+def test_functions_that_cannot_race_say_so(make):
+    with pytest.raises(BadInput, match="cannot race with several steps or copies"):
+        make(race=((1, 2),))
 
 
 def test_progress_ends_at_the_total_in_a_race(pipe_of):

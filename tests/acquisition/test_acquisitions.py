@@ -7,33 +7,56 @@ import pytest
 import torch
 
 from seedbed import BadInput, NotSupported
+from seedbed.acquisition import (
+    REGISTRY,
+    Acquisition,
+    AttentionScore,
+    Bansa,
+    BansaDropout,
+    Entropy,
+    Learned,
+    NoiseScore,
+    Previews,
+    Random,
+    RolloutScore,
+    create,
+    resolve,
+)
+from seedbed.acquisition.sampling import contributions, drawn_seed, mean_over_rows
 from seedbed.attention.disagreement import bansa_expected, bansa_masked
 from seedbed.attention.rows import sample_rows
-from seedbed.selection import NAMES, Acquisition, Bansa, BansaDropout, Entropy, Random, Reversed, create
-from seedbed.selection.acquisitions import resolve
-from seedbed.selection.rows import contributions, drawn_seed, mean_over_rows
-from tests.selection.calls import attention_call, attention_map
+from tests.acquisition.calls import attention_call, attention_map
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
+# What cannot be made without an option.
+NEEDED = {"learned": {"coefficients": {"entropy/0": 1.0}}, "previews": {"verifier": "shapes"}}
 
 
 def test_every_name_makes_the_function_of_that_name():
-    assert [create(name).name for name in NAMES] == list(NAMES)
+    assert [create(name, **NEEDED.get(name, {})).name for name in REGISTRY] == list(REGISTRY)
 
 
 def test_every_name_is_on_the_page():
     rows = re.findall(r"^\| `([\w-]+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted([*NAMES, "learned", "auto"])
+    assert sorted(rows) == sorted([*REGISTRY, "auto"])
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(BadInput, match=f"'bamsa'.*{', '.join(NAMES)} or auto"):
+    with pytest.raises(BadInput, match=f"'bamsa'.*{', '.join(REGISTRY)} or auto"):
         resolve("bamsa")
 
 
 def test_options_follow_the_name_after_a_colon():
     assert resolve("bansa:keep=0.5, place=logits,steps=3") == Bansa(keep=0.5, place="logits", steps=3)
-    assert resolve("entropy:rows=null,seed=4") == Entropy(rows=None, seed=4)
+    assert resolve("entropy:rows=null,seed=4,prefer=high") == Entropy(rows=None, seed=4, prefer="high")
+    assert resolve("bansa:layers=joint,race=[[3,5],[6,1]]") == Bansa(layers="joint", race=[[3, 5], [6, 1]])
+    assert resolve('bansa:layers=["self","blocks.0.*"],depth=7') == Bansa(
+        layers=["self", "blocks.0.*"], depth=7
+    )
+    assert resolve("bansa:depth=0.25").depth == 0.25
+    assert resolve("previews:verifier=shapes,schedule=[[0.5,1]]") == Previews(
+        verifier="shapes", schedule=[[0.5, 1]]
+    )
     mine = Bansa(masks=3)
     assert resolve(mine) is mine
 
@@ -41,7 +64,10 @@ def test_options_follow_the_name_after_a_colon():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("entropy:keep=0.5", "entropy has no option 'keep': it has rows, seed, steps"),
+        (
+            "entropy:keep=0.5",
+            "entropy has no option 'keep': it has prefer, layers, depth, race, steps, rows, seed",
+        ),
         ("bansa:keep", "write option=value"),
         ("bansa:keep=0", r"keep must be a number in \(0, 1\], not 0"),
         ("bansa:keep=1.5", r"keep must be a number in \(0, 1\]"),
@@ -52,7 +78,7 @@ def test_options_follow_the_name_after_a_colon():
         ("bansa:place=heads", "place must be 'probabilities' or 'logits', not 'heads'"),
         ("bansa:estimator=guess", "estimator must be 'expected' or 'masked'"),
         ("bansa:rows=0", "rows must be a whole number of at least 1"),
-        ("reversed:steps=0", "steps must be a whole number of at least 1"),
+        ("bansa:steps=0", "steps must be a whole number of at least 1"),
         ("bansa-dropout:masks=1", "masks must be a whole number of at least 2"),
         ("bansa-dropout:keep=0", "keep must be"),
         ("bansa:seed=x", "seed must be a whole number of at least 0, not 'x'"),
@@ -60,6 +86,13 @@ def test_options_follow_the_name_after_a_colon():
         ("bansa-dropout:seed=1.5", "seed must be a whole number"),
         ("random:seed=x", "seed must be a whole number"),
         ("entropy:rows=-1", "rows must be a whole number"),
+        ("random:prefer=best", "prefer must be 'low' or 'high', not 'best'"),
+        ("entropy:depth=0", "depth must be a whole number of at least 1, not 0"),
+        ("entropy:depth=true", "depth must be a whole number"),
+        ("entropy:depth=1.5", r"depth must be a number in \(0, 1\], not 1.5"),
+        ("random:depth=1", "random has no option 'depth': it has prefer, seed"),
+        ("previews", "previews cannot be made of these options"),
+        ("previews:verifier=os.system", "there is no verifier 'os.system'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(text, message):
@@ -76,20 +109,44 @@ def test_something_that_is_no_acquisition_is_refused():
 def test_options_are_what_makes_the_function_again():
     for function in (
         Bansa(keep=0.5, rows=4),
-        Reversed(masks=3),
+        Bansa(masks=3, prefer="high", layers=["self"], depth=2, race=((1, 2),)),
         Entropy(steps=2),
         BansaDropout(),
         Random(seed=3),
+        Learned(**NEEDED["learned"], step=2),
     ):
         assert create(function.name, **function.options()) == function
         with pytest.raises(dataclasses.FrozenInstanceError):
-            function.seed = 9
-    assert Acquisition().options() == {}
+            function.prefer = "low"
+    assert Acquisition().options() == {"prefer": None}
+    with pytest.raises(TypeError):
+        Bansa("expected")
 
 
-def test_of_the_papers_functions_only_the_reversed_one_prefers_high():
-    prefer = {name: create(name).prefer for name in ("entropy", "bansa", "bansa-dropout", "reversed")}
-    assert [name for name, end in prefer.items() if end == "high"] == ["reversed"]
+def test_the_papers_functions_prefer_low_until_they_are_told_otherwise():
+    ends = {name: kind.better for name, kind in REGISTRY.items()}
+    assert [name for name, end in ends.items() if end == "high"] == ["learned", "previews"]
+    for name in ("random", "entropy", "bansa", "bansa-dropout"):
+        assert (create(name).end, create(name, prefer="high").end) == ("low", "high")
+    assert Previews(verifier="shapes", prefer="low").end == "low"
+
+
+@pytest.mark.parametrize(
+    ("base", "lacks"),
+    [
+        (Acquisition, "score"),
+        (NoiseScore, "judge"),
+        (AttentionScore, "neither observe nor by_row"),
+        (RolloutScore, "foresee"),
+    ],
+)
+def test_a_function_that_implements_nothing_says_what_it_lacks(base, lacks):
+    class Mine(base):
+        pass
+
+    call = {"judge": [None], "foresee": [None], "score": [None, None]}.get(lacks)
+    with pytest.raises(NotImplementedError, match=f"Mine (does not implement|implements) {lacks}"):
+        getattr(Mine(), lacks if call else "observe")(*(call or [None]))
 
 
 def test_entropy_is_the_mean_over_heads_and_rows():
@@ -129,11 +186,6 @@ def test_masks_and_rows_differ_between_layers_evaluations_and_seeds():
     calls = [attention_call(index=index, step=step) for index in range(3) for step in range(2)]
     seeds = {drawn_seed(call, seed) for call in calls for seed in (0, 1)}
     assert len(seeds) == 12
-
-
-def test_reversed_scores_as_bansa_does():
-    call = attention_call()
-    assert torch.equal(Reversed(keep=0.4).observe(call), Bansa(keep=0.4).observe(call))
 
 
 def test_random_depends_on_the_noise_and_its_seed_alone():
@@ -236,11 +288,11 @@ def test_dropout_scores_and_answers_as_written_out(options, monkeypatch):
     value = call.value.double().repeat_interleave(2 // call.value.shape[1], 1)
     answer = (maps / 0.6).flatten(0, 2) @ value
 
-    scores, output = function.attend(call)
+    scores, _, output = function.attend(call)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.double(), answer, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr("seedbed.selection.dropout._CHUNK", 1)
-    chunked, same = function.attend(call)
+    monkeypatch.setattr("seedbed.acquisition.dropout._CHUNK", 1)
+    chunked, _, same = function.attend(call)
     torch.testing.assert_close(chunked, scores)
     torch.testing.assert_close(same, output)
 
@@ -251,7 +303,7 @@ def test_dropout_of_nothing_is_the_models_own_attention():
         # The copies of a candidate are equal until dropout tells them apart.
         call.query = call.query[::2].repeat_interleave(2, 0)
         call.key = call.key[::2].repeat_interleave(2, 0)
-        scores, output = BansaDropout(masks=2, keep=1.0).attend(call)
+        scores, _, output = BansaDropout(masks=2, keep=1.0).attend(call)
         torch.testing.assert_close(output, call.output())
         torch.testing.assert_close(scores, torch.zeros(2, dtype=torch.float64), atol=1e-6, rtol=0)
         assert BansaDropout(masks=2, keep=0.5).attend(call)[0].min() > 0.01
@@ -262,7 +314,7 @@ def test_dropout_of_a_value_that_is_not_finite_is_not(masked):
     mask = torch.ones(10, 1, 1, 6, dtype=torch.bool) if masked else None
     call = attention_call(candidates=10, mask=mask, kind="cross")
     call.query[-1, 0, 2, 1] = torch.nan
-    scores, output = BansaDropout().attend(call)
+    scores, _, output = BansaDropout().attend(call)
     assert scores.isnan().tolist() == [True]
     assert output[-1, 0, 2].isnan().all()
 
