@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import seedbed
-from seedbed import Selection
 from seedbed.acquisition import Bansa
 from seedbed.attention import Tap, bansa_masked
 from seedbed.attention.disagreement import mask_uniforms
