@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import copy
 import json
 import math
 import platform
@@ -51,7 +52,8 @@ class Model:
         scheduler = getattr(pipe, "scheduler", None)
         if scheduler is not None:
             # Bounds that are infinite, of which JSON has none, as text.
-            config = json.loads(scheduler.to_json_string(), parse_constant=str)
+            # A copy, as diffusers writes its version into the configuration.
+            config = json.loads(copy.deepcopy(scheduler).to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         name = recorded_name(model_name(pipe))
         return cls(name, type(pipe).__name__, dtypes, pipe.device.type, scheduler)
