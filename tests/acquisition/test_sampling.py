@@ -45,8 +45,8 @@ def test_the_stated_share_of_choices_is_that_of_all_rows(pipe, exact):
     kept = []
 
     class Keeping(Entropy):
-        def by_row(self, call):
-            kept.append(super().by_row(call))
+        def observe(self, call):
+            kept.append(super().observe(call))
             return kept[-1]
 
     choose(pipe, None, kind=Keeping)
@@ -108,8 +108,8 @@ def test_a_mean_of_several_evaluations_is_surer(pipe):
     kept = []
 
     class Keeping(Entropy):
-        def by_row(self, call):
-            kept.append(super().by_row(call))
+        def observe(self, call):
+            kept.append(super().observe(call))
             return kept[-1]
 
     again = choose(pipe, None, acquisition=Keeping(rows=64, layers="self", steps=2))
@@ -178,9 +178,9 @@ def test_layers_have_rows_of_their_own(pipe):
     rows = []
 
     class Seen(Entropy):
-        def by_row(self, call):
+        def observe(self, call):
             rows.append(drawn_rows(call, self.rows, self.seed))
-            return super().by_row(call)
+            return super().observe(call)
 
     choose(pipe, 700, kind=Seen, candidates=2)
     assert len(rows) == 2 and not torch.equal(*rows)

@@ -491,9 +491,7 @@ def _structure(call: Call) -> Hashable:
 
     Adapters and other processors make another structure, which is asked anew.
     """
-    parts = tuple(
-        (name, type(part), repr(getattr(part, "config", None))) for name, part in call.pipe.components.items()
-    )
+    parts = tuple((name, type(part), _configuration(part)) for name, part in call.pipe.components.items())
     networks = tuple(
         (name, _settings(part), _settings(getattr(part, "processor", None)))
         for denoiser in call.denoisers.values()
@@ -502,6 +500,13 @@ def _structure(call: Call) -> Hashable:
     places = tuple((n.dtype, n.device) for n in call.denoisers.values() if isinstance(n, ModelMixin))
     arguments = tuple((name, _shape(name, value)) for name, value in sorted(call.arguments.items()))
     return type(call.pipe), parts, networks, places, call.prompt is None, arguments
+
+
+def _configuration(part: Any) -> str:
+    config = getattr(part, "config", None)
+    if isinstance(config, Mapping):  # diffusers adds its version and class when one is written down
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
+    return repr(config)
 
 
 def _settings(part: Any) -> Hashable:
