@@ -238,6 +238,8 @@ def contact_sheet(
     pool = draw_pool(session, candidates, seed)
     steps = session.facts.steps
     after = max(1, round(steps / 2)) if after is None else after
+    if after > steps:
+        raise BadInput(f"after={after}, but the schedule has only {steps} steps: raise num_inference_steps")
     started = perf_counter()
     with reporting(progress) as show:
         rollout = Rollout(session, pool.noises, batch_size=batch_size)

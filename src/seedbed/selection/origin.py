@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import copy
 import json
 import math
 import platform
@@ -52,13 +51,8 @@ class Model:
         }
         scheduler = getattr(pipe, "scheduler", None)
         if scheduler is not None:
-<<<<<<< HEAD
             # Of a copy, as diffusers adds its own entries to a configuration that it writes. Bounds that are
             # infinite, of which JSON has none, as text.
-=======
-            # Bounds that are infinite, of which JSON has none, as text.
-            # A copy, as diffusers writes its version into the configuration.
->>>>>>> w2-tpipe
             config = json.loads(copy.deepcopy(scheduler).to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         name = recorded_name(model_name(pipe))
