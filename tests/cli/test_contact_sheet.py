@@ -106,7 +106,7 @@ def test_what_is_refused(seedbed, sheet, model, tmp_path: Path) -> None:
     base = ("contact-sheet", PROMPT, "--model", model)
     refused(seedbed("replay", f"{STEM}-sheet.json"), "nobody has chosen from")
     refused(seedbed("replay", f"{STEM}-sheet.json", "--candidate", 3), "there is no candidate 3")
-    refused(seedbed(*base, "--after", 3), "steps=3, but the schedule has only 2")
+    refused(seedbed(*base, "--after", 3), "after=3, but the schedule has only 2")
     refused(seedbed(*base, "--verifier", "eyes"), "there is no verifier 'eyes'")
     refused(seedbed(*base, "--out", "a.mp4"), "must end in .json")
     assert names(tmp_path) == before

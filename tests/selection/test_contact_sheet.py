@@ -163,7 +163,7 @@ def test_what_cannot_be_is_refused_in_one_line(pipe, saved, tmp_path):
         (lambda: ContactSheet.load(plain.save(tmp_path / "plain.json")), "not the record of a contact sheet"),
         (lambda: ContactSheet.load(tmp_path / "no.json"), "there is no such file"),
         (lambda: replay(saved, pipe), "nobody has chosen from this contact sheet"),
-        (lambda: contact_sheet(pipe, PROMPT, after=5, **CALL), "steps=5, but the schedule has only 4"),
+        (lambda: contact_sheet(pipe, PROMPT, after=5, **CALL), "after=5, but the schedule has only 4"),
         (lambda: contact_sheet(pipe, PROMPT, after=0, **CALL), "after must be a whole number of at least 1"),
         (lambda: contact_sheet(pipe, PROMPT, candidates=0, **CALL), "candidates must be a whole number"),
         (lambda: contact_sheet(pipe, PROMPT, call=CALL, **CALL), "is given twice: by itself, and in call"),
