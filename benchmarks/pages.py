@@ -241,8 +241,8 @@ def page(name: str) -> str:
     text = (ROOT / "docs" / name).read_text()
     for part, make in PARTS[name].items():
         pattern = re.compile(rf"(<!-- {part}: benchmarks/pages.py writes this -->\n).*?(<!-- end -->)", re.S)
-        made = make()
-        text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
+        made = make().replace("\\", r"\\")
+        text, count = pattern.subn(rf"\g<1>{made}\n\g<2>", text)
         if count != 1:
             raise SystemExit(f"docs/{name} has {count} places for {part}")
     return text

@@ -36,7 +36,11 @@ from seedbed.pipelines.session import Session
 from seedbed.selection.choosing import draw_pool
 from seedbed.worlds import shapes
 
-CALLS = ({}, {"height": 64, "width": 64}, {"height": 96, "width": 96, "num_frames": 25})
+CALLS: tuple[dict[str, int], ...] = (
+    {},
+    {"height": 64, "width": 64},
+    {"height": 96, "width": 96, "num_frames": 25},
+)
 CANDIDATES, DRAWS = 10, 20
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1)
 LEAST = 4  # rows of a sample: fewer are no sample of a layer

