@@ -16,7 +16,6 @@ Writes benchmarks/results/cost_model.json, from which `cost_page.py` makes the t
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from counting import Forward, count_forward, peak_bytes, score_bytes, score_oper
 from running import RESULTS, machine, write
 
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.scoring import Batches, Memory
+from seedbed.acquisition.base import rows_that_fit
 
 CANDIDATES = 10
 BYTES = 2  # of a weight in bfloat16
@@ -93,7 +92,7 @@ def methods(architecture: Architecture, forward: Forward, batch: int) -> dict[st
 def memory(architecture: Architecture, forward: Forward) -> dict[str, int]:
     """Peak bytes of a guided step and of our scoring: weights and live tensors of the denoiser alone.
 
-    `batch` is how many noises share a forward of ours with batch_size="auto", on a GPU with room for more.
+    `batch` is how many noises share a forward of ours with batch_size="auto".
     """
     shapes = {layer.shape for layer in forward.layers}
 
@@ -101,12 +100,10 @@ def memory(architecture: Architecture, forward: Forward) -> dict[str, int]:
         blocks = max(score_bytes(shape, OURS.rows, rows) for shape in shapes)
         return peak_bytes(architecture.build, architecture.inputs, rows) + blocks
 
-    one = ours(1) - forward.parameters * BYTES
-    device = Memory(begin=lambda: 0, peak=lambda: one, free=lambda: sys.maxsize)
-    batches = Batches("auto", 1, device)
-    batches.run([0], lambda _: None)
+    latents = next(iter(architecture.inputs(1).values()))
+    batch = rows_that_fit("auto", latents)
     plain = peak_bytes(architecture.build, architecture.inputs, architecture.calls[1])
-    return {"batch": batches.most, "plain": plain, "ours": ours(batches.most)}
+    return {"batch": batch, "plain": plain, "ours": ours(batch)}
 
 
 def row(architecture: Architecture) -> dict[str, Any]:

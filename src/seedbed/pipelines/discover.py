@@ -312,19 +312,15 @@ def _is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
     Then they have its values in another order, up to a factor, or some of them several times: FreeNoise
     repeats the frames of its first window.
     """
-    values = latents.double().flatten().sort().values
+    values = latents.double().cpu().flatten().sort().values
     for noise in drawn:
-        own = noise[:1].double().flatten().sort().values
+        own = noise[:1].double().cpu().flatten().sort().values
         if bool(torch.isin(values, own).all()):
             return True
         if own.shape == values.shape and own.abs().max() > 0:
             scaled = own * (values @ own / (own @ own))
-            if bool(
-                (
-                    (values - scaled).abs()
-                    <= max(1e-5, 2 * torch.finfo(latents.dtype).eps) * (1 + scaled.abs())
-                ).all()
-            ):
+            tolerance = max(1e-5, 2 * torch.finfo(latents.dtype).eps)
+            if bool(((values - scaled).abs() <= tolerance * (1 + scaled.abs())).all()):
                 return True
     return False
 
