@@ -209,7 +209,8 @@ def choose(
     else:
         with reporting(progress) as show:
             scores = function.score(session, pool, batch_size=batch_size, show=show)
-    seconds = {"scoring": perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
+    what = "preview" if scores.rungs else "scoring"  # as the ledger has it
+    seconds = {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
     return recorded(session, pool, function, scores, reason, seconds), scores
 
 
