@@ -16,8 +16,9 @@ from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, par
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.discover import TEXT, rows_of
+from seedbed.pipelines.interception import replace
 from seedbed.pipelines.session import Session, decoded
-from seedbed.pipelines.steps import Watch, replace_forward, watch_steps
+from seedbed.pipelines.steps import Watch, watch_steps
 
 Parts = tuple[Tensor, ...]
 """The tensors that one call of a denoiser returns, (rows, ...) each: video and audio, for instance."""
@@ -172,13 +173,11 @@ class _Pass:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         session, finished = self.rollout.session, False
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
-        if looks or self.outputs is not None:
-            _ = session.alone  # a run of its own, which would end the taps of this one
         with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
             for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
-                replace_forward(module, functools.partial(self._forward, module, module.forward), undo)
+                replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
             self.watch = watch_steps(
                 run, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
             )

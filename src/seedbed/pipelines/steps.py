@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.interception import Run
+from seedbed.pipelines.interception import Run, replace
 from seedbed.pipelines.prediction import clean_latents
 
 Meet = Callable[[int, Tensor], None]
@@ -92,8 +92,7 @@ class Watch:
         return self._last
 
     def close(self) -> None:
-        """Leaves the scheduler, and lets go of those who asked: they refer to the watch themselves."""
-        del self.take.__self__.step
+        """Lets go of those who asked: they refer to the watch themselves."""
         for watch in (self, *self._copies):
             watch.wanted = watch.meet = watch._last = None
             del watch._first
@@ -132,7 +131,7 @@ def watch_steps(
         name = type(run.pipe).__name__
         raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
     watch = Watch(run.pipe, scheduler.step, pause, wanted, meet)
-    scheduler.step = watch
+    replace(scheduler, "step", watch, undo)
     undo.callback(watch.close)
 
     def refuse() -> None:
@@ -158,19 +157,5 @@ def watch_steps(
         return last[0][1]
 
     for module in dict.fromkeys(run.denoisers.values()):
-        replace_forward(module, functools.partial(forward, module, module.forward), undo)
+        replace(module, "forward", functools.partial(forward, module, module.forward), undo)
     return watch
-
-
-def replace_forward(module: nn.Module, forward: Callable[..., Any], undo: ExitStack) -> None:
-    """Sets the forward of an instance; undone where offloading has not done so by hooking its models anew."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    undo.callback(_restore, module, forward, before)
-
-
-def _restore(module: nn.Module, ours: Any, before: Any) -> None:
-    if vars(module).get("forward") is ours:
-        del module.forward
-        if before is not None:
-            module.forward = before
