@@ -140,20 +140,11 @@ class Call:
         return list(inspect.signature(type(self.pipe).__call__).parameters)[1:]
 
     @property
-    def takes_latents(self) -> bool:
-        """Whether `latents` is among the parameters."""
-        return "latents" in self.parameters
-
-    @property
     def generator(self) -> torch.Generator:
         """A new generator in the state of the caller's, which is never advanced; seeded with 0 for none."""
         given = self.arguments.get("generator")
         given = given[0] if isinstance(given, list) else given
-        if given is None:
-            return torch.Generator().manual_seed(0)
-        twin = torch.Generator(device=given.device)
-        twin.set_state(given.get_state())
-        return twin
+        return torch.Generator().manual_seed(0) if given is None else given.clone_state()
 
     @property
     def embedded_guidance(self) -> bool:

@@ -263,7 +263,8 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         raise NotSupported(
             f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
         )
-    if len(seen.added) > 1 or not (seen.added or seen.drawn or call.takes_latents):
+    takes_latents = "latents" in call.parameters
+    if len(seen.added) > 1 or not (seen.added or seen.drawn or takes_latents):
         why = "adds noise more than once to what it is given" if seen.added else "takes no latents"
         raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
     if not seen.added and not seen.drawn and _has_pictures(call):
@@ -276,7 +277,7 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         # Some pipelines (Zeroscope) fold the frames of a candidate into the batch.
         return "added", noise if len(noise) == 1 else noise[None]
     noise = noise[:1]
-    if seen.drawn and (drawn or not call.takes_latents or not _is_drawn(noise, seen.drawn)):
+    if seen.drawn and (drawn or not takes_latents or not _is_drawn(noise, seen.drawn)):
         noise = max(seen.drawn, key=lambda tensor: tensor[:1].numel())[:1]
         number = sum(len(other) for other in seen.drawn if other.shape[1:] == noise.shape[1:])
         if number > seen.count:

@@ -166,24 +166,20 @@ class _Pass:
         self.step = -1
         self.fresh = False
         self.halves: list[Tensor | None] = [None, None]
-        self.clean: Tensor | None = None
         self.rows: list[int] = []
 
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
-        session, finished = self.rollout.session, False
+        session, output = self.rollout.session, None
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
         with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
             for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
                 replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
-            self.watch = watch_steps(
-                run, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
-            )
+            self.watch = watch_steps(run, undo, pause, lambda: self.outputs is not None and self.fresh)
             output = run(noises, output_type="np")
-            finished = True
-        if not finished:
+        if output is None:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
         self._end_step()
         if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
@@ -202,7 +198,7 @@ class _Pass:
         if self.step != len(self.watch.met):
             self._end_step()
             self.step, self.fresh = len(self.watch.met), False
-            self.halves, self.clean = [None, None], None
+            self.halves, self.watch.clean = [None, None], None
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
             chunks = _prompt_parts(self.rollout.session, given, rows, count)
@@ -240,9 +236,6 @@ class _Pass:
         call.step = self.step
         return self.handler(call, self.batch, self.rows)
 
-    def _meet(self, step: int, clean: Tensor) -> None:
-        self.clean = clean
-
     def _end_step(self) -> None:
         """Hands over what a fresh step brought, once it is over."""
         if not self.fresh or (self.handler is None and self.outputs is None):
@@ -252,8 +245,8 @@ class _Pass:
             raise NotSupported(
                 f"no forward of step {self.step} has rows of the prompt: what they do cannot be told"
             )
-        if self.outputs is not None and self.clean is not None:
-            self.outputs(self.step, self.batch, conditional, unconditional, self.clean)
+        if self.outputs is not None and self.watch.clean is not None:
+            self.outputs(self.step, self.batch, conditional, unconditional, self.watch.clean)
 
 
 def _caches(denoiser: nn.Module) -> bool:

@@ -70,6 +70,9 @@ class Session:
             A `generator` is copied for every run, so that it is never advanced.
 
     Attributes:
+        pipe: the user's pipeline.
+        prompt: the text.
+        call: the arguments, merged.
         ledger: what was spent so far.
 
     Raises:
@@ -80,33 +83,15 @@ class Session:
 
     def __init__(self, pipe: Any, prompt: str | None = None, **call: Any) -> None:
         self.asked = Call.of(pipe, prompt, call)
+        self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
         self._encodings = Encodings()
-        self._facts: Facts | None = None
         self._started: dict[str, str] = {}
 
-    @property
-    def pipe(self) -> Any:
-        """The user's pipeline."""
-        return self.asked.pipe
-
-    @property
-    def prompt(self) -> str | None:
-        """The text."""
-        return self.asked.prompt
-
-    @property
-    def call(self) -> dict[str, Any]:
-        """The arguments, merged."""
-        return self.asked.arguments
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         """What there is to know before the first evaluation."""
-        if self._facts is None:
-            self._facts = discover(self.asked, self._encodings)
-            self._started = {self._facts.start: ""}
-        return self._facts
+        return discover(self.asked, self._encodings)
 
     @property
     def spec(self) -> NoiseSpec:
@@ -348,9 +333,11 @@ class Session:
             first = False
             for noise, start in zip(noises, digests(module, args, kwargs), strict=False):
                 key = hashlib.sha256(noise.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                same = self._started.setdefault(start, key) != key
-                # Unless it is given the very noise that it would have drawn.
-                if same and (start != facts.start or values_digest(noise) not in facts.own):
+                if start == facts.start:  # fine for the very noise that it would have drawn
+                    same = values_digest(noise) not in facts.own
+                else:
+                    same = self._started.setdefault(start, key) != key
+                if same:
                     raise _NotTaken
 
         with (
@@ -391,7 +378,7 @@ class Session:
         if before.entry.startswith("latents"):
             facts = discover(self.asked, self._encodings, drawn=True)
             if facts.entry == "drawn" and facts.spec.shape == before.spec.shape:
-                self._facts, self._started = facts, {facts.start: ""}
+                self.facts, self._started = facts, {}
                 try:
                     return attempt()
                 except _NotTaken as error:
