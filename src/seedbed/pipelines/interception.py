@@ -107,8 +107,13 @@ def intercepted(
         arguments["generator"] = copies[0] if count == 1 else copies
     if off is not None:
         arguments |= off
-        if "ip_adapter_image_embeds" in arguments:
-            arguments["ip_adapter_image_embeds"] = _conditional_image(arguments["ip_adapter_image_embeds"])
+        embeds = arguments.get("ip_adapter_image_embeds")
+        if isinstance(embeds, list):
+            # With guidance (2, images, width) each. Pipelines cut the row of the negative prompt off only
+            # where guidance is on; left there, it would be taken for more of the picture.
+            arguments["ip_adapter_image_embeds"] = [
+                each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds
+            ]
     with ExitStack() as undo:
         twin = _copy_of(call.pipe, undo)
         denoisers = undo.enter_context(denoisers_of(twin, call.denoisers, eager=eager or off is not None))
@@ -199,14 +204,14 @@ def _offload_again(pipe: Any) -> None:
 
 def _show_timestep(pipe: Any, twin: Any, denoisers: Mapping[str, nn.Module], undo: ExitStack) -> None:
     """Keeps `pipe` at the timestep of its copy: caches between steps (PAB, FasterCache) ask it."""
-    before = {name: value for name, value in vars(pipe).items() if name == "_current_timestep"}
+    name = "_current_timestep"
 
     def show(*_: Any) -> None:
-        if "_current_timestep" in vars(twin):
-            vars(pipe)["_current_timestep"] = vars(twin)["_current_timestep"]
+        if name in vars(twin):
+            vars(pipe)[name] = vars(twin)[name]
 
-    undo.callback(vars(pipe).update, before)
-    undo.callback(vars(pipe).pop, "_current_timestep", None)
+    undo.callback(vars(pipe).update, {key: value for key, value in vars(pipe).items() if key == name})
+    undo.callback(vars(pipe).pop, name, None)
     for denoiser in denoisers.values():
         undo.callback(denoiser.register_forward_pre_hook(show).remove)
 
@@ -292,19 +297,17 @@ class Preparation:
         if isinstance(noise, Tensor):
             self.added.append(noise)
             if self.noises is not None and self.entry == "added":
-                given["noise"] = self._in_place_of(noise)
+                own = (
+                    self.noises.flatten(0, 1) if noise.ndim < self.noises.ndim else self.noises
+                )  # folded frames
+                if noise.shape != own.shape:
+                    raise NotSupported(
+                        f"the pipeline adds noise of shape {tuple(noise.shape)} for noises of shape "
+                        f"{tuple(own.shape)}"
+                    )
+                given["noise"] = own.to(noise.device, noise.dtype)
                 self._swapped.append((noise, given["noise"]))
         return add(**given)
-
-    def _in_place_of(self, added: Tensor) -> Tensor:
-        assert self.noises is not None
-        noises = self.noises.flatten(0, 1) if added.ndim < self.noises.ndim else self.noises  # folded frames
-        if added.shape != noises.shape:
-            raise NotSupported(
-                f"the pipeline adds noise of shape {tuple(added.shape)} for noises of shape "
-                f"{tuple(noises.shape)}"
-            )
-        return noises.to(added.device, added.dtype)
 
 
 class _Mode(TorchFunctionMode):
@@ -389,26 +392,24 @@ def _encode_prompt(
 
 
 def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **options: Any) -> Any:
-    """An autoencoder's `encode`, answered from `pictures` where the same was asked before."""
+    """An autoencoder's `encode`, answered from `pictures` where the same was asked before.
+
+    Its samples are always the same where the pipeline names no generator for them. Else one picture would be
+    another in every run and for every candidate, and no record could be replayed.
+    """
     if len(args) != 1 or any(isinstance(value, Tensor) for value in options.values()):
         return encode(*args, **options)
     (picture,) = args
-    for known, given, output in pictures:
+    for known, given, kept in pictures:
         same = known.shape == picture.shape and known.dtype == picture.dtype and given == options
         if same and torch.equal(known.to(picture.device), picture):
-            # A copy, as the pipeline may write into what it gets.
-            return _sampled_alike(copy.deepcopy(output))
-    output = encode(picture, **options)
-    pictures.append((picture.clone(), options, copy.deepcopy(output)))
-    del pictures[:-_MOST_PICTURES]
-    return _sampled_alike(output)
-
-
-def _sampled_alike(output: Any) -> Any:
-    """An encoder's output, whose samples are always the same where the pipeline names no generator for them.
-
-    Else one picture would be another in every run and for every candidate, and no record could be replayed.
-    """
+            output = kept
+            break
+    else:
+        output = encode(picture, **options)
+        pictures.append((picture.clone(), options, output))
+        del pictures[:-_MOST_PICTURES]
+    output = copy.deepcopy(output)  # as the pipeline may write into what it gets
     spread = getattr(output, "latent_dist", None)
     if spread is not None:
         sample = spread.sample
@@ -442,14 +443,3 @@ def _repeated(value: Any, count: int) -> Any:
     if isinstance(value, tuple):
         return tuple(_repeated(item, count) for item in value)
     return value
-
-
-def _conditional_image(embeds: Any) -> Any:
-    """IP-adapter embeddings of a call with guidance, (2, images, width) each, as one without takes them.
-
-    Pipelines cut the row of the negative prompt off only where guidance is on; left there, it would be taken
-    for more of the picture.
-    """
-    if not isinstance(embeds, list):
-        return embeds
-    return [each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds]
