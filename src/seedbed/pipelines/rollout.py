@@ -162,9 +162,7 @@ class _Pass:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
         self.watch: Watch
-        self.calls = 0
-        self.step = -1
-        self.fresh = False
+        self.calls, self.step, self.fresh = 0, -1, False
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
 
@@ -205,25 +203,21 @@ class _Pass:
         if all(len(memory) > number for memory in self.memories):
             kept = [memory[number] for memory in self.memories]
             parts = tuple(_joined(list(pieces)) for pieces in zip(*kept, strict=True))
-            self._keep_halves(parts[0], chunks)
-            return _result_of(parts, module, given)
-        if not self.fresh:
-            self.fresh = True
-            self.rollout.progress(count)
-        self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
-        self.rollout.session.ledger.add(self.rollout.what, rows)
-        result = forward(*args, **kwargs)
-        parts = _parts_of(result, rows, module, given)
-        for position, memory in enumerate(self.memories):
-            memory[number:] = [tuple(part[position::count].clone() for part in parts)]
-        self._keep_halves(parts[0], chunks)
-        return result
-
-    def _keep_halves(self, output: Tensor, chunks: list[int | None]) -> None:
-        count = len(self.batch)
+            result = _result_of(parts, module, given)
+        else:
+            if not self.fresh:
+                self.fresh = True
+                self.rollout.progress(count)
+            self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
+            self.rollout.session.ledger.add(self.rollout.what, rows)
+            result = forward(*args, **kwargs)
+            parts = _parts_of(result, rows, module, given)
+            for position, memory in enumerate(self.memories):
+                memory[number:] = [tuple(part[position::count].clone() for part in parts)]
         for half, chunk in enumerate(chunks):
             if chunk is not None and self.halves[half] is None:
-                self.halves[half] = output[chunk * count : (chunk + 1) * count]
+                self.halves[half] = parts[0][chunk * count : (chunk + 1) * count]
+        return result
 
     def _see(self, call: AttentionCall) -> Tensor | None:
         if not self.rows or self.handler is None:

@@ -121,14 +121,10 @@ class Session:
         """
         found = self.facts.layers
         if found is None:
-            seen: list[LayerInfo] = []
-
-            def watch(call: AttentionCall) -> None:
-                seen.append(LayerInfo(call.layer, call.kind, call.block))
-
+            recorder = Recorder()
             noise = torch.randn(1, *self.spec.shape, generator=torch.Generator().manual_seed(1))
-            self.arriving(lambda: self._forward(self._checked(noise), watch, None, 1, "layers", None))
-            found = tuple(seen)
+            self.evaluate(noise, recorder.attention, what="layers")
+            found = tuple(recorder.layers)
         if not found:
             raise NotSupported(self._no_attention())
         return found

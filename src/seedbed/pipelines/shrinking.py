@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import NotSupported
+from seedbed.pipelines.discover import LayerInfo
 
 Leaf = tuple[int, ...] | int | None
 
@@ -29,11 +30,12 @@ class Recorder:
     Attributes:
         calls: the modules that the denoiser's own forward calls, in their order, by name, with the leaves
             of its arguments: the shape of a tensor, a whole number as it is, None for anything else.
-        rows: batch rows of each attention call.
+        layers, rows: the layer and the batch rows of each attention call.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Leaf]]] = []
+        self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -42,6 +44,7 @@ class Recorder:
 
     def attention(self, call: AttentionCall) -> None:
         """At an attention call."""
+        self.layers.append(LayerInfo(call.layer, call.kind, call.block))
         self.rows.append(call.query.shape[0])
 
 
