@@ -172,8 +172,7 @@ def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
         NotSupported: it does not prepare latents and then call its denoiser, or takes no other noise than
             its own.
     """
-    first = next(iter(call.denoisers.values()))
-    known = _KNOWN.setdefault(first, {})
+    known = _KNOWN.setdefault(next(iter(call.denoisers.values())), {})
     key = _structure(call)
     if key not in known or drawn:
         if len(known) >= _MOST_KNOWN:

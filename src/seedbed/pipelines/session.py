@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -285,20 +286,18 @@ class Session:
             BadOutput: the frames are not finite.
             NotSupported: two noises give the denoiser the same.
         """
-        noises, done = self._checked(noise[None]), 0
+        noises = self._checked(noise[None])
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.ledger.add(what, rows_of(module, args, kwargs))
 
-        def step() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(min(done, self.facts.steps), self.facts.steps)
-
         def run_once() -> np.ndarray:
-            nonlocal done
-            done = 0
+            done = itertools.count(1)
+
+            def step() -> None:
+                if progress is not None:
+                    progress(min(next(done), self.facts.steps), self.facts.steps)
+
             with self.running(noises, guided=True, progress=step) as run, ExitStack() as hooks:
                 for module in run.denoisers.values():
                     hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
