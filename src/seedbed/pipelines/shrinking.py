@@ -64,7 +64,7 @@ class Shrinking:
         self._one = one
         self._places: list[tuple[int, ...]] = [tuple(range(candidates))]
         self._wanted = self.present = self._places[0]
-        self._call = 0
+        self._calls = iter(one.calls)
         self.tap: Tap | None = None
 
     @property
@@ -92,7 +92,7 @@ class Shrinking:
 
         Raises CannotShrink where an argument does not scale with the candidates as it should.
         """
-        number, self._call = self._call, self._call + 1
+        known, ones = next(self._calls, ("", []))
         if self._wanted != self.present:
             self.present = self._wanted
             self._places.append(self.present)
@@ -101,7 +101,6 @@ class Shrinking:
         if not self.began:
             return None
         leaves, spec = tree_flatten((args, kwargs))
-        known, ones = self._one.calls[number] if number < len(self._one.calls) else ("", [])
         if known != name or len(ones) != len(leaves):
             raise CannotShrink(f"{name} is called in another way for several candidates than for one")
         cut = [self._cut(name, leaf, one) for leaf, one in zip(leaves, ones, strict=True)]
