@@ -80,7 +80,7 @@ class Call:
         call = cls(
             pipe,
             prompt,
-            model_defaults(pipe) | dict(arguments),
+            _model_defaults(pipe) | dict(arguments),
             {name: eager_module(module) for name, module in networks.items()},
             tuple(name for name, module in networks.items() if is_compiled(module)),
         )
@@ -140,20 +140,11 @@ class Call:
         return list(inspect.signature(type(self.pipe).__call__).parameters)[1:]
 
     @property
-    def takes_latents(self) -> bool:
-        """Whether `latents` is among the parameters."""
-        return "latents" in self.parameters
-
-    @property
     def generator(self) -> torch.Generator:
         """A new generator in the state of the caller's, which is never advanced; seeded with 0 for none."""
         given = self.arguments.get("generator")
         given = given[0] if isinstance(given, list) else given
-        if given is None:
-            return torch.Generator().manual_seed(0)
-        twin = torch.Generator(device=given.device)
-        twin.set_state(given.get_state())
-        return twin
+        return torch.Generator().manual_seed(0) if given is None else given.clone_state()
 
     @property
     def embedded_guidance(self) -> bool:
@@ -184,14 +175,14 @@ def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
 
 
-def model_defaults(pipe: Any) -> dict[str, Any]:
+def _model_defaults(pipe: Any) -> dict[str, Any]:
     """The `call` of `seedbed.json` in the folder that `pipe` was loaded from; nothing where there is none.
 
     Raises BadRecord where that file is damaged or of another schema.
     """
     folder = getattr(pipe, "name_or_path", None) or pipe.config.get("_name_or_path")
-    path = Path(folder) / "seedbed.json" if folder else None
-    if path is None or not path.is_file():
+    path = Path(folder or "", "seedbed.json")
+    if not (folder and path.is_file()):
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

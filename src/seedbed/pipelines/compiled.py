@@ -13,8 +13,7 @@ ORIGINAL = "_torchdynamo_orig_callable"
 
 def eager_module(module: nn.Module) -> nn.Module:
     """The module inside of what `torch.compile(module)` gave; any other as it is."""
-    inner = getattr(module, "_orig_mod", module)
-    assert isinstance(inner, nn.Module)
+    inner: nn.Module = getattr(module, "_orig_mod", module)
     return inner
 
 

@@ -13,8 +13,8 @@ import hashlib
 import logging
 import textwrap
 import threading
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Hashable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -101,9 +101,9 @@ class Look:
     """
 
     count: int
-    prepared: list[Any] = field(default_factory=list)
-    drawn: list[Tensor] = field(default_factory=list)
-    added: list[Tensor] = field(default_factory=list)
+    prepared: list[Any]
+    drawn: list[Tensor]
+    added: list[Tensor]
     denoiser_name: str | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +128,6 @@ def look(
     Raises:
         BadInput: the pipeline fails.
     """
-    seen = Look(count)
 
     def begin(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.denoiser_name, seen.args, seen.kwargs = name, args, kwargs
@@ -144,6 +143,8 @@ def look(
         ExitStack() as hooks,
     ):
         vars(run.pipe).pop("_num_timesteps", None)  # of an earlier call
+        shown = run.preparation
+        seen = Look(count, shown.prepared, shown.drawn, shown.added)
         for name, module in run.denoisers.items():
             hook = module.register_forward_pre_hook(functools.partial(begin, name), with_kwargs=True)
             hooks.callback(hook.remove)
@@ -157,12 +158,7 @@ def look(
             # Torch's own can fill a screen; the whole of it stays in the cause.
             message = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
             raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
-        seen.prepared, seen.drawn, seen.added = (
-            run.preparation.prepared,
-            run.preparation.drawn,
-            run.preparation.added,
-        )
-    return seen
+        return seen
 
 
 def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
@@ -176,8 +172,7 @@ def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
         NotSupported: it does not prepare latents and then call its denoiser, or takes no other noise than
             its own.
     """
-    first = next(iter(call.denoisers.values()))
-    known = _KNOWN.setdefault(first, {})
+    known = _KNOWN.setdefault(next(iter(call.denoisers.values())), {})
     key = _structure(call)
     if key not in known or drawn:
         if len(known) >= _MOST_KNOWN:
@@ -188,7 +183,7 @@ def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
 
 def _find(call: Call, encodings: Encodings, drawn: bool) -> Facts:
     looks: list[str] = []
-    off = call.guidance_off
+    off, pictures = call.guidance_off, _has_pictures(call)
 
     def again(why: str, count: int, **options: Any) -> Look | None:
         looks.append(why)
@@ -197,13 +192,9 @@ def _find(call: Call, encodings: Encodings, drawn: bool) -> Facts:
         except (BadInput, NotSupported):
             return None
 
-    plain = not _has_pictures(call)
-    seen: Look | None = None
-    if plain:
-        try:
-            seen = look(call, encodings, 2, off)
-        except (BadInput, NotSupported):
-            looks.append("it does not take two candidates")
+    seen = None if pictures else again("it does not take two candidates", 2)
+    if seen is not None:
+        looks.clear()  # it does
     if seen is None or seen.denoiser_name is None:
         seen = look(call, encodings, 1, off)
     if seen.guided and off.get("guidance_scale") == 1:
@@ -217,47 +208,37 @@ def _find(call: Call, encodings: Encodings, drawn: bool) -> Facts:
     entry, noise = _entry_of(call, seen, drawn)
     assert seen.denoiser_name is not None
     denoiser = call.denoisers[seen.denoiser_name]
-    spec = spec_of(
-        call.name, noise, latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
-    )
+    channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
+    spec = spec_of(call.name, noise, channels)
 
     def rows(of: Look) -> int:
         return rows_of(denoiser, of.args, of.kwargs)
-
-    both, alone, repeats = (seen, None, False) if seen.count == 2 else (None, seen, False)
-    if both is None and not plain:
-        both = again("whether two candidates share pictures and a forward", 2)
-    elif both is not None and (rows(both) != 2 or not _alike([both.args, both.kwargs])):
-        alone = again("whether two candidates are given what one is", 1)
-    guides = alone is not None and rows(alone) != 1  # for whoever evaluates to refuse
-    shares = both is not None and alone is None
 
     def same(one: Look | None, two: Look | None) -> bool:
         known = one is not None and two is not None and rows(two) == 2
         return known and _twice([one.args, one.kwargs], [two.args, two.kwargs])  # type: ignore[union-attr]
 
-    if not shares and not guides:
-        shares = same(alone, both)
-        if not shares and both is not None:
-            # Its generators may have drawn for other things before, for one candidate more than for another.
-            noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)).to(noise)
-            given = [
-                again(
-                    "whether they are where both get one noise", n, entry=entry, noises=torch.cat([noise] * n)
-                )
-                for n in (1, 2)
-            ]
-            shares = same(*given)
-        if not shares and not plain:
-            both = again("whether each candidate wants pictures of its own", 2, repeats=True)
-            shares = repeats = same(alone, both)
-    layers = _layers_or_none(denoiser, both, spec.device) if shares and both is not None else None
+    both, alone = (seen, None) if seen.count == 2 else (None, seen)
+    if both is None and pictures:
+        both = again("whether two candidates share pictures and a forward", 2)
+    elif both is not None and (rows(both) != 2 or not _alike([both.args, both.kwargs])):
+        alone = again("whether two candidates are given what one is", 1)
+    guides = alone is not None and rows(alone) != 1  # for whoever evaluates to refuse
+    shares, repeats = not guides and (alone is None or same(alone, both)), False
+    if not (shares or guides) and both is not None:
+        # Its generators may have drawn for other things before, for one candidate more than for another.
+        noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)).to(noise)
+        why = "whether they are where both get one noise"
+        shares = same(*(again(why, n, entry=entry, noises=torch.cat([noise] * n)) for n in (1, 2)))
+    if not (shares or guides) and pictures:
+        both = again("whether each candidate wants pictures of its own", 2, repeats=True)
+        shares = repeats = same(alone, both)
+    layers = layers_of(denoiser, both, spec.device) if shares else None
     if layers is None:
         alone = alone or again("its denoiser does not run with two candidates", 1)
-        layers = None if alone is None else _layers_or_none(denoiser, alone, spec.device)
+        layers = layers_of(denoiser, alone, spec.device)
         shares = shares and layers is None
-    if alone is not None:
-        seen = alone
+    seen = alone or seen
     return Facts(
         spec=spec,
         entry=entry,
@@ -281,7 +262,8 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         raise NotSupported(
             f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
         )
-    if len(seen.added) > 1 or not (seen.added or seen.drawn or call.takes_latents):
+    takes_latents = "latents" in call.parameters
+    if len(seen.added) > 1 or not (seen.added or seen.drawn or takes_latents):
         why = "adds noise more than once to what it is given" if seen.added else "takes no latents"
         raise NotSupported(f"{call.name} {why}, so its initial noise cannot be chosen")
     if not seen.added and not seen.drawn and _has_pictures(call):
@@ -294,7 +276,7 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         # Some pipelines (Zeroscope) fold the frames of a candidate into the batch.
         return "added", noise if len(noise) == 1 else noise[None]
     noise = noise[:1]
-    if seen.drawn and (drawn or not call.takes_latents or not _is_drawn(noise, seen.drawn)):
+    if seen.drawn and (drawn or not takes_latents or not _is_drawn(noise, seen.drawn)):
         noise = max(seen.drawn, key=lambda tensor: tensor[:1].numel())[:1]
         number = sum(len(other) for other in seen.drawn if other.shape[1:] == noise.shape[1:])
         if number > seen.count:
@@ -318,9 +300,8 @@ def _is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
         if bool(torch.isin(values, own).all()):
             return True
         if own.shape == values.shape and own.abs().max() > 0:
-            scaled = own * (values @ own / (own @ own))
-            tolerance = max(1e-5, 2 * torch.finfo(latents.dtype).eps)
-            if bool(((values - scaled).abs() <= tolerance * (1 + scaled.abs())).all()):
+            near = max(1e-5, 2 * torch.finfo(latents.dtype).eps)
+            if torch.allclose(values, own * (values @ own / (own @ own)), rtol=near, atol=near):
                 return True
     return False
 
@@ -336,13 +317,8 @@ def _has_pictures(call: Call) -> bool:
 
 def _alike(given: Any) -> bool:
     """Whether everything with a row for each of two candidates holds the same for both."""
-    if isinstance(given, Tensor):
-        return given.shape[:1] != (2,) or _near(given[0], given[1])
-    if isinstance(given, dict):
-        return all(map(_alike, given.values()))
-    if isinstance(given, (list, tuple)):
-        return all(map(_alike, given))
-    return True
+    pairs = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.shape[:1] == (2,))
+    return all(_near(first, second) for first, second in pairs)
 
 
 def _twice(one: Any, two: Any) -> bool:
@@ -403,20 +379,13 @@ def values_digest(noise: Tensor) -> str:
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
 
-def _layers_or_none(denoiser: nn.Module, seen: Look, device: torch.device) -> tuple[LayerInfo, ...] | None:
-    try:
-        return layers_of(denoiser, seen.args, seen.kwargs, device)
-    except Exception:  # any model may do in its forward what tensors without data cannot
-        return None
-
-
-def layers_of(
-    denoiser: nn.Module, args: tuple[Any, ...], kwargs: Arguments, device: torch.device
-) -> tuple[LayerInfo, ...]:
+def layers_of(denoiser: nn.Module, seen: Look | None, device: torch.device) -> tuple[LayerInfo, ...] | None:
     """The attention layers of a forward, from tensors that have shapes alone.
 
-    Raises whatever the model raises, and SplitBatch where it takes its batch apart.
+    None for no look, where the model does not run like that, or where it takes its batch apart.
     """
+    if seen is None:
+        return None
     found: list[LayerInfo] = []
 
     def watch(call: AttentionCall) -> None:
@@ -424,7 +393,10 @@ def layers_of(
             raise SplitBatch(f"{call.layer} attends to fewer rows than there are candidates")
         found.append(LayerInfo(call.layer, call.kind, call.block))
 
-    run_without_data(denoiser, args, kwargs, device, watch)
+    try:
+        run_without_data(denoiser, seen.args, seen.kwargs, device, watch)
+    except Exception:  # any model may do in its forward what tensors without data cannot
+        return None
     return tuple(found)
 
 
@@ -461,25 +433,18 @@ def run_without_data(
         if hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook"):
             # Offloading wraps the instance's forward to move weights, of which there are none.
             vars(module).pop("forward", None)
-    with torch.no_grad(), _unlogged(FakeTensorMode.__module__), mode:
-        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
-        with Tap(twin, handler, inputs):
-            twin(*args, **kwargs)
-
-
-@contextmanager
-def _unlogged(name: str) -> Iterator[None]:
-    """Keeps a logger silent in this thread: torch would log pages of what is raised, and here is expected."""
-    logger, thread = logging.getLogger(name), threading.get_ident()
+    logger, thread = logging.getLogger(FakeTensorMode.__module__), threading.get_ident()
 
     def elsewhere(record: logging.LogRecord) -> bool:
+        """Silent in this thread: torch would log pages of what is raised, and here is expected."""
         return record.thread != thread
 
     logger.addFilter(elsewhere)
-    try:
-        yield
-    finally:
-        logger.removeFilter(elsewhere)
+    with ExitStack() as undo, torch.no_grad(), mode:
+        undo.callback(logger.removeFilter, elsewhere)
+        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
+        with Tap(twin, handler, inputs):
+            twin(*args, **kwargs)
 
 
 def _structure(call: Call) -> Hashable:

@@ -99,7 +99,6 @@ def intercepted(
         eager: run compiled denoisers eagerly; always so where guidance is off.
         progress: called after every step of the scheduler.
     """
-    generator = call.generator
     arguments = {name: _given(name, value, count, repeats) for name, value in call.arguments.items()}
     if call.prompt is not None:
         arguments["prompt"] = call.prompt if count == 1 else [call.prompt] * count
@@ -108,28 +107,36 @@ def intercepted(
         arguments["generator"] = copies[0] if count == 1 else copies
     if off is not None:
         arguments |= off
-        if "ip_adapter_image_embeds" in arguments:
-            arguments["ip_adapter_image_embeds"] = _conditional_image(arguments["ip_adapter_image_embeds"])
+        embeds = arguments.get("ip_adapter_image_embeds")
+        if isinstance(embeds, list):
+            # With guidance (2, images, width) each. Pipelines cut the row of the negative prompt off only
+            # where guidance is on; left there, it would be taken for more of the picture.
+            arguments["ip_adapter_image_embeds"] = [
+                each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds
+            ]
     with ExitStack() as undo:
         twin = _copy_of(call.pipe, undo)
         denoisers = undo.enter_context(denoisers_of(twin, call.denoisers, eager=eager or off is not None))
         if hasattr(twin, "encode_prompt"):
-            vars(twin)["encode_prompt"] = _encoding_once(twin.encode_prompt, encodings.prompts, count)
-        mode = _Seeded(generator, count)
+            once = functools.partial(_encode_prompt, twin.encode_prompt, encodings.prompts, count)
+            vars(twin)["encode_prompt"] = once
+        mode = _Mode(functools.partial(_seeded, call.generator, count))
         scheduler = getattr(twin, "scheduler", None)
         if scheduler is not None and hasattr(scheduler, "step"):
-            _replace(scheduler, "step", _Method(scheduler.step, mode, progress), undo)
+            replace(scheduler, "step", _Method(scheduler.step, mode, progress), undo)
         for name, model in twin.components.items():
             if name.startswith("vae") and isinstance(model, nn.Module):
                 # On the instance, as its pipeline offloads that very module.
                 encode, decode = (getattr(model, name, None) for name in ("encode", "decode"))
                 if encode is not None:
                     once = functools.partial(_encode, encode, encodings.pictures)
-                    _replace(model, "encode", once, undo)
+                    replace(model, "encode", once, undo)
                 if decode is not None and not hasattr(decode, ORIGINAL):  # or it would compile again
-                    _replace(model, "decode", _Method(decode, mode), undo)
+                    replace(model, "decode", _Method(decode, mode), undo)
         _show_timestep(call.pipe, twin, denoisers, undo)
-        _keep_processors(call.denoisers, undo)
+        for part in (part for network in call.denoisers.values() for part in network.modules()):
+            if hasattr(part, "processor"):
+                undo.callback(_put_back, part, part.processor)
         for name, guider in call.guiders.items():
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
@@ -162,14 +169,18 @@ def _copy_of(pipe: Any, undo: ExitStack) -> Any:
     return twin
 
 
-def _replace(instance: Any, name: str, value: Any, undo: ExitStack) -> None:
-    """Sets an attribute of an instance until undone."""
+def replace(instance: Any, name: str, value: Any, undo: ExitStack) -> None:
+    """Sets an attribute of an instance; undone unless offloading has, by hooking its models anew."""
     state = vars(instance)
-    if name in state:
-        undo.callback(state.__setitem__, name, state[name])
-    else:
-        undo.callback(state.pop, name, None)
+    before = {name: state[name]} if name in state else {}
     state[name] = value
+
+    def restore() -> None:
+        if state.get(name) is value:
+            del state[name]
+            state.update(before)
+
+    undo.callback(restore)
 
 
 def _offload_again(pipe: Any) -> None:
@@ -193,25 +204,20 @@ def _offload_again(pipe: Any) -> None:
 
 def _show_timestep(pipe: Any, twin: Any, denoisers: Mapping[str, nn.Module], undo: ExitStack) -> None:
     """Keeps `pipe` at the timestep of its copy: caches between steps (PAB, FasterCache) ask it."""
-    before = {name: value for name, value in vars(pipe).items() if name == "_current_timestep"}
+    name = "_current_timestep"
 
     def show(*_: Any) -> None:
-        if "_current_timestep" in vars(twin):
-            vars(pipe)["_current_timestep"] = vars(twin)["_current_timestep"]
+        if name in vars(twin):
+            vars(pipe)[name] = vars(twin)[name]
 
-    undo.callback(vars(pipe).update, before)
-    undo.callback(vars(pipe).pop, "_current_timestep", None)
+    undo.callback(vars(pipe).update, {key: value for key, value in vars(pipe).items() if key == name})
+    undo.callback(vars(pipe).pop, name, None)
     for denoiser in denoisers.values():
         undo.callback(denoiser.register_forward_pre_hook(show).remove)
 
 
-def _keep_processors(denoisers: Mapping[str, nn.Module], undo: ExitStack) -> None:
-    """Puts attention processors back: PAG sets its own for a call, and leaves them where it ends early."""
-    for part in (part for net in denoisers.values() for part in net.modules() if hasattr(part, "processor")):
-        undo.callback(_put_back, part, part.processor)
-
-
 def _put_back(part: Any, processor: Any) -> None:
+    """Attention processors: PAG sets its own for a call, and leaves them where it ends early."""
     if part.processor is not processor:
         part.set_processor(processor)
 
@@ -252,11 +258,11 @@ class Preparation:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.refuse()
         with ExitStack() as undo:
-            undo.enter_context(_Draws(self._draw))
+            undo.enter_context(_Mode(self._draw))
             for name in _ADDING:
                 if hasattr(self._scheduler, name):
                     add = getattr(self._scheduler, name)
-                    _replace(self._scheduler, name, functools.partial(self._add, add), undo)
+                    replace(self._scheduler, name, functools.partial(self._add, add), undo)
             prepared = self._prepare(*args, **kwargs)
             others = self.noises is not None and self.entry == "latents beside others"
             if others and not isinstance(prepared, tuple):
@@ -274,8 +280,11 @@ class Preparation:
         self.prepared.append(prepared)
         return prepared
 
-    def _draw(self, noise: Tensor) -> Tensor:
+    def _draw(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """At once for all candidates, or one after the other where each has a generator."""
+        noise = func(*args, **kwargs)
+        if func is not torch.randn:
+            return noise
         self.drawn.append(noise.clone())  # SkyReels-V2 writes its picture into the noise that it drew
         if not self._left or noise.shape[1:] != self._left[0].shape[1:] or len(noise) > len(self._left):
             return noise
@@ -288,70 +297,60 @@ class Preparation:
         if isinstance(noise, Tensor):
             self.added.append(noise)
             if self.noises is not None and self.entry == "added":
-                given["noise"] = self._in_place_of(noise)
+                own = (
+                    self.noises.flatten(0, 1) if noise.ndim < self.noises.ndim else self.noises
+                )  # folded frames
+                if noise.shape != own.shape:
+                    raise NotSupported(
+                        f"the pipeline adds noise of shape {tuple(noise.shape)} for noises of shape "
+                        f"{tuple(own.shape)}"
+                    )
+                given["noise"] = own.to(noise.device, noise.dtype)
                 self._swapped.append((noise, given["noise"]))
         return add(**given)
 
-    def _in_place_of(self, added: Tensor) -> Tensor:
-        assert self.noises is not None
-        noises = self.noises.flatten(0, 1) if added.ndim < self.noises.ndim else self.noises  # folded frames
-        if added.shape != noises.shape:
-            raise NotSupported(
-                f"the pipeline adds noise of shape {tuple(added.shape)} for noises of shape "
-                f"{tuple(noises.shape)}"
-            )
-        return noises.to(added.device, added.dtype)
 
+class _Mode(TorchFunctionMode):
+    """Asks `answer(function, arguments, keywords)` in place of every function of torch."""
 
-class _Draws(TorchFunctionMode):
-    """Passes every noise that is drawn through `answer`."""
-
-    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, answer: Callable[[Callable[..., Any], Any, dict[str, Any]], Any]) -> None:
         super().__init__()
         self.answer = answer
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        return self.answer(result) if func is torch.randn else result
+        return self.answer(func, args, kwargs or {})
 
 
-class _Seeded(TorchFunctionMode):
+def _seeded(
+    generator: torch.Generator, count: int, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+) -> Any:
     """Draws from `generator` where none is given, the same for each of `count` rows.
 
     Some pipelines do not hand the caller's generator to their scheduler, and some autoencoders (LTX) add
     noise while they decode: both would draw from torch's global generator, which is the caller's.
     """
-
-    def __init__(self, generator: torch.Generator, count: int) -> None:
-        super().__init__()
-        self.generator, self.count = generator, count
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func not in (torch.randn, torch.randn_like, torch.randint) or kwargs.get("generator") is not None:
-            return func(*args, **kwargs)
-        device = kwargs.get("device") or (args[0].device if func is torch.randn_like else "cpu")
-        given = {**kwargs, "generator": self.generator, "device": self.generator.device}
-        if func is torch.randint:
-            return func(*args, **given).to(device)
-        if func is torch.randn_like:
-            given["dtype"] = given.get("dtype") or args[0].dtype
-            shape = args[0].shape
-        else:
-            shape = given.pop("size", args[0] if args and not isinstance(args[0], int) else args)
-        rows = shape[:1] == (self.count,) and len(shape) > 2
-        noise = torch.randn((1, *shape[1:]) if rows else shape, **given)
-        return (noise.expand(shape).clone() if rows else noise).to(device)
+    if func not in (torch.randn, torch.randn_like, torch.randint) or kwargs.get("generator") is not None:
+        return func(*args, **kwargs)
+    device = kwargs.get("device") or (args[0].device if func is torch.randn_like else "cpu")
+    given = {**kwargs, "generator": generator, "device": generator.device}
+    if func is torch.randint:
+        return func(*args, **given).to(device)
+    if func is torch.randn_like:
+        given["dtype"] = given.get("dtype") or args[0].dtype
+        shape = args[0].shape
+    else:
+        shape = given.pop("size", args[0] if args and not isinstance(args[0], int) else args)
+    rows = shape[:1] == (count,) and len(shape) > 2
+    noise = torch.randn((1, *shape[1:]) if rows else shape, **given)
+    return (noise.expand(shape).clone() if rows else noise).to(device)
 
 
 class _Method:
     """A method that runs in a mode, and says when it is done; a copy of its object gets one of its own."""
 
-    def __init__(self, method: Any, mode: _Seeded, done: Callable[[], None] | None = None) -> None:
+    def __init__(self, method: Any, mode: _Mode, done: Callable[[], None] | None = None) -> None:
         self.method, self.mode, self.done = method, mode, done
         self.__self__ = getattr(method, "__self__", None)
         functools.update_wrapper(self, method)
@@ -367,55 +366,50 @@ class _Method:
         return _Method(copy.deepcopy(self.method, memo), self.mode, self.done)
 
 
-def _encoding_once(encode: Callable[..., Any], encoded: dict[str, Any], count: int) -> Callable[..., Any]:
-    """`encode_prompt` that runs for one prompt and repeats every output that has a batch axis of one.
+def _encode_prompt(
+    encode: Callable[..., Any], encoded: dict[str, Any], count: int, *args: Any, **kwargs: Any
+) -> Any:
+    """`encode_prompt`, run for one prompt; repeats every output that has a batch axis of one.
 
     Encoding a single row makes the embeddings the same bit by bit for every number of candidates.
     """
-    signature = inspect.signature(encode)
-
-    def once(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        given = bound.arguments
-        prompt = given.get("prompt")
-        if prompt is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
-            return encode(*args, **kwargs)
-        if isinstance(prompt, list):
-            lists = {name: v for name, v in given.items() if "prompt" in name and isinstance(v, list)}
-            if len(prompt) != count or any(value != [value[0]] * len(value) for value in lists.values()):
-                return encode(*args, **kwargs)  # a prompt for each of several frames, for instance
-            given |= {name: value[0] for name, value in lists.items()}
-            if "batch_size" in given:
-                given["batch_size"] = 1
-        key = repr(sorted(given.items()))
-        if key not in encoded:
-            encoded[key] = encode(*bound.args, **bound.kwargs)
-        return _repeated(encoded[key], count)
-
-    return once
+    bound = inspect.signature(encode).bind(*args, **kwargs)
+    given = bound.arguments
+    prompt = given.get("prompt")
+    if prompt is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
+        return encode(*args, **kwargs)
+    if isinstance(prompt, list):
+        lists = {name: v for name, v in given.items() if "prompt" in name and isinstance(v, list)}
+        if len(prompt) != count or any(value != [value[0]] * len(value) for value in lists.values()):
+            return encode(*args, **kwargs)  # a prompt for each of several frames, for instance
+        given |= {name: value[0] for name, value in lists.items()}
+        if "batch_size" in given:
+            given["batch_size"] = 1
+    key = repr(sorted(given.items()))
+    if key not in encoded:
+        encoded[key] = encode(*bound.args, **bound.kwargs)
+    return _repeated(encoded[key], count)
 
 
 def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **options: Any) -> Any:
-    """An autoencoder's `encode`, answered from `pictures` where the same was asked before."""
+    """An autoencoder's `encode`, answered from `pictures` where the same was asked before.
+
+    Its samples are always the same where the pipeline names no generator for them. Else one picture would be
+    another in every run and for every candidate, and no record could be replayed.
+    """
     if len(args) != 1 or any(isinstance(value, Tensor) for value in options.values()):
         return encode(*args, **options)
     (picture,) = args
-    for known, given, output in pictures:
+    for known, given, kept in pictures:
         same = known.shape == picture.shape and known.dtype == picture.dtype and given == options
         if same and torch.equal(known.to(picture.device), picture):
-            # A copy, as the pipeline may write into what it gets.
-            return _sampled_alike(copy.deepcopy(output))
-    output = encode(picture, **options)
-    pictures.append((picture.clone(), options, copy.deepcopy(output)))
-    del pictures[:-_MOST_PICTURES]
-    return _sampled_alike(output)
-
-
-def _sampled_alike(output: Any) -> Any:
-    """An encoder's output, whose samples are always the same where the pipeline names no generator for them.
-
-    Else one picture would be another in every run and for every candidate, and no record could be replayed.
-    """
+            output = kept
+            break
+    else:
+        output = encode(picture, **options)
+        pictures.append((picture.clone(), options, output))
+        del pictures[:-_MOST_PICTURES]
+    output = copy.deepcopy(output)  # as the pipeline may write into what it gets
     spread = getattr(output, "latent_dist", None)
     if spread is not None:
         sample = spread.sample
@@ -449,14 +443,3 @@ def _repeated(value: Any, count: int) -> Any:
     if isinstance(value, tuple):
         return tuple(_repeated(item, count) for item in value)
     return value
-
-
-def _conditional_image(embeds: Any) -> Any:
-    """IP-adapter embeddings of a call with guidance, (2, images, width) each, as one without takes them.
-
-    Pipelines cut the row of the negative prompt off only where guidance is on; left there, it would be taken
-    for more of the picture.
-    """
-    if not isinstance(embeds, list):
-        return embeds
-    return [each[1:] if isinstance(each, Tensor) and len(each) == 2 else each for each in embeds]

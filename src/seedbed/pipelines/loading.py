@@ -156,10 +156,9 @@ def load(
             absent = True
     if absent:
         raise BadInput(f"there is no device {place} on this machine: use cpu")
-    if not dtype:
-        dtype = "float32"
-        if place.type == "cuda":
-            dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if not dtype and place.type == "cuda":
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    dtype = dtype or "float32"
     dtypes = (
         {part: dtype_named(one) for part, one in dtype.items()}
         if isinstance(dtype, Mapping)

@@ -16,8 +16,9 @@ from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, par
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.discover import TEXT, rows_of
+from seedbed.pipelines.interception import replace
 from seedbed.pipelines.session import Session, decoded
-from seedbed.pipelines.steps import Watch, replace_forward, watch_steps
+from seedbed.pipelines.steps import Watch, watch_steps
 
 Parts = tuple[Tensor, ...]
 """The tensors that one call of a denoiser returns, (rows, ...) each: video and audio, for instance."""
@@ -161,30 +162,22 @@ class _Pass:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
         self.watch: Watch
-        self.calls = 0
-        self.step = -1
-        self.fresh = False
+        self.calls, self.step, self.fresh = 0, -1, False
         self.halves: list[Tensor | None] = [None, None]
-        self.clean: Tensor | None = None
         self.rows: list[int] = []
 
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
-        session, finished = self.rollout.session, False
+        session, output = self.rollout.session, None
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
-        if looks or self.outputs is not None:
-            _ = session.alone  # a run of its own, which would end the taps of this one
         with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
             for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
-                replace_forward(module, functools.partial(self._forward, module, module.forward), undo)
-            self.watch = watch_steps(
-                run, undo, pause, lambda step: self.outputs is not None and self.fresh, self._meet
-            )
+                replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
+            self.watch = watch_steps(run, undo, pause, lambda: self.outputs is not None and self.fresh)
             output = run(noises, output_type="np")
-            finished = True
-        if not finished:
+        if output is None:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
         self._end_step()
         if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
@@ -203,32 +196,28 @@ class _Pass:
         if self.step != len(self.watch.met):
             self._end_step()
             self.step, self.fresh = len(self.watch.met), False
-            self.halves, self.clean = [None, None], None
+            self.halves, self.watch.clean = [None, None], None
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
             chunks = _prompt_parts(self.rollout.session, given, rows, count)
         if all(len(memory) > number for memory in self.memories):
             kept = [memory[number] for memory in self.memories]
             parts = tuple(_joined(list(pieces)) for pieces in zip(*kept, strict=True))
-            self._keep_halves(parts[0], chunks)
-            return _result_of(parts, module, given)
-        if not self.fresh:
-            self.fresh = True
-            self.rollout.progress(count)
-        self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
-        self.rollout.session.ledger.add(self.rollout.what, rows)
-        result = forward(*args, **kwargs)
-        parts = _parts_of(result, rows, module, given)
-        for position, memory in enumerate(self.memories):
-            memory[number:] = [tuple(part[position::count].clone() for part in parts)]
-        self._keep_halves(parts[0], chunks)
-        return result
-
-    def _keep_halves(self, output: Tensor, chunks: list[int | None]) -> None:
-        count = len(self.batch)
+            result = _result_of(parts, module, given)
+        else:
+            if not self.fresh:
+                self.fresh = True
+                self.rollout.progress(count)
+            self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
+            self.rollout.session.ledger.add(self.rollout.what, rows)
+            result = forward(*args, **kwargs)
+            parts = _parts_of(result, rows, module, given)
+            for position, memory in enumerate(self.memories):
+                memory[number:] = [tuple(part[position::count].clone() for part in parts)]
         for half, chunk in enumerate(chunks):
             if chunk is not None and self.halves[half] is None:
-                self.halves[half] = output[chunk * count : (chunk + 1) * count]
+                self.halves[half] = parts[0][chunk * count : (chunk + 1) * count]
+        return result
 
     def _see(self, call: AttentionCall) -> Tensor | None:
         if not self.rows or self.handler is None:
@@ -241,9 +230,6 @@ class _Pass:
         call.step = self.step
         return self.handler(call, self.batch, self.rows)
 
-    def _meet(self, step: int, clean: Tensor) -> None:
-        self.clean = clean
-
     def _end_step(self) -> None:
         """Hands over what a fresh step brought, once it is over."""
         if not self.fresh or (self.handler is None and self.outputs is None):
@@ -253,8 +239,8 @@ class _Pass:
             raise NotSupported(
                 f"no forward of step {self.step} has rows of the prompt: what they do cannot be told"
             )
-        if self.outputs is not None and self.clean is not None:
-            self.outputs(self.step, self.batch, conditional, unconditional, self.clean)
+        if self.outputs is not None and self.watch.clean is not None:
+            self.outputs(self.step, self.batch, conditional, unconditional, self.watch.clean)
 
 
 def _caches(denoiser: nn.Module) -> bool:

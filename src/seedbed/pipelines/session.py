@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ class Session:
             A `generator` is copied for every run, so that it is never advanced.
 
     Attributes:
+        pipe: the user's pipeline.
+        prompt: the text.
+        call: the arguments, merged.
         ledger: what was spent so far.
 
     Raises:
@@ -80,33 +84,15 @@ class Session:
 
     def __init__(self, pipe: Any, prompt: str | None = None, **call: Any) -> None:
         self.asked = Call.of(pipe, prompt, call)
+        self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
         self._encodings = Encodings()
-        self._facts: Facts | None = None
         self._started: dict[str, str] = {}
 
-    @property
-    def pipe(self) -> Any:
-        """The user's pipeline."""
-        return self.asked.pipe
-
-    @property
-    def prompt(self) -> str | None:
-        """The text."""
-        return self.asked.prompt
-
-    @property
-    def call(self) -> dict[str, Any]:
-        """The arguments, merged."""
-        return self.asked.arguments
-
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         """What there is to know before the first evaluation."""
-        if self._facts is None:
-            self._facts = discover(self.asked, self._encodings)
-            self._started = {self._facts.start: ""}
-        return self._facts
+        return discover(self.asked, self._encodings)
 
     @property
     def spec(self) -> NoiseSpec:
@@ -136,14 +122,10 @@ class Session:
         """
         found = self.facts.layers
         if found is None:
-            seen: list[LayerInfo] = []
-
-            def watch(call: AttentionCall) -> None:
-                seen.append(LayerInfo(call.layer, call.kind, call.block))
-
+            recorder = Recorder()
             noise = torch.randn(1, *self.spec.shape, generator=torch.Generator().manual_seed(1))
-            self.arriving(lambda: self._forward(self._checked(noise), watch, None, 1, "layers", None))
-            found = tuple(seen)
+            self.evaluate(noise, recorder.attention, what="layers")
+            found = tuple(recorder.layers)
         if not found:
             raise NotSupported(self._no_attention())
         return found
@@ -304,20 +286,18 @@ class Session:
             BadOutput: the frames are not finite.
             NotSupported: two noises give the denoiser the same.
         """
-        noises, done = self._checked(noise[None]), 0
+        noises = self._checked(noise[None])
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.ledger.add(what, rows_of(module, args, kwargs))
 
-        def step() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(min(done, self.facts.steps), self.facts.steps)
-
         def run_once() -> np.ndarray:
-            nonlocal done
-            done = 0
+            done = itertools.count(1)
+
+            def step() -> None:
+                if progress is not None:
+                    progress(min(next(done), self.facts.steps), self.facts.steps)
+
             with self.running(noises, guided=True, progress=step) as run, ExitStack() as hooks:
                 for module in run.denoisers.values():
                     hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
@@ -348,9 +328,11 @@ class Session:
             first = False
             for noise, start in zip(noises, digests(module, args, kwargs), strict=False):
                 key = hashlib.sha256(noise.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                same = self._started.setdefault(start, key) != key
-                # Unless it is given the very noise that it would have drawn.
-                if same and (start != facts.start or values_digest(noise) not in facts.own):
+                if start == facts.start:  # fine for the very noise that it would have drawn
+                    same = values_digest(noise) not in facts.own
+                else:
+                    same = self._started.setdefault(start, key) != key
+                if same:
                     raise _NotTaken
 
         with (
@@ -391,7 +373,7 @@ class Session:
         if before.entry.startswith("latents"):
             facts = discover(self.asked, self._encodings, drawn=True)
             if facts.entry == "drawn" and facts.spec.shape == before.spec.shape:
-                self._facts, self._started = facts, {facts.start: ""}
+                self.facts, self._started = facts, {}
                 try:
                     return attempt()
                 except _NotTaken as error:

@@ -7,53 +7,44 @@ the forward cannot be cut, and `CannotShrink` says why: nothing is guessed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import NotSupported
+from seedbed.pipelines.discover import LayerInfo
+
+Leaf = tuple[int, ...] | int | None
 
 
 class CannotShrink(NotSupported):
     """Candidates cannot be dropped within this model's forward; they can between forwards."""
 
 
-@dataclass(frozen=True)
-class DirectCall:
-    """The arguments of one module that the denoiser's own forward calls, in the forward of one candidate.
-
-    Attributes:
-        name: of the module.
-        leaves: of every leaf of its arguments the shape of a tensor, a whole number as it is, None for
-            anything else.
-    """
-
-    name: str
-    leaves: tuple[tuple[int, ...] | int | None, ...]
-
-
 class Recorder:
     """Watches the forward of one candidate through a tap.
 
     Attributes:
-        calls: the direct calls in their order.
-        rows: batch rows of each attention call.
+        calls: the modules that the denoiser's own forward calls, in their order, by name, with the leaves
+            of its arguments: the shape of a tensor, a whole number as it is, None for anything else.
+        layers, rows: the layer and the batch rows of each attention call.
     """
 
     def __init__(self) -> None:
-        self.calls: list[DirectCall] = []
+        self.calls: list[tuple[str, list[Leaf]]] = []
+        self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a direct call; changes nothing."""
-        self.calls.append(DirectCall(name, tuple(map(_seen, tree_flatten((args, kwargs))[0]))))
+        self.calls.append((name, [_seen(leaf) for leaf in tree_leaves((args, kwargs))]))
 
     def attention(self, call: AttentionCall) -> None:
         """At an attention call."""
+        self.layers.append(LayerInfo(call.layer, call.kind, call.block))
         self.rows.append(call.query.shape[0])
 
 
@@ -73,7 +64,7 @@ class Shrinking:
         self._one = one
         self._places: list[tuple[int, ...]] = [tuple(range(candidates))]
         self._wanted = self.present = self._places[0]
-        self._call = 0
+        self._calls = iter(one.calls)
         self.tap: Tap | None = None
 
     @property
@@ -90,10 +81,8 @@ class Shrinking:
 
         Raises CannotShrink where it does not.
         """
-        if not self.began:
-            return
         rows = self._one.rows[call.index] if call.index < len(self._one.rows) else 0
-        if call.query.shape[0] != rows * len(self.present):
+        if self.began and call.query.shape[0] != rows * len(self.present):
             raise CannotShrink(f"{call.layer} still attends over candidates that were dropped before")
 
     def inputs(
@@ -103,7 +92,7 @@ class Shrinking:
 
         Raises CannotShrink where an argument does not scale with the candidates as it should.
         """
-        number, self._call = self._call, self._call + 1
+        known, ones = next(self._calls, ("", []))
         if self._wanted != self.present:
             self.present = self._wanted
             self._places.append(self.present)
@@ -112,14 +101,13 @@ class Shrinking:
         if not self.began:
             return None
         leaves, spec = tree_flatten((args, kwargs))
-        known = self._one.calls[number] if number < len(self._one.calls) else None
-        if known is None or known.name != name or len(known.leaves) != len(leaves):
+        if known != name or len(ones) != len(leaves):
             raise CannotShrink(f"{name} is called in another way for several candidates than for one")
-        cut = [self._cut(name, leaf, one) for leaf, one in zip(leaves, known.leaves, strict=True)]
+        cut = [self._cut(name, leaf, one) for leaf, one in zip(leaves, ones, strict=True)]
         changed: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(cut, spec)
         return changed
 
-    def _cut(self, name: str, leaf: Any, one: tuple[int, ...] | int | None) -> Any:
+    def _cut(self, name: str, leaf: Any, one: Leaf) -> Any:
         """One leaf of the arguments, with the rows of the candidates that are present."""
         if not isinstance(leaf, Tensor):
             if _seen(leaf) != one:
@@ -145,7 +133,7 @@ class Shrinking:
         )
 
 
-def _seen(leaf: Any) -> tuple[int, ...] | int | None:
+def _seen(leaf: Any) -> Leaf:
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape)
     return leaf if isinstance(leaf, int) else None

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.interception import Run
+from seedbed.pipelines.interception import Run, replace
 from seedbed.pipelines.prediction import clean_latents
-
-Meet = Callable[[int, Tensor], None]
 
 
 class Watch:
@@ -28,21 +26,23 @@ class Watch:
 
     Attributes:
         met: the timesteps of the steps begun.
+        clean: x0-hat of the last step that was wanted. A pipeline may call its scheduler twice for a step:
+            the second one counts.
         under_way: whether an evaluation has followed a step.
     """
 
     def __init__(
-        self, pipe: Any, take: Any, pause: int | None, wanted: Callable[[int], bool] | None, meet: Meet | None
+        self, pipe: Any, take: Any, pause: int | None, wanted: Callable[[], bool] | None = None
     ) -> None:
-        self.pipe, self.take, self.pause, self.wanted, self.meet = pipe, take, pause, wanted, meet
+        self.pipe, self.take, self.pause, self.wanted = pipe, take, pause, wanted
         self.pipe_name = type(pipe).__name__
         self.met: list[Any] = []
+        self.clean: Tensor | None = None
         self.under_way = False
         self._own: list[Any] = []
         self._paused = False
         self._first = self
         self._copies: list[Watch] = []
-        self._signature = inspect.signature(take)
         self._last: Any = None
         functools.update_wrapper(self, take)
 
@@ -52,13 +52,8 @@ class Watch:
         begun = [copy._paused for copy in self._copies if copy._own]
         return self._paused or (bool(begun) and all(begun))
 
-    @property
-    def begun(self) -> bool:
-        """Whether any step has begun."""
-        return any(copy._own for copy in (self, *self._copies))
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self._signature.bind(*args, **kwargs).arguments
+        given = inspect.signature(self.take).bind(*args, **kwargs).arguments
         timestep = given["timestep"]
         again = bool(self._own) and isinstance(timestep, Tensor) and timestep is self._own[-1]
         if self._paused and not again:
@@ -74,17 +69,15 @@ class Watch:
         if number == len(self._first.met):
             self._first.met.append(timestep)
         pausing = number + 1 == self.pause
-        if not pausing and not (self.wanted is not None and self.wanted(number)):
+        if not pausing and not (self.wanted is not None and self.wanted()):
             return self.take(*args, **kwargs)
         as_tuple = not given.pop("return_dict", True)
         output = self.take(**given, return_dict=True)
         as_tuple = as_tuple or isinstance(output, tuple)  # some schedulers give one whatever they are asked
-        clean = clean_latents(self.take.__self__, number, output, given)
-        if self.meet is not None:
-            self.meet(number, clean)
+        self.clean = clean_latents(self.take.__self__, number, output, given)
         if not pausing:
             return output.to_tuple() if as_tuple and not isinstance(output, tuple) else output
-        clean = clean.to(given["sample"].dtype)
+        clean = self.clean.to(given["sample"].dtype)
         self._paused = True
         if self._first is self:  # or other copies may yet have to step
             self.pipe._interrupt = True
@@ -92,27 +85,20 @@ class Watch:
         return self._last
 
     def close(self) -> None:
-        """Leaves the scheduler, and lets go of those who asked: they refer to the watch themselves."""
-        del self.take.__self__.step
+        """Lets go of those who asked: they refer to the watch themselves."""
         for watch in (self, *self._copies):
-            watch.wanted = watch.meet = watch._last = None
+            watch.wanted = watch._last = None
             del watch._first
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
         """For a pipeline that copies its scheduler: the copy pauses too."""
-        watch = Watch(self.pipe, copy.deepcopy(self.take, memo), self.pause, None, None)
+        watch = Watch(self.pipe, copy.deepcopy(self.take, memo), self.pause)
         watch._first = self._first
         self._first._copies.append(watch)
         return watch
 
 
-def watch_steps(
-    run: Run,
-    undo: ExitStack,
-    pause: int | None = None,
-    wanted: Callable[[int], bool] | None = None,
-    meet: Meet | None = None,
-) -> Watch:
+def watch_steps(run: Run, undo: ExitStack, pause: int | None, wanted: Callable[[], bool]) -> Watch:
     """Watches the scheduler of a run.
 
     Args:
@@ -120,9 +106,7 @@ def watch_steps(
         pause: the step (from 1) for which the scheduler gives back the clean latents it implies; the pipeline
             is then interrupted, so that it decodes those as it decodes its own, and where it goes on all the
             same, as it looks at no `interrupt`, its last evaluation stands for the others. None for no pause.
-        wanted: of a step's number (from 0): whether to meet it besides.
-        meet: called with the number and x0-hat, twice where a pipeline calls its scheduler twice for a step:
-            the second one counts.
+        wanted: asked in every step whether its x0-hat is wanted besides.
 
     Raises:
         NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
@@ -131,8 +115,8 @@ def watch_steps(
     if scheduler is None or not hasattr(scheduler, "step"):
         name = type(run.pipe).__name__
         raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
-    watch = Watch(run.pipe, scheduler.step, pause, wanted, meet)
-    scheduler.step = watch
+    watch = Watch(run.pipe, scheduler.step, pause, wanted)
+    replace(scheduler, "step", watch, undo)
     undo.callback(watch.close)
 
     def refuse() -> None:
@@ -147,7 +131,7 @@ def watch_steps(
 
     def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         rows = rows_of(module, args, kwargs)
-        watch.under_way = watch.begun
+        watch.under_way = any(each._own for each in (watch, *watch._copies))
         if not watch.ended:
             last[:] = [(rows, own(*args, **kwargs))]
         elif last[0][0] != rows:
@@ -158,19 +142,5 @@ def watch_steps(
         return last[0][1]
 
     for module in dict.fromkeys(run.denoisers.values()):
-        replace_forward(module, functools.partial(forward, module, module.forward), undo)
+        replace(module, "forward", functools.partial(forward, module, module.forward), undo)
     return watch
-
-
-def replace_forward(module: nn.Module, forward: Callable[..., Any], undo: ExitStack) -> None:
-    """Sets the forward of an instance; undone where offloading has not done so by hooking its models anew."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    undo.callback(_restore, module, forward, before)
-
-
-def _restore(module: nn.Module, ours: Any, before: Any) -> None:
-    if vars(module).get("forward") is ours:
-        del module.forward
-        if before is not None:
-            module.forward = before
