@@ -80,7 +80,7 @@ def calibrate(
         acquisitions: functions of the noise or of attention to try at t = T, each at both ends, over all
             layers and down to ANSE's depth d*.
         batch_size: noises denoised together; "auto": all that fit in 2.5 million latent values.
-        save: where to write the profile; see `Calibration.save`.
+        save: where to write the profile; see `Profile.save`.
         cache: a folder for the rows measured so far, so that a calibration that was ended goes on; None is
             `save` with ".rows" at its end, or nowhere. It knows a callable by its name alone.
         progress: True for a bar on stderr, or a callable (what, done, total).
@@ -169,10 +169,9 @@ def calibrate(
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
     race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
     profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated, race=race)
-    calibration = dataclasses.replace(found, profile=profile)
     if save is not None:
-        calibration.save(save)
-    return calibration
+        profile.save(save)
+    return dataclasses.replace(found, profile=profile)
 
 
 def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, Verdict, depth_of, evaluations, judge_signals
-from seedbed.lab.presentation import Figure, Table, cell_text, document, signal_table
+from seedbed.lab.presentation import Table, cell_text, document, signal_table
 from seedbed.lab.replays import best_halving, cost, crossed_gain
 from seedbed.lab.statistics import Array, Interval
 from seedbed.selection.profile import Finding, PreviewPlan, Profile
@@ -69,41 +68,8 @@ class Calibration:
             "What each signal is worth", sorted(self.verdicts, key=lambda verdict: -verdict.gain.mean)
         )
 
-    @property
-    def figures(self) -> list[Figure]:
-        """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
-        gains = {
-            "highest chosen": [(verdict.signal, verdict.high) for verdict in self.verdicts],
-            "lowest chosen": [
-                (verdict.signal, verdict.low) for verdict in self.verdicts if not verdict.learned
-            ],
-        }
-        figures = [Figure("Gain over a random noise", gains, "steps done / signal", "gain")]
-        for name, rules in self.depths.items():
-            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome")):
-                found = rules[rule]
-                at = f"reaches 0.7 in size at layer {found['depth']}"
-                lines = {
-                    kind: [(i, Interval(r, math.nan, math.nan)) for i, r in enumerate(found[kind], 1)]
-                    for kind in ("pooled", "within")
-                }
-                title = f"{name}: correlation of the score down to a layer with {what}"
-                note = (
-                    f"Pooled over prompts, as published, it {at if found['depth'] else 'never reaches 0.7'}."
-                )
-                figures.append(Figure(title, lines, "attention layer", "Pearson correlation", note))
-        return figures
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.
-
-        Raises:
-            BadInput: a path that cannot be written.
-        """
-        return self.profile.save(path)
-
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write a self-contained HTML page: the choice, the table and the figures.
+        """Write a self-contained HTML page: the choice, the table and ANSE's depths.
 
         Raises:
             BadInput: a path that cannot be written.
@@ -121,7 +87,20 @@ class Calibration:
             "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
         }
         lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
-        page = document("Calibration", lead, facts, [self.table, *self.figures])
+        rows = []
+        for name, rules in self.depths.items():
+            for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality")):
+                depth = rules[key]["depth"]
+                there = [depth and rules[key][kind][depth - 1] for kind in ("pooled", "within")]
+                rows.append([name, what, depth, *there])
+        depths = Table(
+            "Depths at which a score may stop",
+            ("function", "correlates with", "d*", "pooled at d*", "within at d*"),
+            rows,
+            "d*: the first layer down to which the mean correlates by 0.7 in size, pooled over prompts as "
+            "published; and the correlation within prompts there.",
+        )
+        page = document("Calibration", lead, facts, [self.table, depths])
         return write_bytes_atomically(path, page.encode())
 
 

@@ -21,7 +21,7 @@ from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import groups, judge_signals
 from seedbed.lab.experiment import Row
-from seedbed.lab.presentation import Figure, Table, signal_table
+from seedbed.lab.presentation import Table, signal_table
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -142,28 +142,24 @@ def measure_noises(
 _verifier = lru_cache(maxsize=1)(resolve)
 
 
-def tables(rows: Sequence[Row]) -> list[Table | Figure]:
+def tables(rows: Sequence[Row]) -> list[Table]:
     """What the seed decides on each model, and what each signal is worth: see `evidence.judge_signals`."""
-    lines, seeds = {}, []
-    worth: list[Table | Figure] = []
+    best: list[list[Any]] = []
+    seeds: list[list[Any]] = []
+    worth = []
     for model, evidence in groups(rows).items():
         truth = evidence.outcome()
         nfe = float(np.mean(evidence.columns.get("cost.generation", np.nan)))
         random, oracle = statistics.random(truth), statistics.oracle(truth)
         means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
         seeds.append([model, *truth.shape, nfe, *means])
-        lines[model] = [
-            (n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n)))
+        best += [
+            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
             for n in range(1, truth.shape[1] + 1)
         ]
         if names := evidence.names():
-            verdicts = judge_signals(evidence, names)
-            points = {"": [(verdict.signal, verdict.within) for verdict in verdicts]}
-            title = f"{model}: correlation with the outcome"
-            worth += [
-                signal_table(f"{model}: what each signal is worth", verdicts),
-                Figure(title, points, "signal", "Spearman within prompts"),
-            ]
+            title = f"{model}: what each signal is worth"
+            worth.append(signal_table(title, judge_signals(evidence, names)))
     return [
         Table(
             "What the seed decides",
@@ -171,12 +167,11 @@ def tables(rows: Sequence[Row]) -> list[Table | Figure]:
             seeds,
             "Verifier's score and what one video costs; 95 % intervals, bootstrap over prompts.",
         ),
-        Figure(
+        Table(
             "Best of n by the verifier",
-            lines,
-            "denoiser evaluations (NFE)",
-            "verifier's score",
-            "Expected score of the best of n finished videos, n from 1 to the whole pool; 95 % intervals.",
+            ["model", "n", "NFE", "score"],
+            best,
+            "Expected score of the best of n finished videos, and what they cost; 95 % intervals.",
         ),
         *worth,
     ]
