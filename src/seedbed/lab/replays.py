@@ -98,7 +98,7 @@ def cheapest(scores: Array, limit: float = REGRET) -> Rungs | None:
     return next(able, None)
 
 
-def crossed_regret(scores: Array, limit: float = REGRET) -> Array | None:
+def crossed_regret(scores: Array, limit: float) -> Array | None:
     """Regret of schedules chosen on the other half of the prompts, (prompts,); None where there is none."""
     lost, chosen = _crossed(
         len(scores),
@@ -108,17 +108,18 @@ def crossed_regret(scores: Array, limit: float = REGRET) -> Array | None:
     return None if None in chosen else lost
 
 
-def limit(scores: Array) -> float | None:
+def promised(scores: Array) -> tuple[float, Array] | None:
     """How little regret schedules must have where they are chosen, for `REGRET` at most on other prompts.
 
-    What is cheapest on some prompts is there by luck too. None where no schedule holds what it promises.
+    What is cheapest on some prompts is there by luck too. Also the `crossed_regret` of that. None where no
+    schedule holds what it promises.
     """
     for tenths in range(10, 0, -1):
         lost = crossed_regret(scores, tenths / 10 * REGRET)
         if lost is None:
             return None
         if lost.mean() <= REGRET:
-            return tenths / 10 * REGRET
+            return tenths / 10 * REGRET, lost
     return None
 
 
@@ -132,10 +133,9 @@ def fitted_race(scores: Array) -> Race | None:
         None where no schedule is both cheaper than the full score and within `REGRET` of it.
     """
     prompts, candidates, layers = scores.shape
-    within = limit(scores)
-    rungs = None if within is None else cheapest(scores, within)
-    lost = None if within is None else crossed_regret(scores, within)
-    if rungs is None or lost is None:
+    limit, lost = promised(scores) or (0.0, np.empty(0))
+    rungs = cheapest(scores, limit) if limit else None
+    if rungs is None:
         return None
     found = statistics.bootstrap(lost)
     spent = cost(rungs, candidates, layers, finish=False)
