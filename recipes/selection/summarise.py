@@ -24,7 +24,7 @@ from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
 from seedbed.lab.replays import cost, crossed_gain
 from seedbed.lab.statistics import Array
-from seedbed.lab.store import Store
+from seedbed.lab.work import Store
 
 STEPS = 20
 BUDGETS = (1.5, 2.0, 3.0, 4.0)

@@ -11,8 +11,7 @@ from distributed import LocalCluster
 
 from seedbed.errors import BadInput, SeedbedError
 from seedbed.lab.experiment import TASKS, Recipe, files_sha256, find_task, plan
-from seedbed.lab.store import Store
-from seedbed.lab.work import run
+from seedbed.lab.work import Store, run
 from tests.pipelines import BUILDERS, CALLS
 
 IDENTITY = ("key", "model", "prompt", "method", "seed", "candidate")

@@ -39,7 +39,7 @@ def run(
     folder = out or Path("runs") / content.name
     with resumable(not quiet and sys.stderr.isatty(), folder) as show:
         rows = work(content, folder, workers, lambda done, total: show("rows", done, total), cluster)
-    print(f"{len(rows)} rows in {folder / 'rows.parquet'}")
+    print(f"{len(rows)} rows in {folder / 'rows.jsonl'}")
 
 
 @lab.command()
@@ -68,7 +68,7 @@ def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table]]":
     """The recipe of a run, the rows of its finished prompts, and their tables."""
     from seedbed.lab.experiment import Recipe
     from seedbed.lab.presentation import tables_of, whole_prompts
-    from seedbed.lab.store import Store
+    from seedbed.lab.work import Store
 
     store = Store(folder)
     if not store.recipe.is_file():

@@ -26,7 +26,7 @@ from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
 from seedbed.lab.measurement import is_read, measured
 from seedbed.lab.replays import fitted_race
-from seedbed.lab.store import Store
+from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool

@@ -31,7 +31,7 @@ class Evidence:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], model: str | None = None) -> Evidence:
-        """The rows of one model, as `seedbed.lab.store.Store.rows` gives them.
+        """The rows of one model, as `seedbed.lab.work.Store.rows` gives them.
 
         Raises:
             BadInput: no row of that model, or prompts with different numbers of noises.
