@@ -63,24 +63,21 @@ def measured(
         assert not isinstance(verifier, Ratings)
         return judged(verifier, frames, prompt)
 
-    read: dict[int, dict[str, AttentionScore]] = {}
-    own: dict[str, Acquisition] = {}
-    for step, some in (functions or {}).items():
-        for name, function in some.items():
-            if is_read(function):
-                read.setdefault(step, {})[name] = function
-            elif step:
-                raise BadInput(f"{name} needs forwards of its own, which start at t = T: give it to step 0")
-            else:
-                own[name] = (
-                    replace(function, depth=None) if isinstance(function, AttentionScore) else function
-                )
+    given = {0: {}, **(functions or {})}
+    read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
+    for step, some in given.items():
+        if step and (own := some.keys() - read[step].keys()):
+            raise BadInput(f"{min(own)} needs forwards of its own, which start at t = T: give it to step 0")
     table: dict[str, np.ndarray[Any, Any]] = {}
     if steps:
         rows = min(rows_that_fit(batch_size, pool.noises), count)
         rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
         table = measure(rollout, steps, functions=read, judge=judge if previews else None)
-    for name, function in own.items():
+    for name, function in given[0].items():
+        if name in read[0]:
+            continue
+        if isinstance(function, AttentionScore):
+            function = replace(function, depth=None)
         scores = function.score(session, pool, batch_size=batch_size)
         table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
         if not scores.layers:
