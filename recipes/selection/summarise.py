@@ -71,9 +71,7 @@ def best_of_subset(signals: Array, outcomes: Array, m: int, prefer: statistics.P
 def verdicts(
     evidence: Evidence, names: list[str], pairs: dict[str, tuple[str, str]] | None = None
 ) -> list[Any]:
-    return [
-        {**rounded(verdict), "prefer": verdict.prefer} for verdict in judge_signals(evidence, names, pairs)
-    ]
+    return [rounded(verdict) for verdict in judge_signals(evidence, names, pairs)]
 
 
 def learned(evidence: Evidence, step: int, folds: int = 10) -> dict[str, Any]:
@@ -242,8 +240,8 @@ def main_table(evidence: Evidence) -> dict[str, Any]:
     tested = judge_signals(evidence, [*names, *variants], masks)
     return {
         "spread": spread(evidence),
-        "signals": [{**rounded(v), "prefer": v.prefer} for v in tested[: len(names)]],
-        "variants": [{**rounded(v), "prefer": v.prefer} for v in tested[len(names) :]],
+        "signals": [rounded(v) for v in tested[: len(names)]],
+        "variants": [rounded(v) for v in tested[len(names) :]],
         "mask-free reliability over half the rows": statistics.bootstrap(
             statistics.within(*(evidence.signal(n) for n in rows["0/bansa.rows"]))
         ),

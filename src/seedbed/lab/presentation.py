@@ -35,10 +35,6 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     note: str = ""
 
-    def texts(self) -> list[list[str]]:
-        """The rows as people read them: see `cell_text`."""
-        return [[cell_text(cell) for cell in row] for row in self.rows]
-
     def scales(self) -> list[tuple[float, float] | None]:
         """For each column, the range of its intervals; None where there is nothing to compare."""
         found: list[tuple[float, float] | None] = []
@@ -49,7 +45,7 @@ class Table:
 
     def to_text(self, rows: int | None = None) -> str:
         """The headings and the first `rows` rows (None for all) in aligned columns."""
-        lines = [list(self.columns), *self.texts()[:rows]]
+        lines = [self.columns, *([cell_text(cell) for cell in row] for row in self.rows[:rows])]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
@@ -152,6 +148,6 @@ def document(
         facts: more of it by name; in the order in which they are shown.
         recipe: what to run for it again.
     """
-    return _templates.get_template("experiment.html").render(
-        name=title, lead=lead, facts=facts, tables=tables, recipe=recipe, version=__version__, zip=zip
-    )
+    content = {"name": title, "lead": lead, "facts": facts, "tables": tables, "recipe": recipe}
+    template = _templates.get_template("experiment.html")
+    return template.render(content, version=__version__, zip=zip, text=cell_text)

@@ -101,15 +101,12 @@ def share(gains: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: int = 0
         The interval; nan where no prompt has a gap. Resamples without a gap are left out.
 
     Raises:
-        BadInput: arrays that do not fit together, or values that are not finite.
+        BadInput: outcomes that are not finite, or not of that shape.
     """
     (outcomes,) = _pools(outcome=outcome)
-    gained = np.asarray(gains, dtype=np.float64)
-    if gained.shape != outcomes.shape[:1] or not np.isfinite(gained).all():
-        raise BadInput(f"share wants one finite gain for each of {len(outcomes)} prompts, not {gained.shape}")
     # The mean of equal numbers may differ from them in the last digit, which is no gap.
     gap = np.where(np.ptp(outcomes, axis=1) > 0, outcomes.max(1) - outcomes.mean(1), 0)
-    return _interval(gained, gap, draws, seed)
+    return _interval(np.asarray(gains, dtype=np.float64), gap, draws, seed)
 
 
 def within(signal: ArrayLike, outcome: ArrayLike) -> Array:
@@ -158,8 +155,6 @@ def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: 
 def holm(p: ArrayLike) -> Array:
     """p-values adjusted by Holm (1979): the chance of a single false find stays below the level."""
     values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise BadInput("p-values must be a list of numbers between 0 and 1")
     order = np.argsort(values)
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)

@@ -157,11 +157,8 @@ def run(
         ]
         done = len(finished)
         progress(done, len(keys))
-        if left and (workers > 1 or cluster is not None):
-            made = _on_workers(left, workers, cluster)
-        else:
-            worker = _Worker()
-            made = (worker.rows(unit) for unit in left)
+        here, alone = _Worker(), not left or (workers == 1 and cluster is None)
+        made = (here.rows(unit) for unit in left) if alone else _on_workers(left, workers, cluster)
         with closing(made) as results:
             for rows in results:
                 store.append(rows)
@@ -249,8 +246,7 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
         raise BadInput(f"the task returned {len(found)} rows for {len(recipes)} noises")
     rows = []
     for draw, values in zip(unit.draws, found, strict=True):
-        row: Row = {"key": draw.key, "model": unit.model, "prompt": unit.prompt, "method": unit.method}
-        row |= {"seed": draw.seed, "candidate": draw.candidate}
+        row = {"model": unit.model, "prompt": unit.prompt, "method": unit.method, **draw._asdict()}
         for name, value in values.items():
             if name in row:
                 raise BadInput(f"the task returned a column {name!r}, which every row has already")
