@@ -84,7 +84,7 @@ def main(captions: list[str], noises: int) -> list[dict[str, Any]]:
         for (place, count, tokens, some, heads), pools in sorted(rankings.items()):
             first, second, free = (np.array(column) for column in zip(*pools, strict=True))
             row = {"place": place, "masks": count, "tokens": tokens, "rows": some, "heads": heads}
-            row["reliability"] = statistics.bootstrap(statistics.reliability(first, second))
+            row["reliability"] = statistics.bootstrap(statistics.within(first, second))
             row["mask_free"] = statistics.bootstrap(statistics.within(first, free))
             row["spread"] = float((free.std(1) / free.mean(1)).mean())
             results.append(row)

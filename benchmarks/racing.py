@@ -153,7 +153,8 @@ def main() -> None:
         )
         for layer in range(layers)
     ]
-    race, limit = replays.fitted_race(scores), replays.limit(scores)
+    race, promised = replays.fitted_race(scores), replays.promised(scores)
+    limit = promised and promised[0]
     shares = planned(RACE, layers, CANDIDATES)
     result = {
         "model": arguments.model,

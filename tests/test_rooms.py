@@ -112,7 +112,7 @@ BAD = {
     "noise/e.py": "from ..pipelines.session import Session",
     "noise/f.py": "from .. import zoo",
     "noise/g.py": "def f():\n    from seedbed.cli import main",
-    "noise/h.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from seedbed.lab import store",
+    "noise/h.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from seedbed.lab import work",
     "noise/i.py": "import importlib\nimportlib.import_module('seedbed.worlds')",
     "noise/j.py": "import numpy, diffusers.models",
     "noise/k.py": "from diffusers import DiffusionPipeline",

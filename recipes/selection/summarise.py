@@ -23,7 +23,8 @@ from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
 from seedbed.lab.replays import cost, crossed_gain
-from seedbed.lab.store import Store
+from seedbed.lab.statistics import Array
+from seedbed.lab.work import Store
 
 STEPS = 20
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
@@ -43,12 +44,34 @@ def rounded(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def best_of_subset(signals: Array, outcomes: Array, m: int, prefer: statistics.Prefer = "high") -> Array:
+    """Expected outcome of the noise that the signal prefers among m drawn from the pool without replacement.
+
+    Exact, by order statistics: the one chosen is the i-th best (from 0) of all n with probability
+    C(n - 1 - i, m - 1) / C(n, m). So gains at every smaller pool need no further run. Among noises with equal
+    signals each is as likely to be chosen.
+
+    Args:
+        signals: (prompts, noises).
+        outcomes: (prompts, noises), higher is better.
+        m: noises drawn, 1 to all of them.
+        prefer: which end of the signal is chosen.
+
+    Returns:
+        (prompts,).
+    """
+    count = signals.shape[1]
+    equal = signals[:, :, None] == signals[:, None, :]
+    shared = (equal * outcomes[:, None, :]).sum(2) / equal.sum(2)
+    order = np.argsort(signals if prefer == "low" else -signals, axis=1)
+    weights = [math.comb(count - 1 - i, m - 1) / math.comb(count, m) for i in range(count)]
+    return np.asarray(np.take_along_axis(shared, order, axis=1) @ np.array(weights))
+
+
 def verdicts(
     evidence: Evidence, names: list[str], pairs: dict[str, tuple[str, str]] | None = None
 ) -> list[Any]:
-    return [
-        {**rounded(verdict), "prefer": verdict.prefer} for verdict in judge_signals(evidence, names, pairs)
-    ]
+    return [rounded(verdict) for verdict in judge_signals(evidence, names, pairs)]
 
 
 def learned(evidence: Evidence, step: int, folds: int = 10) -> dict[str, Any]:
@@ -68,9 +91,7 @@ def learned(evidence: Evidence, step: int, folds: int = 10) -> dict[str, Any]:
         "share": statistics.share(gain, truth),
         "evaluations": 2 * (step + 1),
         "best of m": {
-            m: statistics.bootstrap(
-                statistics.best_of_subset(found.predicted, truth, m) - statistics.random(truth)
-            )
+            m: statistics.bootstrap(best_of_subset(found.predicted, truth, m) - statistics.random(truth))
             for m in (2, 4, 6, 8, 10, 12, 16)
         },
     }
@@ -85,9 +106,9 @@ def whole(evidence: Evidence, judge: str, outcome: str, budget: float) -> np.nda
     """Best of N by the verifier on finished videos; between whole N, a mixture of both: (prompts,) gain."""
     truth, mark = evidence.outcome(outcome), evidence.outcome(f"outcome.{judge}")
     low = int(budget)
-    values = statistics.best_of_subset(mark, truth, low)
+    values = best_of_subset(mark, truth, low)
     if budget > low:
-        more = statistics.best_of_subset(mark, truth, low + 1)
+        more = best_of_subset(mark, truth, low + 1)
         values = values + (budget - low) * (more - values)
     return values - statistics.random(truth)
 
@@ -124,7 +145,7 @@ def spread(evidence: Evidence) -> dict[str, Any]:
         "oracle": statistics.bootstrap(statistics.oracle(truth)),
         "gap": statistics.bootstrap(statistics.oracle(truth) - statistics.random(truth)),
         "best of 2 share": statistics.share(
-            statistics.expected_best_of(truth, 2) - statistics.random(truth), truth
+            best_of_subset(truth, truth, 2) - statistics.random(truth), truth
         ),
         "all right": statistics.bootstrap(evidence.outcome("outcome.all_right").mean(1)),
     }
@@ -219,8 +240,8 @@ def main_table(evidence: Evidence) -> dict[str, Any]:
     tested = judge_signals(evidence, [*names, *variants], masks)
     return {
         "spread": spread(evidence),
-        "signals": [{**rounded(v), "prefer": v.prefer} for v in tested[: len(names)]],
-        "variants": [{**rounded(v), "prefer": v.prefer} for v in tested[len(names) :]],
+        "signals": [rounded(v) for v in tested[: len(names)]],
+        "variants": [rounded(v) for v in tested[len(names) :]],
         "mask-free reliability over half the rows": statistics.bootstrap(
             statistics.within(*(evidence.signal(n) for n in rows["0/bansa.rows"]))
         ),
@@ -284,7 +305,7 @@ def pools(evidence: Evidence, more: Evidence) -> dict[str, Any]:
     return {
         label: {
             m: statistics.bootstrap(
-                statistics.best_of_subset(both.signal(name), truth, m, prefer) - statistics.random(truth)
+                best_of_subset(both.signal(name), truth, m, prefer) - statistics.random(truth)
             )
             for m in (2, 4, 8, 16, 32)
         }

@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 
-import pyarrow.parquet
 import pytest
 
+from seedbed.lab.work import Store
 from tests.cli.conftest import seedbed
 from tests.lab.conftest import PYTHONPATH
 
@@ -24,8 +24,8 @@ def out(tmp_path):
 def test_run_table_and_report(seedbed, write, out):
     recipe = write()
     code, shown, err = seedbed("lab", "run", recipe, "--out", out)
-    assert (code, shown, err) == (0, f"18 rows in {out}/rows.parquet\n", "")
-    assert pyarrow.parquet.read_table(out / "rows.parquet").num_rows == 18
+    assert (code, shown, err) == (0, f"18 rows in {out}/rows.jsonl\n", "")
+    assert len(Store(out).rows()) == 18
 
     code, shown, err = seedbed("lab", "table", out)
     assert code == 0 and err == ""
@@ -38,14 +38,14 @@ def test_run_table_and_report(seedbed, write, out):
 
 
 def test_the_folder_is_named_after_the_recipe(seedbed, write, tmp_path):
-    assert seedbed("lab", "run", write(name="mine")).out == "18 rows in runs/mine/rows.parquet\n"
-    assert (tmp_path / "runs" / "mine" / "rows.parquet").is_file()
+    assert seedbed("lab", "run", write(name="mine")).out == "18 rows in runs/mine/rows.jsonl\n"
+    assert (tmp_path / "runs" / "mine" / "rows.jsonl").is_file()
 
 
 def test_the_table_of_an_unfinished_run_says_how_far_it_is(seedbed, write, out):
     seedbed("lab", "run", write(), "--out", out)
-    table = pyarrow.parquet.read_table(out / "rows.parquet").to_pylist()
-    (out / "rows.parquet").unlink()
+    table = Store(out).rows()
+    (out / "rows.jsonl").unlink()
     assert seedbed("lab", "table", out) == (2, "", "error: no prompt is finished yet: run the recipe first\n")
     (out / "rows.jsonl").write_text(json.dumps(table[:5]) + "\n")
     code, shown, err = seedbed("lab", "table", out)
@@ -91,7 +91,7 @@ def test_a_bar_with_the_time_left_is_for_terminals(write, out):
         except OSError:  # the other end is closed
             pass
         os.close(master)
-        assert done.returncode == 0 and done.stdout == f"18 rows in {out}/rows.parquet\n".encode()
+        assert done.returncode == 0 and done.stdout == f"18 rows in {out}/rows.jsonl\n".encode()
         assert (b"18/18" in shown) == expected
 
 
@@ -101,4 +101,4 @@ def test_help_loads_nothing_heavy(arguments):
     done = subprocess.run(python, check=True, capture_output=True, text=True)
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in loaded
-    assert loaded & {"torch", "numpy", "pyarrow", "diffusers", "jinja2", "multiprocessing"} == set()
+    assert loaded & {"torch", "numpy", "diffusers", "jinja2", "multiprocessing"} == set()

@@ -49,7 +49,6 @@ REFUSED = {
     "no prompt": (dict(prompts={"list": []}), "list: Tuple should have at least 1 item"),
     "an empty prompt": (dict(prompts={"list": [""]}), "String should have at least 1 character"),
     "a prompt alone": (dict(prompts="a cat"), "prompts: write {"),
-    "a model twice": (dict(models=["a", "a"]), "models: one of them is there twice"),
     "another schema": (dict(schema="seedbed.recipe/2"), "schema: Input should be 'seedbed.recipe/1'"),
     "a name with a slash": (dict(name="../home"), "name: String should match pattern"),
 }

@@ -1,8 +1,7 @@
-"""Tables and figures of an experiment, as text and as a page that needs nothing else."""
+"""Tables of an experiment, as text and as a page that needs nothing else."""
 
 import math
 import re
-import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
@@ -10,41 +9,11 @@ import pytest
 from seedbed.errors import BadInput
 from seedbed.lab.evidence import groups
 from seedbed.lab.experiment import Recipe
-from seedbed.lab.presentation import (
-    Figure,
-    Table,
-    cell_text,
-    document,
-    page,
-    svg,
-    tables_of,
-    whole_prompts,
-)
+from seedbed.lab.presentation import Table, cell_text, document, page, tables_of, whole_prompts
 from seedbed.lab.statistics import Interval
 from seedbed.lab.work import run
 
 NAN = math.nan
-LINES = Figure(
-    "Score against NFE",
-    {
-        "best of <n>": [(2, Interval(0.8, 0.75, 0.85)), (1, Interval(0.7, 0.65, 0.75))],
-        "random": [(1, Interval(0.7, NAN, NAN))],
-    },
-    "NFE",
-    "score & more",
-)
-POINTS = Figure(
-    "Gains",
-    {
-        "one": [
-            ("0/entropy", Interval(-0.01, -0.03, 0.01)),
-            ("a <b> " + "x" * 60, Interval(0.02, 0.01, 0.03)),
-        ],
-        "two": [("0/entropy", Interval(0.01, 0.0, 0.02))],
-    },
-    "signal",
-    "gain",
-)
 TABLE = Table(
     "A <table>", ["signal", "gain"], [["0/entropy", Interval(0.1, 0.05, 0.15)], ["none", None]], "Note."
 )
@@ -73,61 +42,24 @@ def test_a_table_is_text_in_columns():
     assert TABLE.to_text(1).count("\n") == 1
 
 
-def elements(figure, tag):
-    names = (
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'  # not said in HTML
-    )
-    tree = ElementTree.fromstring(str(svg(figure)).replace("<svg ", f"<svg {names} ", 1))
-    return tree.findall(f".//{{http://www.w3.org/2000/svg}}{tag}")
-
-
-def dots(figure):
-    """(x, y) of every point, in the order of the series; y grows downwards. What is grey is an axis."""
-    found = [
-        each for each in elements(figure, "g[@id='axes_1']//{*}use") if "#808080" not in each.get("style")
+def test_the_intervals_of_a_column_are_drawn_on_one_scale():
+    rows = [
+        ["a", 3.0, Interval(1, 0, 3)],
+        ["b", None, Interval(-1, -2, 0)],
+        ["c", 1.0, Interval(0.5, NAN, NAN)],
     ]
-    return [(float(each.get("x")), float(each.get("y"))) for each in found]
+    table = Table("T", ["x", "plain", "gain"], rows)
+    assert table.scales() == [None, None, (-2, 3)]
+    found = document("T", "", {}, [table])
+    dots = [float(at) for at in re.findall(r'<i style="left:([\d.]+)%', found)]
+    bars = [tuple(map(float, two)) for two in re.findall(r'<u style="left:([\d.]+)%;width:([\d.]+)%', found)]
+    assert dots == [60, 20, 50] and bars == [(40, 60), (0, 40)]
+    assert found.count('<s style="left:40.0%"') == 3  # 0, which lies on the scale
 
 
-def texts(figure):
-    return ["".join(each.itertext()) for each in elements(figure, "text")]
-
-
-def test_lines_lie_where_their_numbers_are():
-    (x1, y1), (x2, y2), (x3, y3) = dots(LINES)
-    assert x1 < x2 and y1 > y2  # in the order of x; higher scores lie higher up
-    assert (x3, y3) == (x1, y1)
-    assert {"best of <n>", "random", "NFE", "score & more"} <= set(texts(LINES))
-
-
-def test_points_lie_in_rows():
-    (x1, y1), (x2, y2), (x3, y3) = dots(POINTS)
-    assert y1 < y3 < y2  # the two series of a row lie one below the other
-    assert x1 < x3 < x2
-    assert any(text.endswith("…") and len(text) == 40 for text in texts(POINTS))
-
-
-@pytest.mark.parametrize("figure", [LINES, POINTS], ids=["lines", "points"])
-def test_a_picture_is_the_same_every_time_and_read_on_white_and_on_black(figure):
-    found = str(svg(figure))
-    assert found == str(svg(figure))
-    assert "<date" not in found and "metadata" not in found
-    colours = {tuple(bytes.fromhex(c)) for c in re.findall("#([0-9a-f]{6})", found)}
-    assert colours and all(60 < sum(colour) / 3 < 190 for colour in colours)
-
-
-@pytest.mark.parametrize("value", [0.0, 3.5, -1e-9])
-def test_a_single_number_has_a_picture(value):
-    for at in (1, "row $x$"):
-        figure = Figure("One", {"a": [(at, Interval(value, value, value))]}, "x", "y")
-        assert len(dots(figure)) == 1
-
-
-def test_a_figure_without_numbers_says_so():
-    empty = Figure("None", {"a": [(1, Interval(NAN, NAN, NAN))]}, "x", "y")
-    assert "nothing to show" in svg(empty) and "nothing to show" in svg(Figure("None", {}, "x", "y"))
-    half = Figure("Half", {"a": [(1, Interval(NAN, NAN, NAN)), (2, Interval(1, 0, 2))]}, "x", "y")
-    assert len(dots(half)) == 1
+def test_an_interval_alone_is_compared_with_nothing():
+    assert TABLE.scales() == [None, None]
+    assert 'class="track"' not in document("T", "", {}, [TABLE])
 
 
 class Outline(HTMLParser):
@@ -160,15 +92,13 @@ def finished(write, tmp_path):
 
 def test_the_page_is_whole_and_asks_for_nothing(finished):
     recipe, rows = finished
-    found = page(recipe, rows, [TABLE, LINES, POINTS])
+    found = page(recipe, rows, [TABLE])
     outline = Outline(found)
     assert outline.open == [] and outline.links == []
     assert not re.search(r"url\((?!#)|@import|https?://(?!www.w3.org)", found)
     assert "<script" not in found
     text = " ".join(outline.text)
-    assert (
-        "A <table>" in text and "0.100 [0.050, 0.150]" in text and "best of <n>" in text and "Note." in text
-    )
+    assert "A <table>" in text and "0.100 [0.050, 0.150]" in text and "Note." in text
     assert '"seed": 7' in text and "not finished" not in text
     assert "prefers-color-scheme: dark" in found and 'content="light dark"' in found
 

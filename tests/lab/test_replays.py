@@ -80,12 +80,11 @@ def test_layers_that_agree_are_raced_early_and_layers_that_do_not_never():
 
 def test_a_schedule_holds_its_promise_on_other_prompts():
     table = scores(own=100.0)
-    assert replays.crossed_regret(table).mean() > replays.REGRET
-    within = replays.limit(table)
-    assert within < replays.REGRET and replays.crossed_regret(table, within).mean() <= replays.REGRET
-    assert replays.fitted_race(table).regret[0] <= replays.REGRET
+    within, lost = replays.promised(table)
+    assert within < replays.REGRET and lost.mean() <= replays.REGRET
+    assert replays.fitted_race(table).regret[0] == lost.mean()
     assert replays.fitted_race(table).schedule == replays.cheapest(table, within)
-    assert replays.limit(scores(own=0.01)) == replays.REGRET
+    assert replays.promised(scores(own=0.01))[0] == replays.REGRET
 
 
 def evidence(prompts=6, noises=4, seed=0, blur=(3.0, 1.0)):

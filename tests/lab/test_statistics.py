@@ -33,15 +33,6 @@ def slow_choice(signal, outcome, m, prefer):
     return slow.fmean(found)
 
 
-@pytest.mark.parametrize("levels", [None, 2, 3])
-@pytest.mark.parametrize("prefer", ["low", "high"])
-@pytest.mark.parametrize("m", range(1, 7))
-def test_the_best_of_a_subset_is_the_mean_over_all_subsets(levels, prefer, m):
-    signal, outcome = drawn(levels=levels)
-    expected = [slow_choice(s, o, m, prefer) for s, o in zip(signal.tolist(), outcome.tolist(), strict=True)]
-    np.testing.assert_allclose(lab.best_of_subset(signal, outcome, m, prefer), expected, atol=1e-14)
-
-
 @pytest.mark.parametrize("n", range(1, 7))
 def test_the_expected_best_is_the_mean_of_the_best_over_all_subsets(n):
     outcome = drawn(levels=4)[1]
@@ -49,9 +40,9 @@ def test_the_expected_best_is_the_mean_of_the_best_over_all_subsets(n):
     np.testing.assert_allclose(lab.expected_best_of(outcome, n), expected, atol=1e-14)
 
 
-def test_drawing_one_is_random_and_drawing_all_of_the_outcome_is_the_oracle():
-    signal, outcome = drawn()
-    np.testing.assert_allclose(lab.best_of_subset(signal, outcome, 1), lab.random(outcome), atol=1e-14)
+def test_drawing_one_is_random_and_drawing_all_is_the_oracle():
+    outcome = drawn()[1]
+    np.testing.assert_allclose(lab.expected_best_of(outcome, 1), lab.random(outcome), atol=1e-14)
     np.testing.assert_array_equal(lab.expected_best_of(outcome, 6), lab.oracle(outcome))
     np.testing.assert_array_equal(lab.oracle(outcome), [max(row) for row in outcome.tolist()])
     np.testing.assert_allclose(lab.random(outcome), [slow.fmean(row) for row in outcome.tolist()], atol=1e-15)
@@ -248,8 +239,6 @@ REFUSED = {
     "nan in many signals": lambda: lab.permutation(np.stack([GOOD, HOLE]), GOOD),
     "an infinite value": lambda: lab.bootstrap([1.0, math.inf]),
     "a matrix to bootstrap": lambda: lab.bootstrap(GOOD),
-    "nan in gains": lambda: lab.share([math.nan, 0.0], GOOD),
-    "too few gains": lambda: lab.share([0.0], GOOD),
     "shapes that differ": lambda: lab.within(GOOD, GOOD[:, :2]),
     "no signals": lambda: lab.permutation(np.ones((0, 2, 3)), GOOD),
     "signals that do not fit": lambda: lab.permutation(GOOD[:1], GOOD),
@@ -257,10 +246,8 @@ REFUSED = {
     "no prompt": lambda: lab.oracle(GOOD[:0]),
     "no noise": lambda: lab.random(GOOD[:, :0]),
     "none drawn": lambda: lab.expected_best_of(GOOD, 0),
-    "more than there are": lambda: lab.best_of_subset(GOOD, GOOD, 4),
+    "more than there are": lambda: lab.expected_best_of(GOOD, 4),
     "half a noise": lambda: lab.expected_best_of(GOOD, 1.5),
-    "another end": lambda: lab.gain(GOOD, GOOD, "best"),
-    "p above 1": lambda: lab.holm([0.1, 1.5]),
 }
 
 

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 
-import pyarrow.parquet
 import pytest
 
 from seedbed.errors import BadInput, BadRecord
-from seedbed.lab import store as module
-from seedbed.lab.store import Store
+from seedbed.lab import work as module
+from seedbed.lab.work import Store
 
 UNITS = [
     [{"key": "a", "x": 0.1, "word": "é\n"}, {"key": "b", "x": 1 / 3, "n": 3}],
@@ -35,23 +34,20 @@ def test_rows_come_back_as_they_were(store):
     assert store.rows() == ROWS
 
 
-def test_parquet_holds_the_same_rows_in_the_order_asked_for(store):
+def test_a_finished_run_is_in_the_order_asked_for(store):
     with store.writing():
-        store.finish(["d", "a", "c", "b"])
-    assert not store.lines.exists()
-    assert store.rows() == [ROWS[3], ROWS[0], ROWS[2], ROWS[1]]
-    table = pyarrow.parquet.read_table(store.parquet)
-    assert table.column_names == ["key", "x", "n", "word"]
-    assert table["n"].to_pylist() == [-(2**60), None, None, 3]
+        expected = [ROWS[3], ROWS[0], ROWS[2], ROWS[1]]
+        assert store.finish(["d", "a", "c", "b"]) == expected == store.rows()
+        assert store.finish(["d", "a", "c", "b"]) == expected
 
 
-def test_nan_is_a_value_and_none_is_no_value(tmp_path):
+def test_what_is_not_finite_comes_back_too(tmp_path):
     store = Store(tmp_path)
     with store.writing():
-        store.append([{"key": "a", "x": math.nan, "y": None, "z": math.inf}])
+        store.append([{"key": "a", "x": math.nan, "z": math.inf}])
         store.finish(["a"])
     (row,) = store.rows()
-    assert math.isnan(row["x"]) and row["z"] == math.inf and set(row) == {"key", "x", "z"}
+    assert math.isnan(row["x"]) and row["z"] == math.inf
 
 
 def test_a_line_cut_off_anywhere_is_no_line(store):
@@ -73,46 +69,27 @@ def test_damage_elsewhere_is_told_with_its_line(store):
             store.rows()
 
 
-def test_a_kill_between_the_two_files_doubles_no_row(store, monkeypatch):
-    with store.writing():
-        monkeypatch.setattr(type(store.lines), "unlink", lambda *_, **__: None)
-        store.finish(["a", "b", "c", "d"])
-        monkeypatch.undo()
-    assert store.lines.exists() and store.parquet.exists()
-    assert store.rows() == ROWS
-
-
-def test_a_kill_while_parquet_is_written_leaves_the_lines(store, monkeypatch):
+def test_a_kill_while_the_order_is_made_leaves_the_lines(store, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt), store.writing():
         store.finish(["a", "b", "c", "d"])
-    assert store.rows() == ROWS and not store.parquet.exists()
+    assert store.rows() == ROWS
 
 
 def test_what_a_killed_writer_left_behind_is_cleared_away(store):
-    left = store.folder / ".rows.parquet.0a1b.tmp"
+    left = store.folder / ".0a1b.tmp"
     left.write_bytes(b"half")
     with store.writing():
         assert not left.exists()
 
 
-def test_a_damaged_parquet_file_is_told(store):
-    with store.writing():
-        store.finish(["a", "b", "c", "d"])
-    store.parquet.write_bytes(store.parquet.read_bytes()[:-20])
-    with pytest.raises(BadRecord, match=r"cannot read .*rows\.parquet: [^\n]+$"):
-        store.rows()
-
-
-def test_a_column_of_two_kinds_is_told_and_nothing_is_lost(store):
-    with store.writing():
-        store.append([{"key": "e", "x": "text"}])
-        with pytest.raises(BadInput, match="column 'x' holds values of different kinds"):
-            store.finish(["a", "b", "c", "d", "e"])
-    assert len(store.rows()) == 5 and not store.parquet.exists()
+def test_a_run_of_the_version_before_is_not_begun_anew(tmp_path):
+    (tmp_path / "rows.parquet").touch()
+    with pytest.raises(BadRecord, match=r"is of seedbed 0\.1: write each row"):
+        Store(tmp_path).rows()
 
 
 @pytest.mark.parametrize("where", ["append", "finish"])
@@ -184,6 +161,6 @@ def test_an_error_of_the_body_stays_what_it_is(store):
 
 
 def test_without_the_extra_it_is_named():
-    code = "import sys; sys.modules['pyarrow'] = None; import seedbed; seedbed.calibrate"
+    code = "import sys; sys.modules['scipy'] = None; import seedbed; seedbed.calibrate"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.endswith("calibrations need pyarrow: pip install 'seedbed[lab]'\n")
+    assert done.stderr.endswith("calibrations need scipy: pip install 'seedbed[lab]'\n")

@@ -10,7 +10,7 @@ from seedbed.cli.options import grouped, resumable
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
-    from seedbed.lab.presentation import Figure, Table
+    from seedbed.lab.presentation import Table
 
 lab = Typer(
     help="Experiments: which signal chooses well, how surely, at what cost.",
@@ -39,26 +39,23 @@ def run(
     folder = out or Path("runs") / content.name
     with resumable(not quiet and sys.stderr.isatty(), folder) as show:
         rows = work(content, folder, workers, lambda done, total: show("rows", done, total), cluster)
-    print(f"{len(rows)} rows in {folder / 'rows.parquet'}")
+    print(f"{len(rows)} rows in {folder / 'rows.jsonl'}")
 
 
 @lab.command()
 @grouped
 def table(folder: Path = FOLDER) -> None:
     """Print the tables of a run."""
-    from seedbed.lab.presentation import Table
-
     for found in _found(folder)[2]:
-        if isinstance(found, Table):
-            print(f"\n{found.title}\n\n{found.to_text()}")
-            if found.note:
-                print(f"\n{found.note}")
+        print(f"\n{found.title}\n\n{found.to_text()}")
+        if found.note:
+            print(f"\n{found.note}")
 
 
 @lab.command()
 @grouped
 def report(folder: Path = FOLDER) -> None:
-    """Write the tables and figures of a run as one HTML page, report.html in its folder."""
+    """Write the tables of a run, with their intervals drawn, as one HTML page, report.html in its folder."""
     from seedbed.files import write_bytes_atomically
     from seedbed.lab.presentation import page
 
@@ -67,11 +64,11 @@ def report(folder: Path = FOLDER) -> None:
     print(f"report  {path}")
 
 
-def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table | Figure]]":
-    """The recipe of a run, the rows of its finished prompts, and their tables and figures."""
+def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table]]":
+    """The recipe of a run, the rows of its finished prompts, and their tables."""
     from seedbed.lab.experiment import Recipe
     from seedbed.lab.presentation import tables_of, whole_prompts
-    from seedbed.lab.store import Store
+    from seedbed.lab.work import Store
 
     store = Store(folder)
     if not store.recipe.is_file():

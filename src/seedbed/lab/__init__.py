@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 from seedbed.errors import NotSupported
 
-for _package in ("distributed", "filelock", "matplotlib", "pyarrow", "scipy"):
+for _package in ("distributed", "filelock", "scipy"):
     if find_spec(_package) is None:
         raise NotSupported(f"experiments and calibrations need {_package}: pip install 'seedbed[lab]'")

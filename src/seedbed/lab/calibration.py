@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,15 +19,15 @@ import torch
 from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
-from seedbed.acquisition.base import BatchSize
+from seedbed.acquisition.base import BatchSize, whole
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.choice import Calibration, conclude, previewing
+from seedbed.lab.choice import Calibration, conclude
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
 from seedbed.lab.measurement import is_read, measured
-from seedbed.lab.replays import fitted_race
-from seedbed.lab.store import Store
+from seedbed.lab.replays import fitted_previews, fitted_race
+from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool
@@ -80,7 +81,7 @@ def calibrate(
         acquisitions: functions of the noise or of attention to try at t = T, each at both ends, over all
             layers and down to ANSE's depth d*.
         batch_size: noises denoised together; "auto": all that fit in 2.5 million latent values.
-        save: where to write the profile; see `Calibration.save`.
+        save: where to write the profile; see `Profile.save`.
         cache: a folder for the rows measured so far, so that a calibration that was ended goes on; None is
             `save` with ".rows" at its end, or nowhere. It knows a callable by its name alone.
         progress: True for a bar on stderr, or a callable (what, done, total).
@@ -100,7 +101,6 @@ def calibrate(
         judge = Ratings.load(verifier)
     else:
         judge = resolve(verifier)
-    whole_call = Session(pipe, prompts[0], **call).call
     functions = {label(given): _over_all_layers(function_named(given)) for given in acquisitions}
     model = Model.of(pipe)
     about = {
@@ -109,7 +109,7 @@ def calibrate(
         "model": model.model,
         "weights": weights_sha256(pipe),
         "scheduler": model.scheduler,
-        "call": recordable(whole_call)[0],
+        "call": recordable(Session(pipe, prompts[0], **call).call)[0],
         "steps": list(steps),
         "functions": {name: {"name": f.name, **recordable(f.options())[0]} for name, f in functions.items()},
         "verifier": _described(judge) if callable(verifier) or isinstance(judge, Ratings) else str(verifier),
@@ -164,15 +164,16 @@ def calibrate(
         "seedbed": __version__,
         "versions": package_versions(),
     }
-    preview = previewing(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
+    preview = (
+        fitted_previews(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
+    )
     # Of the published score.
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
     race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
     profile = dataclasses.replace(found.profile, preview=preview, calibrated=calibrated, race=race)
-    calibration = dataclasses.replace(found, profile=profile)
     if save is not None:
-        calibration.save(save)
-    return calibration
+        profile.save(save)
+    return dataclasses.replace(found, profile=profile)
 
 
 def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
@@ -182,11 +183,10 @@ def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
         raise BadInput(
             f"{len(prompts)} prompts are too few to calibrate on: give at least {LEAST_PROMPTS}, better 50"
         )
-    twice = [prompt for prompt in set(prompts) if list(prompts).count(prompt) > 1]
-    if twice:
-        raise BadInput(f"the prompt {twice[0]!r} is given twice: leave one out")
-    if isinstance(noises, bool) or not isinstance(noises, int) or noises < LEAST_NOISES:
-        raise BadInput(f"noises must be a whole number of at least {LEAST_NOISES}, not {noises!r}")
+    prompt, count = Counter(prompts).most_common(1)[0]
+    if count > 1:
+        raise BadInput(f"the prompt {prompt!r} is given twice: leave one out")
+    whole("noises", noises, LEAST_NOISES)
     if not steps or steps[0] != 0:
         raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,20 +12,16 @@ import numpy as np
 
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, Random, RolloutScore
 from seedbed.acquisition.learned import fit
-from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, Verdict, depth_of, evaluations, judge_signals
-from seedbed.lab.presentation import Figure, Table, cell_text, document, signal_table
-from seedbed.lab.replays import best_halving, cost, crossed_gain
+from seedbed.lab.presentation import Table, cell_text, document, signal_table
 from seedbed.lab.statistics import Array, Interval
-from seedbed.selection.profile import Finding, PreviewPlan, Profile
+from seedbed.selection.profile import Finding, Profile
 
 # After t = T, a choice is worth its price if a pool of so many costs no more than one generation.
 POOL = 10
 LEVEL = 0.05
-# Of a schedule of previews, in plain generations.
-BUDGET = 3.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,41 +64,8 @@ class Calibration:
             "What each signal is worth", sorted(self.verdicts, key=lambda verdict: -verdict.gain.mean)
         )
 
-    @property
-    def figures(self) -> list[Figure]:
-        """The gains at both ends of every signal, and ANSE's correlations by depth for every function."""
-        gains = {
-            "highest chosen": [(verdict.signal, verdict.high) for verdict in self.verdicts],
-            "lowest chosen": [
-                (verdict.signal, verdict.low) for verdict in self.verdicts if not verdict.learned
-            ],
-        }
-        figures = [Figure("Gain over a random noise", gains, "steps done / signal", "gain")]
-        for name, rules in self.depths.items():
-            for rule, what in (("full_score", "that of all layers"), ("quality", "the outcome")):
-                found = rules[rule]
-                at = f"reaches 0.7 in size at layer {found['depth']}"
-                lines = {
-                    kind: [(i, Interval(r, math.nan, math.nan)) for i, r in enumerate(found[kind], 1)]
-                    for kind in ("pooled", "within")
-                }
-                title = f"{name}: correlation of the score down to a layer with {what}"
-                note = (
-                    f"Pooled over prompts, as published, it {at if found['depth'] else 'never reaches 0.7'}."
-                )
-                figures.append(Figure(title, lines, "attention layer", "Pearson correlation", note))
-        return figures
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the profile as JSON; into a folder as `seedbed-profile.json`, where "auto" finds it.
-
-        Raises:
-            BadInput: a path that cannot be written.
-        """
-        return self.profile.save(path)
-
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write a self-contained HTML page: the choice, the table and the figures.
+        """Write a self-contained HTML page: the choice, the table and ANSE's depths.
 
         Raises:
             BadInput: a path that cannot be written.
@@ -121,7 +83,20 @@ class Calibration:
             "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
         }
         lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
-        page = document("Calibration", lead, facts, [self.table, *self.figures])
+        rows = []
+        for name, rules in self.depths.items():
+            for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality")):
+                depth = rules[key]["depth"]
+                there = [depth and rules[key][kind][depth - 1] for kind in ("pooled", "within")]
+                rows.append([name, what, depth, *there])
+        depths = Table(
+            "Depths at which a score may stop",
+            ("function", "correlates with", "d*", "pooled at d*", "within at d*"),
+            rows,
+            "d*: the first layer down to which the mean correlates by 0.7 in size, pooled over prompts as "
+            "published; and the correlation within prompts there.",
+        )
+        page = document("Calibration", lead, facts, [self.table, depths])
         return write_bytes_atomically(path, page.encode())
 
 
@@ -188,14 +163,9 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
 
 def feature_names(evidence: Evidence, step: int, functions: Collection[str]) -> list[str]:
     """The signals at a step that a learned predictor may use: those that `Learned` reads for itself."""
-
-    def ours(name: str) -> bool:
-        at, _, signal = name.partition("/")
-        statistic = signal.partition("/")[0]
-        hidden = statistic.endswith((".even", ".odd", ".again")) or statistic.startswith("judge.")
-        return at == str(step) and not hidden and (statistic == "entropy" or statistic not in functions)
-
-    return [name for name in evidence.columns if ours(name)]
+    signals = {name for name in evidence.names() if name.startswith(f"{step}/") and "/judge." not in name}
+    signals -= {f"{step}/{name}" for name in functions if name != "entropy"}
+    return [name for name in evidence.columns if "/".join(name.split("/")[:2]) in signals]
 
 
 def _price(name: str, evidence: Evidence, able: Mapping[str, Acquisition]) -> float:
@@ -281,26 +251,3 @@ def _numbers(interval: Interval) -> tuple[float | None, float | None, float | No
     """None for what could not be computed."""
     mean, low, high = (None if np.isnan(value) else value for value in interval)
     return mean, low, high
-
-
-def previewing(evidence: Evidence, verifier: str) -> PreviewPlan | None:
-    """The schedule of previews that does best for three generations' cost; None where none is sure to gain.
-
-    Chosen on all prompts; the gain that `why` tells is that of schedules chosen on the other half of them.
-    """
-    steps = round(float(evidence.columns["cost.generation"].mean() / evidence.columns["cost.step"].mean()))
-    try:
-        gains, _ = crossed_gain(evidence, BUDGET, steps=steps)
-    except BadInput:  # too few steps were looked at to make a schedule of that cost
-        return None
-    gain, share = statistics.bootstrap(gains), statistics.share(gains, evidence.outcome())
-    if not gain.low > 0:
-        return None
-    best = best_halving(evidence, BUDGET, steps=steps)
-    prompts, noises = evidence.outcome().shape
-    why = (
-        f"previews gained {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over a random noise at "
-        f"{cost(best.schedule, best.candidates, steps):.2g} generations' cost, {share.mean:.0%} of the way "
-        f"to the best noise ({prompts} prompts x {noises} noises)"
-    )
-    return PreviewPlan(best.schedule, verifier, best.candidates, why)

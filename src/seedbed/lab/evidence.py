@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from seedbed.lab.experiment import Row
 from seedbed.lab.statistics import Array, Interval, Prefer
 
 OUTCOME = "outcome.score"
+LEARNED = "/learned"  # at the end of a predictor's name
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Evidence:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], model: str | None = None) -> Evidence:
-        """The rows of one model, as `seedbed.lab.store.Store.rows` gives them.
+        """The rows of one model, as `seedbed.lab.work.Store.rows` gives them.
 
         Raises:
             BadInput: no row of that model, or prompts with different numbers of noises.
@@ -117,6 +118,7 @@ class Verdict:
         low, high: outcome of the candidate with the lowest or highest signal minus the mean outcome.
         share: the gain at the preferred end over the gap between random and oracle.
         reliability: within-prompt Spearman of two independent estimates of the signal, if there are two.
+        prefer: the end with the larger gain; what was learned to be high is followed there.
     """
 
     signal: str
@@ -129,20 +131,16 @@ class Verdict:
     high: Interval
     share: Interval
     reliability: Interval | None
+    prefer: Prefer
 
     @property
     def learned(self) -> bool:
         """Whether the signal is a predictor, which was fitted on other prompts than it is judged on."""
-        return self.signal.endswith("/learned")
-
-    @property
-    def prefer(self) -> Prefer:
-        """The end with the larger gain; what was learned to be high is followed there."""
-        return "low" if self.low.mean > self.high.mean and not self.learned else "high"
+        return self.signal.endswith(LEARNED)
 
     @property
     def gain(self) -> Interval:
-        """The gain at that end."""
+        """The gain at the preferred end."""
         return self.low if self.prefer == "low" else self.high
 
 
@@ -162,7 +160,9 @@ def judge_signals(
     p = statistics.permutation(values, truth)
     verdicts = []
     for i, (name, adjusted) in enumerate(zip(signals, statistics.holm(p), strict=True)):
-        low, high = (statistics.gain(values[i], truth, prefer) for prefer in ("low", "high"))
+        gains = [statistics.gain(values[i], truth, "low"), statistics.gain(values[i], truth, "high")]
+        low, high = map(statistics.bootstrap, gains)
+        prefer: Prefer = "low" if low.mean > high.mean and not name.endswith(LEARNED) else "high"
         within = statistics.within(values[i], truth)
         two = (pairs or {}).get(name, (f"{name}.even", f"{name}.odd"))
         known = all(half in evidence.columns or f"{half}/0" in evidence.columns for half in two)
@@ -173,15 +173,14 @@ def judge_signals(
             constant=int(np.isnan(within).sum()),
             p=float(p[i]),
             adjusted=float(adjusted),
-            low=statistics.bootstrap(low),
-            high=statistics.bootstrap(high),
-            share=statistics.share(low, truth),
+            low=low,
+            high=high,
+            share=statistics.share(gains[prefer == "high"], truth),
             reliability=statistics.bootstrap(statistics.within(*map(evidence.signal, two)))
             if known
             else None,
+            prefer=prefer,
         )
-        if verdict.prefer == "high":
-            verdict = replace(verdict, share=statistics.share(high, truth))
         verdicts.append(verdict)
     return verdicts
 

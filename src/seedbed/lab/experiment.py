@@ -8,11 +8,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from seedbed.errors import BadInput
 from seedbed.pipelines.loading import locate
@@ -23,8 +24,7 @@ Task = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], list[Row]]
 VERSION, a number to raise whenever the rows would come out differently, and `tables(rows)`, see
 `seedbed.lab.presentation.tables_of`."""
 
-_MEASURING = "seedbed.lab.measurement:measure_noises"
-TASKS = {"generation": _MEASURING, "signals": _MEASURING}
+TASKS = dict.fromkeys(("generation", "signals"), "seedbed.lab.measurement:measure_noises")
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -47,6 +47,23 @@ class WorldPrompts(_Part):
     count: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
     held_out: bool
+
+
+def _kind(given: Any) -> str | None:
+    """The kind that prompts name, read or to be written, so that an error speaks of that kind alone."""
+    if not isinstance(given, (dict, BaseModel)):
+        return None
+    return "world" if "world" in dict(given) else "list"
+
+
+Prompts = Annotated[
+    Annotated[ListedPrompts, Tag("list")] | Annotated[WorldPrompts, Tag("world")],
+    Discriminator(
+        _kind,
+        custom_error_type="prompts",
+        custom_error_message='write {"list": ["...", "..."]} or {"world": "shapes", ...}',
+    ),
+]
 
 
 class Noises(_Part):
@@ -77,25 +94,10 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[\w-][\w.-]*$")
     task: _Text
     models: tuple[_Text, ...] = Field(strict=False)
-    prompts: ListedPrompts | WorldPrompts
+    prompts: Prompts
     noises: Noises
     options: dict[str, Any] = Field(default_factory=dict)
     methods: dict[_Text, dict[str, Any]] = Field(default_factory=dict)
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_kind(cls, value: Any) -> Any:
-        """Read as the kind it names, so that an error speaks of that kind alone."""
-        if not isinstance(value, dict):
-            raise ValueError('write {"list": ["...", "..."]} or {"world": "shapes", ...}')
-        return (WorldPrompts if "world" in value else ListedPrompts).model_validate(value)
-
-    @field_validator("models")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("one of them is there twice")
-        return value
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -112,9 +114,7 @@ class Recipe(_Part):
             # A misspelt key comes before the one that is missing for it.
             first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
             where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                message = "a recipe has no such key"
+            message = "a recipe has no such key" if first["type"] == "extra_forbidden" else first["msg"]
             raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from error
 
     def to_json(self) -> str:
@@ -181,20 +181,18 @@ def plan(recipe: Recipe) -> list[Unit]:
     version = getattr(find_task(recipe.task)[0], "VERSION", 1)
     folders = {model: locate(model) for model in recipe.models} or {"": ""}
     content = {model: files_sha256(folder) if folder else "" for model, folder in folders.items()}
-    if len(set(content.values())) < len(content):
+    if len(set(content.values())) < len(recipe.models):
         raise BadInput("two of the recipe's models are the same files: name each model once")
     units = []
-    for model, folder in folders.items():
-        for number, prompt in enumerate(recipe.captions()):
-            for method, own in (recipe.methods or {recipe.task: {}}).items():
-                options = {**recipe.options, **own}
-                draws = []
-                for candidate in range(recipe.noises.count):
-                    seed = recipe.noises.seed + number
-                    parts = [recipe.task, version, content[model], prompt, seed, candidate, method, options]
-                    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-                    draws.append(Draw(seed, candidate, hashlib.sha256(text.encode()).hexdigest()))
-                units.append(Unit(recipe.task, model, folder, prompt, method, options, tuple(draws)))
+    methods = (recipe.methods or {recipe.task: {}}).items()
+    for model, (number, prompt), (method, own) in product(folders, enumerate(recipe.captions()), methods):
+        options, seed = {**recipe.options, **own}, recipe.noises.seed + number
+        draws = []
+        for candidate in range(recipe.noises.count):
+            parts = [recipe.task, version, content[model], prompt, seed, candidate, method, options]
+            text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+            draws.append(Draw(seed, candidate, hashlib.sha256(text.encode()).hexdigest()))
+        units.append(Unit(recipe.task, model, folders[model], prompt, method, options, tuple(draws)))
     return units
 
 

@@ -21,7 +21,7 @@ from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import groups, judge_signals
 from seedbed.lab.experiment import Row
-from seedbed.lab.presentation import Figure, Table, signal_table
+from seedbed.lab.presentation import Table, signal_table
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -63,24 +63,21 @@ def measured(
         assert not isinstance(verifier, Ratings)
         return judged(verifier, frames, prompt)
 
-    read: dict[int, dict[str, AttentionScore]] = {}
-    own: dict[str, Acquisition] = {}
-    for step, some in (functions or {}).items():
-        for name, function in some.items():
-            if is_read(function):
-                read.setdefault(step, {})[name] = function
-            elif step:
-                raise BadInput(f"{name} needs forwards of its own, which start at t = T: give it to step 0")
-            else:
-                own[name] = (
-                    replace(function, depth=None) if isinstance(function, AttentionScore) else function
-                )
+    given = {0: {}, **(functions or {})}
+    read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
+    for step, some in given.items():
+        if step and (own := some.keys() - read[step].keys()):
+            raise BadInput(f"{min(own)} needs forwards of its own, which start at t = T: give it to step 0")
     table: dict[str, np.ndarray[Any, Any]] = {}
     if steps:
         rows = min(rows_that_fit(batch_size, pool.noises), count)
         rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
         table = measure(rollout, steps, functions=read, judge=judge if previews else None)
-    for name, function in own.items():
+    for name, function in given[0].items():
+        if name in read[0]:
+            continue
+        if isinstance(function, AttentionScore):
+            function = replace(function, depth=None)
         scores = function.score(session, pool, batch_size=batch_size)
         table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
         if not scores.layers:
@@ -142,28 +139,24 @@ def measure_noises(
 _verifier = lru_cache(maxsize=1)(resolve)
 
 
-def tables(rows: Sequence[Row]) -> list[Table | Figure]:
+def tables(rows: Sequence[Row]) -> list[Table]:
     """What the seed decides on each model, and what each signal is worth: see `evidence.judge_signals`."""
-    lines, seeds = {}, []
-    worth: list[Table | Figure] = []
+    best: list[list[Any]] = []
+    seeds: list[list[Any]] = []
+    worth = []
     for model, evidence in groups(rows).items():
         truth = evidence.outcome()
         nfe = float(np.mean(evidence.columns.get("cost.generation", np.nan)))
         random, oracle = statistics.random(truth), statistics.oracle(truth)
         means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
         seeds.append([model, *truth.shape, nfe, *means])
-        lines[model] = [
-            (n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n)))
+        best += [
+            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
             for n in range(1, truth.shape[1] + 1)
         ]
         if names := evidence.names():
-            verdicts = judge_signals(evidence, names)
-            points = {"": [(verdict.signal, verdict.within) for verdict in verdicts]}
-            title = f"{model}: correlation with the outcome"
-            worth += [
-                signal_table(f"{model}: what each signal is worth", verdicts),
-                Figure(title, points, "signal", "Spearman within prompts"),
-            ]
+            title = f"{model}: what each signal is worth"
+            worth.append(signal_table(title, judge_signals(evidence, names)))
     return [
         Table(
             "What the seed decides",
@@ -171,12 +164,11 @@ def tables(rows: Sequence[Row]) -> list[Table | Figure]:
             seeds,
             "Verifier's score and what one video costs; 95 % intervals, bootstrap over prompts.",
         ),
-        Figure(
+        Table(
             "Best of n by the verifier",
-            lines,
-            "denoiser evaluations (NFE)",
-            "verifier's score",
-            "Expected score of the best of n finished videos, n from 1 to the whole pool; 95 % intervals.",
+            ["model", "n", "NFE", "score"],
+            best,
+            "Expected score of the best of n finished videos, and what they cost; 95 % intervals.",
         ),
         *worth,
     ]

@@ -14,10 +14,12 @@ from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence
 from seedbed.lab.statistics import Array
-from seedbed.selection.profile import Race
+from seedbed.selection.profile import PreviewPlan, Race
 
 # Of the way from the best candidate of the full score to the median one.
 REGRET = 0.05
+# Of a schedule of previews for a profile, in plain generations.
+BUDGET = 3.0
 # Depths and survivors that are tried, at most: enough for every layer of a small model.
 _DEPTHS, _SURVIVORS = 8, (1, 2, 3, 4, 5, 6, 8, 12, 16)
 
@@ -98,7 +100,7 @@ def cheapest(scores: Array, limit: float = REGRET) -> Rungs | None:
     return next(able, None)
 
 
-def crossed_regret(scores: Array, limit: float = REGRET) -> Array | None:
+def crossed_regret(scores: Array, limit: float) -> Array | None:
     """Regret of schedules chosen on the other half of the prompts, (prompts,); None where there is none."""
     lost, chosen = _crossed(
         len(scores),
@@ -108,17 +110,18 @@ def crossed_regret(scores: Array, limit: float = REGRET) -> Array | None:
     return None if None in chosen else lost
 
 
-def limit(scores: Array) -> float | None:
+def promised(scores: Array) -> tuple[float, Array] | None:
     """How little regret schedules must have where they are chosen, for `REGRET` at most on other prompts.
 
-    What is cheapest on some prompts is there by luck too. None where no schedule holds what it promises.
+    What is cheapest on some prompts is there by luck too. Also the `crossed_regret` of that. None where no
+    schedule holds what it promises.
     """
     for tenths in range(10, 0, -1):
         lost = crossed_regret(scores, tenths / 10 * REGRET)
         if lost is None:
             return None
         if lost.mean() <= REGRET:
-            return tenths / 10 * REGRET
+            return tenths / 10 * REGRET, lost
     return None
 
 
@@ -132,10 +135,9 @@ def fitted_race(scores: Array) -> Race | None:
         None where no schedule is both cheaper than the full score and within `REGRET` of it.
     """
     prompts, candidates, layers = scores.shape
-    within = limit(scores)
-    rungs = None if within is None else cheapest(scores, within)
-    lost = None if within is None else crossed_regret(scores, within)
-    if rungs is None or lost is None:
+    limit, lost = promised(scores) or (0.0, np.empty(0))
+    rungs = cheapest(scores, limit) if limit else None
+    if rungs is None:
         return None
     found = statistics.bootstrap(lost)
     spent = cost(rungs, candidates, layers, finish=False)
@@ -254,3 +256,26 @@ def previewed(
         drawn = rng.permuted(np.tile(np.arange(noises), (prompts, 1)), axis=1)[:, : halving.candidates]
         total += truth[np.arange(prompts), _survivor(rungs, drawn)]
     return total / draws
+
+
+def fitted_previews(evidence: Evidence, verifier: str) -> PreviewPlan | None:
+    """The schedule of previews that does best for three generations' cost; None where none is sure to gain.
+
+    Chosen on all prompts; the gain that `why` tells is that of schedules chosen on the other half of them.
+    """
+    steps = round(float(evidence.columns["cost.generation"].mean() / evidence.columns["cost.step"].mean()))
+    try:
+        gains, _ = crossed_gain(evidence, BUDGET, steps=steps)
+    except BadInput:  # too few steps were looked at to make a schedule of that cost
+        return None
+    gain, share = statistics.bootstrap(gains), statistics.share(gains, evidence.outcome())
+    if not gain.low > 0:
+        return None
+    best = best_halving(evidence, BUDGET, steps=steps)
+    prompts, noises = evidence.outcome().shape
+    why = (
+        f"previews gained {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over a random noise at "
+        f"{cost(best.schedule, best.candidates, steps):.2g} generations' cost, {share.mean:.0%} of the way "
+        f"to the best noise ({prompts} prompts x {noises} noises)"
+    )
+    return PreviewPlan(best.schedule, verifier, best.candidates, why)

@@ -31,55 +31,40 @@ class Interval(NamedTuple):
 
 def random(outcome: ArrayLike) -> Array:
     """What a choice at random brings: each prompt's mean outcome, (prompts,)."""
-    return np.asarray(_pool("outcome", outcome).mean(1))
+    return np.asarray(_pools(outcome=outcome)[0].mean(1))
 
 
 def oracle(outcome: ArrayLike) -> Array:
     """What the best choice brings: each prompt's highest outcome, (prompts,)."""
-    return np.asarray(_pool("outcome", outcome).max(1))
-
-
-def best_of_subset(signal: ArrayLike, outcome: ArrayLike, m: int, prefer: Prefer = "high") -> Array:
-    """Expected outcome of the noise that the signal prefers among m drawn from the pool without replacement.
-
-    Exact, by order statistics: the one chosen is the i-th best (from 0) of all n with probability
-    C(n - 1 - i, m - 1) / C(n, m). So gains at every smaller pool need no further run. Among noises with equal
-    signals each is as likely to be chosen.
-
-    Args:
-        signal: (prompts, noises).
-        outcome: (prompts, noises), higher is better.
-        m: noises drawn, 1 to all of them.
-        prefer: which end of the signal is chosen.
-
-    Returns:
-        (prompts,).
-
-    Raises:
-        BadInput: arrays of other shapes, values that are not finite, or m out of range.
-    """
-    signals, outcomes = _pools(signal, outcome)
-    count = signals.shape[1]
-    if isinstance(m, bool) or not isinstance(m, (int, np.integer)) or not 1 <= m <= count:
-        raise BadInput(f"cannot draw {m!r} of {count} noises: m must be a whole number from 1 to {count}")
-    if prefer not in ("low", "high"):
-        raise BadInput(f"prefer must be 'low' or 'high', not {prefer!r}")
-    equal = signals[:, :, None] == signals[:, None, :]
-    shared = (equal * outcomes[:, None, :]).sum(2) / equal.sum(2)
-    order = np.argsort(signals if prefer == "low" else -signals, axis=1)
-    weights = [math.comb(count - 1 - i, m - 1) / math.comb(count, m) for i in range(count)]
-    return np.asarray(np.take_along_axis(shared, order, axis=1) @ np.array(weights))
+    return np.asarray(_pools(outcome=outcome)[0].max(1))
 
 
 def expected_best_of(outcome: ArrayLike, n: int) -> Array:
-    """Expected highest outcome of n noises drawn from the pool without replacement, exact, (prompts,)."""
-    return best_of_subset(outcome, outcome, n)
+    """Expected highest outcome of n noises drawn from the pool without replacement, (prompts,).
+
+    Exact, by order statistics: the i-th best (from 0) of all N is the best of n with probability
+    C(N - 1 - i, n - 1) / C(N, n).
+
+    Raises:
+        BadInput: n is not a whole number from 1 to the size of the pool.
+    """
+    (outcomes,) = _pools(outcome=outcome)
+    count = outcomes.shape[1]
+    if n not in range(1, count + 1):
+        raise BadInput(f"cannot draw {n!r} of {count} noises: n must be a whole number from 1 to {count}")
+    weights = [math.comb(count - 1 - i, n - 1) / math.comb(count, n) for i in range(count)]
+    return np.asarray(-np.sort(-outcomes, axis=1) @ np.array(weights))
 
 
 def gain(signal: ArrayLike, outcome: ArrayLike, prefer: Prefer = "high") -> Array:
-    """Outcome of the noise that the signal prefers in the whole pool, minus the pool's mean, (prompts,)."""
-    signals, outcomes = _pools(signal, outcome)
-    return np.asarray(best_of_subset(signals, outcomes, signals.shape[1], prefer) - outcomes.mean(1))
+    """Outcome of the noise that the signal prefers in the whole pool, minus the pool's mean, (prompts,).
+
+    Among noises with equal signals each is as likely to be chosen.
+    """
+    signals, outcomes = _pools(signal=signal, outcome=outcome)
+    end = {"low": np.min, "high": np.max}[prefer]
+    best = signals == end(signals, axis=1, keepdims=True)
+    return np.asarray((best * outcomes).sum(1) / best.sum(1) - outcomes.mean(1))
 
 
 def bootstrap(values: ArrayLike, draws: int = 4000, seed: int = 0) -> Interval:
@@ -116,15 +101,12 @@ def share(gains: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: int = 0
         The interval; nan where no prompt has a gap. Resamples without a gap are left out.
 
     Raises:
-        BadInput: arrays that do not fit together, or values that are not finite.
+        BadInput: outcomes that are not finite, or not of that shape.
     """
-    outcomes = _pool("outcome", outcome)
-    gained = np.asarray(gains, dtype=np.float64)
-    if gained.shape != outcomes.shape[:1] or not np.isfinite(gained).all():
-        raise BadInput(f"share wants one finite gain for each of {len(outcomes)} prompts, not {gained.shape}")
+    (outcomes,) = _pools(outcome=outcome)
     # The mean of equal numbers may differ from them in the last digit, which is no gap.
     gap = np.where(np.ptp(outcomes, axis=1) > 0, outcomes.max(1) - outcomes.mean(1), 0)
-    return _interval(gained, gap, draws, seed)
+    return _interval(np.asarray(gains, dtype=np.float64), gap, draws, seed)
 
 
 def within(signal: ArrayLike, outcome: ArrayLike) -> Array:
@@ -136,7 +118,7 @@ def within(signal: ArrayLike, outcome: ArrayLike) -> Array:
     Of two independent estimates of one signal it is the signal's reliability: where they err independently,
     its correlation with any outcome is at most about the square root of this.
     """
-    signals, outcomes = _pools(signal, outcome)
+    signals, outcomes = _pools(signal=signal, outcome=outcome)
     products = (_standard_ranks(signals) * _standard_ranks(outcomes)).sum(1)
     constant = (np.ptp(signals, axis=1) == 0) | (np.ptp(outcomes, axis=1) == 0)
     return np.where(constant, np.nan, np.clip(products, -1, 1))
@@ -155,11 +137,11 @@ def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: 
     Raises:
         BadInput: arrays of other shapes, or values that are not finite.
     """
-    outcomes = _pool("outcome", outcome)
+    (outcomes,) = _pools(outcome=outcome)
     signals = np.asarray(signal, dtype=np.float64)
     if signals.shape[-2:] != outcomes.shape or not signals.size:
         raise BadInput(f"signals of shape {signals.shape} do not fit outcomes of shape {outcomes.shape}")
-    rows = _pool("signal", signals.reshape(-1, outcomes.shape[1]))
+    (rows,) = _pools(signal=signals.reshape(-1, outcomes.shape[1]))
     flat = _standard_ranks(rows).reshape(-1, outcomes.size)
     ranks = _standard_ranks(outcomes)
     found = np.abs(flat @ ranks.ravel())
@@ -173,8 +155,6 @@ def permutation(signal: ArrayLike, outcome: ArrayLike, draws: int = 4000, seed: 
 def holm(p: ArrayLike) -> Array:
     """p-values adjusted by Holm (1979): the chance of a single false find stays below the level."""
     values = np.asarray(p, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise BadInput("p-values must be a list of numbers between 0 and 1")
     order = np.argsort(values)
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
@@ -203,20 +183,17 @@ def _standard_ranks(values: Array) -> Array:
     return np.asarray(ranks / np.where(length > 0, length, 1))
 
 
-def _pool(name: str, values: ArrayLike) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or not array.size:
-        raise BadInput(f"the {name} must have shape (prompts, noises), both at least 1, not {array.shape}")
-    if not np.isfinite(array).all():
-        prompt, noise = np.argwhere(~np.isfinite(array))[0]
-        raise BadInput(
-            f"the {name} of prompt {prompt}, noise {noise} is {array[prompt, noise]}: leave it out"
-        )
-    return array
-
-
-def _pools(signal: ArrayLike, outcome: ArrayLike) -> tuple[Array, Array]:
-    signals, outcomes = _pool("signal", signal), _pool("outcome", outcome)
-    if signals.shape != outcomes.shape:
-        raise BadInput(f"a signal of shape {signals.shape} does not fit an outcome of shape {outcomes.shape}")
-    return signals, outcomes
+def _pools(**given: ArrayLike) -> list[Array]:
+    """As float64; `BadInput` unless they are finite and have one shape, (prompts, noises)."""
+    arrays = [np.asarray(values, dtype=np.float64) for values in given.values()]
+    for name, array in zip(given, arrays, strict=True):
+        if array.ndim != 2 or not array.size or array.shape != arrays[0].shape:
+            raise BadInput(
+                f"the {' and the '.join(given)} must have one shape (prompts, noises), both at least 1, not "
+                f"{' and '.join(str(each.shape) for each in arrays)}"
+            )
+        if not np.isfinite(array).all():
+            prompt, noise = np.argwhere(~np.isfinite(array))[0]
+            value = array[prompt, noise]
+            raise BadInput(f"the {name} of prompt {prompt}, noise {noise} is {value}: leave it out")
+    return arrays

@@ -1,20 +1,111 @@
-"""Running a recipe, here or on the workers of a dask cluster, until nothing is missing."""
+"""Running a recipe, here or on the workers of a dask cluster, and the folder that keeps its rows."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from seedbed.errors import BadInput, SeedbedError
+import filelock
+
+from seedbed.errors import BadInput, BadRecord, SeedbedError
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
-from seedbed.lab.store import Store
 from seedbed.pipelines.loading import load
+
+
+class Store:
+    """The folder of one experiment.
+
+    recipe.json holds the recipe, rows.jsonl one line for each finished unit of work (a list of rows), in the
+    recipe's order once the run is whole, lock the lock of the process that writes.
+
+    A line counts once its line break is there: whatever kills the writer, a unit is whole or not there. A row
+    is known by its "key", and no key is returned twice.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.recipe = self.folder / "recipe.json"
+        self.lines = self.folder / "rows.jsonl"
+
+    def rows(self) -> list[Row]:
+        """All finished rows.
+
+        Raises:
+            BadRecord: a damaged line, or a run that seedbed 0.1 finished.
+        """
+        if not self.lines.exists() and (old := self.folder / "rows.parquet").exists():
+            raise BadRecord(f"{old} is of seedbed 0.1: write each row, as a JSON list of one, to rows.jsonl")
+        found: dict[str, Row] = {}
+        for number, line in enumerate(self._whole_lines().splitlines(), 1):
+            try:
+                for row in json.loads(line):
+                    found.setdefault(row["key"], row)
+            except (ValueError, TypeError, KeyError) as error:
+                raise BadRecord(
+                    f"{self.lines}, line {number} is damaged: delete the line and run again"
+                ) from error
+        return list(found.values())
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Own the folder, created if need be, and drop what a killed writer left unfinished.
+
+        The system lets go of the lock when its process ends, however it ends.
+
+        Raises:
+            BadInput: another process owns the folder, it is not an experiment's, or the system refuses.
+        """
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                ours = {self.folder / "lock", *self.folder.glob(".*.tmp")}
+                others = sorted(path.name for path in set(self.folder.iterdir()) - ours)
+                if others and not self.recipe.exists():
+                    raise BadInput(
+                        f"{self.folder} is not an experiment's folder, it holds {others[0]}: choose another"
+                    )
+                stack.enter_context(filelock.FileLock(self.folder / "lock", timeout=0))
+                for path in self.folder.glob(".*.tmp"):
+                    path.unlink()
+                if self.lines.exists():
+                    os.truncate(self.lines, len(self._whole_lines()))
+            except filelock.Timeout:
+                raise BadInput(
+                    f"another run is at work in {self.folder}: wait for it, or choose another folder"
+                ) from None
+            except OSError as error:
+                raise BadInput(f"cannot write in {self.folder}: {error.strerror or error}") from error
+            yield
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add the rows of one unit; only inside `writing`. Raises `BadInput` where the disk is full."""
+        try:
+            with open(self.lines, "ab") as file:
+                file.write(json.dumps(rows).encode() + b"\n")
+        except OSError as error:
+            raise BadInput(
+                f"cannot write {self.lines}: {error.strerror or error}; what is finished is kept, run again"
+            ) from error
+
+    def finish(self, keys: Sequence[str]) -> list[Row]:
+        """The rows in the order of their keys, kept in that order; only inside `writing`."""
+        known = {row["key"]: row for row in self.rows()}
+        rows = [known[key] for key in keys]
+        write_bytes_atomically(self.lines, b"".join(json.dumps([row]).encode() + b"\n" for row in rows))
+        return rows
+
+    def _whole_lines(self) -> bytes:
+        """The file up to its last line break."""
+        content = self.lines.read_bytes() if self.lines.exists() else b""
+        return content[: content.rfind(b"\n") + 1]
 
 
 def run(
@@ -66,19 +157,14 @@ def run(
         ]
         done = len(finished)
         progress(done, len(keys))
-        if left and (workers > 1 or cluster is not None):
-            made = _on_workers(left, workers, cluster)
-        else:
-            worker = _Worker()
-            made = (worker.rows(unit) for unit in left)
+        here, alone = _Worker(), not left or (workers == 1 and cluster is None)
+        made = (here.rows(unit) for unit in left) if alone else _on_workers(left, workers, cluster)
         with closing(made) as results:
             for rows in results:
                 store.append(rows)
                 done += len(rows)
                 progress(done, len(keys))
-        if left or not store.parquet.exists():
-            store.finish(keys)
-        return store.rows()
+        return store.finish(keys)
 
 
 def _on_workers(units: Sequence[Unit], workers: int, address: str | None) -> Generator[list[Row]]:
@@ -160,8 +246,7 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
         raise BadInput(f"the task returned {len(found)} rows for {len(recipes)} noises")
     rows = []
     for draw, values in zip(unit.draws, found, strict=True):
-        row: Row = {"key": draw.key, "model": unit.model, "prompt": unit.prompt, "method": unit.method}
-        row |= {"seed": draw.seed, "candidate": draw.candidate}
+        row = {"model": unit.model, "prompt": unit.prompt, "method": unit.method, **draw._asdict()}
         for name, value in values.items():
             if name in row:
                 raise BadInput(f"the task returned a column {name!r}, which every row has already")
