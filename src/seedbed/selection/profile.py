@@ -16,7 +16,7 @@ from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, 
 from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.selection.origin import model_name, recordable
+from seedbed.selection.record import model_name, recordable
 from seedbed.worlds import shapes
 
 FILENAME = "seedbed-profile.json"
