@@ -124,7 +124,7 @@ def test_a_profile_applies_to_auto_alone(pipe, tmp_path):
         ({"depth": None}, "prefer, layers and depth are options of the function"),
         ({"why": None}, "why"),
         ({"more": 1}, "more"),
-        ({"learned": {"step": 0}}, "learned.coefficients"),
+        ({"learned": {"step": 0}}, "learned needs the coefficients"),
         ({"learned": {"step": -1, "coefficients": {"entropy/0": 1.0}}}, "step must be"),
         ({"learned": {"step": 0, "coefficients": {}}}, "learned needs the coefficients"),
         ({"learned": {"step": 0, "coefficients": {"entropy/0": "1"}}}, "learned.coefficients.entropy/0"),

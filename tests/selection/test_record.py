@@ -10,8 +10,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from seedbed import BadInput, BadRecord, Selection, __version__, score, select
 from seedbed.acquisition import Bansa
-from seedbed.selection.origin import Model, recordable
-from seedbed.selection.record import sealed
+from seedbed.selection.record import Model, recordable, sealed
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 CALL = CALLS["cogvideox"]

@@ -6,23 +6,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seedbed.acquisition.bansa import Bansa
-    from seedbed.acquisition.base import Acquisition, AttentionScore, NoiseScore, Pool, RolloutScore, Scores
+    from seedbed.acquisition.bansa import Bansa, Entropy
+    from seedbed.acquisition.base import (
+        Acquisition,
+        AttentionScore,
+        NoiseScore,
+        Pool,
+        Random,
+        RolloutScore,
+        Scores,
+    )
     from seedbed.acquisition.dropout import BansaDropout
-    from seedbed.acquisition.entropy import Entropy
     from seedbed.acquisition.learned import Learned
     from seedbed.acquisition.previews import Previews
-    from seedbed.acquisition.random import Random
     from seedbed.acquisition.registry import REGISTRY, create, resolve
 
 _MODULES = {
-    "bansa": ("Bansa",),
-    "base": ("Acquisition", "AttentionScore", "NoiseScore", "Pool", "RolloutScore", "Scores"),
+    "bansa": ("Bansa", "Entropy"),
+    "base": ("Acquisition", "AttentionScore", "NoiseScore", "Pool", "Random", "RolloutScore", "Scores"),
     "dropout": ("BansaDropout",),
-    "entropy": ("Entropy",),
     "learned": ("Learned",),
     "previews": ("Previews",),
-    "random": ("Random",),
     "registry": ("REGISTRY", "create", "resolve"),
 }
 

@@ -1,4 +1,4 @@
-"""BANSA: the disagreement of randomly masked attention maps."""
+"""BANSA, the disagreement of randomly masked attention maps, and the plain entropy of the maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seedbed.acquisition.base import AttentionScore, fraction, whole
 from seedbed.acquisition.sampling import contributions, drawn_rows, drawn_seed
-from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
+from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, row_statistics
 from seedbed.errors import BadInput
 
 # The published depth of CogVideoX: 14 of 30 layers, 19 of 42.
@@ -85,3 +85,39 @@ class Bansa(AttentionScore):
         else:
             scores = bansa_masked(call.query, call.key, **settings, seed=drawn_seed(call, self.seed))
         return contributions(call, scores, rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy(AttentionScore):
+    """Mean entropy of the attention rows, in nats; low entropy is sharp attention.
+
+    One of the acquisition functions that ANSE compares (arXiv 2505.17561), which minimises it as it does
+    BANSA: low is better unless `prefer` says otherwise.
+
+    Args:
+        rows: how many query rows per head are looked at, as in `Bansa`; None means all.
+        seed: of the sampled rows. For `layers`, `depth`, `race`, `prefer` and `steps` see `AttentionScore`.
+
+    Raises:
+        BadInput: rows below 1; and as `AttentionScore`.
+    """
+
+    name = "entropy"
+    unit = "nats"
+
+    rows: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows is not None:
+            whole("rows", self.rows)
+        whole("seed", self.seed, least=0)
+
+    def observe(self, call: AttentionCall) -> Tensor:
+        """(call.candidates, rows) float64, between 0 and log(keys)."""
+        rows = drawn_rows(call, self.rows, self.seed)
+        statistics = row_statistics(
+            call.query, call.key, scale=call.scale, mask=call.mask, causal=call.causal, rows=rows, powers=()
+        )
+        return contributions(call, statistics.entropy, rows)

@@ -7,6 +7,7 @@ Three bases: of the noise alone (`NoiseScore`), of the attention calls of its fi
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -172,6 +173,35 @@ class NoiseScore(Acquisition):
     ) -> Scores:
         """See `Acquisition.score`."""
         return self._scores(torch.cat([self.judge(noise[None]) for noise in pool.noises]), len(pool))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(NoiseScore):
+    """A uniform number in [0, 1) per noise, from a hash of its values: no evaluation of the model.
+
+    Hashing rather than drawing keeps a candidate's number the same whatever pool it is in.
+
+    Args:
+        seed: another seed gives another order.
+    """
+
+    name = "random"
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("seed", self.seed, least=0)
+
+    def judge(self, noises: Tensor) -> Tensor:
+        """(candidates, *shape) -> (candidates,) float64 in [0, 1)."""
+        numbers = []
+        for noise in noises:
+            digest = hashlib.sha256(f"random {self.seed} ".encode())
+            digest.update(noise.detach().float().cpu().contiguous().numpy().tobytes())
+            # 53 bits: as many as a float64 holds, so that 1.0 cannot come out.
+            numbers.append((int.from_bytes(digest.digest()[:8], "big") >> 11) / 2**53)
+        return torch.tensor(numbers, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,11 @@ import json
 import re
 from typing import Any
 
-from seedbed.acquisition.bansa import Bansa
-from seedbed.acquisition.base import Acquisition
+from seedbed.acquisition.bansa import Bansa, Entropy
+from seedbed.acquisition.base import Acquisition, Random
 from seedbed.acquisition.dropout import BansaDropout
-from seedbed.acquisition.entropy import Entropy
 from seedbed.acquisition.learned import Learned
 from seedbed.acquisition.previews import Previews
-from seedbed.acquisition.random import Random
 from seedbed.errors import BadInput
 
 REGISTRY: dict[str, type[Acquisition]] = {

@@ -31,8 +31,8 @@ from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool
-from seedbed.selection.origin import Model, package_versions, recordable
 from seedbed.selection.profile import VERIFIERS
+from seedbed.selection.record import Model, package_versions, recordable
 from seedbed.verifiers import Verifier, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 

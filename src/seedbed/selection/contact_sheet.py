@@ -27,8 +27,7 @@ from seedbed.progress import Progress, reporting
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import CANDIDATES, draw_pool, merged, recorded
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
-from seedbed.selection.origin import package_versions
-from seedbed.selection.record import Selection, sealed
+from seedbed.selection.record import Selection, package_versions, sealed
 from seedbed.verifiers import Verifier, judged, name_of, resolve
 
 

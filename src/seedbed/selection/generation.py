@@ -26,9 +26,8 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
 from seedbed.report.video import read_record, write_video
-from seedbed.selection.choosing import choose, chosen_function, draw_pool, merged
+from seedbed.selection.choosing import choose, chosen_function, draw_pool, merged, per_prompt, several
 from seedbed.selection.profile import Profile
-from seedbed.selection.prompts import per_prompt, several
 from seedbed.selection.record import Selection, sealed
 
 FPS = 8

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord
 from seedbed.files import write_bytes_atomically
-from seedbed.selection.origin import model_name, recordable
+from seedbed.selection.record import model_name, recordable
 from seedbed.worlds import shapes
 
 FILENAME = "seedbed-profile.json"
@@ -26,7 +25,6 @@ SCHEMA = "seedbed.profile/3"
 VERIFIERS = ("shapes",)
 
 Interval = tuple[float | None, float | None, float | None]
-_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,6 @@ class Finding:
         nfe: cost for each candidate, in full conditional forwards of the denoiser.
         prompts: how many it was tested on.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     signal: str
     step: int
@@ -77,8 +73,6 @@ class PreviewPlan:
     Raises:
         BadInput: another verifier, or a schedule that does not fit the candidates.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     schedule: Rungs
     verifier: str
@@ -114,8 +108,6 @@ class Race:
     Raises:
         BadInput: an unknown function, or a schedule that does not fit the candidates.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     schedule: Rungs
     candidates: int
@@ -194,21 +186,22 @@ class Profile:
                 same = False
             if not same:
                 raise BadInput(f"a profile can only name functions of seedbed, not {function.name!r}")
+        learned = self.learned
+        weights = learned and {"step": learned.step, "coefficients": learned.coefficients}
         content = {
             "schema": SCHEMA,
             "acquisition": function.name,
             "options": options,
             "why": self.why,
-            "learned": self.learned and _weights(self.learned),
-            "preview": self.preview and dataclasses.asdict(self.preview),
-            "race": self.race and dataclasses.asdict(self.race),
-            "evidence": [dataclasses.asdict(line) for line in self.evidence],
+            "learned": weights,
+            "preview": self.preview,
+            "race": self.race,
+            "evidence": self.evidence,
             "calibrated": self.calibrated,
         }
         path = Path(path)
         target = path / FILENAME if path.is_dir() else path
-        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
-        return write_bytes_atomically(target, (text + "\n").encode())
+        return write_bytes_atomically(target, to_json(content, indent=1, inf_nan_mode="null") + b"\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:
@@ -225,9 +218,8 @@ class Profile:
             raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
         try:
             file = _File.model_validate_json(data)
-            learned = None if file.learned is None else Learned(**file.learned.model_dump())
-            if file.acquisition == "learned" and learned is not None and not file.options:
-                acquisition: Acquisition = learned
+            if file.acquisition == "learned" and file.learned is not None and not file.options:
+                acquisition: Acquisition = file.learned
             else:
                 acquisition = create(file.acquisition, **file.options)
                 if file.schema_ == SCHEMA:
@@ -242,7 +234,9 @@ class Profile:
             raise BadRecord(f"{path} is not a usable profile: {where}: {message}; calibrate again") from error
         except BadInput as error:
             raise BadRecord(f"{path} is not a usable profile: {error}") from error
-        return cls(acquisition, file.why, learned, file.preview, file.evidence, file.calibrated, file.race)
+        return cls(
+            acquisition, file.why, file.learned, file.preview, file.evidence, file.calibrated, file.race
+        )
 
     @classmethod
     def beside(cls, pipe: Any) -> Profile | None:
@@ -256,19 +250,13 @@ class Profile:
         return cls.load(path) if name and path.is_file() else None
 
 
-class _Weights(BaseModel):
-    model_config = _STRICT
-    step: int
-    coefficients: dict[str, float]
-
-
 class _File(BaseModel):
-    model_config = _STRICT
+    model_config = ConfigDict(extra="forbid", strict=True)  # of the dataclasses in it too
     schema_: Literal["seedbed.profile/1", "seedbed.profile/2", "seedbed.profile/3"] = Field(alias="schema")
     acquisition: str
     options: dict[str, Any] = {}
     why: str
-    learned: _Weights | None = None
+    learned: Learned | None = None
     preview: PreviewPlan | None = None
     race: Race | None = None
     evidence: tuple[Finding, ...] = ()
@@ -286,10 +274,6 @@ class _File(BaseModel):
         return found
 
 
-def _weights(learned: Learned) -> dict[str, Any]:
-    return {"step": learned.step, "coefficients": dict(learned.coefficients)}
-
-
 def _can_judge(prompt: str) -> bool:
     """Whether the one verifier that a profile can name understands a prompt."""
     try:
@@ -297,12 +281,3 @@ def _can_judge(prompt: str) -> bool:
     except BadInput:
         return False
     return True
-
-
-def _without_nan(value: Any) -> Any:
-    """None for every number that JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return [_without_nan(entry) for entry in value] if isinstance(value, (list, tuple)) else value
