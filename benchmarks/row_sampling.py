@@ -28,7 +28,7 @@ from torch import Tensor
 
 from seedbed import zoo
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.sampling import Sample, confidence
+from seedbed.acquisition.sampling import confidence
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, bansa_expected, sample_rows
 from seedbed.lab.statistics import Array, bootstrap
@@ -69,7 +69,7 @@ def chosen(table: Tensor, rows: int, seed: int) -> tuple[int, float]:
     seen = [table[:, layer] if some is None else table[:, layer, some] for layer, some in enumerate(picked)]
     totals = torch.stack([values.mean(1) for values in seen], 1).sum(1)
     layers = [] if picked[0] is None else [[(row, total) for row in values] for values in seen]
-    samples = [Sample([values[index] for values in layers]) for index in range(len(table))]
+    samples = [[values[index] for values in layers] for index in range(len(table))]
     order = totals.argsort().tolist()
     return order[0], confidence(order, totals, samples)
 

@@ -7,7 +7,7 @@ import torch
 
 from seedbed import Selection
 from seedbed.acquisition import AttentionScore, Bansa, Entropy
-from seedbed.acquisition.sampling import Sample, confidence, drawn_rows
+from seedbed.acquisition.sampling import confidence, drawn_rows
 from seedbed.attention.rows import sample_rows
 from seedbed.selection.choosing import select
 from tests.pipelines import CALLS, PROMPT, cogvideox, wan
@@ -37,7 +37,7 @@ def drawn(table, rows, seed):
     """Sums of scores and samples of candidates from (candidates, layers, rows), as sampled rows give them."""
     parts = [sample_rows(table.shape[2], rows, seed * 1_000_003 + layer) for layer in range(table.shape[1])]
     values = [table[:, layer, some] for layer, some in enumerate(parts)]
-    samples = [Sample([(part[i], table.shape[2]) for part in values]) for i in range(len(table))]
+    samples = [[(part[i], table.shape[2]) for part in values] for i in range(len(table))]
     return torch.stack([part.mean(1) for part in values], 1).sum(1), samples
 
 
@@ -71,7 +71,7 @@ def rivals(doubts):
     gaps = torch.tensor([0.0, *(-math.sqrt(2) * torch.erfinv(2 * torch.tensor(d) - 1) for d in doubts)])
     # Differences of variance 4 over 4 of a great many rows: a standard error of 1.
     spread = math.sqrt(3) * torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
-    return gaps.double(), [Sample([(spread * min(i, 1), 10**9)]) for i in range(len(gaps))]
+    return gaps.double(), [[(spread * min(i, 1), 10**9)] for i in range(len(gaps))]
 
 
 def test_the_doubts_about_all_rivals_add_up():
@@ -86,7 +86,7 @@ def test_the_doubts_about_all_rivals_add_up():
 def test_layers_and_evaluations_are_drawn_independently():
     totals, samples = rivals([0.3])
     for sample in samples:
-        sample.layers *= 2
+        sample.extend(list(sample))
     # Twice the gap, at the square root of two times its error.
     expected = 1 - math.erfc(2 * float(totals[1]) / 2) / 2
     assert confidence([0, 1], 2 * totals, samples) == pytest.approx(expected, abs=1e-5)
@@ -114,7 +114,7 @@ def test_a_mean_of_several_evaluations_is_surer(pipe):
 
     again = choose(pipe, None, acquisition=Keeping(rows=64, layers="self", steps=2))
     assert len(kept) == 4 and torch.equal(again.scores, two.scores)
-    samples = [Sample([(rows[i], 768) for rows in kept]) for i in range(4)]
+    samples = [[(rows[i], 768) for rows in kept] for i in range(4)]
     totals = torch.stack([rows.mean(1) for rows in kept]).sum(0)
     assert two.confidence == pytest.approx(confidence(two.order, totals, samples), abs=1e-9)
     assert one.confidence != two.confidence
@@ -195,7 +195,7 @@ def test_doubts_are_as_often_right_as_they_say():
         # The gap is spread much wider than the error of its estimate.
         population[0] += 4 * torch.rand(1, generator=draw, dtype=torch.float64) - 2
         some = torch.randperm(60, generator=draw)[:20]
-        samples = [Sample([(layer[some], 60) for layer in candidate]) for candidate in population]
+        samples = [[(layer[some], 60) for layer in candidate] for candidate in population]
         sums = population[:, :, some].mean(2).sum(1)
         first = int(sums[1] < sums[0])
         chance = 1 - confidence([first, 1 - first], sums, samples)
@@ -216,11 +216,11 @@ def test_confidence_by_hand():
     # Differences -1, 0, -2, -1: variance 2/3; standard error sqrt(2/3/4 * (1 - 4/10)).
     gap, error = 1.0, math.sqrt(2 / 3 / 4 * 0.6)
     totals = torch.tensor([0.0, gap])
-    found = confidence([0, 1], totals, [Sample([(ours, 10)]), Sample([(theirs, 10)])])
+    found = confidence([0, 1], totals, [[(ours, 10)], [(theirs, 10)]])
     assert found == pytest.approx(1 - 0.5 * math.erfc(gap / error / math.sqrt(2)))
-    assert confidence([0, 1], torch.zeros(2), [Sample(), Sample()]) == 1
+    assert confidence([0, 1], torch.zeros(2), [[], []]) == 1
     # One row says nothing of a spread.
-    assert confidence([0, 1], totals, [Sample([(ours[:1], 10)]), Sample([(theirs[:1], 10)])]) == 0.5
+    assert confidence([0, 1], totals, [[(ours[:1], 10)], [(theirs[:1], 10)]]) == 0.5
 
 
 def test_a_forward_that_ran_out_of_memory_leaves_nothing_behind():

@@ -64,8 +64,7 @@ class Bansa(AttentionScore):
             raise BadInput(f"place must be 'probabilities' or 'logits', not {self.place!r}")
         whole("masks", self.masks, least=2)
         fraction("keep", self.keep)
-        if self.rows is not None:
-            whole("rows", self.rows)
+        whole("rows", self.rows, optional=True)
         whole("seed", self.seed, least=0)
 
     def observe(self, call: AttentionCall) -> Tensor:
@@ -110,8 +109,7 @@ class Entropy(AttentionScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rows is not None:
-            whole("rows", self.rows)
+        whole("rows", self.rows, optional=True)
         whole("seed", self.seed, least=0)
 
     def observe(self, call: AttentionCall) -> Tensor:

@@ -241,8 +241,8 @@ class AttentionScore(Acquisition):
         whole("steps", self.steps)
         if isinstance(self.depth, float):
             fraction("depth", self.depth)
-        elif self.depth is not None:
-            whole("depth", self.depth)
+        else:
+            whole("depth", self.depth, optional=True)
         if self.race is not None:
             planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
             if self.copies > 1 or self.steps > 1:
@@ -302,8 +302,10 @@ def rows_that_fit(batch_size: BatchSize, noises: Tensor) -> int:
     return max(1, _VALUES // noises[0].numel())
 
 
-def whole(name: str, value: object, least: int = 1) -> None:
-    """Refuse anything but a whole number of at least `least`."""
+def whole(name: str, value: object, least: int = 1, optional: bool = False) -> None:
+    """Refuse anything but a whole number of at least `least`, or None where it is optional."""
+    if optional and value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise BadInput(f"{name} must be a whole number of at least {least}, not {value!r}")
 

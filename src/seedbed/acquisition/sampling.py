@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -78,15 +77,8 @@ def _counted(call: AttentionCall, values: Tensor, rows: Tensor | None) -> Tensor
     return None if counted is None else counted.expand_as(values)
 
 
-@dataclass
-class Sample:
-    """The sampled rows behind a candidate's scores.
-
-    Attributes:
-        layers: for each layer that was sampled its (rows,) values, and how many rows there are.
-    """
-
-    layers: list[tuple[Tensor, int]] = field(default_factory=list)
+Sample = list[tuple[Tensor, int]]
+"""The rows behind a candidate's scores: of each sampled layer (rows,) values, and how many rows it has."""
 
 
 def confidence(order: Sequence[int], totals: Tensor, samples: Sequence[Sample]) -> float:
@@ -105,7 +97,7 @@ def confidence(order: Sequence[int], totals: Tensor, samples: Sequence[Sample]) 
     doubt = 0.0
     for rival in order[1:]:
         variance = 0.0
-        for (ours, of), (theirs, _) in zip(samples[first].layers, samples[rival].layers, strict=True):
+        for (ours, of), (theirs, _) in zip(samples[first], samples[rival], strict=True):
             rows = len(ours)
             spread = float((ours - theirs).var()) if rows > 1 else math.inf
             variance += spread / rows * (1 - rows / of)

@@ -160,7 +160,7 @@ class _Race:
         self.finished = False
         self.unable = ""
         self.sampled = False
-        self.samples = [Sample() for _ in range(len(pool))]
+        self.samples: list[Sample] = [[] for _ in range(len(pool))]
         self._sums = torch.zeros(len(pool), len(plan.names), dtype=torch.float64)
         self._times = torch.zeros(len(pool), len(plan.names), dtype=torch.int64)
         shares = len(pool) > 1 and session.facts.shares
@@ -192,7 +192,7 @@ class _Race:
         while not self.finished:
             if self.rungs and len(self.alive) <= self._batches.most and not self.unable:
                 try:
-                    self._batches.fits(self.alive, self._forward_shrinking)
+                    self._batches.fits(self.alive, lambda batch: self._forward(batch, self.plan.depth, True))
                 except CannotShrink as error:
                     self.unable = str(error)
             else:
@@ -203,11 +203,9 @@ class _Race:
             self.show("scoring", self._planned, self._planned)
         return self.table
 
-    def _forward_shrinking(self, batch: Sequence[int]) -> None:
-        self._forward(batch, self.plan.depth, self.session.shrinking(len(batch)))
-
-    def _forward(self, batch: Sequence[int], depth: int, shrinking: Shrinking | None = None) -> None:
+    def _forward(self, batch: Sequence[int], depth: int, shrinks: bool = False) -> None:
         """One forward; all that was learned from one that failed is forgotten."""
+        shrinking = self.session.shrinking(len(batch)) if shrinks else None
         noises = self.pool.noises[list(batch)].repeat_interleave(self.function.copies, 0)
         try:
             self.session.evaluate(
@@ -220,7 +218,7 @@ class _Race:
         except (torch.OutOfMemoryError, SplitBatch):
             for candidate in set(batch) & set(self.alive):
                 self._sums[candidate] = self._times[candidate] = 0
-                self.samples[candidate] = Sample()
+                self.samples[candidate] = []
             raise
         for candidate in set(batch) & set(self.alive):
             for name, times in zip(self.plan.names[: self.goal], self._times[candidate], strict=False):
@@ -258,7 +256,7 @@ class _Race:
                 self._sums[candidate, column] += scores[place]
                 self._times[candidate, column] += 1
                 if sample is not None:
-                    self.samples[candidate].layers.append((sample[place], total))
+                    self.samples[candidate].append((sample[place], total))
         if shrinking is not None and column + 1 == self.goal:
             self._settle()
             if self.finished:

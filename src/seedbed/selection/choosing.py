@@ -106,7 +106,7 @@ def _lists(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
     }
 
 
-def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]:
+def several(call: dict[str, Any], candidates: float) -> tuple[dict[str, Any], int]:
     """How many noises to keep, and the call in which each candidate is one video or image.
 
     Raises:
@@ -123,11 +123,6 @@ def several(call: dict[str, Any], candidates: int) -> tuple[dict[str, Any], int]
                 )
             return {**call, name: 1}, wanted
     return call, 1
-
-
-def asked(call: dict[str, Any], kept: int) -> dict[str, Any]:
-    """The call as it was asked for, with the number that `several` has taken out of it."""
-    return {name: kept if name in _COUNTS else value for name, value in call.items()}
 
 
 @per_prompt
@@ -176,12 +171,7 @@ def select(
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
     given = merged(call, arguments)
-    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
-    given, kept = several(given, count)
-    session = Session(pipe, prompt, **given)
-    pool = draw_pool(session, count, seed)
-    selection, _ = choose(session, pool, function, reason, batch_size, progress)
-    return replace(selection, kept=kept, call=asked(selection.call, kept))
+    return choose(pipe, prompt, given, acquisition, candidates, seed, batch_size, progress)[0]
 
 
 def score(
@@ -209,9 +199,11 @@ def score(
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
     given = merged(call, arguments)
-    function, _, reason = chosen_function(pipe, prompt, acquisition, len(noises), given)
-    given, kept = several(given, len(noises))
-    session = Session(pipe, prompt, **given)
+    return choose(pipe, prompt, given, acquisition, len(noises), 0, batch_size, progress, noises)[0]
+
+
+def given_pool(session: Session, noises: Tensor | Sequence[NoiseRecipe | Tensor]) -> Pool:
+    """The caller's own noises, checked; arguments and errors as `score`."""
     recipes: list[NoiseRecipe | GivenNoise] = []
     for index, noise in enumerate(noises):
         if not isinstance(noise, (Tensor, NoiseRecipe)):
@@ -227,8 +219,7 @@ def score(
             recipes.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
         else:
             raise BadInput(f"noise {index} has values that are not finite")
-    selection, _ = choose(session, Pool.of(recipes), function, reason, batch_size, progress, even_one=True)
-    return replace(selection, kept=kept, call=asked(selection.call, kept))
+    return Pool.of(recipes)
 
 
 def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,8 +243,7 @@ def chosen_function(
     call: Mapping[str, Any],
 ) -> tuple[Acquisition, int, str]:
     """What chooses, from how many candidates, and why; arguments and errors as `select`."""
-    if candidates is not None:
-        whole("candidates", candidates)
+    whole("candidates", candidates, optional=True)
     reason = "asked for"
     profile, whose = None, "the profile"
     if isinstance(acquisition, Profile):
@@ -288,24 +278,30 @@ def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
 
 
 def choose(
-    session: Session,
-    pool: Pool,
-    function: Acquisition,
-    reason: str,
+    pipe: Any,
+    prompt: str | None,
+    given: dict[str, Any],
+    acquisition: str | Acquisition | Profile,
+    candidates: int | None,
+    seed: int,
     batch_size: BatchSize,
     progress: Progress,
-    *,
-    even_one: bool = False,
-) -> tuple[Selection, Scores]:
+    noises: Tensor | Sequence[NoiseRecipe | Tensor] | None = None,
+) -> tuple[Selection, Scores, Session]:
     """Score a pool and make the record of it; what was denoised for it is in the scores.
 
     Args:
-        even_one: score a pool of one, although there is nothing to choose.
+        given: the arguments of the pipeline's call.
+        noises: the caller's own instead of those of the seed; even a single one is scored.
     """
+    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
+    given, kept = several(given, count)
+    session = Session(pipe, prompt, **given)
+    pool = draw_pool(session, count, seed) if noises is None else given_pool(session, noises)
     if batch_size != "auto":
         whole("batch_size", batch_size)
     started = perf_counter()
-    if len(pool) == 1 and not even_one:
+    if len(pool) == 1 and noises is None:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
             plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
         scores = Scores.unranked(1)
@@ -315,7 +311,10 @@ def choose(
             scores = function.score(session, pool, batch_size=batch_size, show=show)
     what = "preview" if scores.rungs else "scoring"  # as the ledger has it
     seconds = {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
-    return recorded(session, pool, function, scores, reason, seconds), scores
+    selection = recorded(session, pool, function, scores, reason, seconds)
+    # The call as it was asked for, with the number that `several` has taken out of it.
+    asked = {name: kept if name in _COUNTS else value for name, value in selection.call.items()}
+    return replace(selection, kept=kept, call=asked), scores, session
 
 
 def recorded(

@@ -227,8 +227,7 @@ def contact_sheet(
     """
     whole("candidates", candidates)
     whole("batch_size", batch_size)
-    if after is not None:
-        whole("after", after)
+    whole("after", after, optional=True)
     judge = None if verifier is None else resolve(verifier)
     given = merged(call, arguments)
     if judge is not None and prompt is None and given.get("prompt_embeds") is not None:

@@ -26,7 +26,7 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
 from seedbed.report.video import read_record, write_video
-from seedbed.selection.choosing import choose, chosen_function, draw_pool, merged, per_prompt, several
+from seedbed.selection.choosing import choose, merged, per_prompt, several
 from seedbed.selection.profile import Profile
 from seedbed.selection.record import Selection, sealed
 
@@ -100,16 +100,14 @@ def generate(
     with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
     given = merged(call, arguments)
-    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
-    given, kept = several(given, count)
-    if kept > 1:
+    if several(given, math.inf)[1] > 1:
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
-    session = Session(pipe, prompt, **given)
-    pool = draw_pool(session, count, seed)
-    selection, scores = choose(session, pool, function, reason, batch_size, progress)
+    selection, scores, session = choose(
+        pipe, prompt, given, acquisition, candidates, seed, batch_size, progress
+    )
     started = perf_counter()
     with reporting(progress) as show:
         if scores.rungs and scores.rollout is not None:
@@ -117,7 +115,7 @@ def generate(
             frames = scores.previews[selection.best] if finished else finish(scores.rollout, show)  # type: ignore[index]
             ledger = shared(session.ledger, scores.rollout, selection.best)
         else:
-            frames = generated(session, pool.noises[selection.best], show)
+            frames = generated(session, selection.pool[selection.best], show)  # type: ignore[index]
             ledger = session.ledger
     seconds = {**selection.seconds, "generation": perf_counter() - started}
     return Generation(frames, replace(selection, seconds=seconds, ledger=ledger))
