@@ -49,11 +49,9 @@ def sample_rows(total: int, count: int | None, seed: int = 0) -> Tensor | None:
     Raises:
         BadInput: count below 1.
     """
-    if count is None:
-        return None
-    if count < 1:
+    if count is not None and count < 1:
         raise BadInput(f"the number of sampled rows must be at least 1, not {count}")
-    if count >= total:
+    if count is None or count >= total:
         return None
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(total, generator=generator)[:count].sort().values

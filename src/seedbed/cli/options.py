@@ -192,7 +192,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 def grouped(run: Callable[..., None]) -> Callable[..., None]:
     """What typer makes a command of: a parameter whose type is a dataclass becomes an option for each field.
 
-    Interrupted, the command says so and exits with 130.
+    Interrupted, the command says what is kept (the interrupt's own message, else nothing) and exits with 130.
     """
     groups: dict[str, Any] = {}
     options: list[inspect.Parameter] = []
@@ -209,8 +209,8 @@ def grouped(run: Callable[..., None]) -> Callable[..., None]:
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         try:
             run(**given)
-        except KeyboardInterrupt:
-            print("interrupted: nothing was written", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted: {str(interrupt) or 'nothing was written'}", file=sys.stderr)
             raise typer.Exit(130) from None
 
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -236,6 +236,5 @@ def resumable(progress: bool, kept: Path) -> Iterator[Callable[[str, float, floa
         if not last:
             raise  # before the work began
         what, done, total = last
-        line = f"interrupted: {done:g} of {total:g} {what} are kept in {kept}; run again to go on"
-        print(line, file=sys.stderr)
-        raise typer.Exit(130) from None
+        left = f"{done:g} of {total:g} {what} are kept in {kept}; run again to go on"
+        raise KeyboardInterrupt(left) from None
