@@ -75,7 +75,7 @@ def test_each_rung_keeps_the_best_of_those_left(video, judgements):
 def test_nothing_is_paid_twice(video, pipe):
     # Two rows a step: six candidates for one step, four for two, two for the last.
     assert video.selection.ledger.entries == {"preview": 2 * (6 + 4 * 2 + 2) - 8, "generation": 8}
-    assert set(video.selection.seconds) == {"scoring", "verifier", "generation"}
+    assert set(video.selection.seconds) == {"preview", "verifier", "generation"}
     early = run(pipe, schedule=((1, 1),))
     assert early.selection.ledger.entries == {"preview": 2 * 5, "generation": 8}
     best_of = run(pipe, schedule=((4, 1),))
@@ -196,7 +196,7 @@ def test_select_alone_makes_the_same_choice(pipe, video):
     assert choice.order == video.selection.order and choice.rungs == video.selection.rungs
     assert torch.equal(choice.noise, video.selection.noise)
     assert choice.ledger.entries == {"preview": 2 * (6 + 4 * 2 + 2)}
-    assert len(choice.previews) == 6 and choice.seconds.keys() == {"scoring", "verifier"}
+    assert len(choice.previews) == 6 and choice.seconds.keys() == {"preview", "verifier"}
     assert "judged previews after 1, 3 and 4 of 4 steps" in choice.reason
 
 

@@ -77,6 +77,7 @@ def test_replay_makes_the_identical_file(made, record):
     assert (made / f"again-{record}.mp4").read_bytes() == (made / "video.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_choice_does_not_depend_on_the_batch_size(made):
     chosen = []
     for size in ("1", "3", "10"):

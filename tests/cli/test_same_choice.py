@@ -53,8 +53,18 @@ def chosen(seedbed, *arguments: object) -> dict[str, Any]:
             {"acquisition": "bansa:keep=0.5,layers=joint,prefer=high", "candidates": 3},
             "bansa",
         ),
-        (PROMPT, ["--verifier", "shapes"], {"acquisition": Previews(verifier="shapes")}, "previews"),
-        (PROMPT, ["--verifier", "shapes"], {"acquisition": "previews:verifier=shapes"}, "previews"),
+        (
+            PROMPT,
+            ["--verifier", "shapes", "--steps", 6],
+            {"acquisition": Previews(verifier="shapes"), "num_inference_steps": 6},
+            "previews",
+        ),
+        (
+            PROMPT,
+            ["--verifier", "shapes", "--steps", 6],
+            {"acquisition": "previews:verifier=shapes", "num_inference_steps": 6},
+            "previews",
+        ),
         (PROMPT, ["--acquisition", "mine.json"], {"acquisition": "mine.json"}, "entropy"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import save_file
@@ -91,6 +92,7 @@ def test_a_variant_changes_only_what_it_names():
     assert changed == {"patch_size", "spatial_interpolation_scale"}
 
 
+@pytest.mark.slow
 def test_one_training_goes_on_from_another(tmp_path):
     data = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(8, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))}, data)
