@@ -35,6 +35,7 @@ def test_generate_needs_no_model_and_leaves_three_files(made):
     assert record["options"]["schedule"] == rungs["schedule"] and len(record["totals"]) == rungs["candidates"]
 
 
+@pytest.mark.slow
 def test_a_gain_is_told_only_of_what_was_measured(made, tmp_path):
     """Another number of noises has another schedule, of which the profile knows nothing."""
     said = json.loads((made / "video.json").read_text())["reason"]
@@ -44,6 +45,7 @@ def test_a_gain_is_told_only_of_what_was_measured(made, tmp_path):
     assert "which measured it with" in other
 
 
+@pytest.mark.slow
 def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_loss(tmp_path):
     for function in ("bansa", "entropy:depth=2"):
         result = seedbed(
@@ -70,7 +72,7 @@ def test_embedded_models_go_by_their_names(tmp_path):
     assert json.loads(result.stdout)["record"]["model"] == "seedbed:zoo/models/shapes-cogvideox-snr"
 
 
-@pytest.mark.parametrize("record", ["video.mp4", "video.json"])
+@pytest.mark.parametrize("record", ["video.mp4", pytest.param("video.json", marks=pytest.mark.slow)])
 def test_replay_makes_the_identical_file(made, record):
     result = seedbed(made, "replay", record, "--out", f"again-{record}.mp4")
     assert result.returncode == 0 and "identical frames" in result.stdout, result.stderr

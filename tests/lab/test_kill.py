@@ -12,7 +12,7 @@ import pytest
 from seedbed.lab.work import Store
 from tests.lab.conftest import start
 
-UNITS, KILLS, WORKERS = 30, 8, 2
+UNITS, KILLS, WORKERS = 30, 4, 2
 
 
 class Bench:
