@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from seedbed.report.plots import layer_heat, layer_lines
 from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
@@ -165,14 +166,8 @@ def media(frames: NDArray[np.uint8], fps: float, record: dict[str, Any] | None =
 
 def shrunk(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Mean over square blocks, down to a long side of at most twice `side`: larger ones make a page heavy."""
-    factor = max(frames.shape[1:3]) // side
-    if factor < 2:
-        return frames
-    height, width = (side // factor for side in frames.shape[1:3])
-    cropped = frames[:, : height * factor, : width * factor]
-    blocks = cropped.reshape(len(frames), height, factor, width, factor, 3)
-    means: NDArray[np.float64] = blocks.mean(axis=(2, 4))
-    return means.round().astype(np.uint8)
+    factor = max(1, max(frames.shape[1:3]) // side)
+    return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])
 
 
 def figure(value: float, spread: float) -> str:

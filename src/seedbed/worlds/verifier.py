@@ -78,9 +78,7 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
     pieces = _pieces(solid).view(videos, len(COLOURS), count).numpy()
     area = own.sum(axis=(-2, -1))
     at = np.arange(side) + 0.5
-    safe = np.maximum(area, 1e-9)
-    x = (own.sum(axis=-2) * at).sum(axis=-1) / safe
-    y = (own.sum(axis=-1) * at).sum(axis=-1) / safe
+    centres = [(own.sum(axis=axis) * at).sum(axis=-1) / np.maximum(area, 1e-9) for axis in (-2, -1)]
     readings = []
     for v in range(videos):
         objects = []
@@ -88,7 +86,7 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
             seen = pieces[v, c] > 0
             if seen.mean() < PRESENT:
                 continue
-            region, centre = own[v, c, seen], (x[v, c, seen], y[v, c, seen])
+            region, centre = own[v, c, seen], [path[v, c, seen] for path in centres]
             fits = {}
             for shape in SHAPES:
                 template = coverage(shape, *centre, np.sqrt(area[v, c, seen] / np.pi), side)
