@@ -83,16 +83,15 @@ class Calibration:
             "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
         }
         lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
-        rows = []
-        for name, rules in self.depths.items():
-            for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality")):
-                depth = rules[key]["depth"]
-                there = [depth and rules[key][kind][depth - 1] for kind in ("pooled", "within")]
-                rows.append([name, what, depth, *there])
         depths = Table(
             "Depths at which a score may stop",
             ("function", "correlates with", "d*", "pooled at d*", "within at d*"),
-            rows,
+            [
+                [name, what, depth, *(depth and rules[key][kind][depth - 1] for kind in ("pooled", "within"))]
+                for name, rules in self.depths.items()
+                for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality"))
+                for depth in [rules[key]["depth"]]
+            ],
             "d*: the first layer down to which the mean correlates by 0.7 in size, pooled over prompts as "
             "published; and the correlation within prompts there.",
         )

@@ -86,14 +86,14 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
             seen = pieces[v, c] > 0
             if seen.mean() < PRESENT:
                 continue
-            region, centre = own[v, c, seen], [path[v, c, seen] for path in centres]
+            region, (x, y) = own[v, c, seen], (path[v, c, seen] for path in centres)
             fits = {}
             for shape in SHAPES:
-                template = coverage(shape, *centre, np.sqrt(area[v, c, seen] / np.pi), side)
+                template = coverage(shape, x, y, np.sqrt(area[v, c, seen] / np.pi), side)
                 union = np.maximum(template, region).sum(axis=(-2, -1))
                 fits[shape] = (np.minimum(template, region).sum(axis=(-2, -1)) / union).mean()
             shape = max(SHAPES, key=lambda name: fits[name])
-            travel = np.array([path[-1] - path[0] for path in centre])
+            travel = np.array([path[-1] - path[0] for path in (x, y)])
             furthest = np.abs(travel).max()
             # The lesser of two moves counts from half the greater; a diagonal is no motion of this world.
             step = tuple(np.rint(travel / furthest)) if furthest >= STILL else (0.0, 0.0)
