@@ -21,7 +21,7 @@ import numpy as np
 from seedbed.acquisition.learned import fit
 from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
-from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, judge_signals
+from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, groups, judge_signals
 from seedbed.lab.replays import cost, crossed_gain
 from seedbed.lab.statistics import Array
 from seedbed.lab.work import Store
@@ -349,8 +349,8 @@ def terminal_snr(models: dict[str, Evidence]) -> dict[str, Any]:
     return found
 
 
-def load(folder: Path, model: str | None = None) -> Evidence | None:
-    return Evidence.of(Store(folder).rows(), model) if folder.is_dir() else None
+def load(folder: Path) -> Evidence | None:
+    return Evidence.of(Store(folder).rows()) if folder.is_dir() else None
 
 
 if __name__ == "__main__":
@@ -379,10 +379,7 @@ if __name__ == "__main__":
         models = {"shapes-cogvideox-unread": evidence}
         for folder in ("terminal-snr", "terminal-snr-repeats"):
             if (arguments.runs / folder).is_dir():
-                rows = Store(arguments.runs / folder).rows()
-                models |= {
-                    Path(model).name: Evidence.of(rows, model)
-                    for model in dict.fromkeys(r["model"] for r in rows)
-                }
+                found = groups(Store(arguments.runs / folder).rows())
+                models |= {Path(model).name: some for model, some in found.items()}
         if len(models) > 1:
             write("terminal-snr", terminal_snr(models))

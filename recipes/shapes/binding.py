@@ -28,8 +28,9 @@ TIMES = (980, 900, 700, 500, 300)
 def clips(count: int) -> list[shapes.Scene]:
     found: list[shapes.Scene] = []
     for scene in shapes.scenes(seed=7, held=True):
-        things = [body.thing for body in scene.bodies]
-        if len(things) == 2 and all(len({getattr(t, a) for t in things}) == 2 for a in ("shape", "motion")):
+        if len(scene) == 2 and all(
+            len({getattr(body, a) for body in scene}) == 2 for a in ("shape", "motion")
+        ):
             found.append(scene)
         if len(found) == count:
             break
@@ -54,7 +55,7 @@ def measured(pipe: Any, scenes: list[shapes.Scene]) -> dict[str, Any]:
         velocity = pipe.transformer(noisy, pipe.text_encoder(ids)[0], t, return_dict=False)[0]
         return (velocity - target).square().mean((1, 2, 3, 4)).numpy()
 
-    right = [scene.caption for scene in scenes]
+    right = [shapes.caption(scene) for scene in scenes]
     rows = []
     for time in TIMES:
         base = errors(right, time)

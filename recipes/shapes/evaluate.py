@@ -8,6 +8,7 @@ Intervals are 95 % bootstrap intervals over captions, since the noises of one ca
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -47,23 +48,20 @@ def interval(values: np.ndarray, seed: int = 0, draws: int = 4000) -> list[float
 
 
 def measure(videos: np.ndarray, captions: list[str]) -> dict[str, Any]:
-    verdicts = [
-        [verifier.judge(reading, caption) for reading in verifier.read(group)]
+    found = [
+        verifier.attributes(group, [caption] * len(group))
         for group, caption in zip(videos, captions, strict=True)
     ]
-
-    def table(value: Any) -> np.ndarray:
-        return np.array([[value(verdict) for verdict in row] for row in verdicts], dtype=float)
-
-    score = table(lambda v: v.score)
+    table = {key: np.stack([each[key].numpy() for each in found]) for key in found[0]}
+    score = table["score"]
     result = {
         "captions": len(captions),
         "videos": score.size,
-        "colour": interval(table(lambda v: np.mean(v.colour))),
-        "shape": interval(table(lambda v: np.mean(v.shape))),
-        "motion": interval(table(lambda v: np.mean(v.motion))),
-        "count": interval(table(lambda v: v.count)),
-        "all right": interval(table(lambda v: v.all_right)),
+        "colour": interval(table["colour"]),
+        "shape": interval(table["shape"]),
+        "motion": interval(table["motion"]),
+        "count": interval(table["count"]),
+        "all right": interval(table["all_right"]),
         "score": interval(score),
         "best of all noises": interval(score.max(axis=1, keepdims=True)),
         "best minus random": interval(score.max(axis=1, keepdims=True) - score.mean(axis=1, keepdims=True)),
@@ -73,11 +71,7 @@ def measure(videos: np.ndarray, captions: list[str]) -> dict[str, Any]:
 
 def reconstruction(pipe: CogVideoXPipeline, count: int, seed: int) -> dict[str, Any]:
     """The verifier on rendered held-out videos and on their reconstructions."""
-    scenes = []
-    for scene in shapes.scenes(seed, held=True):
-        scenes.append(scene)
-        if len(scenes) == count:
-            break
+    scenes = list(itertools.islice(shapes.scenes(seed, held=True), count))
     frames = np.stack([shapes.render(scene) for scene in scenes])
     x = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with torch.no_grad():
@@ -85,10 +79,10 @@ def reconstruction(pipe: CogVideoXPipeline, count: int, seed: int) -> dict[str, 
     again = ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
     right = {}
     for name, group in {"rendered": frames, "reconstructed": again}.items():
-        verdicts = [verifier.judge(r, s.caption) for r, s in zip(verifier.read(group), scenes, strict=True)]
+        found = verifier.attributes(group, [shapes.caption(scene) for scene in scenes])
         right[name] = {
-            "all right": float(np.mean([v.all_right for v in verdicts])),
-            "attributes right": float(np.mean([v.score for v in verdicts])),
+            "all right": float(found["all_right"].mean()),
+            "attributes right": float(found["score"].mean()),
         }
     mse = ((again.astype(float) - frames.astype(float)) / 255) ** 2
     return {"videos": count, "psnr": float(-10 * np.log10(mse.mean())), **right}

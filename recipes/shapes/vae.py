@@ -138,5 +138,5 @@ def encode_set(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int, p
         if at % 6400 == 0:
             print(f"encoded {at} of {len(scenes)}", flush=True)
     save_file({"latents": torch.cat(latents)}, path.with_suffix(".tmp"))
-    path.with_suffix(".captions.json").write_text(json.dumps([scene.caption for scene in scenes]))
+    path.with_suffix(".captions.json").write_text(json.dumps([shapes.caption(scene) for scene in scenes]))
     os.replace(path.with_suffix(".tmp"), path)

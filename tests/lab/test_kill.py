@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.lab.work import Store
+from seedbed.errors import BadInput
+from seedbed.lab.experiment import Recipe
+from seedbed.lab.work import Store, run
 from tests.lab.conftest import start
 
-UNITS, KILLS, WORKERS = 30, 6, 2
+UNITS, KILLS, WORKERS = 30, 4, 2
 
 
 class Bench:
@@ -35,8 +37,8 @@ class Bench:
         temporary.write_text(str(units))
         os.replace(temporary, self.gate)
 
-    def start(self, out=None):
-        self.process = start("lab", "run", self.recipe, "--out", out or self.out, "--workers", WORKERS)
+    def start(self):
+        self.process = start("lab", "run", self.recipe, "--out", self.out, "--workers", WORKERS)
         self.processes.append(self.process)
 
     def wait_for(self, condition):
@@ -114,8 +116,7 @@ def test_kills_change_nothing(bench, tmp_path):
     assert f"{3 * UNITS} rows" in bench.finish()
     assert sorted(bench.calls()[before:]) == sorted(set(range(UNITS)) - done)
 
-    bench.start(tmp_path / "undisturbed")
-    bench.finish()
+    run(Recipe.load(bench.recipe), tmp_path / "undisturbed")
     killed, undisturbed = bench.out / "rows.jsonl", tmp_path / "undisturbed" / "rows.jsonl"
     assert killed.read_bytes() == undisturbed.read_bytes()
     assert len(Store(bench.out).rows()) == len(killed.read_bytes().splitlines()) == 3 * UNITS
@@ -167,10 +168,8 @@ def test_two_runs_in_one_folder_are_one_too_many(bench):
     bench.open(2)
     bench.start()
     bench.wait_for(lambda: len(bench.units_done()) == 2)
-    second = start("lab", "run", bench.recipe, "--out", bench.out)
-    out, err = second.communicate(timeout=60)
-    assert (second.returncode, out) == (2, "")
-    assert err == f"error: another run is at work in {bench.out}: wait for it, or choose another folder\n"
+    with pytest.raises(BadInput, match=f"another run is at work in {bench.out}: wait for it, or choose"):
+        run(Recipe.load(bench.recipe), bench.out)
     bench.open(UNITS)
     bench.finish()
     assert len(bench.units_done()) == UNITS

@@ -83,16 +83,15 @@ class Calibration:
             "call": ", ".join(f"{name}={value}" for name, value in about["call"].items()),
         }
         lead = f"{self.profile.why[0].upper()}{self.profile.why[1:]}."
-        rows = []
-        for name, rules in self.depths.items():
-            for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality")):
-                depth = rules[key]["depth"]
-                there = [depth and rules[key][kind][depth - 1] for kind in ("pooled", "within")]
-                rows.append([name, what, depth, *there])
         depths = Table(
             "Depths at which a score may stop",
             ("function", "correlates with", "d*", "pooled at d*", "within at d*"),
-            rows,
+            [
+                [name, what, depth, *(depth and rules[key][kind][depth - 1] for kind in ("pooled", "within"))]
+                for name, rules in self.depths.items()
+                for what, key in (("the score of all layers", "full_score"), ("the outcome", "quality"))
+                for depth in [rules[key]["depth"]]
+            ],
             "d*: the first layer down to which the mean correlates by 0.7 in size, pooled over prompts as "
             "published; and the correlation within prompts there.",
         )
@@ -131,8 +130,7 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
             if twin == name:
                 learned[name] = predictor
 
-    whole = evidence
-    evidence = Evidence(evidence.prompts, dict(evidence.columns))
+    tried = Evidence(evidence.prompts, dict(evidence.columns))
     depths: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
         if not isinstance(function, AttentionScore):
@@ -141,24 +139,19 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
         depth = depths[name]["full_score"]["depth"]
         if depth is not None and depth < evidence.layers:
             truncated = f"0/{name}, depth {depth}"
-            evidence.columns[truncated] = evidence.signal(f"0/{name}", depth)
+            tried.columns[truncated] = evidence.signal(f"0/{name}", depth)
             able[truncated] = replace(function, depth=depth)
 
-    held_out = evidence.subset(tested)
+    held_out = tried.subset(tested)
     held_out.columns.update(totals)
     able |= learned
-    verdicts = judge_signals(evidence, evidence.names(), pairs) + judge_signals(
-        held_out, list(learned), pairs
-    )
+    verdicts = judge_signals(tried, tried.names(), pairs) + judge_signals(held_out, list(learned), pairs)
     adjusted = statistics.holm([verdict.p for verdict in verdicts])
     verdicts = [
         replace(verdict, adjusted=float(p), evaluations=_price(verdict.signal, evidence, able))
         for verdict, p in zip(verdicts, adjusted, strict=True)
     ]
-    profile = _choose(verdicts, able, evidence, held_out)
-    if not isinstance(profile.acquisition, Learned):
-        profile = replace(profile, learned=min(learned.values(), key=lambda predictor: predictor.step))
-    return Calibration(profile, whole, tuple(verdicts), depths, tested)
+    return Calibration(_choose(verdicts, able, tried, held_out), evidence, tuple(verdicts), depths, tested)
 
 
 def feature_names(evidence: Evidence, step: int, functions: Collection[str]) -> list[str]:
@@ -230,12 +223,14 @@ def _choose(
     )
     on = f"{len(outcome)} prompts x {outcome.shape[1]} noises, {len(verdicts)} signals tried"
     gain = f"{best.gain.mean:+.3f} [{best.gain.low:+.3f}, {best.gain.high:+.3f}]"
+    # The predictor that `select` may be asked for: the one that is chosen, else the one that needs least.
+    cheapest = min((f for f in able.values() if isinstance(f, Learned)), key=lambda each: each.step)
     if not sure:
         why = (
             f"no choice without a verifier is better than chance for sure ({on}): the best, {best.signal}, "
             f"gained {gain}, p {best.adjusted:.2g}"
         )
-        return Profile(Random(), why, evidence=lines)
+        return Profile(Random(), why, cheapest, evidence=lines)
     function = able[best.signal]
     where = f" on {tested} held-out prompts" if best.learned else ""
     why = (
@@ -244,7 +239,8 @@ def _choose(
     )
     if best.prefer != function.better:
         function = replace(function, prefer=best.prefer)
-    return Profile(function, why, function if isinstance(function, Learned) else None, evidence=lines)
+    learned = function if isinstance(function, Learned) else cheapest
+    return Profile(function, why, learned, evidence=lines)
 
 
 def _numbers(interval: Interval) -> tuple[float | None, float | None, float | None]:

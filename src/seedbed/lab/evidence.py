@@ -31,22 +31,21 @@ class Evidence:
     columns: dict[str, Array]
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]], model: str | None = None) -> Evidence:
-        """The rows of one model, as `seedbed.lab.work.Store.rows` gives them.
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Evidence:
+        """The rows of one model, as `groups` tells them apart.
 
         Raises:
-            BadInput: no row of that model, or prompts with different numbers of noises.
+            BadInput: no rows, or prompts with different numbers of noises.
         """
-        kept = [row for row in rows if model is None or row["model"] == model]
-        if not kept:
-            raise BadInput(f"there is no row of the model {model!r}" if model else "there are no rows")
+        if not rows:
+            raise BadInput("there are no rows")
         by_prompt: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {}
-        for row in kept:
+        for row in rows:
             by_prompt.setdefault(row["prompt"], {})[row["seed"], row["candidate"]] = row
         ordered = [[some[noise] for noise in sorted(some)] for some in by_prompt.values()]
         if len({len(pool) for pool in ordered}) > 1:
             raise BadInput("the prompts have different numbers of noises: finish the run first")
-        names = [n for n in kept[0] if all(isinstance(row.get(n), float) for row in kept)]
+        names = [n for n in rows[0] if all(isinstance(row.get(n), float) for row in rows)]
         columns = {n: np.array([[row[n] for row in pool] for pool in ordered], np.float64) for n in names}
         return cls(tuple(by_prompt), columns)
 
@@ -166,22 +165,23 @@ def judge_signals(
         within = statistics.within(values[i], truth)
         two = (pairs or {}).get(name, (f"{name}.even", f"{name}.odd"))
         known = all(half in evidence.columns or f"{half}/0" in evidence.columns for half in two)
-        verdict = Verdict(
-            signal=name,
-            evaluations=evaluations(name),
-            within=statistics.bootstrap(within),
-            constant=int(np.isnan(within).sum()),
-            p=float(p[i]),
-            adjusted=float(adjusted),
-            low=low,
-            high=high,
-            share=statistics.share(gains[prefer == "high"], truth),
-            reliability=statistics.bootstrap(statistics.within(*map(evidence.signal, two)))
-            if known
-            else None,
-            prefer=prefer,
+        verdicts.append(
+            Verdict(
+                signal=name,
+                evaluations=evaluations(name),
+                within=statistics.bootstrap(within),
+                constant=int(np.isnan(within).sum()),
+                p=float(p[i]),
+                adjusted=float(adjusted),
+                low=low,
+                high=high,
+                share=statistics.share(gains[prefer == "high"], truth),
+                reliability=statistics.bootstrap(statistics.within(*map(evidence.signal, two)))
+                if known
+                else None,
+                prefer=prefer,
+            )
         )
-        verdicts.append(verdict)
     return verdicts
 
 

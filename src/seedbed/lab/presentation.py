@@ -7,23 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from seedbed import __version__
 from seedbed.errors import BadInput
 from seedbed.lab.evidence import Verdict, groups
 from seedbed.lab.experiment import Recipe, Row, find_task, plan
 from seedbed.lab.statistics import Interval, bootstrap
+from seedbed.report.page import render
 
 Cell = str | float | Interval | None
-
-_templates = jinja2.Environment(
-    loader=jinja2.ChoiceLoader([jinja2.PackageLoader("seedbed.lab"), jinja2.PackageLoader("seedbed.report")]),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True)
@@ -148,6 +139,14 @@ def document(
         facts: more of it by name; in the order in which they are shown.
         recipe: what to run for it again.
     """
-    content = {"name": title, "lead": lead, "facts": facts, "tables": tables, "recipe": recipe}
-    template = _templates.get_template("experiment.html")
-    return template.render(content, version=__version__, zip=zip, text=cell_text)
+    return render(
+        "experiment.html",
+        name=title,
+        lead=lead,
+        facts=facts,
+        tables=tables,
+        recipe=recipe,
+        version=__version__,
+        zip=zip,
+        text=cell_text,
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from seedbed.report.plots import layer_heat, layer_lines
 from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
@@ -31,7 +32,7 @@ def selection_page(data: dict[str, Any]) -> str:
     """
     record = {key: value for key, value in data.items() if key not in ("frames", "previews", "replay")}
     best, frames, fps = data["best"], data.get("frames"), data.get("fps") or 8
-    totals = [math.nan if total is None else float(total) for total in data["totals"]]
+    totals, scores = (np.array(data[key], np.float64) for key in ("totals", "scores"))  # None becomes nan
     previews = [
         None if frames is None else media(shrunk(frames, 160), fps)
         for frames in data.get("previews") or [None] * len(totals)
@@ -41,35 +42,26 @@ def selection_page(data: dict[str, Any]) -> str:
     if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
         names = [f"seed {recipe['seed']}" for recipe in data["recipes"]]
 
-    scores = np.array([[math.nan if s is None else s for s in row] for row in data["scores"]], np.float64)
-    seen = [int(depth) for depth in np.isfinite(scores).sum(axis=1)]
+    seen = np.isfinite(scores).sum(axis=1)
     # Means over fewer layers do not compare with those of the candidates that stayed to the end.
-    finite = [t for t, depth in zip(totals, seen, strict=True) if depth == max(seen) and math.isfinite(t)]
-    low, high = (min(finite), max(finite)) if finite else (math.nan, math.nan)
-    mean = abs(sum(finite)) / max(len(finite), 1)
+    stayed = totals[(seen == seen.max()) & np.isfinite(totals)]
+    low, high = (float(stayed.min()), float(stayed.max())) if stayed.size else (math.nan, math.nan)
     rows = [
         {
-            "rank": rank,
             "name": names[candidate],
             "seed": data["recipes"][candidate]["seed"],
             "chosen": candidate == best,
             "total": figure(totals[candidate], high - low),
-            "dropped": seen[candidate] if seen[candidate] < max(seen) else None,
+            "dropped": seen[candidate] if seen[candidate] < seen.max() else None,
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
             "preview": previews[candidate],
             "rungs": [figure(rung[candidate], high - low) if candidate in rung else None for rung in rungs],
         }
-        for rank, candidate in enumerate(data["order"], 1)
+        for candidate in data["order"]
     ]
-
-    lines = heat = None
-    if np.isfinite(scores).any():
-        lines = layer_lines(scores, names, best, data.get("unit", ""))
-        if len(totals) > 1:
-            heat = layer_heat(
-                scores, names, data["layers"], data["order"], -1 if data["prefer"] == "low" else 1
-            )
-
+    plots = [layer_lines(scores, best)] if seen.any() else []
+    if plots and len(totals) > 1:
+        plots.append(layer_heat(scores, data["order"]))
     ledger, seconds = data["ledger"], data["seconds"]
     spent = sum(ledger.values())
     costs = [
@@ -81,8 +73,7 @@ def selection_page(data: dict[str, Any]) -> str:
         }
         for what in {**ledger, **seconds}
     ]
-
-    return _render(
+    return render(
         "selection.html",
         data=data,
         unit=data.get("unit", ""),
@@ -90,15 +81,15 @@ def selection_page(data: dict[str, Any]) -> str:
         hero=media(frames, fps, record) if frames is not None else None,
         size="{0} frames, {2} × {1} pixels".format(*frames.shape) if frames is not None else "",
         stand_in=previews[best],
+        names=names,
         rows=rows,
         by_previews=data["acquisition"] in ("preview", "previews"),
         picked="picked" in data.get("options", {}),
         low=figure(low, high - low),
         high=figure(high, high - low),
-        spread=percentage((high - low) / mean) if high > low and mean else None,
+        spread=percentage((high - low) / abs(stayed.mean())) if high > low and stayed.mean() else None,
         chosen=next(row for row in rows if row["chosen"]),
-        lines=lines,
-        heat=heat,
+        plots=plots,
         costs=costs,
         spent=amount(spent),
         elapsed=f"{sum(seconds.values()):,.1f}",
@@ -123,21 +114,21 @@ def sheet_page(data: dict[str, Any]) -> str:
     Raises:
         KeyError: the record lacks one of its keys.
     """
-    totals = [math.nan if total is None else float(total) for total in data["totals"]]
-    finite = [total for total in totals if math.isfinite(total)]
-    spread = max(finite) - min(finite) if finite else 0.0
+    totals = np.array(data["totals"], np.float64)  # None becomes nan
+    judged = np.isfinite(totals).any()
+    spread = float(np.nanmax(totals) - np.nanmin(totals)) if judged else 0.0
     cards = [
         {
             "number": candidate,
             "name": f"noise {data['recipes'][candidate]['candidate']}",
             "preview": media(shrunk(data["previews"][candidate], 320), data["fps"]),
-            "score": figure(totals[candidate], spread) if finite else None,
-            "first": bool(spread) and totals[candidate] == max(finite),
-            "checked": bool(finite) and candidate == data["order"][0],
+            "score": figure(totals[candidate], spread) if judged else None,
+            "first": bool(spread) and totals[candidate] == np.nanmax(totals),
+            "checked": judged and candidate == data["order"][0],
         }
         for candidate in data["order"]
     ]
-    return _render(
+    return render(
         "sheet.html",
         data=data,
         cards=cards,
@@ -149,7 +140,8 @@ def sheet_page(data: dict[str, Any]) -> str:
     )
 
 
-def _render(template: str, **content: Any) -> str:
+def render(template: str, **content: Any) -> str:
+    """A page of `templates/`."""
     import jinja2  # a record is read without it
 
     environment = jinja2.Environment(
@@ -174,14 +166,8 @@ def media(frames: NDArray[np.uint8], fps: float, record: dict[str, Any] | None =
 
 def shrunk(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Mean over square blocks, down to a long side of at most twice `side`: larger ones make a page heavy."""
-    factor = max(frames.shape[1:3]) // side
-    if factor < 2:
-        return frames
-    height, width = (side // factor for side in frames.shape[1:3])
-    cropped = frames[:, : height * factor, : width * factor]
-    blocks = cropped.reshape(len(frames), height, factor, width, factor, 3)
-    means: NDArray[np.float64] = blocks.mean(axis=(2, 4))
-    return means.round().astype(np.uint8)
+    factor = max(1, max(frames.shape[1:3]) // side)
+    return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])
 
 
 def figure(value: float, spread: float) -> str:

@@ -1,100 +1,74 @@
-"""Small inline SVG plots: geometry here, colours in the page's style sheet, which knows light and dark."""
+"""Where things lie in the two plots of a selection; `templates/plots.html` draws them as inline SVG."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 78, 510, 14, 254  # edges of what is plotted
+LEFT, RIGHT, TOP, BOTTOM = 78, 510, 14, 254  # edges of what is plotted, within 520 x 300
 
 
-def layer_lines(scores: NDArray[np.float64], names: Sequence[str], best: int, unit: str) -> Markup:
-    """One line per candidate over the attention layers, the chosen one on top.
+def layer_lines(scores: NDArray[np.float64], best: int) -> dict[str, Any]:
+    """One line per candidate over the attention layers.
 
-    scores: (candidates, layers) in the acquisition's own unit, NaN where a layer was not scored.
-    names: a label per candidate; best: row of the chosen candidate; unit: of the scores, "" for none.
+    Args:
+        scores: (candidates, layers) in the acquisition's own unit, NaN where a layer was not scored.
+        best: row of the chosen candidate, whose line comes last, on top of the others.
+
+    Returns:
+        `xs`, of each layer; `ticks`, pairs of y and label; `lines`, pairs of the candidate and its points.
     """
-    finite = scores[np.isfinite(scores)]
-    ticks = ticks_around(float(finite.min()), float(finite.max()))
-    count = scores.shape[1]
-    xs: list[float] = np.linspace(LEFT, RIGHT, count).tolist() if count > 1 else [(LEFT + RIGHT) / 2]
-    top, extent = ticks[-1], (BOTTOM - TOP) / (ticks[-1] - ticks[0])
-
-    parts = [_opening(f"Score by layer for {len(names)} candidates; the chosen one is {names[best]}.")]
+    ticks = ticks_around(float(np.nanmin(scores)), float(np.nanmax(scores)))
     exact = 1e-6 * (ticks[1] - ticks[0])
     digits = next(d for d in range(99) if all(abs(round(tick, d) - tick) < exact for tick in ticks))
-    for tick in ticks:
-        y = TOP + extent * (top - tick)
-        label = f"{tick:.{digits}f}" if digits < 6 else f"{tick:.1e}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 8, y + 4, label, "end"))
-    turned = f'<g transform="translate(11 {(TOP + BOTTOM) / 2:.0f}) rotate(-90)">'
-    parts.append(turned + _text(0, 0, f"score ({unit})" if unit else "score", kind="label") + "</g>")
-    for row in [*(row for row in range(len(names)) if row != best), best]:
-        points = [
-            f"{x:.1f},{TOP + extent * (top - score):.1f}"
-            for x, score in zip(xs, scores[row], strict=True)
-            if math.isfinite(score)
-        ]
-        kind, title = "line chosen" if row == best else "line", f"<title>{escape(names[row])}</title>"
-        parts.append(f'<polyline class="{kind}" points="{" ".join(points)}">{title}</polyline>')
-        if row == best or len(points) == 1:  # a single layer has no line to see
-            places = [point.split(",") for point in points]
-            parts += [f'<circle class="dot {kind}" cx="{x}" cy="{y}" r="2.6"/>' for x, y in places]
-    return Markup("".join(parts) + _layer_axis(xs) + "</svg>")
+    count = scores.shape[1]
+    xs: list[float] = np.linspace(LEFT, RIGHT, count).tolist() if count > 1 else [(LEFT + RIGHT) / 2]
+    extent = (BOTTOM - TOP) / (ticks[-1] - ticks[0])
+    ys = (TOP + extent * (ticks[-1] - scores)).tolist()
+    return {
+        "xs": xs,
+        "ticks": [
+            (TOP + extent * (ticks[-1] - tick), f"{tick:.{digits}f}" if digits < 6 else f"{tick:.1e}")
+            for tick in ticks
+        ],
+        "lines": [
+            (row, [point for point in zip(xs, ys[row], strict=True) if math.isfinite(point[1])])
+            for row in sorted(range(len(ys)), key=lambda row: row == best)
+        ],
+    }
 
 
-def layer_heat(
-    scores: NDArray[np.float64], names: Sequence[str], layers: Sequence[str], order: Sequence[int], sign: int
-) -> Markup:
+def layer_heat(scores: NDArray[np.float64], order: Sequence[int]) -> dict[str, Any]:
     """Heat map, candidates (best first) by layers: distance from the pool's mean in that layer.
 
-    scores: (candidates, layers), NaN where a candidate was not seen; a cell shows (score - mean) / standard
-    deviation, both over the candidates that were.
-    sign: -1 where low scores are preferred, +1 where high ones are: which colour means "preferred".
+    Args:
+        scores: (candidates, layers), NaN where a candidate was not seen.
+
+    Returns:
+        `xs`, the middle of each layer; `rows`, for each the candidate, y and pairs of layer and distance, in
+        standard deviations over the candidates that were seen; `width` and `height` of a cell; `gap` between
+        two; `step`, the rows from one label to the next.
     """
     spread = np.nanstd(scores, axis=0)
     z = (scores - np.nanmean(scores, axis=0)) / np.where(spread > 0, spread, 1.0)
-    width, height = (RIGHT - LEFT) / len(layers), (BOTTOM - TOP) / len(order)
-    gap = 1 if min(width, height) > 5 else 0
-
-    parts = [_opening(f"Every layer's opinion of {len(order)} candidates, best candidate on top.")]
-    step = -(-len(order) * 13 // (BOTTOM - TOP))  # labels need 13 pixels each
-    for row, candidate in enumerate(order):
-        name, y = names[candidate], TOP + row * height
-        if row % step == 0:
-            parts.append(
-                _text(LEFT - 8, y + height / 2 + 4, name, "end", "tick strong" if row == 0 else "tick")
+    width, height = (RIGHT - LEFT) / scores.shape[1], (BOTTOM - TOP) / len(order)
+    return {
+        "xs": [LEFT + (column + 0.5) * width for column in range(scores.shape[1])],
+        "rows": [
+            (
+                row,
+                TOP + place * height,
+                [(i, cell) for i, cell in enumerate(z[row]) if math.isfinite(cell)],
             )
-        for column, value in enumerate(z[candidate]):
-            if math.isfinite(value):
-                kind = "good" if value * sign > 0 else "bad"
-                x, opacity = LEFT + column * width, min(abs(value) / 2, 1)
-                title = escape(f"{name}, {layers[column]}: {value:+.1f} sd")
-                parts.append(
-                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width - gap:.1f}" '
-                    f'height="{height - gap:.1f}" fill-opacity="{opacity:.2f}"><title>{title}</title></rect>'
-                )
-    middles = [LEFT + (column + 0.5) * width for column in range(len(layers))]
-    return Markup("".join(parts) + _layer_axis(middles) + "</svg>")
-
-
-def _opening(description: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">'
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle", kind: str = "tick") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
-def _layer_axis(xs: Sequence[float]) -> str:
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if len(xs) / s <= 12)
-    shown = sorted({0, *range(step - 1, len(xs), step)})
-    words = _text((LEFT + RIGHT) / 2, HEIGHT - 6, "attention layer, in order of execution", kind="label")
-    return "".join(_text(xs[i], BOTTOM + 18, str(i + 1)) for i in shown) + words
+            for place, row in enumerate(order)
+        ],
+        "width": width,
+        "height": height,
+        "gap": 1 if min(width, height) > 5 else 0,
+        "step": -(-len(order) * 13 // (BOTTOM - TOP)),  # labels need 13 pixels each
+    }
 
 
 def ticks_around(low: float, high: float) -> list[float]:

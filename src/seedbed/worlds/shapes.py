@@ -7,8 +7,8 @@ Two objects always differ in colour and never touch, which makes every video rea
 
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +58,15 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Body:
-    """Centre of mass in the first frame, radius of the circle of equal area, speed; all in pixels."""
+class Body(Thing):
+    """A thing in a scene.
 
-    thing: Thing
+    Attributes:
+        x, y: centre of mass in the first frame, pixels.
+        radius: of the circle of equal area, pixels.
+        speed: pixels per frame.
+    """
+
     x: float
     y: float
     radius: float
@@ -69,25 +74,17 @@ class Body:
 
     def track(self) -> NDArray[np.float64]:
         """Centre of mass in every frame, shape `(FRAMES, 2)` as x, y."""
-        step = np.array(MOTIONS[self.thing.motion]) * self.speed
+        step = np.array(MOTIONS[self.motion]) * self.speed
         return np.array([self.x, self.y]) + np.arange(FRAMES)[:, None] * step
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One or two bodies."""
-
-    bodies: tuple[Body, ...]
-
-    @property
-    def caption(self) -> str:
-        """Names the bodies in their order."""
-        return caption([body.thing for body in self.bodies])
+Scene = tuple[Body, ...]
+"""One or two bodies, in the order in which the caption names them."""
 
 
-def caption(things: list[Thing]) -> str:
-    """`a red circle moving left and a blue square staying still`."""
-    return " and ".join(str(thing) for thing in things)
+def caption(things: Sequence[Thing]) -> str:
+    """`a red circle moving left and a blue square staying still`; of a scene too."""
+    return " and ".join(map(str, things))
 
 
 _PHRASE = re.compile(rf"a ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) ({'|'.join(MOTIONS)})")
@@ -109,7 +106,7 @@ def all_things() -> list[Thing]:
     return [Thing(c, s, m) for c in COLOURS for s in SHAPES for m in MOTIONS]
 
 
-def held_out(things: list[Thing]) -> bool:
+def held_out(things: Sequence[Thing]) -> bool:
     """Whether training never shows this caption, in either order of its objects."""
     return zlib.crc32(caption(sorted(things, key=str)).encode()) % HELD_OUT == 0
 
@@ -120,11 +117,8 @@ def captions(count: int, *, objects: int, seed: int, held: bool) -> list[str]:
     There are 60 captions of one thing; asking for more than exist returns all of them.
     """
     things = all_things()
-    if objects == 1:
-        pool = [[thing] for thing in things]
-    else:
-        pool = [[a, b] for a in things for b in things if a.colour != b.colour]
-    pool = [entry for entry in pool if held_out(entry) is held]
+    one, two = ((a,) for a in things), ((a, b) for a in things for b in things if a.colour != b.colour)
+    pool = [entry for entry in (one if objects == 1 else two) if held_out(entry) is held]
     return [caption(pool[i]) for i in np.random.default_rng(seed).permutation(len(pool))[:count]]
 
 
@@ -153,7 +147,7 @@ def place(things: list[Thing], rng: np.random.Generator) -> Scene | None:
         return None
     n = int(fits.argmax())
     numbers = [map(float, (*start[i][n], radius[n, i], speed[n, i])) for i in range(len(things))]
-    return Scene(tuple(Body(thing, *own) for thing, own in zip(things, numbers, strict=True)))
+    return tuple(Body(*astuple(thing), *own) for thing, own in zip(things, numbers, strict=True))
 
 
 def scenes(seed: int, *, pairs: float = 0.62, held: bool = False) -> Iterator[Scene]:
@@ -199,8 +193,8 @@ def coverage(
 def render(scene: Scene) -> NDArray[np.uint8]:
     """The scene's video: uint8, shape `(FRAMES, SIDE, SIDE, 3)`."""
     video = np.zeros((FRAMES, SIDE, SIDE, 3))
-    for body in scene.bodies:
+    for body in scene:
         x, y = body.track().T
-        mask = coverage(body.thing.shape, x, y, np.full(FRAMES, body.radius))
-        video += mask[..., None] * np.array(COLOURS[body.thing.colour])
+        mask = coverage(body.shape, x, y, np.full(FRAMES, body.radius))
+        video += mask[..., None] * np.array(COLOURS[body.colour])
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from seedbed.errors import BadInput
-from seedbed.worlds.shapes import COLOURS, MOTIONS, SHAPES, coverage, parse
+from seedbed.worlds.shapes import COLOURS, MOTIONS, SHAPES, Thing, coverage, parse
 
 UNCLEAR = "unclear"
 FAINT = 0.25  # a pixel below this share of full brightness is background
@@ -28,40 +28,16 @@ STILL = 2.5  # an object whose centre moves less than this over the clip stands 
 
 
 @dataclass(frozen=True)
-class Found:
-    """One object of a video; its shape and its motion may be `unclear`."""
-
-    colour: str
-    shape: str
-    motion: str
-
-
-@dataclass(frozen=True)
 class Reading:
-    """What a video shows. `pieces` is the number of connected regions, the median over frames."""
+    """What a video shows.
 
-    objects: tuple[Found, ...]
+    Attributes:
+        objects: at most one of each colour; their shape and their motion may be `unclear`.
+        pieces: the number of connected regions, the median over frames.
+    """
+
+    objects: tuple[Thing, ...]
     pieces: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A reading held against its prompt: per prompted object, which attributes are right."""
-
-    colour: tuple[bool, ...]
-    shape: tuple[bool, ...]
-    motion: tuple[bool, ...]
-    count: bool
-
-    @property
-    def score(self) -> float:
-        """Share of right attributes: three for each prompted object, and the number of objects."""
-        marks = [*self.colour, *self.shape, *self.motion, self.count]
-        return sum(marks) / len(marks)
-
-    @property
-    def all_right(self) -> bool:
-        return self.score == 1.0
 
 
 def _pieces(masks: torch.Tensor) -> torch.Tensor:
@@ -102,9 +78,7 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
     pieces = _pieces(solid).view(videos, len(COLOURS), count).numpy()
     area = own.sum(axis=(-2, -1))
     at = np.arange(side) + 0.5
-    safe = np.maximum(area, 1e-9)
-    x = (own.sum(axis=-2) * at).sum(axis=-1) / safe
-    y = (own.sum(axis=-1) * at).sum(axis=-1) / safe
+    centres = [(own.sum(axis=axis) * at).sum(axis=-1) / np.maximum(area, 1e-9) for axis in (-2, -1)]
     readings = []
     for v in range(videos):
         objects = []
@@ -112,50 +86,51 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
             seen = pieces[v, c] > 0
             if seen.mean() < PRESENT:
                 continue
-            region, centre = own[v, c, seen], (x[v, c, seen], y[v, c, seen])
+            region, (x, y) = own[v, c, seen], (path[v, c, seen] for path in centres)
             fits = {}
             for shape in SHAPES:
-                template = coverage(shape, *centre, np.sqrt(area[v, c, seen] / np.pi), side)
+                template = coverage(shape, x, y, np.sqrt(area[v, c, seen] / np.pi), side)
                 union = np.maximum(template, region).sum(axis=(-2, -1))
                 fits[shape] = (np.minimum(template, region).sum(axis=(-2, -1)) / union).mean()
             shape = max(SHAPES, key=lambda name: fits[name])
-            travel = np.array([path[-1] - path[0] for path in centre])
+            travel = np.array([path[-1] - path[0] for path in (x, y)])
             furthest = np.abs(travel).max()
             # The lesser of two moves counts from half the greater; a diagonal is no motion of this world.
             step = tuple(np.rint(travel / furthest)) if furthest >= STILL else (0.0, 0.0)
             motion = next((name for name, move in MOTIONS.items() if move == step), UNCLEAR)
-            objects.append(Found(colour, shape if fits[shape] >= FIT else UNCLEAR, motion))
+            objects.append(Thing(colour, shape if fits[shape] >= FIT else UNCLEAR, motion))
         readings.append(Reading(tuple(objects), int(np.median(pieces[v].sum(axis=0)))))
     return readings
 
 
-def judge(reading: Reading, prompt: str) -> Verdict:
-    """Hold a reading against its prompt; objects are matched by colour, which differs within a scene."""
+def judge(reading: Reading, prompt: str) -> dict[str, float]:
+    """Hold a reading against its prompt; objects are matched by colour, which differs within a scene.
+
+    Returns:
+        `score`, the share of all that is right, three attributes of each prompted object and the number of
+        objects; `all_right`, whether that is one; `colour`, `shape` and `motion`, shares over the prompted
+        objects; `count`, whether their number is right.
+    """
     things = parse(prompt)
     by_colour = {found.colour: found for found in reading.objects}
-    found = [by_colour.get(thing.colour) for thing in things]
-    return Verdict(
-        colour=tuple(f is not None for f in found),
-        shape=tuple(f is not None and f.shape == t.shape for f, t in zip(found, things, strict=True)),
-        motion=tuple(f is not None and f.motion == t.motion for f, t in zip(found, things, strict=True)),
-        count=reading.pieces == len(things) and len(reading.objects) == len(things),
-    )
+    right = {
+        what: [getattr(by_colour.get(thing.colour), what, None) == getattr(thing, what) for thing in things]
+        for what in ("colour", "shape", "motion")
+    }
+    right["count"] = [reading.pieces == len(reading.objects) == len(things)]
+    marks = [mark for some in right.values() for mark in some]
+    parts = {what: float(np.mean(some)) for what, some in right.items()}
+    return {"score": float(np.mean(marks)), "all_right": float(all(marks)), **parts}
 
 
 def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch.Tensor]:
-    """What each video gets right, float64, shape `(videos,)` each.
+    """What each video gets right, by the keys of `judge`: float64, shape `(videos,)` each.
 
-    `score` is the share of all prompted attributes, `all_right` whether that is one; `colour`, `shape` and
-    `motion` are shares over the prompted objects, `count` is whether their number is right.
+    Args:
+        frames: as `read` takes them.
+        prompts: one for each video.
     """
     if len(frames) != len(prompts):
         raise BadInput(f"{len(frames)} videos but {len(prompts)} prompts; give one prompt for each video")
-    verdicts = [judge(r, p) for r, p in zip(read(frames), prompts, strict=True)]
-    rows = [(v.score, v.all_right, *map(np.mean, (v.colour, v.shape, v.motion)), v.count) for v in verdicts]
-    names = ("score", "all_right", "colour", "shape", "motion", "count")
-    return dict(zip(names, torch.tensor(rows, dtype=torch.float64).reshape(-1, 6).unbind(1), strict=True))
-
-
-def score(frames: NDArray[np.uint8], prompts: list[str]) -> torch.Tensor:
-    """Share of prompted attributes that each video gets right, float64, shape `(videos,)`."""
-    return attributes(frames, prompts)["score"]
+    found = [judge(reading, prompt) for reading, prompt in zip(read(frames), prompts, strict=True)]
+    return {key: torch.tensor([each[key] for each in found], dtype=torch.float64) for key in found[0]}
