@@ -19,8 +19,8 @@ import torch
 from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
-from seedbed.acquisition.base import BatchSize, whole
-from seedbed.errors import BadInput
+from seedbed.acquisition.base import BatchSize
+from seedbed.errors import BadInput, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.choice import Calibration, conclude
 from seedbed.lab.evidence import Evidence
@@ -93,7 +93,9 @@ def calibrate(
         BadOutput: a signal or an outcome that is not finite.
         NotSupported: a pipeline that cannot be paused between steps.
     """
-    _check(prompts, noises, steps)
+    noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
+    steps = [whole("each of steps", step, least=0) for step in steps]
+    _check(prompts, steps)
     judge: Verifier | Ratings
     if isinstance(verifier, Ratings):
         judge = verifier
@@ -176,7 +178,7 @@ def calibrate(
     return dataclasses.replace(found, profile=profile)
 
 
-def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
+def _check(prompts: Sequence[str], steps: Sequence[int]) -> None:
     if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
         raise BadInput("prompts must be a list of texts")
     if len(prompts) < LEAST_PROMPTS:
@@ -185,8 +187,7 @@ def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
         )
     prompt, count = Counter(prompts).most_common(1)[0]
     if count > 1:
-        raise BadInput(f"the prompt {prompt!r} is given twice: leave one out")
-    whole("noises", noises, LEAST_NOISES)
+        raise BadInput(f"the prompt {shown(prompt)} is given twice: leave one out")
     if not steps or steps[0] != 0:
         raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
 

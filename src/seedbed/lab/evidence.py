@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 from seedbed.lab import statistics
 from seedbed.lab.experiment import Row
 from seedbed.lab.statistics import Array, Interval, Prefer
@@ -39,7 +39,7 @@ class Evidence:
         """
         kept = [row for row in rows if model is None or row["model"] == model]
         if not kept:
-            raise BadInput(f"there is no row of the model {model!r}" if model else "there are no rows")
+            raise BadInput(f"there is no row of the model {shown(model)}" if model else "there are no rows")
         by_prompt: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {}
         for row in kept:
             by_prompt.setdefault(row["prompt"], {})[row["seed"], row["candidate"]] = row

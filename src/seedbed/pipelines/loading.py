@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def dtype_named(name: str | torch.dtype) -> torch.dtype:
 
     dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype):
-        raise BadInput(f"{name!r} is no dtype: use float32, float16 or bfloat16")
+        raise BadInput(f"{shown(name)} is no dtype: use float32, float16 or bfloat16")
     return dtype
 
 
@@ -147,7 +147,7 @@ def load(
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise BadInput(f"unknown device {device!r}: use cpu, cuda or cuda:1") from None
+        raise BadInput(f"unknown device {shown(device)}: use cpu, cuda or cuda:1") from None
     absent = place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
     if place.type not in ("cpu", "cuda"):
         try:

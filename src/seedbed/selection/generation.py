@@ -18,7 +18,7 @@ from torch import Tensor
 from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import load
@@ -56,7 +56,7 @@ class Generation:
     def record(self, fps: float = FPS) -> dict[str, Any]:
         """The selection's record with fps and the frames' shape and sha256."""
         if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
-            raise BadInput(f"fps must be a number above 0, not {fps!r}")
+            raise BadInput(f"fps must be a number above 0, not {shown(fps)}")
         frames = {"fps": fps, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
         return sealed({**self.selection.to_dict(), **frames})
 

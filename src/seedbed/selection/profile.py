@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
-from seedbed.errors import BadInput, BadRecord
+from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.selection.record import model_name, recordable
 from seedbed.worlds import shapes
@@ -82,8 +82,8 @@ class PreviewPlan:
     def __post_init__(self) -> None:
         if self.verifier not in VERIFIERS:
             raise BadInput(
-                f"a profile's verifier must be one of {', '.join(VERIFIERS)}, not {self.verifier!r}: pass "
-                "your own as Previews(verifier)"
+                f"a profile's verifier must be one of {', '.join(VERIFIERS)}, not {shown(self.verifier)}: "
+                "pass your own as Previews(verifier)"
             )
         planned(self.schedule, 10**6, self.candidates, "steps")
 
@@ -185,7 +185,7 @@ class Profile:
             except BadInput:
                 same = False
             if not same:
-                raise BadInput(f"a profile can only name functions of seedbed, not {function.name!r}")
+                raise BadInput(f"a profile can only name functions of seedbed, not {shown(function.name)}")
         learned = self.learned
         weights = learned and {"step": learned.step, "coefficients": learned.coefficients}
         content = {

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seedbed import __version__
 from seedbed.acquisition.halving import Prefer, Rung
-from seedbed.errors import BadRecord
+from seedbed.errors import BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
@@ -323,9 +323,11 @@ def check(record: Mapping[str, Any]) -> None:
     schema = record.get("schema") if isinstance(record, Mapping) else None
     kind = SCHEMA.partition("/")[0]
     if not isinstance(schema, str) or not schema.startswith(kind + "/"):
-        raise BadRecord(f"not a selection record: its schema is {schema!r}, not {SCHEMA!r}")
+        raise BadRecord(f"not a selection record: its schema is {shown(schema)}, not {SCHEMA!r}")
     if schema not in _READ:
-        raise BadRecord(f"the record has schema {schema!r}, this seedbed reads {SCHEMA!r}: update seedbed")
+        raise BadRecord(
+            f"the record has schema {shown(schema)}, this seedbed reads {SCHEMA!r}: update seedbed"
+        )
     try:
         intact = sealed(dict(record))["digest"] == record.get("digest")
     except (TypeError, ValueError):
