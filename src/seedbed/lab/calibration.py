@@ -32,7 +32,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool
 from seedbed.selection.profile import VERIFIERS
-from seedbed.selection.record import Model, package_versions, recordable
+from seedbed.selection.record import Model, jsonable, package_versions, recordable
 from seedbed.verifiers import Verifier, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 
@@ -113,7 +113,7 @@ def calibrate(
         "scheduler": model.scheduler,
         "call": recordable(Session(pipe, prompts[0], **call).call)[0],
         "steps": list(steps),
-        "functions": {name: {"name": f.name, **recordable(f.options())[0]} for name, f in functions.items()},
+        "functions": {name: {"name": f.name, **jsonable(f.options())} for name, f in functions.items()},
         "verifier": _described(judge) if callable(verifier) or isinstance(judge, Ratings) else str(verifier),
     }
     if save is not None:

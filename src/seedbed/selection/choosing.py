@@ -21,7 +21,7 @@ from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.profile import FILENAME, Profile
-from seedbed.selection.record import Model, Selection, package_versions, recordable
+from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
 
 CANDIDATES = 10
 
@@ -326,11 +326,11 @@ def recorded(
     seconds: dict[str, float],
 ) -> Selection:
     """The selection that scores make."""
-    plain, missing = recordable(session.call)
+    call, missing = recordable(session.call)
     return Selection(
         prompt=session.prompt,
         model=Model.of(session.pipe),
-        call=plain,
+        call=call,
         missing=missing,
         noise_dtype=session.spec.dtype,
         recipes=pool.recipes,
@@ -343,7 +343,7 @@ def recorded(
         rungs=scores.rungs,
         confidence=scores.confidence,
         acquisition=function.name,
-        options=recordable(function.options())[0],
+        options=jsonable(function.options()),
         prefer=function.end,
         unit=function.unit,
         reason="; ".join([reason, *scores.notes]),

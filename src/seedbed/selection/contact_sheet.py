@@ -28,7 +28,7 @@ from seedbed.progress import Progress, reporting
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import CANDIDATES, draw_pool, merged, recorded
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
-from seedbed.selection.record import Selection, package_versions, sealed
+from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged, name_of, resolve
 
 
@@ -175,7 +175,7 @@ class ContactSheet:
         session = reopened(selection, pipe or self.pipe, missing)
         reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
         why = self.missing
-        if selection.model.device != session.pipe.device.type:
+        if selection.model.device != device_of(session.pipe):
             why = "its first steps were made on another device"
         if why:
             reason += f"; started over, as {why}"
