@@ -47,8 +47,11 @@ def restore(pipe: Any, recorded: Mapping[str, Any]) -> None:
                 setattr(part, key, value)
         if "freeu" in state:
             part.enable_freeu(**state["freeu"])
-        for backend in state.get("attention_backends", ()):
-            part.set_attention_backend(backend)
+        if len(backends := state.get("attention_backends", ())) == 1:
+            # Not by `set_attention_backend`, which changes other models' too, and may download a kernel.
+            for processor in _processors(part):
+                if hasattr(processor, "_attention_backend"):
+                    processor._attention_backend = backends[0]
         if state.get("guider", {}).get("class") == type(part).__name__:
             setattr(pipe, name, type(part).from_config(state["guider"]["config"]))
 
@@ -61,7 +64,7 @@ def _of_part(part: Any) -> dict[str, Any]:
         config = {key: value for key, value in part.config.items() if not key.startswith("_")}
         return {"guider": {"class": type(part).__name__, "config": config}}
     modules = [*part.modules()]
-    processors = [module.processor for module in modules if hasattr(module, "processor")]
+    processors = _processors(part)
     backends = {getattr(processor, "_attention_backend", None) for processor in processors}
     hooks = (vars(module).get("_diffusers_hook") for module in modules)
     cache = getattr(part, "_cache_config", None)
@@ -76,6 +79,10 @@ def _of_part(part: Any) -> dict[str, Any]:
         "adapters": _adapters(part),
     }
     return {name: state for name, state in found.items() if state}
+
+
+def _processors(part: nn.Module) -> list[Any]:
+    return [module.processor for module in part.modules() if hasattr(module, "processor")]
 
 
 def _adapters(part: nn.Module) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"no record at {path}: there is no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise BadInput(f"cannot read the record {shown(str(path))}: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot read the record {shown(str(path))}: {why}") from error
     text: str | None
     try:
         if data.startswith(b"\x89PNG"):

@@ -44,6 +44,7 @@ from seedbed.report.video import read_record
 SCHEMA = "seedbed.selection/3"
 # Those before: /1 of version 0.1; neither has switches, nor tells tuples from lists.
 _READ = ("seedbed.selection/1", "seedbed.selection/2", SCHEMA)
+_USUAL = (("rungs", []), ("race", []), ("kept", 1), ("confidence", None))  # left out of a record
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
@@ -271,9 +272,10 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
-        content = json.loads(_selections().dump_json(self, exclude_defaults=True))
+        content = json.loads(_selections().dump_json(self))
         about = {"schema": SCHEMA, "seedbed": __version__, **content.pop("model")}
-        return sealed({**about, **content, "seed": self.recipe.seed, "best": self.best})
+        told = {name: value for name, value in content.items() if (name, value) not in _USUAL}
+        return sealed({**about, **told, "seed": self.recipe.seed, "best": self.best})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Selection:
