@@ -184,7 +184,7 @@ def load(
     with silence():
         made = None
         if scheduler is not None:
-            kind = getattr(diffusers, scheduler["class"], None)
+            kind: Any = getattr(diffusers, scheduler["class"], None)
             if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
                 raise BadInput(f"this diffusers has no scheduler {scheduler['class']}")
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -29,7 +28,12 @@ def switches(pipe: Any) -> dict[str, Any]:
     if fused := getattr(pipe, "fused_loras", None):
         own["fused_loras"] = sorted(fused)
     found = {"pipe": own, **{name: _of_part(part) for name, part in pipe.components.items()}}
-    return {name: _plain(state) for name, state in found.items() if state}
+    on: dict[str, Any] = to_jsonable_python(
+        {name: state for name, state in found.items() if state},
+        inf_nan_mode="null",
+        fallback=lambda value: type(value).__name__,
+    )
+    return on
 
 
 def restore(pipe: Any, recorded: Mapping[str, Any]) -> None:
@@ -74,7 +78,7 @@ def _of_part(part: Any) -> dict[str, Any]:
         "freeu": {key: block[key] for block in blocks for key in _FREEU if block.get(key) is not None},
         "attention": sorted({type(processor).__name__ for processor in processors}),
         "attention_backends": sorted(str(getattr(each, "value", each)) for each in backends - {None}),
-        "cache": {"class": type(cache).__name__, **_fields(cache)} if cache else None,
+        "cache": {"class": type(cache).__name__, **vars(cache)} if cache else None,
         "hooks": sorted({name for hook in hooks if hook is not None for name in hook.hooks}),
         "adapters": _adapters(part),
     }
@@ -100,15 +104,6 @@ def _adapters(part: nn.Module) -> dict[str, Any]:
     return {name: {"scales": sorted(s), "sha256": digests[name].hexdigest()} for name, s in scales.items()}
 
 
-def _fields(config: Any) -> dict[str, Any]:
-    values = vars(config) if dataclasses.is_dataclass(config) else {}
-    return {name: value for name, value in values.items() if not callable(value)}
-
-
-def _plain(state: Any) -> Any:
-    return to_jsonable_python(state, inf_nan_mode="null", fallback=lambda value: type(value).__name__)
-
-
 def changed(then: Any, now: Any, at: str = "") -> list[str]:
     """The entries of nested dictionaries that differ, in a few words each."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
@@ -118,8 +113,5 @@ def changed(then: Any, now: Any, at: str = "") -> list[str]:
             if not str(key).startswith("_")
             for line in changed(then.get(key), now.get(key), f"{at}.{key}".lstrip("."))
         ]
-    return [] if then == now else [f"{at} {_said(then)}, now {_said(now)}"]
-
-
-def _said(value: Any) -> str:
-    return "off" if value is None else str(value) if not isinstance(value, str) else value or '""'
+    was, is_now = ("off" if value is None else value for value in (then, now))
+    return [] if then == now else [f"{at} {was}, now {is_now}"]

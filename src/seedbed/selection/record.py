@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -44,7 +43,8 @@ from seedbed.report.video import read_record
 SCHEMA = "seedbed.selection/3"
 # Those before: /1 of version 0.1; neither has switches, nor tells tuples from lists.
 _READ = ("seedbed.selection/1", "seedbed.selection/2", SCHEMA)
-_USUAL = (("rungs", []), ("race", []), ("kept", 1), ("confidence", None))  # left out of a record
+# Left out of a record, as it is of most selections.
+_USUAL: tuple[tuple[str, Any], ...] = (("rungs", []), ("race", []), ("kept", 1), ("confidence", None))
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
@@ -178,12 +178,6 @@ class Model:
         how = {"dtype": self.dtypes, "scheduler": self.scheduler, "switches": self.switches}
         return {**how, "device": device}
 
-    def changes(self, pipe: Any) -> list[str]:
-        """In what a pipeline is not as recorded, a few words each."""
-        now = Model.of(pipe)
-        names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.switches is not None)
-        return [line for name in names for line in changed(getattr(self, name), getattr(now, name), name)]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Selection:
@@ -272,7 +266,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
-        content = json.loads(_selections().dump_json(self))
+        content = json.loads(_SELECTIONS.dump_json(self))
         about = {"schema": SCHEMA, "seedbed": __version__, **content.pop("model")}
         told = {name: value for name, value in content.items() if (name, value) not in _USUAL}
         return sealed({**about, **told, "seed": self.recipe.seed, "best": self.best})
@@ -290,7 +284,7 @@ class Selection:
         content["model"] = {each.name: record[each.name] for each in fields(Model) if each.name in record}
         try:
             _Beside.model_validate(record)
-            selection = _selections().validate_json(json.dumps(content))
+            selection = _SELECTIONS.validate_json(json.dumps(content))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(part for part in map(str, first["loc"]) if part != "model") or "the whole"
@@ -309,7 +303,11 @@ class Selection:
 
     def changes(self, pipe: Any) -> list[str]:
         """In what a pipeline, its device and the packages are not as recorded, a few words each."""
-        return changed(self.versions, package_versions()) + self.model.changes(pipe)
+        then, now = vars(self.model), vars(Model.of(pipe))
+        names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.model.switches is not None)
+        return changed(self.versions, package_versions()) + [
+            line for name in names for line in changed(then[name], now[name], name)
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record as JSON, whole or not at all.
@@ -349,9 +347,7 @@ class Selection:
         return write_bytes_atomically(path, page.encode())
 
 
-@functools.cache
-def _selections() -> TypeAdapter[Selection]:
-    return TypeAdapter(Selection)
+_SELECTIONS = TypeAdapter(Selection)
 
 
 class _Sheet(BaseModel):
