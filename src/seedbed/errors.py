@@ -1,4 +1,11 @@
-"""Every error seedbed raises on purpose; each message is one line: what is wrong, where, what to do."""
+"""Every error seedbed raises on purpose; each message is one line: what is wrong, where, what to do.
+
+And the checks of numbers that arguments of every room go through.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
 
 
 class SeedbedError(Exception):
@@ -19,3 +26,43 @@ class BadRecord(SeedbedError):
 
 class BadOutput(SeedbedError):
     """The model returned values that are not finite."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: one line, cut where it is long, and the shape of an array or tensor."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def number(value: Any, convert: Callable[[Any], Any] = float) -> Any:
+    """`value` as Python's own number, also one of numpy or a tensor without axes; None if it is no number.
+
+    Args:
+        convert: `float`, or `operator.index` for whole numbers alone. Booleans and texts are no numbers.
+    """
+    truth = "bool" in str(getattr(value, "dtype", type(value)))
+    if truth or isinstance(value, (str, bytes)) or getattr(value, "shape", None):
+        return None
+    try:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def whole(name: str, value: Any, least: int = 1, optional: bool = False) -> Any:
+    """An argument as a whole number of at least `least`, or None where it is `optional`; else BadInput."""
+    found = number(value, operator.index)
+    if (found is not None and found >= least) or (optional and value is None):
+        return found
+    raise BadInput(f"{name} must be a whole number of at least {least}, not {shown(value)}")
+
+
+def fraction(name: str, value: Any) -> float:
+    """An argument as a number in (0, 1]; else BadInput."""
+    found = number(value)
+    if found is None or not 0 < found <= 1:
+        raise BadInput(f"{name} must be a number in (0, 1], not {shown(value)}")
+    return float(found)

@@ -95,9 +95,9 @@ def test_old_choices_are_made_again(line):
 
 def test_a_record_of_a_newer_schema_is_refused_in_one_line():
     record = RECORDS["CogVideoX"]["attention"]
-    assert Selection.from_dict(record).to_dict()["schema"] == "seedbed.selection/2"
-    newer = sealed({**record, "schema": "seedbed.selection/3"})
+    assert Selection.from_dict(record).to_dict()["schema"] == "seedbed.selection/3"
+    newer = sealed({**record, "schema": "seedbed.selection/4"})
     for read in (Selection.from_dict, lambda record: seedbed.replay(record, progress=False)):
-        with pytest.raises(BadRecord, match=r"schema 'seedbed.selection/3'.* update seedbed") as error:
+        with pytest.raises(BadRecord, match=r"schema 'seedbed.selection/4'.* update seedbed") as error:
             read(newer)
         assert "\n" not in str(error.value)

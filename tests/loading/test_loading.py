@@ -55,7 +55,7 @@ def test_a_dtype_for_each_component(folder):
 @pytest.mark.parametrize(("bfloat16", "expected"), [(True, "bfloat16"), (False, "float16")])
 def test_a_gpu_is_taken_where_there_is_one_with_the_dtype_it_has(folder, monkeypatch, bfloat16, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("seedbed.pipelines.loading.has_device", lambda place: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
     places = []
     monkeypatch.setattr(diffusers.DiffusionPipeline, "to", lambda pipe, place: places.append(place) or pipe)
@@ -119,7 +119,7 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch):
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", unreachable)
     said = refusal("some/one", device="cpu")
-    assert said == "there is no folder some/one, and the Hub did not give it:   no connection"
+    assert said == "there is no folder some/one, and the Hub did not give it: no connection"
 
 
 def test_embedded_models_by_name(tmp_path, monkeypatch):

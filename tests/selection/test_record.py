@@ -1,15 +1,32 @@
+import dataclasses
+import enum
+import hashlib
 import json
 import math
 import os
 import re
+from collections import Counter
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from seedbed import BadInput, BadRecord, Selection, __version__, score, select
+from seedbed import (
+    BadInput,
+    BadRecord,
+    NotSupported,
+    Selection,
+    __version__,
+    generate,
+    replay,
+    score,
+    select,
+    zoo,
+)
 from seedbed.acquisition import Bansa
+from seedbed.selection.generation import reopened
 from seedbed.selection.record import Model, recordable, sealed
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
@@ -44,7 +61,7 @@ def test_a_saved_choice_comes_back_whole(choice, saved):
 
 def test_the_record_says_what_was_done(choice, saved):
     record = json.loads(saved.read_text())
-    assert record["schema"] == "seedbed.selection/2"
+    assert record["schema"] == "seedbed.selection/3"
     assert record["seedbed"] == __version__
     assert (record["prompt"], record["pipeline"], record["seed"]) == (PROMPT, "CogVideoXPipeline", 5)
     assert (record["acquisition"], record["prefer"], record["unit"]) == ("bansa", "low", "nats")
@@ -86,7 +103,7 @@ def test_a_changed_record_is_refused(saved, change):
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ("seedbed.selection/3", "update seedbed"),
+        ("seedbed.selection/4", "update seedbed"),
         ("seedbed.profile/1", "not a selection record"),
         (None, "not a selection record"),
         ({"name": "seedbed.noise-recipe", "version": 1}, "not a selection record"),
@@ -99,10 +116,84 @@ def test_newer_and_foreign_files_are_refused(saved, schema, message):
         Selection.load(saved)
 
 
-def test_a_record_of_the_schema_before_is_read(choice, saved):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_record_of_a_schema_before_is_read(choice, saved, schema):
     record = json.loads(saved.read_text())
-    saved.write_text(json.dumps(sealed({**record, "schema": "seedbed.selection/1"})))
-    assert Selection.load(saved).to_dict() == choice.to_dict()
+    del record["switches"]
+    saved.write_text(json.dumps(sealed({**record, "schema": f"seedbed.selection/{schema}"})))
+    loaded = Selection.load(saved)
+    assert loaded.model.switches is None
+    whole = dataclasses.replace(loaded, model=choice.model)
+    assert whole.to_dict() == choice.to_dict()
+
+
+WRONG = {
+    "null": None, "text": "text", "number": 0.5, "list": ["a", None], "dict": {"class": [], "a": {}},
+    "negative": -1, "huge": 10**30, "nan": math.nan, "true": True, "slash": "some/name",
+}  # fmt: skip
+
+
+def places(value, at=()):
+    """Every field of a record at any depth; of a list the first entry."""
+    for key in value if isinstance(value, dict) else range(len(value))[:1]:
+        yield (*at, key)
+        if isinstance(value[key], (dict, list)):
+            yield from places(value[key], (*at, key))
+
+
+def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monkeypatch):
+    """Each field replaced by everything, or removed, and sealed again: what another version may have written.
+
+    Nothing is loaded for it, and nobody is asked.
+    """
+    asked = set()
+
+    def load(name, **how):
+        asked.add(name)
+        raise OSError("not here\nat all")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", load)
+    pipe = pipe_of("cogvideox")
+    video = generate(pipe, PROMPT, candidates=2, progress=False, acquisition="previews:verifier=shapes",
+                     **CALL)  # fmt: skip
+    record = json.loads(json.dumps({**video.record(), "model": f"seedbed:zoo/models/{zoo.DEFAULT}"}))
+    found = Counter()
+    for place in places({**record, "sheet": {"steps": 1, "of": 2, "memory_sha256": "0" * 64}}):
+        for what in (*WRONG, "gone"):
+            other = json.loads(json.dumps(record))
+            inner = other
+            for key in place[:-1]:
+                inner = inner.get(key) if isinstance(inner, dict) else inner[key]
+                if inner is None:
+                    break
+            if inner is None:
+                continue
+            if what == "gone":
+                if isinstance(inner, dict):
+                    inner.pop(place[-1], None)
+            else:
+                inner[place[-1]] = WRONG[what]
+            try:
+                other = sealed(other)
+            except ValueError:  # nan, which no record of ours can hold: sealed as Python alone writes it
+                body = json.dumps({k: v for k, v in other.items() if k != "digest"}, sort_keys=True)
+                other = {**other, "digest": hashlib.sha256(body.encode()).hexdigest()}
+            try:
+                chosen = Selection.from_dict(other)
+                try:
+                    reopened(chosen, None, {})
+                except (BadInput, BadRecord, NotSupported) as error:
+                    assert "\n" not in str(error), (place, what)
+                if place[0] == "call":
+                    replay(other, pipe, progress=False)
+                found["read"] += 1
+            except (BadRecord, BadInput, NotSupported) as error:
+                assert "\n" not in str(error) and len(str(error)) < 500, (place, what)
+                found["refused"] += 1
+            except Exception as error:
+                raise AssertionError(f"{place} {what}: {type(error).__name__} {error}") from error
+    assert found["refused"] > found["read"] > 100
+    assert asked == {"some/name", zoo.path().as_posix()}
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
@@ -188,33 +279,66 @@ def test_a_record_of_foreign_tensors_knows_their_hash_only(pipe_of, choice, tmp_
         _ = loaded.noise
 
 
-def test_arguments_are_split_by_what_json_can_hold():
-    plain, missing = recordable(
-        {
-            "height": 16,
-            "timesteps": (3, 2),
-            "attention_kwargs": {"scale": 0.5},
-            "negative_prompt": None,
-            "prompt_embeds": torch.zeros(1, 8, 16),
-            "generator": torch.Generator(),
-            "eta": float("nan"),
-            "image": np.zeros(2),
-            "odd": {1: 2},
-        }
-    )
-    assert plain == {
-        "height": 16,
-        "timesteps": [3, 2],
-        "attention_kwargs": {"scale": 0.5},
-        "negative_prompt": None,
+PLAIN = {
+    "original_size": (16, 16),
+    "boxes": [(0, 1), (2, 3)],
+    "nested": {"sizes": ((1, 2), [3, None]), "scale": 0.5},
+    "keys": {1: "a", (2, 3): "b", None: True},
+    "layers": {1, 2},
+    "seen": b"\x00\xff",
+    "python": {"python": "(1, 2)"},
+    "nothing": None,
+    "text": "é\n'\"",
+    "huge": 10**40,
+    "empty": [(), {}, set(), ""],
+}
+
+
+def exactly(one, other):
+    return one == other and repr(one) == repr(other)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_argument_comes_back_of_the_type_that_it_had(choice, name):
+    """Tuples, and all else that Python writes down: the pipeline must see what it saw."""
+    values, missing = recordable({name: PLAIN[name]})
+    assert not missing and exactly(values, {name: PLAIN[name]})
+    record = json.loads(json.dumps(dataclasses.replace(choice, call=values).to_dict()))
+    assert exactly(Selection.from_dict(record).call, values)
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+ODD = {
+    "prompt_embeds": (torch.zeros(1, 8, 16), "tensor (1, 8, 16)"),
+    "generator": (torch.Generator(), "Generator"),
+    "eta": (math.nan, "float"),
+    "bound": ([1.0, math.inf], "list"),
+    "image": (np.zeros(2), "ndarray"),
+    "dtype": (torch.float16, "dtype"),
+    "size": (Size.SMALL, "Size"),
+    "sizes": ({"a": [Size.SMALL]}, "dict"),
+    "call": (len, "builtin_function_or_method"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_argument_that_cannot_come_back_is_named(name):
+    value, kind = ODD[name]
+    assert recordable({name: value, "height": 16}) == ({"height": 16}, {name: kind})
+
+
+def test_numbers_of_numpy_and_sizes_of_torch_are_pythons_own():
+    given = {
+        "a": np.int64(3),
+        "b": [np.float32(0.5), np.True_],
+        "c": torch.Size([2, 3]),
+        "d": (np.str_("x"),),
     }
-    assert missing == {
-        "prompt_embeds": "tensor (1, 8, 16)",
-        "generator": "Generator",
-        "eta": "float",
-        "image": "ndarray",
-        "odd": "dict",
-    }
+    values, missing = recordable(given)
+    assert not missing and exactly(values, {"a": 3, "b": [0.5, True], "c": (2, 3), "d": ("x",)})
 
 
 def test_a_record_holds_the_infinite_bound_of_a_scheduler():

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from seedbed.acquisition.base import AttentionScore, fraction, whole
+from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import contributions, drawn_rows, drawn_seed
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, row_statistics
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, fraction, shown, whole
 
 # The published depth of CogVideoX: 14 of 30 layers, 19 of 42.
 DEPTH = 0.46
@@ -59,9 +59,9 @@ class Bansa(AttentionScore):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.estimator not in ("expected", "masked"):
-            raise BadInput(f"estimator must be 'expected' or 'masked', not {self.estimator!r}")
+            raise BadInput(f"estimator must be 'expected' or 'masked', not {shown(self.estimator)}")
         if self.place not in ("probabilities", "logits"):
-            raise BadInput(f"place must be 'probabilities' or 'logits', not {self.place!r}")
+            raise BadInput(f"place must be 'probabilities' or 'logits', not {shown(self.place)}")
         whole("masks", self.masks, least=2)
         fraction("keep", self.keep)
         whole("rows", self.rows, optional=True)

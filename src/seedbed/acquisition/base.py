@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.attention import AttentionCall
-from seedbed.errors import BadInput, BadOutput
+from seedbed.errors import BadInput, BadOutput, fraction, shown, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -120,7 +120,7 @@ class Acquisition:
 
     def __post_init__(self) -> None:
         if self.prefer not in ("low", "high", None):
-            raise BadInput(f"prefer must be 'low' or 'high', not {self.prefer!r}")
+            raise BadInput(f"prefer must be 'low' or 'high', not {shown(self.prefer)}")
 
     @property
     def end(self) -> Prefer:
@@ -239,10 +239,9 @@ class AttentionScore(Acquisition):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("steps", self.steps)
-        if isinstance(self.depth, float):
-            fraction("depth", self.depth)
-        else:
-            whole("depth", self.depth, optional=True)
+        share = isinstance(self.depth, (float, np.floating))
+        depth = fraction("depth", self.depth) if share else whole("depth", self.depth, optional=True)
+        object.__setattr__(self, "depth", depth)
         if self.race is not None:
             planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
             if self.copies > 1 or self.steps > 1:
@@ -300,17 +299,3 @@ def rows_that_fit(batch_size: BatchSize, noises: Tensor) -> int:
     if batch_size != "auto":
         return batch_size
     return max(1, _VALUES // noises[0].numel())
-
-
-def whole(name: str, value: object, least: int = 1, optional: bool = False) -> None:
-    """Refuse anything but a whole number of at least `least`, or None where it is optional."""
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadInput(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
-def fraction(name: str, value: object) -> None:
-    """Refuse anything but a number in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise BadInput(f"{name} must be a number in (0, 1], not {value!r}")

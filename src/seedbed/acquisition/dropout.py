@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import AttentionScore, fraction, whole
+from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import drawn_seed, mean_over_rows
 from seedbed.attention import AttentionCall
 from seedbed.attention.logits import EXCLUDED, Logits
+from seedbed.errors import fraction, whole
 
 # Elements of one chunk of attention maps, 256 MB in float32: the map of a whole layer need not fit.
 _CHUNK = 2**26

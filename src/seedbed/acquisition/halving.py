@@ -7,13 +7,14 @@ One schedule serves attention scores, whose layers run one after the other, and 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, number, shown
 
 Prefer = Literal["low", "high"]
 Schedule = Sequence[tuple[int | float, int | float]]
@@ -72,7 +73,7 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
     try:
         pairs = [(at, stay) for at, stay in schedule]
     except (TypeError, ValueError):
-        raise BadInput(f"cannot read the schedule {schedule!r}: {example}") from None
+        raise BadInput(f"cannot read the schedule {shown(schedule)}: {example}") from None
     if not pairs:
         raise BadInput(f"the schedule is empty: {example}")
     rungs: list[tuple[int, int]] = []
@@ -80,8 +81,8 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
     for at, stay in pairs:
         for value in (at, stay):
             share = isinstance(value, float) and 0 < value < 1
-            if not share and (isinstance(value, (bool, float)) or not isinstance(value, int)):
-                raise BadInput(f"cannot read the schedule {schedule!r}: {example}")
+            if not share and number(value, operator.index) is None:
+                raise BadInput(f"cannot read the schedule {shown(schedule)}: {example}")
         after = max(round(at * total), before + 1) if isinstance(at, float) else at
         left = math.ceil(stay * candidates) if isinstance(stay, float) else stay
         shares = isinstance(at, float) or isinstance(stay, float)
@@ -98,7 +99,7 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
                 f"the schedule keeps {left} of {alive} candidates after {after} {what}: survivors must fall, "
                 "down to 1"
             )
-        rungs.append((after, left))
+        rungs.append((int(after), int(left)))
         before, alive = after, left
     return tuple(rungs)
 

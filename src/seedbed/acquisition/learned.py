@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import RolloutScore, whole
+from seedbed.acquisition.base import RolloutScore
 from seedbed.acquisition.signals import measure
-from seedbed.errors import BadInput, NotSupported
+from seedbed.errors import BadInput, NotSupported, number, shown, whole
 from seedbed.pipelines.rollout import Rollout
 
 Array = np.ndarray[Any, Any]
@@ -54,9 +54,12 @@ class Learned(RolloutScore):
                 "profile"
             )
         for signal, weight in self.coefficients.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                raise BadInput(f"the coefficient of {signal!r} must be a finite number, not {weight!r}")
-        object.__setattr__(self, "coefficients", dict(self.coefficients))
+            found = number(weight)
+            if found is None or not math.isfinite(found):
+                raise BadInput(
+                    f"the coefficient of {shown(signal)} must be a finite number, not {shown(weight)}"
+                )
+        object.__setattr__(self, "coefficients", {k: float(v) for k, v in self.coefficients.items()})
 
     def foresee(self, rollout: Rollout) -> Tensor:
         """(candidates,) float64.
@@ -72,7 +75,7 @@ class Learned(RolloutScore):
         for name in self.coefficients:
             if name not in signals:
                 raise NotSupported(
-                    f"this call of the model shows no signal {name!r}, which the learned choice needs: "
+                    f"this call of the model shows no signal {shown(name)}, which the learned choice needs: "
                     "calibrate on this model with these arguments"
                 )
         weighted = [weight * standardised(signals[name]) for name, weight in self.coefficients.items()]
@@ -141,7 +144,7 @@ def fit(
     if not (np.isfinite(signals).all() and np.isfinite(outcome).all()):
         raise BadInput("signals and outcomes of a fit must be finite")
     if ridge is not None and not ridge > 0:
-        raise BadInput(f"ridge must be above 0, not {ridge!r}")
+        raise BadInput(f"ridge must be above 0, not {shown(ridge)}")
     whole("folds", folds, least=2)
 
     x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)

@@ -12,7 +12,7 @@ from seedbed.acquisition.base import Acquisition, Random
 from seedbed.acquisition.dropout import BansaDropout
 from seedbed.acquisition.learned import Learned
 from seedbed.acquisition.previews import Previews
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 
 REGISTRY: dict[str, type[Acquisition]] = {
     kind.name: kind for kind in (Random, Entropy, Bansa, BansaDropout, Learned, Previews)
@@ -31,11 +31,11 @@ def create(name: str, **options: Any) -> Acquisition:
     """
     kind = REGISTRY.get(name)
     if kind is None:
-        raise BadInput(f"no acquisition function {name!r}: choose one of {', '.join(REGISTRY)} or auto")
+        raise BadInput(f"no acquisition function {shown(name)}: choose one of {', '.join(REGISTRY)} or auto")
     known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
-            raise BadInput(f"{name} has no option {option!r}: it has {', '.join(known)}")
+            raise BadInput(f"{name} has no option {shown(option)}: it has {', '.join(known)}")
     try:
         return kind(**options)
     except TypeError as error:  # an option that it cannot be without
@@ -61,7 +61,9 @@ def resolve(acquisition: str | Acquisition) -> Acquisition:
     for setting in _SETTING.findall(settings):
         key, equals, value = setting.partition("=")
         if not equals:
-            raise BadInput(f"cannot read {setting!r} in acquisition {acquisition!r}: write option=value")
+            raise BadInput(
+                f"cannot read {shown(setting)} in acquisition {shown(acquisition)}: write option=value"
+            )
         try:
             options[key.strip()] = json.loads(value)
         except ValueError:

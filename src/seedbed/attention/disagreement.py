@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seedbed.attention.expectation import expected_of_logits, expected_of_probabilities
 from seedbed.attention.logits import EXCLUDED, Logits
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 
 Place = Literal["probabilities", "logits"]
 
@@ -177,4 +177,4 @@ def _check(masks: int, keep: float, place: str) -> None:
     if not 0 < keep <= 1:
         raise BadInput(f"keep must lie in (0, 1], not {keep}")
     if place not in ("probabilities", "logits"):
-        raise BadInput(f"place must be 'probabilities' or 'logits', not {place!r}")
+        raise BadInput(f"place must be 'probabilities' or 'logits', not {shown(place)}")

@@ -187,9 +187,7 @@ def replay(
         raise BadInput(
             f"the record's model {made.model or '(unnamed)'} is not here: say where with --model PATH"
         )
-    device = None if made.device == "cuda" else "cpu"
-    how = {"dtype": made.dtypes, "device": device, "scheduler": made.scheduler}
-    pipe = opt.load_pipeline(model or made.model, terminal.progress, **how)
+    pipe = opt.load_pipeline(model or made.model, terminal.progress, **made.loading())
     fps = fps or content.get("fps", 8)
     if sheet and candidate is not None:
         result = sheet.finish(candidate, pipe, progress=terminal.progress)
@@ -205,6 +203,7 @@ def replay(
     if result.identical is False:
         then = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
         line = f"warning: the frames differ from the record's, made on {made.device} with {then}"
+        line += "".join(f"; {change}" for change in result.changes)
         print(line, file=sys.stderr)
         raise typer.Exit(1)
 

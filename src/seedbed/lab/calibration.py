@@ -19,8 +19,8 @@ import torch
 from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
-from seedbed.acquisition.base import BatchSize, whole
-from seedbed.errors import BadInput
+from seedbed.acquisition.base import BatchSize
+from seedbed.errors import BadInput, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.choice import Calibration, conclude
 from seedbed.lab.evidence import Evidence
@@ -32,7 +32,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool
 from seedbed.selection.profile import VERIFIERS
-from seedbed.selection.record import Model, package_versions, recordable
+from seedbed.selection.record import Model, jsonable, package_versions, recordable
 from seedbed.verifiers import Verifier, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 
@@ -93,7 +93,9 @@ def calibrate(
         BadOutput: a signal or an outcome that is not finite.
         NotSupported: a pipeline that cannot be paused between steps.
     """
-    _check(prompts, noises, steps)
+    noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
+    steps = [whole("each of steps", step, least=0) for step in steps]
+    _check(prompts, steps)
     judge: Verifier | Ratings
     if isinstance(verifier, Ratings):
         judge = verifier
@@ -111,7 +113,7 @@ def calibrate(
         "scheduler": model.scheduler,
         "call": recordable(Session(pipe, prompts[0], **call).call)[0],
         "steps": list(steps),
-        "functions": {name: {"name": f.name, **recordable(f.options())[0]} for name, f in functions.items()},
+        "functions": {name: {"name": f.name, **jsonable(f.options())} for name, f in functions.items()},
         "verifier": _described(judge) if callable(verifier) or isinstance(judge, Ratings) else str(verifier),
     }
     if save is not None:
@@ -176,7 +178,7 @@ def calibrate(
     return dataclasses.replace(found, profile=profile)
 
 
-def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
+def _check(prompts: Sequence[str], steps: Sequence[int]) -> None:
     if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
         raise BadInput("prompts must be a list of texts")
     if len(prompts) < LEAST_PROMPTS:
@@ -185,8 +187,7 @@ def _check(prompts: Sequence[str], noises: int, steps: Sequence[int]) -> None:
         )
     prompt, count = Counter(prompts).most_common(1)[0]
     if count > 1:
-        raise BadInput(f"the prompt {prompt!r} is given twice: leave one out")
-    whole("noises", noises, LEAST_NOISES)
+        raise BadInput(f"the prompt {shown(prompt)} is given twice: leave one out")
     if not steps or steps[0] != 0:
         raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
 

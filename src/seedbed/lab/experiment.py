@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 from seedbed.pipelines.loading import locate
 
 Row = dict[str, Any]
@@ -208,7 +208,8 @@ def find_task(task: str) -> tuple[ModuleType, Task]:
     found = getattr(module, function, None)
     if module is None or not callable(found):
         raise BadInput(
-            f"there is no task {task!r}: use {', '.join(TASKS)}, or module:function of a module on PYTHONPATH"
+            f"there is no task {shown(task)}: use {', '.join(TASKS)}, or module:function of a module "
+            "on PYTHONPATH"
         )
     return module, found
 

@@ -17,7 +17,7 @@ from seedbed.acquisition import Acquisition, AttentionScore, Pool
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 from seedbed.lab import statistics
 from seedbed.lab.evidence import groups, judge_signals
 from seedbed.lab.experiment import Row
@@ -116,7 +116,7 @@ def measure_noises(
         BadInput: an option that is unknown or missing, or whose value cannot be used.
     """
     if unknown := sorted(set(options) - _OPTIONS):
-        raise BadInput(f"there is no option {unknown[0]!r}: use {', '.join(sorted(_OPTIONS))}")
+        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(_OPTIONS))}")
     if "verifier" not in options:
         raise BadInput("the option verifier is missing: say what judges the videos")
     functions = {

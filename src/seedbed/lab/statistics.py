@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 
 Array = NDArray[np.float64]
 Prefer = Literal["low", "high"]
@@ -51,7 +51,9 @@ def expected_best_of(outcome: ArrayLike, n: int) -> Array:
     (outcomes,) = _pools(outcome=outcome)
     count = outcomes.shape[1]
     if n not in range(1, count + 1):
-        raise BadInput(f"cannot draw {n!r} of {count} noises: n must be a whole number from 1 to {count}")
+        raise BadInput(
+            f"cannot draw {shown(n)} of {count} noises: n must be a whole number from 1 to {count}"
+        )
     weights = [math.comb(count - 1 - i, n - 1) / math.comb(count, n) for i in range(count)]
     return np.asarray(-np.sort(-outcomes, axis=1) @ np.array(weights))
 

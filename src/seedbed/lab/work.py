@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from seedbed.errors import BadInput, BadRecord, SeedbedError
+from seedbed.errors import BadInput, BadRecord, SeedbedError, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.experiment import Recipe, Row, Unit, find_task, plan
 from seedbed.pipelines.loading import load
@@ -227,7 +227,7 @@ class _Worker:
             try:
                 return _perform(unit, self.pipe)
             except SeedbedError as error:
-                raise type(error)(f"{unit.model or unit.task}, {unit.prompt!r}: {error}") from error
+                raise type(error)(f"{unit.model or unit.task}, {shown(unit.prompt)}: {error}") from error
 
 
 def _perform(unit: Unit, pipe: Any) -> list[Row]:
@@ -249,8 +249,8 @@ def _perform(unit: Unit, pipe: Any) -> list[Row]:
         row = {"model": unit.model, "prompt": unit.prompt, "method": unit.method, **draw._asdict()}
         for name, value in values.items():
             if name in row:
-                raise BadInput(f"the task returned a column {name!r}, which every row has already")
+                raise BadInput(f"the task returned a column {shown(name)}, which every row has already")
             if not isinstance(value, (str, int, float, type(None))):
-                raise BadInput(f"the task returned {name} = {value!r}, not a plain number or text")
+                raise BadInput(f"the task returned {name} = {shown(value)}, not a plain number or text")
         rows.append({**row, **values})
     return rows

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import os
 import re
 import struct
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, BadRecord
+from seedbed.errors import BadInput, BadRecord, number, shown
 from seedbed.files import write_bytes_atomically
 
 SCHEMA = "seedbed.noise-recipe"
@@ -74,7 +75,9 @@ def prior_named(name: str) -> Prior:
         BadInput: there is no such prior.
     """
     if name not in _PRIORS:
-        raise BadInput(f"there is no noise prior {name!r}; choose one of: {', '.join(map(repr, _PRIORS))}")
+        raise BadInput(
+            f"there is no noise prior {shown(name)}; choose one of: {', '.join(map(repr, _PRIORS))}"
+        )
     return _PRIORS[name]
 
 
@@ -119,7 +122,7 @@ class NoiseRecipe:
                 raise BadInput(f"a noise recipe's {name} must be at least 0 and below 2**64, not {value}")
             object.__setattr__(self, name, value)
         if not isinstance(self.shape, (tuple, list)) or not self.shape:
-            raise BadInput(f"a noise recipe's shape must be a tuple of lengths, not {self.shape!r}")
+            raise BadInput(f"a noise recipe's shape must be a tuple of lengths, not {shown(self.shape)}")
         shape = tuple(_integer("each length of its shape", length) for length in self.shape)
         if min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
             raise BadInput(
@@ -135,14 +138,16 @@ class NoiseRecipe:
                 )
             object.__setattr__(self, "frame_axis", frame_axis)
         if not isinstance(self.prior, str):
-            raise BadInput(f"a noise recipe's prior must be a name, not {self.prior!r}")
+            raise BadInput(f"a noise recipe's prior must be a name, not {shown(self.prior)}")
         prior_named(self.prior)
         if not isinstance(self.refinements, (tuple, list)) or self.refinements:
-            raise BadInput(f"this version knows no refinements of noise, the recipe has {self.refinements!r}")
+            raise BadInput(
+                f"this version knows no refinements of noise, the recipe has {shown(self.refinements)}"
+            )
         object.__setattr__(self, "refinements", ())
         sha256 = self.sha256
         if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            raise BadInput(f"a noise recipe's sha256 must be 64 hexadecimal digits, not {self.sha256!r}")
+            raise BadInput(f"a noise recipe's sha256 must be 64 hexadecimal digits, not {shown(self.sha256)}")
 
     def draw(self) -> Tensor:
         """Draw the noise.
@@ -189,7 +194,7 @@ class NoiseRecipe:
             raise BadRecord(f"not a noise recipe: its schema's name is not {SCHEMA!r}")
         version = schema.get("version")
         if type(version) is not int or version < 1:
-            raise BadRecord(f"not a noise recipe: {version!r} is no version of the schema {SCHEMA!r}")
+            raise BadRecord(f"not a noise recipe: {shown(version)} is no version of the schema {SCHEMA!r}")
         if version > SCHEMA_VERSION:
             raise BadRecord(
                 f"the noise recipe has schema version {version}, this seedbed reads up to {SCHEMA_VERSION}: "
@@ -295,6 +300,7 @@ def sha256_of(noise: Tensor) -> str:
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise BadInput(f"a noise recipe needs an integer for {name}, not {value!r}")
-    return int(value)
+    found = number(value, operator.index)
+    if found is None:
+        raise BadInput(f"a noise recipe needs an integer for {name}, not {shown(value)}")
+    return int(found)

@@ -16,7 +16,7 @@ import torch
 from diffusers import BaseGuidance, DiffusionPipeline
 from torch import Generator, Tensor, nn
 
-from seedbed.errors import BadInput, BadRecord, NotSupported
+from seedbed.errors import BadInput, BadRecord, NotSupported, shown
 from seedbed.pipelines.compiled import eager_module, is_compiled
 
 SCHEMA = "seedbed.model/1"
@@ -103,7 +103,7 @@ class Call:
             if name not in self.parameters:
                 near = difflib.get_close_matches(name, self.parameters, 1)
                 hint = f": did you mean {near[0]!r}?" if near else ""
-                raise BadInput(f"{self.name} has no argument {name!r}{hint}")
+                raise BadInput(f"{self.name} has no argument {shown(name)}{hint}")
             if name in ("num_videos_per_prompt", "num_images_per_prompt") and value not in (None, 1):
                 raise BadInput(f"{name}={value} cannot be used: each candidate gives one video")
         generator = self.arguments.get("generator")
@@ -117,7 +117,7 @@ class Call:
 
     def _check_prompt(self) -> None:
         if self.prompt is not None and not (isinstance(self.prompt, str) and self.prompt.strip()):
-            raise BadInput(f"the prompt must be one text that is not empty, not {self.prompt!r}")
+            raise BadInput(f"the prompt must be one text that is not empty, not {shown(self.prompt)}")
         if "prompt" not in self.parameters and "prompt_embeds" not in self.parameters:
             if self.prompt is not None:
                 raise BadInput(f"{self.name} takes no prompt: pass None")

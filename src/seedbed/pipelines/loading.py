@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
+from seedbed.pipelines.switches import restore
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT = "shapes-cogvideox"
 EMBEDDED = (DEFAULT, "shapes-cogvideox-loose", "shapes-cogvideox-snr", "shapes-cogvideox-unread")
 RECORDED = "seedbed:zoo/models/"  # before the name of an embedded model in a record, wherever the model lies
+_NO_JSON = ("Infinity", "-Infinity", "NaN")  # bounds of a scheduler, which a record holds as text
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "zoo/models", _PACKAGE.parents[1] / "models")
 
@@ -57,8 +59,10 @@ def recorded_name(model: str) -> str:
     "seedbed:zoo/models/NAME" for an embedded one, which any other installation finds; else the same.
     """
     folder = Path(model).resolve()
-    embedded = model and folder.parent in _PLACES and folder.name in EMBEDDED
-    return RECORDED + folder.name if embedded else model
+    if model and folder.parent in _PLACES and folder.name in EMBEDDED:
+        return RECORDED + folder.name
+    # Absolute, so that it is never taken for a name on the Hub where the folder is missing.
+    return str(folder) if model and folder.is_dir() else model
 
 
 def locate(model: str | os.PathLike[str] | None) -> str:
@@ -92,8 +96,24 @@ def dtype_named(name: str | torch.dtype) -> torch.dtype:
 
     dtype = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype):
-        raise BadInput(f"{name!r} is no dtype: use float32, float16 or bfloat16")
+        raise BadInput(f"{shown(name)} is no dtype: use float32, float16 or bfloat16")
     return dtype
+
+
+def has_device(device: str | torch.device) -> bool:
+    """Whether tensors can be computed on a device of this machine."""
+    import torch
+
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError):  # what a torch without that kind of device answers
+        return False
+    return True
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error of another library."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def silence() -> ExitStack:
@@ -125,6 +145,7 @@ def load(
     dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
     device: str | torch.device | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    switches: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a diffusers pipeline from safetensors, onto a device.
 
@@ -136,6 +157,7 @@ def load(
             bfloat16 on a GPU, float16 on one that lacks bfloat16.
         device: None is "cuda" where there is one, else "cpu".
         scheduler: in place of the folder's, as a record holds it: {"class": name, "config": {...}}.
+        switches: what to switch on, as a record holds it; see `seedbed.pipelines.switches`.
 
     Raises:
         BadInput: no such model, device, dtype or scheduler, or a folder that does not load.
@@ -147,14 +169,8 @@ def load(
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise BadInput(f"unknown device {device!r}: use cpu, cuda or cuda:1") from None
-    absent = place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
-    if place.type not in ("cpu", "cuda"):
-        try:
-            torch.empty(1, device=place).item()
-        except (RuntimeError, AssertionError):  # what a torch without that kind of device answers
-            absent = True
-    if absent:
+        raise BadInput(f"unknown device {shown(device)}: use cpu, cuda or cuda:1") from None
+    if not has_device(place):
         raise BadInput(f"there is no device {place} on this machine: use cpu")
     if not dtype and place.type == "cuda":
         dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
@@ -164,17 +180,30 @@ def load(
         if isinstance(dtype, Mapping)
         else dtype_named(dtype)
     )
-    if scheduler is not None and not hasattr(diffusers, scheduler["class"]):
-        raise BadInput(f"this diffusers has no scheduler {scheduler['class']}")
 
     with silence():
+        made = None
+        if scheduler is not None:
+            kind: Any = getattr(diffusers, scheduler["class"], None)
+            if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
+                raise BadInput(f"this diffusers has no scheduler {scheduler['class']}")
+            try:
+                config = scheduler["config"].items()
+                made = kind.from_config({k: float(v) if v in _NO_JSON else v for k, v in config})
+            except Exception as error:  # whatever a newer diffusers wrote that this one does not know
+                raise BadInput(f"{scheduler['class']} cannot be made here: {reason(error)}") from error
         try:
             pipe = diffusers.DiffusionPipeline.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
         except Exception as error:  # whatever broken files provoke in diffusers, transformers or the Hub
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            why = reason(error)
             if not Path(name).exists():
-                raise BadInput(f"there is no folder {name}, and the Hub did not give it: {reason}") from error
-            raise BadInput(f"{name} does not load as a diffusers pipeline: {reason}") from error
-        if scheduler is not None:
-            pipe.scheduler = getattr(diffusers, scheduler["class"]).from_config(scheduler["config"])
-        return pipe.to(place)
+                raise BadInput(f"there is no folder {name}, and the Hub did not give it: {why}") from error
+            raise BadInput(f"{name} does not load as a diffusers pipeline: {why}") from error
+        if made is not None:
+            pipe.scheduler = made
+        pipe.to(place)
+        try:
+            restore(pipe, switches or {})
+        except Exception as error:  # of numbers that this diffusers or this model does not take
+            raise BadInput(f"cannot switch on in {name} what was on: {reason(error)}") from error
+        return pipe

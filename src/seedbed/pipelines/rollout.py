@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
-from seedbed.errors import BadInput, NotSupported
+from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.discover import TEXT, rows_of
 from seedbed.pipelines.interception import replace
 from seedbed.pipelines.session import Session, decoded
@@ -64,8 +64,7 @@ class Rollout:
         what: str = "preview",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise BadInput(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+        batch_size = whole("batch_size", batch_size)
         for name, module in session.asked.denoisers.items():
             if _caches(module):
                 raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")

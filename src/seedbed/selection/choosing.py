@@ -12,16 +12,16 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 from torch import Tensor
 
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
-from seedbed.acquisition.base import BatchSize, whole
+from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.profile import FILENAME, Profile
-from seedbed.selection.record import Model, Selection, package_versions, recordable
+from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
 
 CANDIDATES = 10
 
@@ -75,15 +75,15 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             raise BadInput("the list of prompts is empty: pass at least one")
         for index, text in enumerate(prompt):
             if not isinstance(text, str) or not text.strip():
-                raise BadInput(f"prompt {index} of the list must be a text that is not empty, not {text!r}")
+                raise BadInput(
+                    f"prompt {index} of the list must be a text that is not empty, not {shown(text)}"
+                )
         call = options.get("call")
         given = [options, call] if isinstance(call, Mapping) else [options]
         for name, values in (pair for arguments in given for pair in _lists(arguments).items()):
             if len(values) != len(prompt):
                 raise BadInput(f"{name} is a list of {len(values)}, but there are {len(prompt)} prompts")
-        first = options.get("seed", seed)
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise BadInput(f"seed must be a whole number, not {first!r}")
+        first = whole("seed", options.get("seed", seed), least=0)
         made = []
         for index, text in enumerate(prompt):
             own, *inner = (
@@ -116,7 +116,7 @@ def several(call: dict[str, Any], candidates: float) -> tuple[dict[str, Any], in
     for name in _COUNTS:
         wanted = call.get(name)
         if wanted is not None:
-            whole(name, wanted)
+            wanted = whole(name, wanted)
             if wanted > candidates:
                 raise BadInput(
                     f"{name}={wanted}, but there are only {candidates} candidates: raise candidates"
@@ -195,7 +195,7 @@ def score(
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
     if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
-        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {noises!r:.60}")
+        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
     given = merged(call, arguments)
@@ -228,7 +228,7 @@ def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict
     Raises BadInput where `call` is no mapping, or one is given in both.
     """
     if call is not None and not isinstance(call, Mapping):
-        raise BadInput(f"call must map arguments of the pipeline to values, not {call!r:.60}")
+        raise BadInput(f"call must map arguments of the pipeline to values, not {shown(call)}")
     twice = sorted({*(call or {})} & {*arguments})
     if twice:
         raise BadInput(f"{', '.join(twice)} is given twice: by itself, and in call")
@@ -243,7 +243,7 @@ def chosen_function(
     call: Mapping[str, Any],
 ) -> tuple[Acquisition, int, str]:
     """What chooses, from how many candidates, and why; arguments and errors as `select`."""
-    whole("candidates", candidates, optional=True)
+    candidates = whole("candidates", candidates, optional=True)
     reason = "asked for"
     profile, whose = None, "the profile"
     if isinstance(acquisition, Profile):
@@ -298,8 +298,8 @@ def choose(
     given, kept = several(given, count)
     session = Session(pipe, prompt, **given)
     pool = draw_pool(session, count, seed) if noises is None else given_pool(session, noises)
-    if batch_size != "auto":
-        whole("batch_size", batch_size)
+    if not (isinstance(batch_size, str) and batch_size == "auto"):
+        batch_size = whole("batch_size", batch_size)
     started = perf_counter()
     if len(pool) == 1 and noises is None:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
@@ -326,11 +326,11 @@ def recorded(
     seconds: dict[str, float],
 ) -> Selection:
     """The selection that scores make."""
-    plain, missing = recordable(session.call)
+    call, missing = recordable(session.call)
     return Selection(
         prompt=session.prompt,
         model=Model.of(session.pipe),
-        call=plain,
+        call=call,
         missing=missing,
         noise_dtype=session.spec.dtype,
         recipes=pool.recipes,
@@ -343,7 +343,7 @@ def recorded(
         rungs=scores.rungs,
         confidence=scores.confidence,
         acquisition=function.name,
-        options=recordable(function.options())[0],
+        options=jsonable(function.options()),
         prefer=function.end,
         unit=function.unit,
         reason="; ".join([reason, *scores.notes]),

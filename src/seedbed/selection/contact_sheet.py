@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from seedbed.acquisition.base import Acquisition, Scores, whole
+from seedbed.acquisition.base import Acquisition, Scores
 from seedbed.acquisition.halving import Rung, ranked
 from seedbed.acquisition.previews import counting
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
@@ -27,7 +28,7 @@ from seedbed.progress import Progress, reporting
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import CANDIDATES, draw_pool, merged, recorded
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
-from seedbed.selection.record import Selection, package_versions, sealed
+from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged, name_of, resolve
 
 
@@ -164,15 +165,17 @@ class ContactSheet:
             BadRecord: as `replay`.
         """
         count = len(self.selection.recipes)
-        if isinstance(candidate, bool) or not isinstance(candidate, int) or not 0 <= candidate < count:
-            raise BadInput(f"there is no candidate {candidate!r}: choose one from 0 to {count - 1}")
+        chosen = number(candidate, operator.index)
+        if chosen is None or not 0 <= chosen < count:
+            raise BadInput(f"there is no candidate {shown(candidate)}: choose one from 0 to {count - 1}")
+        candidate = int(chosen)
         others = [other for other in self.selection.order if other != candidate]
         selection = replace(self.selection, order=(candidate, *others))
         noise = selection.noise[:1].float() if selection.pool is not None else selection.recipe.draw()[None]
         session = reopened(selection, pipe or self.pipe, missing)
         reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
         why = self.missing
-        if selection.model.device != session.pipe.device.type:
+        if selection.model.device != device_of(session.pipe):
             why = "its first steps were made on another device"
         if why:
             reason += f"; started over, as {why}"
@@ -225,9 +228,8 @@ def contact_sheet(
         BadOutput: frames or scores that are not finite.
         NotSupported: a pipeline that cannot be paused.
     """
-    whole("candidates", candidates)
-    whole("batch_size", batch_size)
-    whole("after", after, optional=True)
+    candidates, batch_size = whole("candidates", candidates), whole("batch_size", batch_size)
+    after = whole("after", after, optional=True)
     judge = None if verifier is None else resolve(verifier)
     given = merged(call, arguments)
     if judge is not None and prompt is None and given.get("prompt_embeds") is not None:

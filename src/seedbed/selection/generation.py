@@ -6,22 +6,24 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, SeedbedError, number, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.loading import load
+from seedbed.pipelines.loading import load, reason
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
@@ -42,11 +44,14 @@ class Generation:
         selection: how the noise was chosen; its ledger and seconds include the generation.
         identical: after `replay`: whether the frames are those of the record, bit by bit; None where there is
             nothing to compare with.
+        changes: after `replay`: in what the pipeline, the device and the packages are not as recorded, a few
+            words each: what may be why frames are not identical.
     """
 
     frames: np.ndarray[Any, Any] = field(repr=False)
     selection: Selection
     identical: bool | None = None
+    changes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -55,9 +60,11 @@ class Generation:
 
     def record(self, fps: float = FPS) -> dict[str, Any]:
         """The selection's record with fps and the frames' shape and sha256."""
-        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
-            raise BadInput(f"fps must be a number above 0, not {fps!r}")
-        frames = {"fps": fps, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
+        rate = number(fps)
+        if rate is None or not 0 < rate < math.inf:
+            raise BadInput(f"fps must be a number above 0, not {shown(fps)}")
+        rate = int(rate) if rate.is_integer() else rate
+        frames = {"fps": rate, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
         return sealed({**self.selection.to_dict(), **frames})
 
     def save(self, path: str | os.PathLike[str], fps: float = FPS) -> Path:
@@ -155,7 +162,9 @@ def replay(
     Args:
         record: a record, or the path of a .json, .mp4 or .png that carries one.
         pipe: the pipeline; None loads it from where the record says, in the recorded dtypes, with the
-            recorded scheduler, and on a GPU if it ran on one and there is one.
+            recorded scheduler, with what was switched on where a few numbers do it (FreeInit, FreeNoise,
+            FreeU, tiling, attention backends, guiders), on the recorded kind of device or else on what
+            there is.
         progress: True for a bar on stderr, or a callable (what, done, total).
         missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...).
 
@@ -174,8 +183,9 @@ def replay(
         )
     noise = selection.recipe.draw()
     session = reopened(selection, pipe, missing)
-    with reporting(progress) as show:
-        replayed = Generation(generated(session, noise, show), selection)
+    with reporting(progress) as show, _as_recorded():
+        frames = generated(session, noise, show)
+    replayed = Generation(frames, selection, changes=tuple(selection.changes(session.pipe)))
     if "frames_sha256" not in content:
         return replayed
     same = content["frames_shape"] == list(replayed.frames.shape)
@@ -199,18 +209,31 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Ses
             raise BadInput(
                 f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
             )
-        device = None if recorded.device == "cuda" else "cpu"
         try:
-            pipe = load(name, dtype=recorded.dtypes, device=device, scheduler=recorded.scheduler)
+            pipe = load(name, **recorded.loading())
         except BadInput as error:
             raise BadInput(f"cannot load the record's model: {error}") from error
     if type(pipe).__name__ != recorded.pipeline:
         raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
     call, _ = several(selection.call, selection.kept)
-    session = Session(pipe, selection.prompt, **{**call, **missing})
-    if tuple(selection.recipe.shape) != tuple(session.spec.shape):
+    with _as_recorded():
+        session = Session(pipe, selection.prompt, **{**call, **missing})
+        shape = tuple(session.spec.shape)
+    if shape != tuple(selection.recipe.shape):
         raise BadInput(
             f"the record's noise has shape {tuple(selection.recipe.shape)}, "
-            f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
+            f"but this pipeline's latents have shape {shape}"
         )
     return session
+
+
+@contextmanager
+def _as_recorded() -> Iterator[None]:
+    """A pipeline may not take what another one, or other packages, recorded: then one line says so."""
+    try:
+        yield
+    except (SeedbedError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a pipeline makes of arguments that are not its own
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise BadInput(f"the pipeline does not run as recorded: {why}") from error

@@ -13,9 +13,9 @@ from pydantic_core import to_json
 
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
-from seedbed.errors import BadInput, BadRecord
+from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
-from seedbed.selection.record import model_name, recordable
+from seedbed.selection.record import jsonable, model_name
 from seedbed.worlds import shapes
 
 FILENAME = "seedbed-profile.json"
@@ -82,8 +82,8 @@ class PreviewPlan:
     def __post_init__(self) -> None:
         if self.verifier not in VERIFIERS:
             raise BadInput(
-                f"a profile's verifier must be one of {', '.join(VERIFIERS)}, not {self.verifier!r}: pass "
-                "your own as Previews(verifier)"
+                f"a profile's verifier must be one of {', '.join(VERIFIERS)}, not {shown(self.verifier)}: "
+                "pass your own as Previews(verifier)"
             )
         planned(self.schedule, 10**6, self.candidates, "steps")
 
@@ -144,6 +144,10 @@ class Profile:
     calibrated: dict[str, Any] = dataclasses.field(default_factory=dict)
     race: Race | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.acquisition, Acquisition):
+            raise BadInput(f"a profile chooses by an acquisition function, not {shown(self.acquisition)}")
+
     def choice(
         self, prompt: str | None, candidates: int | None, own_steps: bool, whose: str
     ) -> tuple[Acquisition, int | None, str]:
@@ -179,13 +183,13 @@ class Profile:
             if function != self.learned:
                 raise BadInput("a profile that chooses by a learned predictor must hold it as `learned`")
         else:
-            options = recordable(function.options())[0]
+            options = jsonable(function.options())
             try:
                 same = create(function.name, **options) == function
             except BadInput:
                 same = False
             if not same:
-                raise BadInput(f"a profile can only name functions of seedbed, not {function.name!r}")
+                raise BadInput(f"a profile can only name functions of seedbed, not {shown(function.name)}")
         learned = self.learned
         weights = learned and {"step": learned.step, "coefficients": learned.coefficients}
         content = {
@@ -211,11 +215,12 @@ class Profile:
             BadInput: there is no such file.
             BadRecord: the file is damaged, of another schema, or names what does not exist.
         """
-        path = Path(path)
         try:
-            data = path.read_bytes()
+            data = Path(path).read_bytes()
         except OSError as error:
             raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
+        except (TypeError, ValueError) as error:  # no path, or one with a null character
+            raise BadInput(f"a profile is the path of a file, not {shown(path)}") from error
         try:
             file = _File.model_validate_json(data)
             if file.acquisition == "learned" and file.learned is not None and not file.options:

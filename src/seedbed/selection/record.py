@@ -2,39 +2,134 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import to_jsonable_python
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from seedbed import __version__
 from seedbed.acquisition.halving import Prefer, Rung
-from seedbed.errors import BadRecord
+from seedbed.errors import BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.loading import dtype_named, recorded_name
+from seedbed.pipelines.loading import dtype_named, has_device, recorded_name
+from seedbed.pipelines.switches import changed, switches
 from seedbed.report.video import read_record
 
-SCHEMA = "seedbed.selection/2"
-# Version 0.1 wrote the first; it lacks nothing that is read today.
-_READ = ("seedbed.selection/1", SCHEMA)
+SCHEMA = "seedbed.selection/3"
+# Those before: /1 of version 0.1; neither has switches, nor tells tuples from lists.
+_READ = ("seedbed.selection/1", "seedbed.selection/2", SCHEMA)
+# Left out of a record, as it is of most selections.
+_USUAL: tuple[tuple[str, Any], ...] = (("rungs", []), ("race", []), ("kept", 1), ("confidence", None))
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 def model_name(pipe: Any) -> str:
     """Where a pipeline was loaded from: a folder, a hub name, or "" if it was built in memory."""
     return str(getattr(pipe, "name_or_path", None) or "")
+
+
+def device_of(pipe: Any) -> str:
+    """The type of device that a pipeline computes on, also where its models wait elsewhere (offloading)."""
+    return torch.device(pipe._execution_device).type
+
+
+# What a record holds in another form than the selection. Annotated, so that one declaration reads, checks and
+# writes it; a check raises ValueError.
+
+
+def _numbers(values: Any) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))  # of None, which JSON has for nan, too
+
+
+def _recipe(entry: Any) -> NoiseRecipe | GivenNoise:
+    if isinstance(entry, dict) and entry.get("given"):
+        known = NoiseRecipe(0, entry["candidate"], entry["shape"], sha256=entry["sha256"])
+        return GivenNoise(known.candidate, known.shape, str(known.sha256))
+    return NoiseRecipe.from_dict(entry)
+
+
+def _encoded(value: Any) -> Any:
+    """A value as JSON gives it back, else as Python writes it: tuples, sets, bytes, keys that are no text."""
+    text = repr(value)
+    try:
+        if repr(json.loads(json.dumps(value, allow_nan=False))) == text and not _is_encoded(value):
+            return value
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return {"python": text}
+
+
+def _is_encoded(value: Any) -> bool:
+    return isinstance(value, dict) and {*value} == {"python"}
+
+
+def _decoded(value: Any) -> Any:
+    """Raises ValueError where Python does not read it back: it is not made of plain values."""
+    if not _is_encoded(value):
+        return value
+    try:
+        return ast.literal_eval(value["python"])
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{shown(value)} is no value of Python") from error
+
+
+def _pythons_own(value: Any) -> Any:
+    """Without the types of numpy and torch for what Python has too, at any depth."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.Size) or type(value) in (list, tuple, set):
+        kind = tuple if isinstance(value, tuple) else type(value)
+        return kind(map(_pythons_own, value))
+    if type(value) is dict:
+        return {_pythons_own(key): _pythons_own(each) for key, each in value.items()}
+    return value
+
+
+Numbers: TypeAlias = Annotated[Tensor, PlainValidator(_numbers), PlainSerializer(Tensor.tolist)]
+Dtype: TypeAlias = Annotated[
+    torch.dtype,
+    PlainValidator(dtype_named),
+    PlainSerializer(lambda dtype: str(dtype).removeprefix("torch.")),
+]
+Recipe: TypeAlias = Annotated[
+    NoiseRecipe | GivenNoise, PlainValidator(_recipe), PlainSerializer(lambda recipe: recipe.to_dict())
+]
+Spent: TypeAlias = Annotated[
+    Ledger,
+    BeforeValidator(lambda entries: {"entries": entries}),
+    PlainSerializer(lambda ledger: ledger.entries),
+]
+Arguments: TypeAlias = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda call: {name: _decoded(value) for name, value in call.items()}),
+    PlainSerializer(lambda call: {name: _encoded(value) for name, value in call.items()}),
+]
+Scheduler = TypedDict("Scheduler", {"class": str, "config": dict[str, Any]})
 
 
 @dataclass(frozen=True)
@@ -46,15 +141,19 @@ class Model:
             model is named as `seedbed.pipelines.loading.recorded_name` says.
         pipeline: its class.
         dtypes: of each component with weights.
-        device: the type of device it was on.
+        device: the type of device that it computed on.
         scheduler: class and configuration, None for a pipeline without one.
+        switches: what else was on, see `seedbed.pipelines.switches`; None in older records.
     """
+
+    __pydantic_config__ = _STRICT
 
     model: str
     pipeline: str
     dtypes: dict[str, str]
     device: str
-    scheduler: dict[str, Any] | None
+    scheduler: Scheduler | None
+    switches: dict[str, dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, pipe: Any) -> Model:
@@ -64,14 +163,20 @@ class Model:
             for key, component in pipe.components.items()
             if isinstance(component, torch.nn.Module) and hasattr(component, "dtype")
         }
-        scheduler = getattr(pipe, "scheduler", None)
+        scheduler: Any = getattr(pipe, "scheduler", None)
         if scheduler is not None:
             # Of a copy, as diffusers adds its own entries to a configuration that it writes. Bounds that are
             # infinite, of which JSON has none, as text.
             config = json.loads(copy.deepcopy(scheduler).to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         name = recorded_name(model_name(pipe))
-        return cls(name, type(pipe).__name__, dtypes, pipe.device.type, scheduler)
+        return cls(name, type(pipe).__name__, dtypes, device_of(pipe), scheduler, switches(pipe))
+
+    def loading(self) -> dict[str, Any]:
+        """How `seedbed.pipelines.loading.load` makes it again, on what device there is."""
+        device = self.device if has_device(self.device) else None
+        how = {"dtype": self.dtypes, "scheduler": self.scheduler, "switches": self.switches}
+        return {**how, "device": device}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,14 +208,16 @@ class Selection:
         versions: of the packages at work.
     """
 
+    __pydantic_config__ = _STRICT
+
     prompt: str | None
     model: Model
-    call: dict[str, Any]
+    call: Arguments
     missing: dict[str, str]
-    noise_dtype: torch.dtype
-    recipes: tuple[NoiseRecipe | GivenNoise, ...]
-    scores: Tensor
-    totals: Tensor
+    noise_dtype: Dtype
+    recipes: tuple[Recipe, ...]
+    scores: Numbers
+    totals: Numbers
     order: tuple[int, ...]
     layers: tuple[str, ...]
     acquisition: str
@@ -118,15 +225,15 @@ class Selection:
     prefer: Prefer
     unit: str
     reason: str
-    ledger: Ledger
+    ledger: Spent
     seconds: dict[str, float]
     versions: dict[str, str]
-    previews: list[np.ndarray[Any, Any]] | None = field(default=None, repr=False, compare=False)
+    previews: Annotated[Any, Field(exclude=True)] = field(default=None, repr=False, compare=False)
     rungs: tuple[Rung, ...] = ()
     kept: int = 1
     race: tuple[tuple[int, int], ...] = ()
     confidence: float | None = None
-    pool: Tensor | None = field(default=None, repr=False, compare=False)
+    pool: Annotated[Tensor | None, Field(exclude=True)] = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return (
@@ -159,40 +266,10 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
-        return sealed(
-            {
-                "schema": SCHEMA,
-                "seedbed": __version__,
-                "prompt": self.prompt,
-                "model": self.model.model,
-                "pipeline": self.model.pipeline,
-                "dtypes": self.model.dtypes,
-                "device": self.model.device,
-                "scheduler": self.model.scheduler,
-                "call": self.call,
-                "missing": self.missing,
-                "noise_dtype": str(self.noise_dtype).removeprefix("torch."),
-                "seed": self.recipe.seed if isinstance(self.recipe, NoiseRecipe) else None,
-                "best": self.best,
-                "order": list(self.order),
-                "totals": _without_nan(self.totals.tolist()),
-                "scores": [_without_nan(row) for row in self.scores.tolist()],
-                "layers": list(self.layers),
-                "acquisition": self.acquisition,
-                "options": self.options,
-                "prefer": self.prefer,
-                "unit": self.unit,
-                "reason": self.reason,
-                "recipes": [recipe.to_dict() for recipe in self.recipes],
-                "ledger": dict(self.ledger.entries),
-                "seconds": self.seconds,
-                "versions": self.versions,
-                **({"rungs": [asdict(rung) for rung in self.rungs]} if self.rungs else {}),
-                **({"kept": self.kept} if self.kept > 1 else {}),
-                **({"race": [list(rung) for rung in self.race]} if self.race else {}),
-                **({"confidence": self.confidence} if self.confidence is not None else {}),
-            }
-        )
+        content = json.loads(_SELECTIONS.dump_json(self))
+        about = {"schema": SCHEMA, "seedbed": __version__, **content.pop("model")}
+        told = {name: value for name, value in content.items() if (name, value) not in _USUAL}
+        return sealed({**about, **told, "seed": self.recipe.seed, "best": self.best})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Selection:
@@ -202,43 +279,35 @@ class Selection:
             BadRecord: foreign, altered, damaged, or of a newer schema.
         """
         check(record)
+        own = {each.name for each in fields(cls)} - {"model", "previews", "pool"}
+        content: dict[str, Any] = {name: record[name] for name in own & {*record}}
+        content["model"] = {each.name: record[each.name] for each in fields(Model) if each.name in record}
         try:
-            ledger = Ledger()
-            for what, evaluations in record["ledger"].items():
-                ledger.add(what, float(evaluations))
-            selection = cls(
-                prompt=record["prompt"],
-                model=Model(*(record[k] for k in ("model", "pipeline", "dtypes", "device", "scheduler"))),
-                call=dict(record["call"]),
-                missing=dict(record["missing"]),
-                noise_dtype=dtype_named(record["noise_dtype"]),
-                recipes=tuple(_recipe(entry) for entry in record["recipes"]),
-                scores=torch.tensor(list(map(_with_nan, record["scores"])), dtype=torch.float64).reshape(
-                    len(record["recipes"]), len(record["layers"])
-                ),
-                totals=torch.tensor(_with_nan(record["totals"]), dtype=torch.float64),
-                order=tuple(record["order"]),
-                layers=tuple(record["layers"]),
-                acquisition=record["acquisition"],
-                options=dict(record["options"]),
-                prefer=record["prefer"],
-                unit=record["unit"],
-                reason=record["reason"],
-                ledger=ledger,
-                seconds=dict(record["seconds"]),
-                versions=dict(record["versions"]),
-                rungs=tuple(Rung.from_dict(entry) for entry in record.get("rungs", ())),
-                kept=int(record.get("kept", 1)),
-                race=tuple((int(after), int(left)) for after, left in record.get("race", ())),
-                confidence=record.get("confidence"),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            _Beside.model_validate(record)
+            selection = _SELECTIONS.validate_json(json.dumps(content))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(part for part in map(str, first["loc"]) if part != "model") or "the whole"
+            raise BadRecord(f"the selection record is damaged: {where}: {first['msg']}") from error
+        except (KeyError, TypeError, AttributeError) as error:  # of a check that met another type
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
         count = len(selection.recipes)
-        agree = sorted(selection.order) == list(range(count)) and len(selection.totals) == count
+        agree = (
+            sorted(selection.order) == list(range(count))
+            and tuple(selection.totals.shape) == (count,)
+            and tuple(selection.scores.shape) == (count, len(selection.layers))
+        )
         if not agree or not 1 <= selection.kept <= count:
-            raise BadRecord("the selection record is damaged: its order, totals and recipes do not agree")
+            raise BadRecord("the selection record is damaged: order, totals, scores and recipes disagree")
         return selection
+
+    def changes(self, pipe: Any) -> list[str]:
+        """In what a pipeline, its device and the packages are not as recorded, a few words each."""
+        then, now = vars(self.model), vars(Model.of(pipe))
+        names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.model.switches is not None)
+        return changed(self.versions, package_versions()) + [
+            line for name in names for line in changed(then[name], now[name], name)
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record as JSON, whole or not at all.
@@ -278,18 +347,47 @@ class Selection:
         return write_bytes_atomically(path, page.encode())
 
 
+_SELECTIONS = TypeAdapter(Selection)
+
+
+class _Sheet(BaseModel):
+    model_config = _STRICT
+    steps: int
+    of: int
+    memory_sha256: str
+
+
+class _Beside(BaseModel):
+    """What a generation or a contact sheet adds to the record of its selection."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    fps: float = Field(default=1, gt=0)
+    frames_shape: list[int] = Field(default=[1, 1, 1, 3], min_length=4, max_length=4)
+    frames_sha256: str = ""
+    sheet: _Sheet | None = None
+
+
 def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split a pipeline's arguments into those that JSON can hold, and the kind of each other one."""
+    """Split a pipeline's arguments into those that a record gives back, and the kind of each other one."""
     plain: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, value in call.items():
-        if _is_plain(value):
-            plain[name] = json.loads(json.dumps(value))
-        elif isinstance(value, Tensor):
-            missing[name] = f"tensor {tuple(value.shape)}"
-        else:
-            missing[name] = type(value).__name__
+        own = _pythons_own(value)
+        try:
+            plain[name] = _decoded({"python": repr(own)})
+        except ValueError:
+            missing[name] = (
+                f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            )
     return plain, missing
+
+
+def jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in the types of JSON, for reading: tuples are lists, and what JSON cannot hold is its kind."""
+    found: dict[str, Any] = to_jsonable_python(
+        _pythons_own(dict(options)), inf_nan_mode="null", fallback=lambda value: type(value).__name__
+    )
+    return found
 
 
 def package_versions() -> dict[str, str]:
@@ -299,16 +397,6 @@ def package_versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, str))
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
@@ -323,26 +411,14 @@ def check(record: Mapping[str, Any]) -> None:
     schema = record.get("schema") if isinstance(record, Mapping) else None
     kind = SCHEMA.partition("/")[0]
     if not isinstance(schema, str) or not schema.startswith(kind + "/"):
-        raise BadRecord(f"not a selection record: its schema is {schema!r}, not {SCHEMA!r}")
+        raise BadRecord(f"not a selection record: its schema is {shown(schema)}, not {SCHEMA!r}")
     if schema not in _READ:
-        raise BadRecord(f"the record has schema {schema!r}, this seedbed reads {SCHEMA!r}: update seedbed")
+        raise BadRecord(
+            f"the record has schema {shown(schema)}, this seedbed reads {SCHEMA!r}: update seedbed"
+        )
     try:
         intact = sealed(dict(record))["digest"] == record.get("digest")
     except (TypeError, ValueError):
         intact = False
     if not intact:
         raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")
-
-
-def _without_nan(values: list[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values]
-
-
-def _with_nan(values: list[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
-
-
-def _recipe(entry: Mapping[str, Any]) -> NoiseRecipe | GivenNoise:
-    if entry.get("given"):
-        return GivenNoise(entry["candidate"], tuple(entry["shape"]), entry["sha256"])
-    return NoiseRecipe.from_dict(entry)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, BadOutput
+from seedbed.errors import BadInput, BadOutput, shown
 
 Frames = np.ndarray[Any, Any]
 
@@ -32,7 +32,7 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     if callable(verifier):
         return verifier
     if not isinstance(verifier, (str, os.PathLike)):
-        raise BadInput(f"a verifier is a name or a callable, not {verifier!r}")
+        raise BadInput(f"a verifier is a name or a callable, not {shown(verifier)}")
     name, _, folder = os.fspath(verifier).partition(":")
     if name == "shapes" and not folder:
         from seedbed.worlds.verifier import attributes
@@ -50,7 +50,7 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     if name.lower().endswith(".csv"):
         raise BadInput(f"{verifier}: ratings judge no new videos and no previews, use another verifier")
     raise BadInput(
-        f"there is no verifier {verifier!r}: use shapes, clip:FOLDER, aesthetic:FOLDER or a callable"
+        f"there is no verifier {shown(verifier)}: use shapes, clip:FOLDER, aesthetic:FOLDER or a callable"
     )
 
 
@@ -76,7 +76,7 @@ def judged(
         try:
             numbers = torch.as_tensor(values).detach().double().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"the verifier's {key} is no tensor of numbers, but {values!r:.60}") from error
+            raise BadInput(f"the verifier's {key} is no tensor of numbers, but {shown(values)}") from error
         if tuple(numbers.shape) != (len(frames),):
             raise BadInput(
                 f"the verifier's {key} has shape {tuple(numbers.shape)} for {len(frames)} videos: return one "
@@ -84,7 +84,8 @@ def judged(
             )
         for index in (~numbers.isfinite()).nonzero().flatten().tolist():
             raise BadOutput(
-                f"the verifier's {key} of candidate {names[index]} for {prompt!r} is {numbers[index].item()}"
+                f"the verifier's {key} of candidate {names[index]} for {shown(prompt)} is "
+                f"{numbers[index].item()}"
             )
         result[str(key)] = numbers
     return result

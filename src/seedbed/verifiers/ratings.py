@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
 from seedbed.noise import NoiseRecipe
 
 
@@ -73,7 +73,7 @@ class Ratings:
         for key in keys:
             if key not in self.ratings:
                 raise BadInput(
-                    f"{self.source} has no rating of {prompt!r}, seed {key[1]}, candidate {key[2]}: rate "
-                    "that video, or calibrate on fewer prompts or noises"
+                    f"{self.source} has no rating of {shown(prompt)}, seed {key[1]}, candidate {key[2]}: "
+                    "rate that video, or calibrate on fewer prompts or noises"
                 )
         return torch.tensor([self.ratings[key] for key in keys], dtype=torch.float64)
