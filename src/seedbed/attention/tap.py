@@ -8,6 +8,7 @@ model uses: after norms, rotary embedding and concatenation. Forward hooks say w
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
-from seedbed.errors import BadInput, NotSupported
+from seedbed.attention.modes import plain_arithmetic
+from seedbed.errors import BadInput, NotSupported, SeedbedError
 
-_ATTENTION = torch.nn.functional.scaled_dot_product_attention
+# What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
+_ATTENTION = torch._C._nn.scaled_dot_product_attention
 
 Handler = Callable[["AttentionCall"], Tensor | None]
 Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
@@ -70,26 +73,28 @@ class AttentionCall:
     """Batch size of the tapped module's own input, or what the tap's `candidates` says."""
     _dropout: float = field(repr=False)
     _tap: Tap = field(repr=False)
+    _autocast: torch.dtype | None = field(default=None, repr=False)
 
     def output(
         self, query: Tensor | None = None, key: Tensor | None = None, value: Tensor | None = None
     ) -> Tensor:
         """The model's own attention, (batch, heads, rows, width_v), with any of its tensors replaced.
 
-        No tap sees this call while a handler runs.
+        No tap sees this call while a handler runs. It is cast as the model's own calls are.
         """
         query = self.query if query is None else query
         key = self.key if key is None else key
-        return _ATTENTION(
-            query,
-            key,
-            self.value if value is None else value,
-            attn_mask=self.mask,
-            dropout_p=self._dropout,
-            is_causal=self.causal,
-            scale=self.scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        with torch.autocast(query.device.type, self._autocast, enabled=self._autocast is not None):
+            return _ATTENTION(
+                query,
+                key,
+                self.value if value is None else value,
+                attn_mask=self.mask,
+                dropout_p=self._dropout,
+                is_causal=self.causal,
+                scale=self.scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
 
     def by_candidate(self, values: Tensor) -> Tensor:
         """Mean of `values` (batch, ...) over everything but the candidate: (candidates,), float64.
@@ -117,7 +122,8 @@ class Tap(TorchFunctionMode):
 
     Only forwards of `module` itself, run by the thread that opened the tap, are seen; attention elsewhere
     (text encoder, VAE) and code inside handlers never is. Taps nest, and the innermost is asked first: if it
-    answers, the outer ones do not see that call; if it returns None, the next one out is asked.
+    answers, the outer ones do not see that call; if it returns None, the next one out is asked. Handlers run
+    in `plain_arithmetic`, whatever modes of torch the model runs in.
 
     Inside, every attention processor that chooses a backend uses torch's native one. On exit, also by an
     exception, hooks and backends are as before. One module must not be tapped from two threads at once.
@@ -129,7 +135,8 @@ class Tap(TorchFunctionMode):
     Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`, `candidates`.
 
     Raises BadInput where a handler's tensor has another shape than the attention output it replaces,
-    NotSupported where the module is compiled or fails with torch's native backend in place of its own.
+    NotSupported where the module is compiled or fails with torch's native backend in place of its own, and
+    where a layer attends without torch's scaled_dot_product_attention, or that has been replaced.
     """
 
     def __init__(self, module: nn.Module, handler: Handler, inputs: Inputs | None = None) -> None:
@@ -138,21 +145,28 @@ class Tap(TorchFunctionMode):
         self.handler = handler
         self.inputs = inputs
         self.candidates: int | None = None
-        self.steps = self.calls = self._index = 0
+        self.steps = self.calls = self._index = self._attended = 0
         self.stopped = self._muted = False
         self._thread: int | None = None  # the thread that opened the tap, None while it is closed
-        # Modules whose forward runs, outermost first, with their arguments; while there are any, torch asks
-        # this mode before it attends.
-        self._stack: list[tuple[nn.Module, dict[str, Any]]] = []
+        # Modules whose forward runs, outermost first, with their arguments and how many calls of attention
+        # came before; while there are any, torch asks this mode before it attends.
+        self._stack: list[tuple[nn.Module, dict[str, Any], int]] = []
 
     def __enter__(self) -> Tap:
         if self._thread is not None:
             raise BadInput("this tap is already open: make a second Tap to nest it")
+        replaced: Any = torch.nn.functional.scaled_dot_product_attention
+        if replaced is not _ATTENTION:
+            own = f"{getattr(replaced, '__module__', '')}.{getattr(replaced, '__qualname__', replaced)}"
+            raise NotSupported(
+                f"torch.nn.functional.scaled_dot_product_attention was replaced by {own}, and what that attends "
+                "to cannot be seen: put torch's own back while noises are scored"
+            )
         self.steps = self.calls = 0
         self.stopped = False
         self._names = {module: name for name, module in self.module.named_modules()}
         self._parameters: dict[type, list[str]] = {}
-        self._backends: set[str] = set()
+        self._backends: dict[int, str] = {}  # those that processors would have used, by id
         with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
@@ -170,9 +184,10 @@ class Tap(TorchFunctionMode):
                     else:
                         undo.callback(delattr, processor, "_attention_backend")
                     processor._attention_backend = "native"
-                    self._backends.add(str(getattr(chosen, "value", chosen)))
+                    backend = str(getattr(chosen, "value", chosen))
+                    if backend not in ("None", "native"):
+                        self._backends[id(processor)] = backend
             self._undo = undo.pop_all()
-        self._backends -= {"None", "native"}
         self._thread = threading.get_ident()
         return self
 
@@ -184,13 +199,26 @@ class Tap(TorchFunctionMode):
         self._thread = None
         self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
-        if self._backends and isinstance(error, (AttributeError, TypeError)):
-            raise NotSupported(
-                f"{type(self.module).__name__} needs the attention backend "
-                f"{' and '.join(sorted(self._backends))}: its attention does not go through torch's "
-                "scaled_dot_product_attention and cannot be seen"
-            ) from error
+        if isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error):
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            needed = {self._backends.get(id(frame.f_locals.get("self"))) for frame in frames} - {None}
+            if needed:
+                raise NotSupported(
+                    f"{type(self.module).__name__} needs the attention backend {' and '.join(needed)}: its "
+                    "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
+                ) from error
         return self.stopped
+
+    def failed(self, error: BaseException) -> bool:
+        """Whether an error is the tapped module's own: neither a handler raised it, nor anything of ours."""
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        running = any(frame.f_locals.get("self") is self.module for frame in frames)
+        if isinstance(error, (SeedbedError, _Stop, torch.OutOfMemoryError)) or not running:
+            return False
+        # The model's call of attention fails within `_answer`; a handler, and what else is ours, beneath it.
+        answering = [frame.f_code is Tap._answer.__code__ for frame in frames]
+        ours = frames[-1].f_globals.get("__name__", "").startswith("seedbed.")
+        return answering[-1] or not (ours or any(answering))
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -209,7 +237,7 @@ class Tap(TorchFunctionMode):
         kind = type(module)
         if kind not in self._parameters:
             self._parameters[kind] = parameter_names(kind)
-        self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
+        self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs), self._attended))
         if module is self.module:
             TorchFunctionMode.__enter__(self)
         return changed
@@ -219,8 +247,22 @@ class Tap(TorchFunctionMode):
             return
         if module is self.module:
             self._leave()
-        while len(self._stack) > 1 and self._stack.pop()[0] is not module:
-            pass
+        while len(self._stack) > 1:
+            begun, _, attended = self._stack.pop()
+            if begun is module:
+                self._require_seen(module, output, attended)
+                break
+
+    def _require_seen(self, module: nn.Module, output: Any, attended: int) -> None:
+        """What attends has a processor; one whose attention is no softmax (Sana) is called linear."""
+        processor = getattr(module, "processor", None)
+        unseen = output is not None and attended == self._attended  # no output: it has failed
+        if processor is not None and unseen and "Linear" not in type(processor).__name__:
+            raise NotSupported(
+                f"{self._names[module]} attends by {type(processor).__name__} without torch's "
+                "scaled_dot_product_attention and cannot be seen: use the default attention processors, "
+                "without xformers, attention slicing, SageAttention or a cache"
+            )
 
     def _leave(self) -> None:
         """Ends the forward of the tapped module, if one runs: Ctrl-C, no Exception, skips `_after`."""
@@ -245,7 +287,7 @@ class Tap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        module, _ = self._stack[-1]
+        module = self._stack[-1][0]
         layer = self._names[module]
         if query.ndim not in (3, 4):
             raise NotSupported(
@@ -253,10 +295,12 @@ class Tap(TorchFunctionMode):
             )
         flat = query.ndim == 3
         mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
-        around = [arguments for _, arguments in self._stack]
+        around = [arguments for _, arguments, _ in self._stack]
         candidates = self.candidates or batch_size(around[0]) or query.shape[0]
         channels = getattr(getattr(self.module, "config", None), "in_channels", None)
         blocks = [int(part) for part in layer.split(".") if part.isdigit()]
+        device = query.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         call = AttentionCall(
             layer=layer,
             index=self._index,
@@ -272,19 +316,19 @@ class Tap(TorchFunctionMode):
             candidates=candidates,
             _dropout=dropout_p,
             _tap=self,
+            _autocast=autocast,
         )
         self._index += 1
         self.calls += 1
+        self._attended += 1
         # What a handler computes is no call of the model: taps further out must not take it for one.
         outer = [m for m in _get_current_function_mode_stack() if isinstance(m, Tap) and not m._muted]
         for tap in outer:
             tap._muted = True
+            tap._attended += 1
         try:
-            answer = self.handler(call)
-        except (AttributeError, TypeError):  # a handler's own: no sign of a missing backend
-            for tap in (self, *outer):
-                tap._backends.clear()
-            raise
+            with plain_arithmetic():
+                answer = self.handler(call)
         finally:
             for tap in outer:
                 tap._muted = False

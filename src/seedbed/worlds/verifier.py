@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.worlds.shapes import COLOURS, MOTIONS, SHAPES, coverage, parse
 
@@ -79,6 +80,7 @@ def _pieces(masks: torch.Tensor) -> torch.Tensor:
     return (areas.view(maps, -1)[:, 1:] >= PIECE).sum(dim=1)
 
 
+@plain_arithmetic()
 def read(frames: NDArray[np.uint8]) -> list[Reading]:
     """Read videos: uint8, shape `(videos, frames, side, side, 3)`; one `Reading` each."""
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[3:] != (frames.shape[2], 3):
@@ -142,6 +144,7 @@ def judge(reading: Reading, prompt: str) -> Verdict:
     )
 
 
+@plain_arithmetic()
 def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch.Tensor]:
     """What each video gets right, float64, shape `(videos,)` each.
 
