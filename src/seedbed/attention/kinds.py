@@ -18,9 +18,9 @@ def parameter_names(kind: type[nn.Module]) -> list[str]:
 
 
 def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
-    """The arguments of a forward by name, in the order of `names`."""
+    """The arguments of a forward by name, in the order of `names`; then those of a forward that names none."""
     given = dict(zip(names, args, strict=False)) | kwargs
-    return {name: given[name] for name in names if name in given}
+    return {name: given[name] for name in names if name in given} | kwargs
 
 
 def batch_size(arguments: Arguments) -> int | None:

@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -25,6 +26,8 @@ from seedbed.errors import BadInput, NotSupported, SeedbedError
 
 # What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
 _ATTENTION = torch._C._nn.scaled_dot_product_attention
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 Handler = Callable[["AttentionCall"], Tensor | None]
 Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
@@ -111,6 +114,19 @@ class AttentionCall:
     def stop(self) -> NoReturn:
         """Ends the forward here. The body of the `with` of this call's tap ends too, silently."""
         raise _Stop(self._tap)
+
+
+def raised_by_us(error: BaseException) -> bool:
+    """Whether this package or a handler raised an error, and not what a tap was opened on."""
+    codes = [frame.f_code for frame in _frames(error)]
+    # What the model calls fails in the mode that handed it on; a handler, and what else is ours, beneath that.
+    passing = (Tap.__torch_function__.__code__, Tap._answer.__code__)
+    ours = Tap._answer.__code__ in codes or codes[-1].co_filename.startswith(_PACKAGE)
+    return isinstance(error, SeedbedError) or (codes[-1] not in passing and ours)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 class Tap(TorchFunctionMode):
@@ -200,25 +216,18 @@ class Tap(TorchFunctionMode):
         self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
         if isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error):
-            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-            needed = {self._backends.get(id(frame.f_locals.get("self"))) for frame in frames} - {None}
-            if needed:
+            running = (id(frame.f_locals.get("self")) for frame in _frames(error))
+            for backend in (self._backends[each] for each in running if each in self._backends):
                 raise NotSupported(
-                    f"{type(self.module).__name__} needs the attention backend {' and '.join(needed)}: its "
+                    f"{type(self.module).__name__} needs the attention backend {backend}: its "
                     "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
                 ) from error
         return self.stopped
 
     def failed(self, error: BaseException) -> bool:
-        """Whether an error is the tapped module's own: neither a handler raised it, nor anything of ours."""
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        running = any(frame.f_locals.get("self") is self.module for frame in frames)
-        if isinstance(error, (SeedbedError, _Stop, torch.OutOfMemoryError)) or not running:
-            return False
-        # The model's call of attention fails within `_answer`; a handler, and what else is ours, beneath it.
-        answering = [frame.f_code is Tap._answer.__code__ for frame in frames]
-        ours = frames[-1].f_globals.get("__name__", "").startswith("seedbed.")
-        return answering[-1] or not (ours or any(answering))
+        """Whether the tapped module itself raised an error in its forward: not a handler, and not this package."""
+        running = any(frame.f_locals.get("self") is self.module for frame in _frames(error))
+        return running and not raised_by_us(error)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:

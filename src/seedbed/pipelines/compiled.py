@@ -1,14 +1,28 @@
-"""Denoisers that went through `torch.compile`: eager where their attention is looked at, else as they are."""
+"""What is set on denoisers: compiled parts and caches, set aside where attention is looked at; and kept state."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from diffusers.hooks import ModelHook
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
 ORIGINAL = "_torchdynamo_orig_callable"
+
+# What torch, accelerate and diffusers themselves set on modules: hooks are put on anew when a run ends.
+_NOT_STATE = {*vars(nn.Module())} - {"training"} | {
+    "forward",
+    _IN_PLACE,
+    "_hf_hook",
+    "_old_forward",
+    "_diffusers_hook",
+}
+_SMALL = 1024  # elements of a tensor that may be a counter
 
 
 def eager_module(module: nn.Module) -> nn.Module:
@@ -23,6 +37,73 @@ def is_compiled(module: nn.Module) -> bool:
     return module is not eager_module(module) or any(_compiled_parts(part) for part in parts)
 
 
+class Kept:
+    """What the parts of a denoiser, and their attention processors, keep besides weights and hooks, as it is now.
+
+    Step caches from elsewhere count the calls of a forward in such attributes, and keep its results there.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        parts: list[Any] = [*denoiser.modules()]
+        held = [
+            value
+            for part in parts
+            for name, value in vars(part).items()
+            if name not in _NOT_STATE
+            and hasattr(value, "__dict__")
+            and not isinstance(value, (nn.Module, Tensor, type, FunctionType, MethodType))
+        ]
+        self._before = [
+            (owner, {name: (value, _copied(value)) for name, value in vars(owner).items() if name not in _NOT_STATE})
+            for owner in parts + held
+        ]
+
+    def changed(self) -> str | None:
+        """An attribute that another evaluation would change again; None where there is none.
+
+        What was None or missing may just have been computed once and for all.
+        """
+        for owner, before in self._before:
+            for name in sorted(vars(owner).keys() - _NOT_STATE):
+                _, was = before.get(name, (None, getattr(type(owner), name, None)))
+                if was is not None and not _same(vars(owner)[name], was):
+                    return name
+        return None
+
+    def restore(self) -> None:
+        """Puts everything back."""
+        for owner, before in self._before:
+            for name in vars(owner).keys() - before.keys() - _NOT_STATE:
+                del vars(owner)[name]
+            vars(owner).update(
+                {name: value if _same(value, copied) else copied for name, (value, copied) in before.items()}
+            )
+
+
+def _copied(value: Any) -> Any:
+    """Lists and dictionaries copied with all that they hold, and small tensors."""
+    if not isinstance(value, (Tensor, list, dict, tuple)):
+        return value
+    return tree_map(lambda leaf: leaf.clone() if _small(leaf) else leaf, value)
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether what is the very same, or a copy of it, has kept its values."""
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(_same, one, two))
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+    if isinstance(one, (int, float, str)):
+        return bool(one == two)
+    return one is two or bool(_small(one) and one.shape == two.shape and torch.equal(one, two))
+
+
+def _small(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() <= _SMALL and not value.is_meta
+
+
 @contextmanager
 def denoisers_of(
     twin: Any, denoisers: Mapping[str, nn.Module], *, eager: bool
@@ -31,7 +112,8 @@ def denoisers_of(
 
     What dynamo traced must not meet a hook: it would trace it too, or compile again. Eager: the modules
     themselves, with all that is compiled in them set aside for as long. Otherwise a compiled denoiser is
-    called through a shell, an object of its class that has hooks and a forward of its own.
+    called through a shell, an object of its class that has hooks and a forward of its own. What others keep
+    on the modules is put back afterwards: a run that was stopped midway must not be seen by the next.
 
     Args:
         denoisers: the eager modules by the name of the component.
@@ -40,6 +122,8 @@ def denoisers_of(
     own = {name: state[name] for name in denoisers}
     with ExitStack() as undo:
         undo.callback(state.update, own)
+        for module in {*denoisers.values()}:
+            undo.callback(Kept(module).restore)
         for name, module in denoisers.items():
             if eager:
                 state[name] = module
@@ -51,7 +135,10 @@ def denoisers_of(
 
 @contextmanager
 def eagerly(module: nn.Module) -> Iterator[None]:
-    """Sets aside all that is compiled inside of a module, for as long."""
+    """Sets aside all that is compiled inside of a module, and diffusers' caches, for as long.
+
+    What is asked of a model is asked of evaluations that run whole. FasterCache could not run without guidance.
+    """
     with ExitStack() as undo:
         for part in [*module.modules()]:
             for name, child in [*part.named_children()]:
@@ -64,7 +151,19 @@ def eagerly(module: nn.Module) -> Iterator[None]:
                 vars(part).pop(_IN_PLACE, None)
             if "forward" in parts:
                 vars(part)["forward"] = getattr(parts["forward"], ORIGINAL)
+        for hook in _cache_hooks(module):
+            undo.callback(vars(hook).update, dict(vars(hook)))
+            hook.pre_forward, hook.post_forward = ModelHook().pre_forward, ModelHook().post_forward
+            hook.forward = hook.original_forward or hook.forward
         yield
+
+
+def _cache_hooks(module: nn.Module) -> list[Any]:
+    """The references through which diffusers calls the hooks of a cache: what keeps state, and its helpers."""
+    registries = [vars(part)["_diffusers_hook"] for part in module.modules() if "_diffusers_hook" in vars(part)]
+    hooks = [(each.hooks[name], ref) for each in registries for name, ref in zip(each._hook_order, each._fn_refs, strict=True)]
+    caches = {type(hook).__module__ for hook, _ in hooks if hook._is_stateful}
+    return [ref for hook, ref in hooks if type(hook).__module__ in caches]
 
 
 def _compiled_parts(module: nn.Module) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from seedbed.pipelines.discover import (
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layouts import NoiseSpec
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
+from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking, leaves_of
 
 Made = TypeVar("Made")
 
@@ -140,19 +141,19 @@ class Session:
 
         Raises CannotShrink where the model cannot show on shapes alone how it hands on its batch.
         """
-        return Shrinking(self._handed_on, candidates)
-
-    @functools.cached_property
-    def _handed_on(self) -> Recorder:
-        recorder = Recorder()
-        seen = self.alone
-        try:
-            run_without_data(
-                self.denoiser, seen.args, seen.kwargs, self.spec.device, recorder.attention, recorder.inputs
-            )
-        except Exception as error:  # any model may do in its forward what tensors without data cannot
-            raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data") from error
-        return recorder
+        seen, known = self.alone, self.facts.handed_on
+        given = leaves_of(seen.args, seen.kwargs)
+        if given not in known:
+            known[given] = None
+            recorder = Recorder()
+            with suppress(NotSupported):
+                run_without_data(
+                    self.denoiser, seen.args, seen.kwargs, self.spec.device, recorder.attention, recorder.inputs
+                )
+                known[given] = recorder
+        if known[given] is None:
+            raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data")
+        return Shrinking(known[given], candidates)
 
     def evaluate(
         self,
@@ -252,13 +253,16 @@ class Session:
                     run(noises, output_type="latent")
             except Enough:
                 pass
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                ours = isinstance(error, (SeedbedError, torch.OutOfMemoryError))
-                if ours or shrinking is None or not shrinking.began:
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
                     raise
-                # What runs between the blocks may still hold the whole batch.
-                raise CannotShrink(
-                    f"{type(self.denoiser).__name__} mixes its blocks' batch with another"
+                name = type(self.denoiser).__name__
+                if shrinking is not None and shrinking.began:
+                    # What runs between the blocks may still hold the whole batch.
+                    raise CannotShrink(f"{name} mixes its blocks' batch with another") from error
+                raise NotSupported(
+                    f"{name} cannot be evaluated without guidance (pass batch_size=1 if it can alone): "
+                    + textwrap.shorten(str(error), 300, placeholder=" ...")
                 ) from error
             finally:
                 layers = len(vars(self).get("layers") or self.facts.layers or ()) or seen

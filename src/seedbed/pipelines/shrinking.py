@@ -34,13 +34,13 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, list[Leaf]]] = []
+        self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a direct call; changes nothing."""
-        self.calls.append((name, [_seen(leaf) for leaf in tree_leaves((args, kwargs))]))
+        self.calls.append((name, leaves_of(args, kwargs)))
 
     def attention(self, call: AttentionCall) -> None:
         """At an attention call."""
@@ -92,7 +92,7 @@ class Shrinking:
 
         Raises CannotShrink where an argument does not scale with the candidates as it should.
         """
-        known, ones = next(self._calls, ("", []))
+        known, ones = next(self._calls, ("", ()))
         if self._wanted != self.present:
             self.present = self._wanted
             self._places.append(self.present)
@@ -131,6 +131,11 @@ class Shrinking:
             f"{name} takes a tensor of {leaf.shape[0]} rows for {len(self.present)} candidates, and of "
             f"{one[0]} for one"
         )
+
+
+def leaves_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Leaf, ...]:
+    """What the leaves of arguments look like: see `Recorder.calls`."""
+    return tuple(_seen(leaf) for leaf in tree_leaves((args, kwargs)))
 
 
 def _seen(leaf: Any) -> Leaf:
