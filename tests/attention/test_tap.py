@@ -516,7 +516,9 @@ def theirs(query, key, value, attn_mask=None, **options):
 def test_a_replaced_attention_is_noticed(model, inputs, monkeypatch):
     before = snapshot(model)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", theirs)
-    message = r"scaled_dot_product_attention was replaced by tests\.attention\.test_tap\.theirs.*put torch's own"
+    message = (
+        r"scaled_dot_product_attention was replaced by tests\.attention\.test_tap\.theirs.*put torch's own"
+    )
     with pytest.raises(NotSupported, match=message) as raised, Tap(model, lambda call: None):
         pytest.fail("never run")
     assert "\n" not in str(raised.value)
@@ -532,7 +534,9 @@ def test_a_layer_that_goes_round_the_tap_is_noticed(monkeypatch):
         return own.transpose(1, 2)
 
     monkeypatch.setattr(transformer_ltx, "dispatch_attention_fn", dispatched)
-    message = r"blocks\.0\.attn1 attends by LTXVideoAttnProcessor without torch's scaled_dot_product_attention"
+    message = (
+        r"blocks\.0\.attn1 attends by LTXVideoAttnProcessor without torch's scaled_dot_product_attention"
+    )
     with pytest.raises(NotSupported, match=message) as raised:
         seedbed.select(BUILDERS["ltx"](), PROMPT, candidates=2, progress=False, **CALLS["ltx"])
     assert "\n" not in str(raised.value)
@@ -540,7 +544,10 @@ def test_a_layer_that_goes_round_the_tap_is_noticed(monkeypatch):
 
 def test_a_processor_that_goes_round_the_tap_is_noticed(model, inputs):
     model.blocks[1].attn2.processor = theirs
-    with pytest.raises(NotSupported, match=r"blocks\.1\.attn2 attends by function"), Tap(model, lambda c: None):
+    with (
+        pytest.raises(NotSupported, match=r"blocks\.1\.attn2 attends by function"),
+        Tap(model, lambda c: None),
+    ):
         model(*inputs)
 
 

@@ -1,4 +1,4 @@
-"""Step caches: diffusers' own are set aside while noises are scored; what others keep on a denoiser is put back."""
+"""Step caches: diffusers' are set aside while noises are scored; what others keep there is put back."""
 
 import types
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FasterCacheConfig, PyramidAttentionBroadcastConfig
-from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
+from diffusers.hooks import FirstBlockCacheConfig
 
 import seedbed
 from seedbed import NotSupported
@@ -68,7 +68,9 @@ def test_scores_are_those_of_the_model_without_its_cache(pipe_of, config, batch_
     assert torch.equal(scores(pipe, call, batch_size=batch_size), expected)
     steps = Bansa(depth=None, steps=2)
     assert seedbed.select(pipe, PROMPT, acquisition=steps, **QUIET, **call).scores.isfinite().all()
-    assert hooks and hooks == [dict(vars(ref)) for part in pipe.transformer.modules() for ref in references(part)]
+    assert hooks and hooks == [
+        dict(vars(ref)) for part in pipe.transformer.modules() for ref in references(part)
+    ]
     session = Session(pipe, PROMPT, **call)
     with pytest.raises(NotSupported, match="the transformer caches between steps"):
         Rollout(session, torch.randn(1, *session.spec.shape))

@@ -112,7 +112,9 @@ def test_scores_are_those_of_what_the_model_attended_with(mode, family):
     torch.testing.assert_close(chosen.scores, torch.stack(exact, 1), rtol=1e-5, atol=1e-9)
     if family == "cogvideox":  # Wan's entropies are of rows without padding
         torch.testing.assert_close(entropies.scores, torch.stack(entropy, 1), rtol=1e-5, atol=1e-9)
-    assert chosen.noise.dtype == noises.dtype and all(np.isfinite(values).all() for values in signals.values())
+    assert chosen.noise.dtype == noises.dtype and all(
+        np.isfinite(values).all() for values in signals.values()
+    )
 
 
 def test_autocast_is_the_models(pipe_of):

@@ -1,4 +1,4 @@
-"""Who raised an error: the model, a handler, or this package, whose own faults must not pass for a model's."""
+"""Who raised an error: the model, a handler, or this package, whose faults must not pass for a model's."""
 
 import diffusers
 import pytest

@@ -73,7 +73,7 @@ class AttentionCall:
     scale: float
     causal: bool
     candidates: int
-    """Batch size of the tapped module's own input, or what the tap's `candidates` says."""
+    """Batch size of the tapped module's own input."""
     _dropout: float = field(repr=False)
     _tap: Tap = field(repr=False)
     _autocast: torch.dtype | None = field(default=None, repr=False)
@@ -119,7 +119,7 @@ class AttentionCall:
 def raised_by_us(error: BaseException) -> bool:
     """Whether this package or a handler raised an error, and not what a tap was opened on."""
     codes = [frame.f_code for frame in _frames(error)]
-    # What the model calls fails in the mode that handed it on; a handler, and what else is ours, beneath that.
+    # What the model calls fails in the mode that handed it on; a handler, and what is ours, beneath that.
     passing = (Tap.__torch_function__.__code__, Tap._answer.__code__)
     ours = Tap._answer.__code__ in codes or codes[-1].co_filename.startswith(_PACKAGE)
     return isinstance(error, SeedbedError) or (codes[-1] not in passing and ours)
@@ -145,10 +145,9 @@ class Tap(TorchFunctionMode):
     exception, hooks and backends are as before. One module must not be tapped from two threads at once.
 
     `inputs(name, args, kwargs)`, if given, is asked before every module that `module`'s own forward calls
-    directly, and returns None or the arguments to call it with instead. Where it drops candidates from them,
-    it sets the tap's `candidates` to how many are left; the next forward has all of its input again.
+    directly, and returns None or the arguments to call it with instead.
 
-    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`, `candidates`.
+    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`.
 
     Raises BadInput where a handler's tensor has another shape than the attention output it replaces,
     NotSupported where the module is compiled or fails with torch's native backend in place of its own, and
@@ -160,7 +159,6 @@ class Tap(TorchFunctionMode):
         self.module = module
         self.handler = handler
         self.inputs = inputs
-        self.candidates: int | None = None
         self.steps = self.calls = self._index = self._attended = 0
         self.stopped = self._muted = False
         self._thread: int | None = None  # the thread that opened the tap, None while it is closed
@@ -175,14 +173,13 @@ class Tap(TorchFunctionMode):
         if replaced is not _ATTENTION:
             own = f"{getattr(replaced, '__module__', '')}.{getattr(replaced, '__qualname__', replaced)}"
             raise NotSupported(
-                f"torch.nn.functional.scaled_dot_product_attention was replaced by {own}, and what that attends "
-                "to cannot be seen: put torch's own back while noises are scored"
+                f"torch.nn.functional.scaled_dot_product_attention was replaced by {own}, and what that does "
+                "cannot be seen: put torch's own back while noises are scored"
             )
         self.steps = self.calls = 0
         self.stopped = False
         self._names = {module: name for name, module in self.module.named_modules()}
-        self._parameters: dict[type, list[str]] = {}
-        self._backends: dict[int, str] = {}  # those that processors would have used, by id
+        self._backends: dict[int, str | None] = {}  # what processors would have used, by their id
         with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
@@ -194,15 +191,11 @@ class Tap(TorchFunctionMode):
                 )
                 processor: Any = getattr(module, "processor", None)
                 if hasattr(processor, "_attention_backend"):
-                    chosen = processor._attention_backend
-                    if "_attention_backend" in vars(processor):
-                        undo.callback(setattr, processor, "_attention_backend", chosen)
-                    else:
-                        undo.callback(delattr, processor, "_attention_backend")
-                    processor._attention_backend = "native"
-                    backend = str(getattr(chosen, "value", chosen))
-                    if backend not in ("None", "native"):
-                        self._backends[id(processor)] = backend
+                    chosen, state = processor._attention_backend, vars(processor)
+                    self._backends[id(processor)] = getattr(chosen, "value", chosen)
+                    undo.callback(state.update, {k: v for k, v in state.items() if k == "_attention_backend"})
+                    undo.callback(state.pop, "_attention_backend")
+                    state["_attention_backend"] = "native"
             self._undo = undo.pop_all()
         self._thread = threading.get_ident()
         return self
@@ -216,8 +209,8 @@ class Tap(TorchFunctionMode):
         self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
         if isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error):
-            running = (id(frame.f_locals.get("self")) for frame in _frames(error))
-            for backend in (self._backends[each] for each in running if each in self._backends):
+            running = {self._backends.get(id(frame.f_locals.get("self"))) for frame in _frames(error)}
+            for backend in running - {None, "native"}:
                 raise NotSupported(
                     f"{type(self.module).__name__} needs the attention backend {backend}: its "
                     "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
@@ -225,7 +218,7 @@ class Tap(TorchFunctionMode):
         return self.stopped
 
     def failed(self, error: BaseException) -> bool:
-        """Whether the tapped module itself raised an error in its forward: not a handler, and not this package."""
+        """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
         running = any(frame.f_locals.get("self") is self.module for frame in _frames(error))
         return running and not raised_by_us(error)
 
@@ -236,17 +229,14 @@ class Tap(TorchFunctionMode):
         if module is self.module:
             self._leave()
             self._index = 0
-            self.candidates = None
             self.steps += 1
         elif not self._stack:
             return None
         elif self.inputs is not None and len(self._stack) == 1:
             changed = self.inputs(self._names[module], args, kwargs)
             args, kwargs = changed or (args, kwargs)
-        kind = type(module)
-        if kind not in self._parameters:
-            self._parameters[kind] = parameter_names(kind)
-        self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs), self._attended))
+        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        self._stack.append((module, given, self._attended))
         if module is self.module:
             TorchFunctionMode.__enter__(self)
         return changed
@@ -263,7 +253,7 @@ class Tap(TorchFunctionMode):
                 break
 
     def _require_seen(self, module: nn.Module, output: Any, attended: int) -> None:
-        """What attends has a processor; one whose attention is no softmax (Sana) is called linear."""
+        """What attends has a processor; one without a softmax (Sana) is called linear."""
         processor = getattr(module, "processor", None)
         unseen = output is not None and attended == self._attended  # no output: it has failed
         if processor is not None and unseen and "Linear" not in type(processor).__name__:
@@ -305,7 +295,7 @@ class Tap(TorchFunctionMode):
         flat = query.ndim == 3
         mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
         around = [arguments for _, arguments, _ in self._stack]
-        candidates = self.candidates or batch_size(around[0]) or query.shape[0]
+        candidates = batch_size(around[0]) or query.shape[0]
         channels = getattr(getattr(self.module, "config", None), "in_channels", None)
         blocks = [int(part) for part in layer.split(".") if part.isdigit()]
         device = query.device.type

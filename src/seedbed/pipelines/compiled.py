@@ -1,5 +1,6 @@
-"""What is set on denoisers: compiled parts and caches, set aside where attention is looked at; and kept state."""
+"""Denoisers as a run wants them: without compiled parts and caches where looked at, and as before it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FunctionType, MethodType
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
@@ -38,7 +39,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 class Kept:
-    """What the parts of a denoiser, and their attention processors, keep besides weights and hooks, as it is now.
+    """What the parts of a denoiser, and their attention processors, keep now besides weights and hooks.
 
     Step caches from elsewhere count the calls of a forward in such attributes, and keep its results there.
     """
@@ -54,7 +55,14 @@ class Kept:
             and not isinstance(value, (nn.Module, Tensor, type, FunctionType, MethodType))
         ]
         self._before = [
-            (owner, {name: (value, _copied(value)) for name, value in vars(owner).items() if name not in _NOT_STATE})
+            (
+                owner,
+                {
+                    name: (value, _copied(value))
+                    for name, value in vars(owner).items()
+                    if name not in _NOT_STATE
+                },
+            )
             for owner in parts + held
         ]
 
@@ -67,7 +75,7 @@ class Kept:
             for name in sorted(vars(owner).keys() - _NOT_STATE):
                 _, was = before.get(name, (None, getattr(type(owner), name, None)))
                 if was is not None and not _same(vars(owner)[name], was):
-                    return name
+                    return str(name)
         return None
 
     def restore(self) -> None:
@@ -81,23 +89,24 @@ class Kept:
 
 
 def _copied(value: Any) -> Any:
-    """Lists and dictionaries copied with all that they hold, and small tensors."""
-    if not isinstance(value, (Tensor, list, dict, tuple)):
+    """Lists and dictionaries copied with all that they hold, and small tensors; anything else as it is."""
+    if not isinstance(value, (list, dict, tuple, Tensor)):
         return value
     return tree_map(lambda leaf: leaf.clone() if _small(leaf) else leaf, value)
 
 
 def _same(one: Any, two: Any) -> bool:
-    """Whether what is the very same, or a copy of it, has kept its values."""
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(_same, one, two))
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
-    if isinstance(one, (int, float, str)):
+    """Whether a value is the very same, or equal to its copy."""
+    if one is two:
+        return True
+    if isinstance(one, float) and isinstance(two, float):  # peft scales its adapters, and back
+        return math.isclose(one, two)
+    if isinstance(one, (int, str)):
         return bool(one == two)
-    return one is two or bool(_small(one) and one.shape == two.shape and torch.equal(one, two))
+    if _small(one) and _small(two):
+        return one.shape == two.shape and torch.equal(one, two)
+    (leaves, form), (others, other) = tree_flatten(one), tree_flatten(two)
+    return form == other and not form.is_leaf() and all(map(_same, leaves, others))
 
 
 def _small(value: Any) -> bool:
@@ -137,7 +146,7 @@ def denoisers_of(
 def eagerly(module: nn.Module) -> Iterator[None]:
     """Sets aside all that is compiled inside of a module, and diffusers' caches, for as long.
 
-    What is asked of a model is asked of evaluations that run whole. FasterCache could not run without guidance.
+    What is asked of a model is asked of evaluations that run whole. FasterCache has no others unguided.
     """
     with ExitStack() as undo:
         for part in [*module.modules()]:
@@ -159,9 +168,15 @@ def eagerly(module: nn.Module) -> Iterator[None]:
 
 
 def _cache_hooks(module: nn.Module) -> list[Any]:
-    """The references through which diffusers calls the hooks of a cache: what keeps state, and its helpers."""
-    registries = [vars(part)["_diffusers_hook"] for part in module.modules() if "_diffusers_hook" in vars(part)]
-    hooks = [(each.hooks[name], ref) for each in registries for name, ref in zip(each._hook_order, each._fn_refs, strict=True)]
+    """The references through which diffusers calls the hooks of a cache: all of a module that keeps state."""
+    registries = [
+        vars(part)["_diffusers_hook"] for part in module.modules() if "_diffusers_hook" in vars(part)
+    ]
+    hooks = [
+        (each.hooks[name], ref)
+        for each in registries
+        for name, ref in zip(each._hook_order, each._fn_refs, strict=True)
+    ]
     caches = {type(hook).__module__ for hook, _ in hooks if hook._is_stateful}
     return [ref for hook, ref in hooks if type(hook).__module__ in caches]
 

@@ -415,7 +415,7 @@ def run_without_data(
 
     Offloaded weights count as being on `device`.
 
-    Raises NotSupported where the model does what tensors without data cannot, and whatever the handler raises.
+    Raises NotSupported where the model does what tensors without data cannot, and what the handler raises.
     """
     try:
         _run_without_data(denoiser, args, kwargs, device, handler, inputs)

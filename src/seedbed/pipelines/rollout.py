@@ -211,12 +211,12 @@ class _Pass:
                 self.rollout.progress(count)
             self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
             self.rollout.session.ledger.add(self.rollout.what, rows)
-            kept = Kept(module)
+            before = Kept(module)
             result = forward(*args, **kwargs)
-            if changed := kept.changed():
+            if changed := before.changed():
                 raise NotSupported(
-                    f"{type(module).__name__} keeps {changed!r} from one evaluation to the next, as step caches "
-                    "do, and cannot be paused: take the cache off, or choose without previews"
+                    f"{type(module).__name__} keeps {changed!r} from one evaluation to the next, as caches "
+                    "of steps do, and cannot be paused: take the cache off, or choose without previews"
                 )
             parts = _parts_of(result, rows, module, given)
             for position, memory in enumerate(self.memories):

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -124,7 +124,8 @@ class Session:
         found = self.facts.layers
         if found is None:
             recorder = Recorder()
-            noise = torch.randn(1, *self.spec.shape, generator=torch.Generator().manual_seed(1))
+            draw = torch.Generator().manual_seed(1)
+            noise = torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
             self.evaluate(noise, recorder.attention, what="layers")
             found = tuple(recorder.layers)
         if not found:
@@ -144,13 +145,13 @@ class Session:
         seen, known = self.alone, self.facts.handed_on
         given = leaves_of(seen.args, seen.kwargs)
         if given not in known:
-            known[given] = None
-            recorder = Recorder()
-            with suppress(NotSupported):
-                run_without_data(
-                    self.denoiser, seen.args, seen.kwargs, self.spec.device, recorder.attention, recorder.inputs
-                )
-                known[given] = recorder
+            one = Recorder()
+            try:
+                see = (self.spec.device, one.attention, one.inputs)
+                run_without_data(self.denoiser, seen.args, seen.kwargs, *see)
+                known[given] = one
+            except NotSupported:
+                known[given] = None
         if known[given] is None:
             raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data")
         return Shrinking(known[given], candidates)
@@ -208,10 +209,10 @@ class Session:
 
         def watch(call: AttentionCall) -> Tensor | None:
             nonlocal seen, rows_run
-            rows_run += call.candidates
-            seen += call.step == 0
             if shrinking is not None:
                 shrinking.attention(call)
+            rows_run += call.candidates
+            seen += call.step == 0
             answer = handler(call) if handler is not None else None
             if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
                 _require_finite(call.query, f"the queries of {call.layer}")
@@ -243,8 +244,6 @@ class Session:
 
         with self.running(noises, guided=False) as run, ExitStack() as hooks:
             tap = Tap(run.denoisers[name], watch, shrinking.inputs if shrinking is not None else None)
-            if shrinking is not None:
-                shrinking.tap = tap
             for module in run.denoisers.values():
                 hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import LayerInfo
 
@@ -65,7 +65,6 @@ class Shrinking:
         self._places: list[tuple[int, ...]] = [tuple(range(candidates))]
         self._wanted = self.present = self._places[0]
         self._calls = iter(one.calls)
-        self.tap: Tap | None = None
 
     @property
     def began(self) -> bool:
@@ -77,13 +76,16 @@ class Shrinking:
         self._wanted = tuple(sorted(candidates))
 
     def attention(self, call: AttentionCall) -> None:
-        """Checks that an attention call holds the candidates that are left.
+        """Tells an attention call which candidates are left.
 
-        Raises CannotShrink where it does not.
+        Raises CannotShrink where it holds others.
         """
+        if not self.began:
+            return
         rows = self._one.rows[call.index] if call.index < len(self._one.rows) else 0
-        if self.began and call.query.shape[0] != rows * len(self.present):
+        if call.query.shape[0] != rows * len(self.present):
             raise CannotShrink(f"{call.layer} still attends over candidates that were dropped before")
+        call.candidates, call.kind = len(self.present), self._one.layers[call.index].kind
 
     def inputs(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -96,8 +98,6 @@ class Shrinking:
         if self._wanted != self.present:
             self.present = self._wanted
             self._places.append(self.present)
-            if self.tap is not None:
-                self.tap.candidates = len(self.present)
         if not self.began:
             return None
         leaves, spec = tree_flatten((args, kwargs))

@@ -69,7 +69,9 @@ class Clip:
     def _images(self, video: Frames) -> Tensor:
         """uint8 (frames, height, width, 3) -> (frames, width), of length 1."""
         device, side = self.model.device, self.model.config.vision_config.image_size
-        mean, std = (torch.tensor(v, dtype=torch.float32, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=device).view(3, 1, 1) for v in (self.mean, self.std)
+        )
         parts = []
         for chunk in torch.from_numpy(np.ascontiguousarray(video)).split(_AT_ONCE):
             pixels = chunk.to(device).permute(0, 3, 1, 2).float() / 255
