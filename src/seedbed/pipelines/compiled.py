@@ -72,16 +72,17 @@ class Kept:
         What was None or missing may just have been computed once and for all.
         """
         for owner, before in self._before:
-            for name in sorted(vars(owner).keys() - _NOT_STATE):
-                _, was = before.get(name, (None, getattr(type(owner), name, None)))
-                if was is not None and not _same(vars(owner)[name], was):
-                    return str(name)
+            for name, value in vars(owner).items():
+                if name not in _NOT_STATE:
+                    _, was = before[name] if name in before else (None, getattr(type(owner), name, None))
+                    if was is not None and not _same(value, was):
+                        return str(name)
         return None
 
     def restore(self) -> None:
         """Puts everything back."""
         for owner, before in self._before:
-            for name in vars(owner).keys() - before.keys() - _NOT_STATE:
+            for name in [name for name in vars(owner) if name not in before and name not in _NOT_STATE]:
                 del vars(owner)[name]
             vars(owner).update(
                 {name: value if _same(value, copied) else copied for name, (value, copied) in before.items()}
