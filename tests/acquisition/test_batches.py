@@ -9,6 +9,7 @@ from seedbed import BadInput
 from seedbed.acquisition import Bansa
 from seedbed.acquisition.base import rows_that_fit
 from seedbed.acquisition.scoring import Batches
+from seedbed.attention.tap import SplitBatch
 from seedbed.selection.choosing import select
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
@@ -83,6 +84,24 @@ def test_a_pool_that_does_not_fit_chooses_the_same(pipe_of, monkeypatch):
     halved = select(pipe_of("cogvideox"), PROMPT, **options)
     assert max(sizes) == 2 and halved.order == expected.order
     torch.testing.assert_close(halved.scores, expected.scores, rtol=1e-5, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("error", [SplitBatch("this model splits its batch"), torch.OutOfMemoryError("CUDA")])
+def test_what_a_failed_batch_has_scored_is_forgotten(pipe_of, error):
+    """A layer's first step must not count twice where the second one shows that the batch is too large."""
+
+    class Fails(Bansa):
+        def observe(self, call):
+            if call.candidates > 1 and (call.step, call.index) == (1, 1):
+                raise error
+            return super().observe(call)
+
+    options = {"candidates": 3, "progress": False, **CALLS["cogvideox"]}
+    function = dict(depth=None, steps=2, rows=3)
+    expected = select(pipe_of("cogvideox"), PROMPT, batch_size=1, acquisition=Bansa(**function), **options)
+    found = select(pipe_of("cogvideox"), PROMPT, acquisition=Fails(**function), **options)
+    assert torch.equal(found.scores, expected.scores) and found.order == expected.order
+    assert found.confidence == expected.confidence < 1
 
 
 @pytest.mark.gpu

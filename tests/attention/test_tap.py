@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+import seedbed
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from tests.pipelines import BUILDERS, CALLS, PROMPT
@@ -457,3 +458,100 @@ def test_no_attention_of_text_encoder_or_decoder_is_seen(family):
     names = dict(denoiser.named_modules())
     assert calls and all(c.layer in names for c in calls)
     assert tap.calls == len(calls) == tap.steps * sum(KINDS[family].values())
+
+
+def in_sparse_backend(model, error):
+    """A model that takes no backend but its own."""
+
+    class Sparse(Processor):
+        def __call__(self, query, key, value):
+            if self._attention_backend == "native":
+                raise error
+            return super().__call__(query, key, value)
+
+    processor = model.blocks[1].attn1.processor = Sparse()
+    processor._attention_backend = "flex"
+    return processor
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, ValueError])
+def test_whichever_error_a_missing_backend_is_told_by(model, inputs, error):
+    """AnyFlow's processor says it by a ValueError."""
+    in_sparse_backend(model, error("flex alone"))
+    tap = Tap(model, lambda call: None)
+    for _ in range(2):
+        with pytest.raises(NotSupported, match="Model needs the attention backend flex"), tap:
+            model(*inputs)
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, ValueError])
+def test_a_handlers_own_error_is_no_missing_backend(model, inputs, error):
+    """Also where a processor needs its backend, and when the tap is opened again after such an error."""
+    in_sparse_backend(model, error("flex alone"))
+    fails = True
+
+    def handler(call):
+        if fails:
+            raise error("the handler's")
+
+    tap = Tap(model, handler)
+    for outer in (contextlib.nullcontext(), Tap(model, lambda call: None)):
+        with pytest.raises(error, match="the handler's"), outer, tap:
+            model(*inputs)
+    fails = False
+    with pytest.raises(NotSupported, match="needs the attention backend flex"), tap:
+        model(*inputs)
+    fails = True
+    with pytest.raises(error, match="the handler's"), tap:
+        model(*inputs)
+
+
+def theirs(query, key, value, attn_mask=None, **options):
+    """As SageAttention, which hands on to torch what it cannot do itself."""
+    if attn_mask is None:
+        return torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, -1) @ value
+    return attend(query, key, value, attn_mask, **options)
+
+
+def test_a_replaced_attention_is_noticed(model, inputs, monkeypatch):
+    before = snapshot(model)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", theirs)
+    message = (
+        r"scaled_dot_product_attention was replaced by tests\.attention\.test_tap\.theirs.*put torch's own"
+    )
+    with pytest.raises(NotSupported, match=message) as raised, Tap(model, lambda call: None):
+        pytest.fail("never run")
+    assert "\n" not in str(raised.value)
+    assert_untouched(before, snapshot(model))
+
+
+def test_a_layer_that_goes_round_the_tap_is_noticed(monkeypatch):
+    """Its kernels replaced where diffusers keeps them: LTX would be scored by half of its layers."""
+    from diffusers.models.transformers import transformer_ltx
+
+    def dispatched(query, key, value, attn_mask=None, **options):
+        own = theirs(*(part.transpose(1, 2) for part in (query, key, value)), attn_mask)
+        return own.transpose(1, 2)
+
+    monkeypatch.setattr(transformer_ltx, "dispatch_attention_fn", dispatched)
+    message = (
+        r"blocks\.0\.attn1 attends by LTXVideoAttnProcessor without torch's scaled_dot_product_attention"
+    )
+    with pytest.raises(NotSupported, match=message) as raised:
+        seedbed.select(BUILDERS["ltx"](), PROMPT, candidates=2, progress=False, **CALLS["ltx"])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_processor_that_goes_round_the_tap_is_noticed(model, inputs):
+    model.blocks[1].attn2.processor = theirs
+    with (
+        pytest.raises(NotSupported, match=r"blocks\.1\.attn2 attends by function"),
+        Tap(model, lambda c: None),
+    ):
+        model(*inputs)
+
+
+def test_a_layer_that_an_inner_tap_answers_is_no_missing_one(model, inputs):
+    with Tap(model, lambda call: pytest.fail("asked")), Tap(model, lambda call: call.output()) as inner:
+        model(*inputs)
+    assert inner.calls == 4

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,8 +64,8 @@ def plan_layers(
     """
     if isinstance(depth, int) and depth > len(layers):
         raise BadInput(f"depth {depth} is beyond the last layer: the denoiser has {len(layers)}")
-    several = wanted if isinstance(wanted, Iterable) else ("*",) if wanted is None else (wanted,)
-    patterns = (wanted,) if isinstance(wanted, str) else tuple(several)
+    one = isinstance(wanted, str) or not isinstance(wanted, Iterable)
+    patterns: tuple[Any, ...] = ("*" if wanted is None else wanted,) if one else tuple(wanted or ())
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise BadInput(f"layers must be kinds or globs on layer names, not {wanted!r}")
     chosen = [
@@ -161,8 +162,8 @@ class _Race:
         self.unable = ""
         self.sampled = False
         self.samples: list[Sample] = [[] for _ in range(len(pool))]
-        self._sums = torch.zeros(len(pool), len(plan.names), dtype=torch.float64)
-        self._times = torch.zeros(len(pool), len(plan.names), dtype=torch.int64)
+        self._sums = torch.zeros(len(pool), len(plan.names), dtype=torch.float64, device="cpu")
+        self._times = torch.zeros_like(self._sums, dtype=torch.int64)
         shares = len(pool) > 1 and session.facts.shares
         most = rows_that_fit(batch_size, pool.noises) // function.copies if shares else 1
         self._batches = Batches(most, halves=batch_size == "auto")

@@ -13,6 +13,7 @@ from torch import Tensor
 from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import mean_over_rows
 from seedbed.attention import AttentionCall, row_statistics
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput, BadOutput
 from seedbed.pipelines.rollout import Rollout
 
@@ -143,6 +144,7 @@ class _Reader:
                 self.text = same
         return self.text if self.text is not None and len(self.text) == call.key.shape[-2] else None
 
+    @plain_arithmetic()
     def outputs(
         self,
         step: int,

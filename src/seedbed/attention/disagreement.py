@@ -23,6 +23,7 @@ from torch import Tensor
 
 from seedbed.attention.expectation import expected_of_logits, expected_of_probabilities
 from seedbed.attention.logits import EXCLUDED, Logits
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput, shown
 
 Place = Literal["probabilities", "logits"]
@@ -31,7 +32,7 @@ Place = Literal["probabilities", "logits"]
 _MASKS = 2**25
 
 
-@torch.no_grad()
+@plain_arithmetic()
 def bansa_masked(
     query: Tensor,
     key: Tensor,
@@ -132,7 +133,7 @@ def mask_uniforms(seed: int, row: int, shape: tuple[int, int, int], generator: t
     return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
-@torch.no_grad()
+@plain_arithmetic()
 def bansa_expected(
     query: Tensor,
     key: Tensor,

@@ -97,7 +97,7 @@ def _reciprocal_grid(smallest: float, dtype: torch.dtype, device: torch.device) 
     t = torch.arange(math.log(0.2), math.log(8 / smallest) + step_t, step_t, dtype=torch.float64).exp()
     u = torch.arange(math.log(0.1 * smallest), math.log(5) + step_u, step_u, dtype=torch.float64).exp()
     s = torch.linspace(math.log(smallest / 50), 0, 1500, dtype=torch.float64).exp()[:, None]
-    trust = torch.where(s < smallest, 0.1, 1)
+    trust = torch.ones_like(s, dtype=torch.float32).masked_fill_(s < smallest, 0.1)
     basis = torch.cat([torch.expm1(-s * t), -torch.ones_like(s)], 1)
     ridge = 1e-6 * math.sqrt(len(s)) * torch.eye(len(t) + 1, dtype=torch.float64)
     target = torch.cat([torch.expm1(-u / s) * trust, torch.zeros(len(t) + 1, len(u), dtype=torch.float64)])
@@ -138,7 +138,8 @@ def _logit_disagreement(
     low, gap = torch.minimum(size, zero), (size - zero).abs()
     # Shapes from here: (nodes, t or moments or chosen, rows).
     fall = torch.expm1(gap[:, None] * -t)
-    factor = torch.log1p(torch.where(grows, keep, 1 - keep)[:, None] * fall)
+    likely = torch.full_like(size, 1 - keep, dtype=torch.float32).masked_fill_(grows, keep)
+    factor = torch.log1p(likely[:, None] * fall)
     # The floor keeps every normaliser within the longest grid.
     least = (count * low).sum(0) + _SHARP_LOGITS
     whole = (count[:, None] * factor).sum(0) - t * least

@@ -1,7 +1,8 @@
 """What an attention call attends over, told from shapes and from the arguments of the modules around it."""
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,13 +15,18 @@ def parameter_names(kind: type[nn.Module]) -> list[str]:
 
     The class's own forward: offloading replaces an instance's by one that names nothing.
     """
-    return list(inspect.signature(kind.forward).parameters)[1:]
+    return _names(kind.forward)
+
+
+@functools.lru_cache(1024)
+def _names(forward: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(forward).parameters)[1:]
 
 
 def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
-    """The arguments of a forward by name, in the order of `names`."""
+    """The arguments of a forward by name, in the order of `names`, then those that it does not name."""
     given = dict(zip(names, args, strict=False)) | kwargs
-    return {name: given[name] for name in names if name in given}
+    return {name: given[name] for name in names if name in given} | kwargs
 
 
 def batch_size(arguments: Arguments) -> int | None:

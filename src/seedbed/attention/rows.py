@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.logits import EXCLUDED, Logits
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput
 
 
@@ -57,7 +58,7 @@ def sample_rows(total: int, count: int | None, seed: int = 0) -> Tensor | None:
     return torch.randperm(total, generator=generator)[:count].sort().values
 
 
-@torch.no_grad()
+@plain_arithmetic()
 def row_statistics(
     query: Tensor,
     key: Tensor,

@@ -8,10 +8,12 @@ model uses: after norms, rotary embedding and concatenation. Forward hooks say w
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -19,9 +21,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
-from seedbed.errors import BadInput, NotSupported
+from seedbed.attention.modes import plain_arithmetic
+from seedbed.errors import BadInput, NotSupported, SeedbedError
 
-_ATTENTION = torch.nn.functional.scaled_dot_product_attention
+# What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
+_ATTENTION = torch._C._nn.scaled_dot_product_attention
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 Handler = Callable[["AttentionCall"], Tensor | None]
 Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
@@ -67,29 +73,31 @@ class AttentionCall:
     scale: float
     causal: bool
     candidates: int
-    """Batch size of the tapped module's own input, or what the tap's `candidates` says."""
+    """Batch size of the tapped module's own input."""
     _dropout: float = field(repr=False)
     _tap: Tap = field(repr=False)
+    _autocast: torch.dtype | None = field(default=None, repr=False)
 
     def output(
         self, query: Tensor | None = None, key: Tensor | None = None, value: Tensor | None = None
     ) -> Tensor:
         """The model's own attention, (batch, heads, rows, width_v), with any of its tensors replaced.
 
-        No tap sees this call while a handler runs.
+        No tap sees this call while a handler runs. It is cast as the model's own calls are.
         """
         query = self.query if query is None else query
         key = self.key if key is None else key
-        return _ATTENTION(
-            query,
-            key,
-            self.value if value is None else value,
-            attn_mask=self.mask,
-            dropout_p=self._dropout,
-            is_causal=self.causal,
-            scale=self.scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        with torch.autocast(query.device.type, self._autocast, enabled=self._autocast is not None):
+            return _ATTENTION(
+                query,
+                key,
+                self.value if value is None else value,
+                attn_mask=self.mask,
+                dropout_p=self._dropout,
+                is_causal=self.causal,
+                scale=self.scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
 
     def by_candidate(self, values: Tensor) -> Tensor:
         """Mean of `values` (batch, ...) over everything but the candidate: (candidates,), float64.
@@ -108,6 +116,19 @@ class AttentionCall:
         raise _Stop(self._tap)
 
 
+def raised_by_us(error: BaseException) -> bool:
+    """Whether this package or a handler raised an error, and not what a tap was opened on."""
+    codes = [frame.f_code for frame in _frames(error)]
+    # What the model calls fails in the mode that handed it on; a handler, and what is ours, beneath that.
+    passing = (Tap.__torch_function__.__code__, Tap._answer.__code__)
+    ours = Tap._answer.__code__ in codes or codes[-1].co_filename.startswith(_PACKAGE)
+    return isinstance(error, SeedbedError) or (codes[-1] not in passing and ours)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
 class Tap(TorchFunctionMode):
     """Context manager that shows the attention calls of `module` to `handler`.
 
@@ -117,19 +138,20 @@ class Tap(TorchFunctionMode):
 
     Only forwards of `module` itself, run by the thread that opened the tap, are seen; attention elsewhere
     (text encoder, VAE) and code inside handlers never is. Taps nest, and the innermost is asked first: if it
-    answers, the outer ones do not see that call; if it returns None, the next one out is asked.
+    answers, the outer ones do not see that call; if it returns None, the next one out is asked. Handlers run
+    in `plain_arithmetic`, whatever modes of torch the model runs in.
 
     Inside, every attention processor that chooses a backend uses torch's native one. On exit, also by an
     exception, hooks and backends are as before. One module must not be tapped from two threads at once.
 
     `inputs(name, args, kwargs)`, if given, is asked before every module that `module`'s own forward calls
-    directly, and returns None or the arguments to call it with instead. Where it drops candidates from them,
-    it sets the tap's `candidates` to how many are left; the next forward has all of its input again.
+    directly, and returns None or the arguments to call it with instead.
 
-    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`, `candidates`.
+    Attributes: `steps` (forwards begun), `calls` (attention calls seen), `stopped`.
 
     Raises BadInput where a handler's tensor has another shape than the attention output it replaces,
-    NotSupported where the module is compiled or fails with torch's native backend in place of its own.
+    NotSupported where the module is compiled or fails with torch's native backend in place of its own, and
+    where a layer attends without torch's scaled_dot_product_attention, or that has been replaced.
     """
 
     def __init__(self, module: nn.Module, handler: Handler, inputs: Inputs | None = None) -> None:
@@ -137,22 +159,27 @@ class Tap(TorchFunctionMode):
         self.module = module
         self.handler = handler
         self.inputs = inputs
-        self.candidates: int | None = None
-        self.steps = self.calls = self._index = 0
+        self.steps = self.calls = self._index = self._attended = 0
         self.stopped = self._muted = False
         self._thread: int | None = None  # the thread that opened the tap, None while it is closed
-        # Modules whose forward runs, outermost first, with their arguments; while there are any, torch asks
-        # this mode before it attends.
-        self._stack: list[tuple[nn.Module, dict[str, Any]]] = []
+        # Modules whose forward runs, outermost first, with their arguments and how many calls of attention
+        # came before; while there are any, torch asks this mode before it attends.
+        self._stack: list[tuple[nn.Module, dict[str, Any], int]] = []
 
     def __enter__(self) -> Tap:
         if self._thread is not None:
             raise BadInput("this tap is already open: make a second Tap to nest it")
+        replaced: Any = torch.nn.functional.scaled_dot_product_attention
+        if replaced is not _ATTENTION:
+            own = f"{getattr(replaced, '__module__', '')}.{getattr(replaced, '__qualname__', replaced)}"
+            raise NotSupported(
+                f"torch.nn.functional.scaled_dot_product_attention was replaced by {own}, and what that does "
+                "cannot be seen: put torch's own back while noises are scored"
+            )
         self.steps = self.calls = 0
         self.stopped = False
         self._names = {module: name for name, module in self.module.named_modules()}
-        self._parameters: dict[type, list[str]] = {}
-        self._backends: set[str] = set()
+        self._backends: dict[int, str | None] = {}  # what processors would have used, by their id
         with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
@@ -164,15 +191,12 @@ class Tap(TorchFunctionMode):
                 )
                 processor: Any = getattr(module, "processor", None)
                 if hasattr(processor, "_attention_backend"):
-                    chosen = processor._attention_backend
-                    if "_attention_backend" in vars(processor):
-                        undo.callback(setattr, processor, "_attention_backend", chosen)
-                    else:
-                        undo.callback(delattr, processor, "_attention_backend")
-                    processor._attention_backend = "native"
-                    self._backends.add(str(getattr(chosen, "value", chosen)))
+                    chosen, state = processor._attention_backend, vars(processor)
+                    self._backends[id(processor)] = getattr(chosen, "value", chosen)
+                    undo.callback(state.update, {k: v for k, v in state.items() if k == "_attention_backend"})
+                    undo.callback(state.pop, "_attention_backend")
+                    state["_attention_backend"] = "native"
             self._undo = undo.pop_all()
-        self._backends -= {"None", "native"}
         self._thread = threading.get_ident()
         return self
 
@@ -184,13 +208,19 @@ class Tap(TorchFunctionMode):
         self._thread = None
         self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
-        if self._backends and isinstance(error, (AttributeError, TypeError)):
-            raise NotSupported(
-                f"{type(self.module).__name__} needs the attention backend "
-                f"{' and '.join(sorted(self._backends))}: its attention does not go through torch's "
-                "scaled_dot_product_attention and cannot be seen"
-            ) from error
+        if isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error):
+            running = {self._backends.get(id(frame.f_locals.get("self"))) for frame in _frames(error)}
+            for backend in running - {None, "native"}:
+                raise NotSupported(
+                    f"{type(self.module).__name__} needs the attention backend {backend}: its "
+                    "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
+                ) from error
         return self.stopped
+
+    def failed(self, error: BaseException) -> bool:
+        """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
+        running = any(frame.f_locals.get("self") is self.module for frame in _frames(error))
+        return running and not raised_by_us(error)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -199,17 +229,14 @@ class Tap(TorchFunctionMode):
         if module is self.module:
             self._leave()
             self._index = 0
-            self.candidates = None
             self.steps += 1
         elif not self._stack:
             return None
         elif self.inputs is not None and len(self._stack) == 1:
             changed = self.inputs(self._names[module], args, kwargs)
             args, kwargs = changed or (args, kwargs)
-        kind = type(module)
-        if kind not in self._parameters:
-            self._parameters[kind] = parameter_names(kind)
-        self._stack.append((module, named_arguments(self._parameters[kind], args, kwargs)))
+        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        self._stack.append((module, given, self._attended))
         if module is self.module:
             TorchFunctionMode.__enter__(self)
         return changed
@@ -219,8 +246,22 @@ class Tap(TorchFunctionMode):
             return
         if module is self.module:
             self._leave()
-        while len(self._stack) > 1 and self._stack.pop()[0] is not module:
-            pass
+        while len(self._stack) > 1:
+            begun, _, attended = self._stack.pop()
+            if begun is module:
+                self._require_seen(module, output, attended)
+                break
+
+    def _require_seen(self, module: nn.Module, output: Any, attended: int) -> None:
+        """What attends has a processor; one without a softmax (Sana) is called linear."""
+        processor = getattr(module, "processor", None)
+        unseen = output is not None and attended == self._attended  # no output: it has failed
+        if processor is not None and unseen and "Linear" not in type(processor).__name__:
+            raise NotSupported(
+                f"{self._names[module]} attends by {type(processor).__name__} without torch's "
+                "scaled_dot_product_attention and cannot be seen: use the default attention processors, "
+                "without xformers, attention slicing, SageAttention or a cache"
+            )
 
     def _leave(self) -> None:
         """Ends the forward of the tapped module, if one runs: Ctrl-C, no Exception, skips `_after`."""
@@ -245,7 +286,7 @@ class Tap(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        module, _ = self._stack[-1]
+        module = self._stack[-1][0]
         layer = self._names[module]
         if query.ndim not in (3, 4):
             raise NotSupported(
@@ -253,10 +294,12 @@ class Tap(TorchFunctionMode):
             )
         flat = query.ndim == 3
         mask = attn_mask[:, None] if flat and attn_mask is not None and attn_mask.ndim == 3 else attn_mask
-        around = [arguments for _, arguments in self._stack]
-        candidates = self.candidates or batch_size(around[0]) or query.shape[0]
+        around = [arguments for _, arguments, _ in self._stack]
+        candidates = batch_size(around[0]) or query.shape[0]
         channels = getattr(getattr(self.module, "config", None), "in_channels", None)
         blocks = [int(part) for part in layer.split(".") if part.isdigit()]
+        device = query.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         call = AttentionCall(
             layer=layer,
             index=self._index,
@@ -272,19 +315,19 @@ class Tap(TorchFunctionMode):
             candidates=candidates,
             _dropout=dropout_p,
             _tap=self,
+            _autocast=autocast,
         )
         self._index += 1
         self.calls += 1
+        self._attended += 1
         # What a handler computes is no call of the model: taps further out must not take it for one.
         outer = [m for m in _get_current_function_mode_stack() if isinstance(m, Tap) and not m._muted]
         for tap in outer:
             tap._muted = True
+            tap._attended += 1
         try:
-            answer = self.handler(call)
-        except (AttributeError, TypeError):  # a handler's own: no sign of a missing backend
-            for tap in (self, *outer):
-                tap._backends.clear()
-            raise
+            with plain_arithmetic():
+                answer = self.handler(call)
         finally:
             for tap in outer:
                 tap._muted = False

@@ -1,14 +1,29 @@
-"""Denoisers that went through `torch.compile`: eager where their attention is looked at, else as they are."""
+"""Denoisers as a run wants them: without compiled parts and caches where looked at, and as before it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from diffusers.hooks import ModelHook
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
 
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
 ORIGINAL = "_torchdynamo_orig_callable"
+
+# What torch, accelerate and diffusers themselves set on modules: hooks are put on anew when a run ends.
+_NOT_STATE = {*vars(nn.Module())} - {"training"} | {
+    "forward",
+    _IN_PLACE,
+    "_hf_hook",
+    "_old_forward",
+    "_diffusers_hook",
+}
+_SMALL = 1024  # elements of a tensor that may be a counter
 
 
 def eager_module(module: nn.Module) -> nn.Module:
@@ -23,6 +38,82 @@ def is_compiled(module: nn.Module) -> bool:
     return module is not eager_module(module) or any(_compiled_parts(part) for part in parts)
 
 
+class Kept:
+    """What the parts of a denoiser, and their attention processors, keep now besides weights and hooks.
+
+    Step caches from elsewhere count the calls of a forward in such attributes, and keep its results there.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        parts: list[Any] = [*denoiser.modules()]
+        held = [
+            value
+            for part in parts
+            for name, value in vars(part).items()
+            if name not in _NOT_STATE
+            and hasattr(value, "__dict__")
+            and not isinstance(value, (nn.Module, Tensor, type, FunctionType, MethodType))
+        ]
+        self._before = [
+            (
+                owner,
+                {
+                    name: (value, _copied(value))
+                    for name, value in vars(owner).items()
+                    if name not in _NOT_STATE
+                },
+            )
+            for owner in parts + held
+        ]
+
+    def changed(self) -> str | None:
+        """An attribute that another evaluation would change again; None where there is none.
+
+        What was None or missing may just have been computed once and for all.
+        """
+        for owner, before in self._before:
+            for name, value in vars(owner).items():
+                if name not in _NOT_STATE:
+                    _, was = before[name] if name in before else (None, getattr(type(owner), name, None))
+                    if was is not None and not _same(value, was):
+                        return str(name)
+        return None
+
+    def restore(self) -> None:
+        """Puts everything back."""
+        for owner, before in self._before:
+            for name in [name for name in vars(owner) if name not in before and name not in _NOT_STATE]:
+                del vars(owner)[name]
+            vars(owner).update(
+                {name: value if _same(value, copied) else copied for name, (value, copied) in before.items()}
+            )
+
+
+def _copied(value: Any) -> Any:
+    """Lists and dictionaries copied with all that they hold, and small tensors; anything else as it is."""
+    if not isinstance(value, (list, dict, tuple, Tensor)):
+        return value
+    return tree_map(lambda leaf: leaf.clone() if _small(leaf) else leaf, value)
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether a value is the very same, or equal to its copy."""
+    if one is two:
+        return True
+    if isinstance(one, float) and isinstance(two, float):  # peft scales its adapters, and back
+        return math.isclose(one, two)
+    if isinstance(one, (int, str)):
+        return bool(one == two)
+    if _small(one) and _small(two):
+        return one.shape == two.shape and torch.equal(one, two)
+    (leaves, form), (others, other) = tree_flatten(one), tree_flatten(two)
+    return form == other and not form.is_leaf() and all(map(_same, leaves, others))
+
+
+def _small(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() <= _SMALL and not value.is_meta
+
+
 @contextmanager
 def denoisers_of(
     twin: Any, denoisers: Mapping[str, nn.Module], *, eager: bool
@@ -31,7 +122,8 @@ def denoisers_of(
 
     What dynamo traced must not meet a hook: it would trace it too, or compile again. Eager: the modules
     themselves, with all that is compiled in them set aside for as long. Otherwise a compiled denoiser is
-    called through a shell, an object of its class that has hooks and a forward of its own.
+    called through a shell, an object of its class that has hooks and a forward of its own. What others keep
+    on the modules is put back afterwards: a run that was stopped midway must not be seen by the next.
 
     Args:
         denoisers: the eager modules by the name of the component.
@@ -40,6 +132,8 @@ def denoisers_of(
     own = {name: state[name] for name in denoisers}
     with ExitStack() as undo:
         undo.callback(state.update, own)
+        for module in {*denoisers.values()}:
+            undo.callback(Kept(module).restore)
         for name, module in denoisers.items():
             if eager:
                 state[name] = module
@@ -51,7 +145,10 @@ def denoisers_of(
 
 @contextmanager
 def eagerly(module: nn.Module) -> Iterator[None]:
-    """Sets aside all that is compiled inside of a module, for as long."""
+    """Sets aside all that is compiled inside of a module, and diffusers' caches, for as long.
+
+    What is asked of a model is asked of evaluations that run whole. FasterCache has no others unguided.
+    """
     with ExitStack() as undo:
         for part in [*module.modules()]:
             for name, child in [*part.named_children()]:
@@ -64,7 +161,25 @@ def eagerly(module: nn.Module) -> Iterator[None]:
                 vars(part).pop(_IN_PLACE, None)
             if "forward" in parts:
                 vars(part)["forward"] = getattr(parts["forward"], ORIGINAL)
+        for hook in _cache_hooks(module):
+            undo.callback(vars(hook).update, dict(vars(hook)))
+            hook.pre_forward, hook.post_forward = ModelHook().pre_forward, ModelHook().post_forward
+            hook.forward = hook.original_forward or hook.forward
         yield
+
+
+def _cache_hooks(module: nn.Module) -> list[Any]:
+    """The references through which diffusers calls the hooks of a cache: all of a module that keeps state."""
+    registries = [
+        vars(part)["_diffusers_hook"] for part in module.modules() if "_diffusers_hook" in vars(part)
+    ]
+    hooks = [
+        (each.hooks[name], ref)
+        for each in registries
+        for name, ref in zip(each._hook_order, each._fn_refs, strict=True)
+    ]
+    caches = {type(hook).__module__ for hook, _ in hooks if hook._is_stateful}
+    return [ref for hook, ref in hooks if type(hook).__module__ in caches]
 
 
 def _compiled_parts(module: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
-from seedbed.attention.tap import AttentionCall, Handler, Inputs, SplitBatch, Tap
+from seedbed.attention.tap import AttentionCall, Handler, Inputs, SplitBatch, Tap, raised_by_us
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.compiled import eagerly
@@ -71,6 +71,8 @@ class Facts:
         start: a digest of what the denoiser was given for the noise that the pipeline drew itself.
         own: digests of that noise's values, see `values_digest`.
         looks: why more than one run was needed, in a few words each.
+        handed_on: how the denoiser hands its batch on (`seedbed.pipelines.shrinking.Recorder`, None where it
+            does not run without data), by what it is given; filled when first asked for.
     """
 
     spec: NoiseSpec
@@ -84,6 +86,7 @@ class Facts:
     start: str
     own: tuple[str, ...]
     looks: tuple[str, ...]
+    handed_on: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass
@@ -395,7 +398,7 @@ def layers_of(denoiser: nn.Module, seen: Look | None, device: torch.device) -> t
 
     try:
         run_without_data(denoiser, seen.args, seen.kwargs, device, watch)
-    except Exception:  # any model may do in its forward what tensors without data cannot
+    except NotSupported:
         return None
     return tuple(found)
 
@@ -410,8 +413,26 @@ def run_without_data(
 ) -> None:
     """A denoiser's forward, tapped, on tensors that have shapes alone.
 
-    Offloaded weights count as being on `device`. Raises whatever the model raises.
+    Offloaded weights count as being on `device`.
+
+    Raises NotSupported where the model does what tensors without data cannot, and what the handler raises.
     """
+    try:
+        _run_without_data(denoiser, args, kwargs, device, handler, inputs)
+    except Exception as error:
+        if raised_by_us(error):
+            raise
+        raise NotSupported(f"{type(denoiser).__name__} does not run without data") from error
+
+
+def _run_without_data(
+    denoiser: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Arguments,
+    device: torch.device,
+    handler: Handler,
+    inputs: Inputs | None,
+) -> None:
     # Loading this takes longer than a small model's forward: a session that never asks should not pay.
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._pytree import tree_map_only

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, whole
+from seedbed.pipelines.compiled import Kept
 from seedbed.pipelines.discover import TEXT, rows_of
 from seedbed.pipelines.interception import replace
 from seedbed.pipelines.session import Session, decoded
@@ -209,7 +210,13 @@ class _Pass:
                 self.rollout.progress(count)
             self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
             self.rollout.session.ledger.add(self.rollout.what, rows)
+            before = Kept(module)
             result = forward(*args, **kwargs)
+            if changed := before.changed():
+                raise NotSupported(
+                    f"{type(module).__name__} keeps {changed!r} from one evaluation to the next, as caches "
+                    "of steps do, and cannot be paused: take the cache off, or choose without previews"
+                )
             parts = _parts_of(result, rows, module, given)
             for position, memory in enumerate(self.memories):
                 memory[number:] = [tuple(part[position::count].clone() for part in parts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from seedbed.pipelines.discover import (
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layouts import NoiseSpec
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
+from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking, leaves_of
 
 Made = TypeVar("Made")
 
@@ -123,7 +124,8 @@ class Session:
         found = self.facts.layers
         if found is None:
             recorder = Recorder()
-            noise = torch.randn(1, *self.spec.shape, generator=torch.Generator().manual_seed(1))
+            draw = torch.Generator().manual_seed(1)
+            noise = torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
             self.evaluate(noise, recorder.attention, what="layers")
             found = tuple(recorder.layers)
         if not found:
@@ -140,19 +142,19 @@ class Session:
 
         Raises CannotShrink where the model cannot show on shapes alone how it hands on its batch.
         """
-        return Shrinking(self._handed_on, candidates)
-
-    @functools.cached_property
-    def _handed_on(self) -> Recorder:
-        recorder = Recorder()
-        seen = self.alone
-        try:
-            run_without_data(
-                self.denoiser, seen.args, seen.kwargs, self.spec.device, recorder.attention, recorder.inputs
-            )
-        except Exception as error:  # any model may do in its forward what tensors without data cannot
-            raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data") from error
-        return recorder
+        seen, known = self.alone, self.facts.handed_on
+        given = leaves_of(seen.args, seen.kwargs)
+        if given not in known:
+            one = Recorder()
+            try:
+                see = (self.spec.device, one.attention, one.inputs)
+                run_without_data(self.denoiser, seen.args, seen.kwargs, *see)
+                known[given] = one
+            except NotSupported:
+                known[given] = None
+        if known[given] is None:
+            raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data")
+        return Shrinking(known[given], candidates)
 
     def evaluate(
         self,
@@ -207,10 +209,10 @@ class Session:
 
         def watch(call: AttentionCall) -> Tensor | None:
             nonlocal seen, rows_run
-            rows_run += call.candidates
-            seen += call.step == 0
             if shrinking is not None:
                 shrinking.attention(call)
+            rows_run += call.candidates
+            seen += call.step == 0
             answer = handler(call) if handler is not None else None
             if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
                 _require_finite(call.query, f"the queries of {call.layer}")
@@ -242,8 +244,6 @@ class Session:
 
         with self.running(noises, guided=False) as run, ExitStack() as hooks:
             tap = Tap(run.denoisers[name], watch, shrinking.inputs if shrinking is not None else None)
-            if shrinking is not None:
-                shrinking.tap = tap
             for module in run.denoisers.values():
                 hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             try:
@@ -252,13 +252,16 @@ class Session:
                     run(noises, output_type="latent")
             except Enough:
                 pass
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                ours = isinstance(error, (SeedbedError, torch.OutOfMemoryError))
-                if ours or shrinking is None or not shrinking.began:
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
                     raise
-                # What runs between the blocks may still hold the whole batch.
-                raise CannotShrink(
-                    f"{type(self.denoiser).__name__} mixes its blocks' batch with another"
+                name = type(self.denoiser).__name__
+                if shrinking is not None and shrinking.began:
+                    # What runs between the blocks may still hold the whole batch.
+                    raise CannotShrink(f"{name} mixes its blocks' batch with another") from error
+                raise NotSupported(
+                    f"{name} cannot be evaluated without guidance (pass batch_size=1 if it can alone): "
+                    + textwrap.shorten(str(error), 300, placeholder=" ...")
                 ) from error
             finally:
                 layers = len(vars(self).get("layers") or self.facts.layers or ()) or seen

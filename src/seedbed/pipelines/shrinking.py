@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import LayerInfo
 
@@ -34,13 +34,13 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, list[Leaf]]] = []
+        self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a direct call; changes nothing."""
-        self.calls.append((name, [_seen(leaf) for leaf in tree_leaves((args, kwargs))]))
+        self.calls.append((name, leaves_of(args, kwargs)))
 
     def attention(self, call: AttentionCall) -> None:
         """At an attention call."""
@@ -65,7 +65,6 @@ class Shrinking:
         self._places: list[tuple[int, ...]] = [tuple(range(candidates))]
         self._wanted = self.present = self._places[0]
         self._calls = iter(one.calls)
-        self.tap: Tap | None = None
 
     @property
     def began(self) -> bool:
@@ -77,13 +76,16 @@ class Shrinking:
         self._wanted = tuple(sorted(candidates))
 
     def attention(self, call: AttentionCall) -> None:
-        """Checks that an attention call holds the candidates that are left.
+        """Tells an attention call which candidates are left.
 
-        Raises CannotShrink where it does not.
+        Raises CannotShrink where it holds others.
         """
+        if not self.began:
+            return
         rows = self._one.rows[call.index] if call.index < len(self._one.rows) else 0
-        if self.began and call.query.shape[0] != rows * len(self.present):
+        if call.query.shape[0] != rows * len(self.present):
             raise CannotShrink(f"{call.layer} still attends over candidates that were dropped before")
+        call.candidates, call.kind = len(self.present), self._one.layers[call.index].kind
 
     def inputs(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -92,12 +94,10 @@ class Shrinking:
 
         Raises CannotShrink where an argument does not scale with the candidates as it should.
         """
-        known, ones = next(self._calls, ("", []))
+        known, ones = next(self._calls, ("", ()))
         if self._wanted != self.present:
             self.present = self._wanted
             self._places.append(self.present)
-            if self.tap is not None:
-                self.tap.candidates = len(self.present)
         if not self.began:
             return None
         leaves, spec = tree_flatten((args, kwargs))
@@ -131,6 +131,11 @@ class Shrinking:
             f"{name} takes a tensor of {leaf.shape[0]} rows for {len(self.present)} candidates, and of "
             f"{one[0]} for one"
         )
+
+
+def leaves_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Leaf, ...]:
+    """What the leaves of arguments look like: see `Recorder.calls`."""
+    return tuple(_seen(leaf) for leaf in tree_leaves((args, kwargs)))
 
 
 def _seen(leaf: Any) -> Leaf:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.verifiers import Frames
 
@@ -47,6 +48,7 @@ class Clip:
             given = json.loads(processor.read_text(encoding="utf-8"))
             self.mean, self.std = given.get("image_mean", self.mean), given.get("image_std", self.std)
 
+    @plain_arithmetic()
     def __call__(self, frames: Frames, prompts: list[str]) -> Tensor:
         """uint8 (videos, frames, height, width, 3) and a prompt each -> (videos,) float64 in [-1, 1]."""
         return torch.tensor(
@@ -67,7 +69,9 @@ class Clip:
     def _images(self, video: Frames) -> Tensor:
         """uint8 (frames, height, width, 3) -> (frames, width), of length 1."""
         device, side = self.model.device, self.model.config.vision_config.image_size
-        mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=device).view(3, 1, 1) for v in (self.mean, self.std)
+        )
         parts = []
         for chunk in torch.from_numpy(np.ascontiguousarray(video)).split(_AT_ONCE):
             pixels = chunk.to(device).permute(0, 3, 1, 2).float() / 255
@@ -121,6 +125,7 @@ class Aesthetic(Clip):
         if width != 1 or not names:
             raise BadInput(f"{path}: the last layer must have 1 output, not {width}")
 
+    @plain_arithmetic()
     def __call__(self, frames: Frames, prompts: list[str]) -> Tensor:
         """uint8 (videos, frames, height, width, 3) -> (videos,) float64; the prompts do not count."""
         scores = []

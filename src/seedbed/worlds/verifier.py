@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.worlds.shapes import COLOURS, MOTIONS, SHAPES, Thing, coverage, parse
 
@@ -55,6 +56,7 @@ def _pieces(masks: torch.Tensor) -> torch.Tensor:
     return (areas.view(maps, -1)[:, 1:] >= PIECE).sum(dim=1)
 
 
+@plain_arithmetic()
 def read(frames: NDArray[np.uint8]) -> list[Reading]:
     """Read videos: uint8, shape `(videos, frames, side, side, 3)`; one `Reading` each."""
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[3:] != (frames.shape[2], 3):
@@ -123,6 +125,7 @@ def judge(reading: Reading, prompt: str) -> dict[str, float]:
     return {"score": float(np.mean(marks)), "all_right": float(all(marks)), **parts}
 
 
+@plain_arithmetic()
 def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch.Tensor]:
     """What each video gets right, by the keys of `judge`: float64, shape `(videos,)` each.
 
