@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from seedbed.report.plots import layer_heat, layer_lines
 from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
 
+# Of the best candidates: a video takes up to 100 kB of a page, a line and a row of a plot a tenth of that.
+PICTURES = PLOTTED = 60
+
 
 def selection_page(data: dict[str, Any]) -> str:
     """The page of one selection.
@@ -24,24 +27,21 @@ def selection_page(data: dict[str, Any]) -> str:
             are shown, and where given `unit` (of the scores, such as "nats"), `fps` (8) and `rungs` (the
             pauses of a selection by previews); plus, each optional: `frames`, uint8 (frames, height, width,
             3), the generated video; `previews`, one such array or None per candidate, in the order of the
-            pool; `replay`, the shell command that makes the video again.
+            pool, of which those of the `PICTURES` best are shown; `replay`, the shell command that makes the
+            video again. The layers' plots show the `PLOTTED` best.
 
     Raises:
         KeyError: the record lacks one of its keys.
     """
     record = {key: value for key, value in data.items() if key not in ("frames", "previews", "replay")}
     best, frames, fps = data["best"], data.get("frames"), data.get("fps") or 8
-    totals = [math.nan if total is None else float(total) for total in data["totals"]]
-    previews = [
-        None if frames is None else media(shrunk(frames, 160), fps)
-        for frames in data.get("previews") or [None] * len(totals)
-    ]
+    totals, previews = numbers(data["totals"]), _pictures(data, 160, fps)
     rungs = [dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in data.get("rungs") or []]
     names = [f"noise {recipe['candidate']}" for recipe in data["recipes"]]
     if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
         names = [f"seed {recipe['seed']}" for recipe in data["recipes"]]
 
-    scores = np.array([[math.nan if s is None else s for s in row] for row in data["scores"]], np.float64)
+    scores = np.array([numbers(row) for row in data["scores"]], np.float64)
     seen = [int(depth) for depth in np.isfinite(scores).sum(axis=1)]
     # Means over fewer layers do not compare with those of the candidates that stayed to the end.
     finite = [t for t, depth in zip(totals, seen, strict=True) if depth == max(seen) and math.isfinite(t)]
@@ -56,7 +56,7 @@ def selection_page(data: dict[str, Any]) -> str:
             "total": figure(totals[candidate], high - low),
             "dropped": seen[candidate] if seen[candidate] < max(seen) else None,
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
-            "preview": previews[candidate],
+            "preview": previews.get(candidate),
             "rungs": [figure(rung[candidate], high - low) if candidate in rung else None for rung in rungs],
         }
         for rank, candidate in enumerate(data["order"], 1)
@@ -64,11 +64,12 @@ def selection_page(data: dict[str, Any]) -> str:
 
     lines = heat = None
     if np.isfinite(scores).any():
-        lines = layer_lines(scores, names, best, data.get("unit", ""))
+        shown = data["order"][:PLOTTED]
+        some, labels = scores[shown], [names[candidate] for candidate in shown]
+        lines = layer_lines(some, labels, shown.index(best), data.get("unit", ""))
         if len(totals) > 1:
-            heat = layer_heat(
-                scores, names, data["layers"], data["order"], -1 if data["prefer"] == "low" else 1
-            )
+            sign = -1 if data["prefer"] == "low" else 1
+            heat = layer_heat(some, labels, data["layers"], range(len(shown)), sign)
 
     ledger, seconds = data["ledger"], data["seconds"]
     spent = sum(ledger.values())
@@ -89,7 +90,9 @@ def selection_page(data: dict[str, Any]) -> str:
         fps=fps,
         hero=media(frames, fps, record) if frames is not None else None,
         size="{0} frames, {2} × {1} pixels".format(*frames.shape) if frames is not None else "",
-        stand_in=previews[best],
+        stand_in=previews.get(best),
+        pictures=PICTURES,
+        plotted=PLOTTED,
         rows=rows,
         by_previews=data["acquisition"] in ("preview", "previews"),
         picked="picked" in data.get("options", {}),
@@ -123,14 +126,14 @@ def sheet_page(data: dict[str, Any]) -> str:
     Raises:
         KeyError: the record lacks one of its keys.
     """
-    totals = [math.nan if total is None else float(total) for total in data["totals"]]
+    totals, previews = numbers(data["totals"]), _pictures(data, 320, data["fps"])
     finite = [total for total in totals if math.isfinite(total)]
     spread = max(finite) - min(finite) if finite else 0.0
     cards = [
         {
             "number": candidate,
             "name": f"noise {data['recipes'][candidate]['candidate']}",
-            "preview": media(shrunk(data["previews"][candidate], 320), data["fps"]),
+            "preview": previews.get(candidate),
             "score": figure(totals[candidate], spread) if finite else None,
             "first": bool(spread) and totals[candidate] == max(finite),
             "checked": bool(finite) and candidate == data["order"][0],
@@ -140,6 +143,7 @@ def sheet_page(data: dict[str, Any]) -> str:
     return _render(
         "sheet.html",
         data=data,
+        pictures=PICTURES,
         cards=cards,
         command=data["command"],
         judge=data["options"].get("verifier"),
@@ -147,6 +151,21 @@ def sheet_page(data: dict[str, Any]) -> str:
         elapsed=f"{sum(data['seconds'].values()):,.1f}",
         rest=data["sheet"]["of"] - data["sheet"]["steps"],
     )
+
+
+def numbers(values: list[float | None]) -> list[float]:
+    """The numbers of a record, nan where it has none."""
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _pictures(data: dict[str, Any], side: int, fps: float) -> dict[int, dict[str, Any]]:
+    """The previews of the best candidates, for the templates."""
+    previews = data.get("previews") or [None] * len(data["order"])
+    return {
+        candidate: media(shrunk(previews[candidate], side), fps)
+        for candidate in data["order"][:PICTURES]
+        if previews[candidate] is not None
+    }
 
 
 def _render(template: str, **content: Any) -> str:
