@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import AttentionScore
-from seedbed.acquisition.sampling import mean_over_rows
+from seedbed.acquisition.sampling import drawn_seed, mean_over_rows
 from seedbed.attention import AttentionCall
 from seedbed.attention.logits import EXCLUDED, Logits
 from seedbed.errors import fraction, whole
@@ -70,7 +70,7 @@ class BansaDropout(AttentionScore):
         # candidates, copies, and whatever else the layer folds into its batch
         split = (call.candidates // self.masks, self.masks, batch // call.candidates)
         generator = torch.Generator(call.query.device)
-        generator.manual_seed(self.seed * 1_000_003 + call.step * 10_007 + call.index)
+        generator.manual_seed(drawn_seed(call, self.seed))
 
         outputs, scores = [], []
         chunk = max(1, _CHUNK // (batch * heads * logits.keys))
