@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -46,7 +46,7 @@ class Rung:
     candidates: tuple[int, ...]
     scores: tuple[float, ...]
     kept: tuple[int, ...]
-    columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    columns: dict[str, tuple[float, ...]]
 
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.candidates) or not {*self.kept} <= {*self.candidates}:
