@@ -1,10 +1,19 @@
 """Fixtures shared by all rooms: the tiny pipelines of `pipelines.py`."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """A command ends with Ctrl-C ignored, as its process is about to end; the tests go on."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_options_follow_the_name_after_a_colon():
     [
         (
             "entropy:keep=0.5",
-            "entropy has no option 'keep': it has prefer, layers, depth, race, steps, rows, seed",
+            "entropy has no option 'keep', which is for bansa, bansa-dropout: it has prefer, layers, depth",
         ),
         ("bansa:keep", "write option=value"),
         ("bansa:keep=0", r"keep must be a number in \(0, 1\], not 0"),
@@ -90,7 +90,10 @@ def test_options_follow_the_name_after_a_colon():
         ("entropy:depth=0", "depth must be a whole number of at least 1, not 0"),
         ("entropy:depth=true", "depth must be a whole number"),
         ("entropy:depth=1.5", r"depth must be a number in \(0, 1\], not 1.5"),
-        ("random:depth=1", "random has no option 'depth': it has prefer, seed"),
+        (
+            "random:depth=1",
+            "random has no option 'depth', which is for entropy, bansa, bansa-dropout: it has prefer, seed",
+        ),
         ("previews", "previews cannot be made of these options"),
         ("previews:verifier=os.system", "there is no verifier 'os.system'"),
     ],
@@ -327,3 +330,15 @@ def test_dropout_refuses_a_split_batch():
     with pytest.raises(NotSupported, match="splits its batch"):
         call = attention_call(candidates=2)
         BansaDropout(masks=2).attend(dataclasses.replace(call, candidates=3))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_an_option_that_a_function_lacks_is_never_ignored(name):
+    """Every option of every function: its own, or an error that says whose it is."""
+    fields = {kind: {field.name for field in dataclasses.fields(found)} for kind, found in REGISTRY.items()}
+    for option in set().union(*fields.values()) - fields[name]:
+        owners = ", ".join(kind for kind, its in fields.items() if option in its)
+        with pytest.raises(
+            BadInput, match=rf"^{name} has no option '{option}', which is for {owners}: it has "
+        ):
+            resolve(f"{name}:{option}=1")

@@ -9,7 +9,7 @@ import torch
 from seedbed import BadInput, BadOutput
 from seedbed.acquisition import Learned, RolloutScore, create, resolve
 from seedbed.acquisition.learned import RIDGES, fit, standardised
-from seedbed.selection.choosing import select
+from seedbed.selection.choosing import score, select
 from tests.pipelines import CALLS, PROMPT
 
 
@@ -40,9 +40,8 @@ def slow_ridge(signals, outcome, ridge):
 
 def test_a_fit_is_that_of_the_plain_definition():
     signals, outcome = 5 + 3 * drawn(0, 9, 6, 4), drawn(1, 9, 6)
-    found = fit(signals, outcome, ridge=0.03)
-    assert np.abs(found.weights - slow_ridge(signals, outcome, 0.03)).max() < 1e-12
-    assert (found.ridge, found.errors) == (0.03, {})
+    found = fit(signals, outcome)
+    assert np.abs(found.weights - slow_ridge(signals, outcome, found.ridge)).max() < 1e-12
 
 
 @pytest.mark.parametrize(("prompts", "folds"), [(7, 7), (7, 50), (9, 4)])
@@ -107,7 +106,6 @@ def test_standardised_values_have_mean_0_and_deviation_1_in_every_pool():
         ((3, 4, 0), (3, 4), {}, "do not belong"),
         ((1, 4, 2), (1, 4), {}, "at least 2 prompts and 2 noises"),
         ((3, 1, 2), (3, 1), {}, "at least 2 prompts and 2 noises"),
-        ((3, 4, 2), (3, 4), {"ridge": 0}, "ridge must be above 0"),
         ((3, 4, 2), (3, 4), {"folds": 1}, "folds must be a whole number of at least 2"),
     ],
 )
@@ -186,6 +184,28 @@ def test_a_function_may_run_the_pipeline_itself(pipe_of, batch_size):
     assert (choice.layers, choice.scores.shape, choice.acquisition) == ((), (3, 0), "foreseeing")
     alone = select(pipe, PROMPT, acquisition=Foreseeing(), **{**options, "candidates": 1})
     assert alone.ledger.total == 0
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+def test_a_candidate_in_a_forward_of_its_own_is_read_alike(pipe_of, family):
+    """Which keys are the text's is told by comparing candidates, where a batch has only one too."""
+    pipe, options = pipe_of(family), {"candidates": 3, "progress": False, **CALLS[family]}
+    weights = {"guidance_gap": 1.0, "text_mass/0": 1.0, "text_mass/1": -2.0, "entropy/1": 0.5}
+    if family == "wan":  # which has no joint layers
+        weights = {"guidance_gap": 1.0, "entropy/1": 0.5}
+    together, alone = (
+        select(pipe, PROMPT, acquisition=Learned(coefficients=weights), batch_size=rows, **options)
+        for rows in (3, 1)
+    )
+    assert alone.totals.numpy() == pytest.approx(together.totals.numpy(), abs=1e-3)
+    assert alone.ledger.entries["scoring"] == together.ledger.entries["scoring"] == 6
+    # Twice as far as the first joint layer of three.
+    assert alone.ledger.entries.get("layers", 0) == pytest.approx(2 / 3 if family == "cogvideox" else 0)
+    (one,) = score(
+        pipe, PROMPT, together.pool[:1], acquisition=Learned(coefficients=weights), progress=False,
+        **CALLS[family],
+    ).totals  # fmt: skip
+    assert one == 0  # a pool of one has no spread
 
 
 @pytest.mark.parametrize(

@@ -281,5 +281,5 @@ def test_other_arguments_that_cannot_be(pipe):
     ):
         with pytest.raises(BadInput, match=message):
             run(pipe, **options)
-    with pytest.raises(BadInput, match="pass it as text"):
+    with pytest.raises(BadInput, match="add verifier_prompt="):
         generate(pipe, acquisition=Previews(verifier=brightness), prompt_embeds=torch.zeros(1, 8, 16), **CALL)

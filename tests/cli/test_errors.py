@@ -2,7 +2,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,10 @@ def one_line(outcome, *fragments: str) -> None:
         (["--model", "some/one"], "there is no folder some/one, and the Hub did not give it"),
         (["--out", "missing/a.mp4"], "in the folder missing: No such file or directory"),
         (["--out", "a.gif"], "must end in .mp4 or .png"),
-        (["--acquisition", "bansa", "--verifier", "shapes"], "leave one out"),
+        (["--acquisition", "bansa", "--verifier", "shapes"], "bansa takes no verifier, only previews does"),
+        (["--acquisition", "random", "--verifier", "shapes"], "random takes no verifier, only previews does"),
+        (["--acquisition", "random:layers=joint"], "which is for entropy, bansa, bansa-dropout"),
+        (["--candidates", "100000000"], "--candidates': Input should be less than or equal to 10000"),
         (["--acquisition", "previews"], "previews cannot be made of these options"),
         (["--acquisition", "bansa:reversed=true"], "bansa has no option 'reversed'"),
         (["--acquisition", "none.json"], "cannot read the profile none.json: No such file or directory"),
@@ -247,3 +252,71 @@ def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [[], ["--seeds", "1,x"], ["--seeds", ","]])
 def test_score_without_noises(seedbed, arguments: list[str]) -> None:
     one_line(seedbed("score", PROMPT, *arguments), "--seeds")
+
+
+def overwritten(folder: Path) -> dict[Path, Any]:
+    """Writers of three files, of which there are older ones."""
+    names = ("a.mp4", "a.html", "a.json")
+    for name in names:
+        (folder / name).write_bytes(b"old")
+    return {folder / name: lambda path: path.write_bytes(b"new") for name in names}
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_killed_between_two_files_a_record_stands_for_all(tmp_path: Path, moved: int) -> None:
+    """A process that ends at once while files are moved: each is whole, and the record is the last."""
+    from seedbed.cli.outputs import write_together
+
+    writers, replace, calls = overwritten(tmp_path), os.replace, []
+    child = os.fork()
+    if not child:
+
+        def killed(source: str, target: str) -> None:
+            if len(calls) == moved:
+                os._exit(9)
+            calls.append(target)
+            replace(source, target)
+
+        os.replace = killed  # type: ignore[assignment]
+        write_together(writers)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    found = [path.read_bytes() for path in writers]
+    assert found == [b"new"] * moved + [b"old"] * (3 - moved)
+    rest = [path for path in tmp_path.iterdir() if path not in writers]
+    assert [path.name.startswith(".seedbed-") for path in rest] == [True]
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+@pytest.mark.parametrize("failure", [OSError(errno.EACCES, "Permission denied"), KeyboardInterrupt()])
+def test_what_is_said_of_files_that_were_moved_is_true(tmp_path: Path, monkeypatch, moved, failure) -> None:
+    from seedbed.cli.outputs import write_together
+    from seedbed.errors import BadInput
+
+    writers, replace, calls = overwritten(tmp_path), os.replace, []
+
+    def fail(source: str, target: str) -> None:
+        if len(calls) == moved:
+            raise failure
+        calls.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises((BadInput, KeyboardInterrupt)) as caught:
+        write_together(writers)
+    there = ", ".join(str(path) for path in [*writers][:moved])
+    assert str(caught.value).endswith(f"only {there} was written" if moved else "nothing was written")
+    assert [path.read_bytes() for path in writers] == [b"new"] * moved + [b"old"] * (3 - moved)
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_ctrl_c_while_files_are_moved_comes_too_late(seedbed, model, tmp_path: Path, monkeypatch) -> None:
+    replace = os.replace
+
+    def interrupted(source: str, target: str) -> None:
+        replace(source, target)
+        if ".seedbed-" not in str(target):  # where each is written first
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    code, out, err = seedbed("select", PROMPT, "--model", model, "--candidates", 2, "--out", "a.json")
+    assert (code, err) == (0, "") and "a.json" in out and (tmp_path / "a.json").exists()

@@ -8,8 +8,8 @@ from seedbed import zoo
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
+from seedbed.lab.calibration import measure_noises, tables
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.measurement import measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -53,6 +53,20 @@ def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
 def test_unknown_options_are_named(made, options):
     with pytest.raises(BadInput, match="there is no option"):
         measure_noises(made[0], PROMPT, made[1], {**OPTIONS, **options})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        (PROMPT, {"verifier": ["shapes"]}, "a verifier is a name or a callable"),
+        (PROMPT, {"call": {"width": 64}}, "reads square videos"),
+        ("a koala", {}, "'a koala' is not a sentence of the shapes world"),
+    ],
+)
+def test_what_the_verifier_cannot_judge_is_never_denoised(made, monkeypatch, prompt, options, message):
+    monkeypatch.setattr(Rollout, "advance", None)
+    with pytest.raises(BadInput, match=message):
+        measure_noises(made[0], prompt, made[1], {**OPTIONS, **options})
 
 
 def planted(prompts=30, noises=8, layers=3):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seedbed.report.page import selection_page
+from seedbed.report.page import PICTURES, selection_page
 
 
 def selection(candidates: int = 4, layers: int = 3, **changes: Any) -> dict[str, Any]:
@@ -258,3 +258,15 @@ def test_a_scale_takes_no_room_where_nothing_is_placed_on_it() -> None:
     ties = selection(layers=0, totals=[None] * 4)
     assert 'class="scale"' in selection_page(selection())
     assert 'class="scale"' not in selection_page(ties)
+
+
+@pytest.mark.parametrize("layers", [0, 30])
+def test_a_thousand_candidates_make_no_heavy_page(layers: int) -> None:
+    """Pictures and plots of the best alone; every candidate has its line."""
+    previews = [] if layers else [clip(2, i % 7) for i in range(1000)]
+    html = selection_page(selection(1000, layers, previews=previews))
+    assert len(html) < 3_000_000
+    page = Page(html)
+    assert page.open == [] and len(page.of("video")) == (0 if layers else PICTURES + 1)
+    assert html.count('class="rank"') == 1000
+    assert ("The best 60 of 1000 candidates." in html) is bool(layers)

@@ -108,3 +108,12 @@ def test_a_report_says_that_a_person_picked() -> None:
     )
     text = " ".join(Page(selection_page(data)).text)
     assert "picked" in text and "a person" in text and "What it overlooks" not in text
+
+
+def test_a_thousand_candidates_make_no_heavy_sheet() -> None:
+    """Pictures of the best alone; every candidate can be picked."""
+    html = sheet_page(sheet(1000, previews=[clip(3, i % 7) for i in range(1000)]))
+    assert len(html) < 3_000_000 and "Pictures of the first 60 alone" in html
+    page = Page(html)
+    assert page.open == [] and len(page.of("video")) == 60
+    assert len([tag for tag in page.of("input") if tag["type"] == "radio"]) == 1000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed import BadInput, BadOutput, NoiseRecipe, NotSupported, score, select
+from seedbed import BadInput, BadOutput, NoiseRecipe, NotSupported, contact_sheet, generate, score, select
 from seedbed.acquisition import (
     AttentionScore,
     Bansa,
@@ -531,3 +531,16 @@ def test_a_pool_holds_what_its_recipes_draw():
     assert all(torch.equal(noise, r.draw()) for noise, r in zip(pool.noises, pool.recipes, strict=True))
     assert all(recipe.sha256 for recipe in pool.recipes)
     assert Pool.of(pool.recipes[:3]).recipes == pool.recipes[:3]
+
+
+@pytest.mark.parametrize("make", [select, generate, contact_sheet])
+def test_more_candidates_than_a_machine_holds_are_refused_at_once(pipe_of, monkeypatch, make):
+    """By their number, and by the memory of their noises."""
+    pipe, call = pipe_of("cogvideox"), {"progress": False, **CALLS["cogvideox"]}
+    with pytest.raises(BadInput, match=r"100,000,000 candidates are too many .* at most 10,000 of CogV"):
+        make(pipe, PROMPT, candidates=10**8, **call)
+    monkeypatch.setattr("seedbed.selection.choosing.MOST_BYTES", 3 * 4 * 192)
+    with pytest.raises(BadInput, match="at most 3 of"):
+        make(pipe, PROMPT, candidates=4, **call)
+    made = make(pipe, PROMPT, candidates=3, **call)
+    assert len(getattr(made, "selection", made).recipes) == 3

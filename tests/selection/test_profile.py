@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from seedbed import BadInput, BadRecord, Profile, generate, score, select, zoo
 from seedbed.acquisition import AttentionScore, Bansa, Entropy, Learned, Previews, Random
-from seedbed.selection.choosing import chosen_function
+from seedbed.pipelines.session import Session
+from seedbed.selection import choosing
 from seedbed.selection.profile import Finding, PreviewPlan, Race
 from tests.pipelines import CALLS, cogvideox
 
@@ -62,6 +64,12 @@ def pipe(tmp_path):
     pipe = cogvideox()
     pipe.register_to_config(_name_or_path=str(tmp_path))
     return pipe
+
+
+def chosen_function(pipe, prompt, acquisition, candidates, call):
+    given = {"prompt_embeds": torch.zeros(1, 8, 16)} if prompt is None else {}
+    session = Session(pipe, prompt, **CALLS["cogvideox"], **given)
+    return choosing.chosen_function(session, choosing.named(acquisition), candidates, call)
 
 
 def choose(pipe, **options):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -37,27 +37,20 @@ class Rung:
         scores: theirs, by the verifier, higher is better.
         kept: those that went on, best first.
         columns: the verifier's other numbers by name, in the order of `candidates`.
+
+    Raises:
+        ValueError: candidates, scores and survivors do not agree.
     """
 
     steps: int
     candidates: tuple[int, ...]
     scores: tuple[float, ...]
     kept: tuple[int, ...]
-    columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    columns: dict[str, tuple[float, ...]]
 
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Rung:
-        """Read what `dataclasses.asdict` wrote; KeyError, TypeError or ValueError where it is damaged."""
-        rung = cls(
-            entry["steps"],
-            tuple(entry["candidates"]),
-            tuple(entry["scores"]),
-            tuple(entry["kept"]),
-            {name: tuple(values) for name, values in entry["columns"].items()},
-        )
-        if len(rung.scores) != len(rung.candidates) or not {*rung.kept} <= {*rung.candidates}:
+    def __post_init__(self) -> None:
+        if len(self.scores) != len(self.candidates) or not {*self.kept} <= {*self.candidates}:
             raise ValueError("a rung's candidates, scores and survivors do not agree")
-        return rung
 
 
 def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers") -> Rungs:

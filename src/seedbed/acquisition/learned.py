@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +99,7 @@ class Fit:
     Attributes:
         weights: (features,) float64, for standardised signals.
         ridge: the strength of the penalty that was used.
-        errors: strength -> mean squared error over left-out prompts; empty if the strength was given.
+        errors: strength -> mean squared error over left-out prompts.
         predicted: (prompts, noises) float64, each prompt by the weights fitted without its fold.
     """
 
@@ -113,25 +113,23 @@ def fit(
     signals: Array,
     outcome: Array,
     *,
-    ridge: float | None = None,
     folds: int = 10,
 ) -> Fit:
     """Ridge regression of an outcome on signals, both within prompts, over prompts alike.
 
     Minimises the mean over prompts and noises of (y - x w)^2 + ridge |w|^2, where x are the signals
-    standardised within their prompt and y is the outcome less its prompt's mean.
+    standardised within their prompt and y is the outcome less its prompt's mean. Of the strengths `RIDGES`
+    the one is kept that has the least error on prompts that were left out, the strongest where several agree.
 
     Args:
         signals: (prompts, noises, features).
         outcome: (prompts, noises).
-        ridge: strength of the penalty; None tries `RIDGES` and keeps the one with the least error on prompts
-            that were left out, the strongest where several agree.
         folds: parts into which the prompts are split (prompt i goes to part i modulo `folds`); as many as
             prompts, or more, leaves out one prompt at a time.
 
     Raises:
         BadInput: shapes that do not belong together, fewer than 2 prompts or noises, values that are not
-            finite, a ridge that is not above 0, or fewer than 2 folds.
+            finite, or fewer than 2 folds.
     """
     signals, outcome = np.asarray(signals, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
     if signals.ndim != 3 or signals.shape[:2] != outcome.shape or min(*outcome.shape, signals.shape[2]) < 1:
@@ -143,8 +141,6 @@ def fit(
         raise BadInput(f"a fit needs at least 2 prompts and 2 noises, not {outcome.shape}")
     if not (np.isfinite(signals).all() and np.isfinite(outcome).all()):
         raise BadInput("signals and outcomes of a fit must be finite")
-    if ridge is not None and not ridge > 0:
-        raise BadInput(f"ridge must be above 0, not {shown(ridge)}")
     whole("folds", folds, least=2)
 
     x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)
@@ -153,25 +149,23 @@ def fit(
     moments = (x.swapaxes(1, 2) @ y[..., None])[..., 0]
     part = np.arange(len(y)) % min(folds, len(y))
 
-    def solved(without: int | None, strengths: Sequence[float]) -> Array:
+    def solved(kept: Array) -> Array:
         """(strengths, features): one decomposition serves every strength."""
-        kept = part != without if without is not None else np.full(len(y), True)
         rows = kept.sum() * y.shape[1]
         values, vectors = np.linalg.eigh(grams[kept].sum(0) / rows)
         turned = vectors.T @ (moments[kept].sum(0) / rows)
-        shrunk = turned / (values.clip(min=0) + np.asarray(strengths)[:, None])
+        shrunk = turned / (values.clip(min=0) + np.asarray(RIDGES)[:, None])
         return np.asarray(shrunk @ vectors.T)
 
-    strengths = RIDGES if ridge is None else (ridge,)
-    predicted = np.empty((len(strengths), *y.shape))
+    predicted = np.empty((len(RIDGES), *y.shape))
     for fold in range(min(folds, len(y))):
         left = part == fold
-        predicted[:, left] = np.einsum("pnf,sf->spn", x[left], solved(fold, strengths))
+        predicted[:, left] = np.einsum("pnf,sf->spn", x[left], solved(~left))
     errors = ((predicted - y) ** 2).mean((1, 2))
-    best = len(strengths) - 1 - int(errors[::-1].argmin())
+    best = len(RIDGES) - 1 - int(errors[::-1].argmin())
     return Fit(
-        weights=solved(None, strengths)[best],
-        ridge=strengths[best],
-        errors={} if ridge is not None else dict(zip(strengths, errors.tolist(), strict=True)),
+        weights=solved(part >= 0)[best],
+        ridge=RIDGES[best],
+        errors=dict(zip(RIDGES, errors.tolist(), strict=True)),
         predicted=predicted[best],
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from seedbed.acquisition.base import BatchSize, Pool, RolloutScore, Scores
-from seedbed.acquisition.halving import Rung, Rungs, Schedule, planned, ranked
-from seedbed.errors import BadInput
+from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
+from seedbed.errors import BadInput, shown
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.verifiers import Verifier, judged, name_of, resolve
+from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
 # Of six candidates and 20 steps: two stay after 7, one after 10. Of all schedules of two rungs at three
 # generations' cost it did best on the embedded model, see docs/evidence.md.
@@ -39,9 +39,11 @@ class Previews(RolloutScore):
         schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
             end are judged again by their finished videos. None: a third of them after 35 % of the steps, one
             after half.
+        verifier_prompt: the text by which the verifier judges, where that is not the pipeline's prompt: with
+            `prompt_embeds` there is none.
 
     Raises:
-        BadInput: a name that is none, or a verifier that knows finished videos only.
+        BadInput: a name that is none, a verifier that knows finished videos only, or a text that is none.
     """
 
     name = "previews"
@@ -49,16 +51,22 @@ class Previews(RolloutScore):
 
     verifier: Verifier | str
     schedule: Schedule | None = None
+    verifier_prompt: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "verifier", resolve(self.verifier))
         if self.schedule is not None:
             planned(self.schedule, 10**6, 10**6, "steps")
+        if self.verifier_prompt is not None and not isinstance(self.verifier_prompt, str):
+            raise BadInput(f"verifier_prompt must be a text, not {shown(self.verifier_prompt)}")
 
     def options(self) -> dict[str, Any]:
-        """See `Acquisition.options`: the verifier by its name."""
-        return {**super().options(), "verifier": name_of(resolve(self.verifier))}
+        """See `Acquisition.options`: the verifier by its name, and its text where one was given."""
+        options = {**super().options(), "verifier": name_of(self.verifier)}
+        if self.verifier_prompt is None:
+            del options["verifier_prompt"]
+        return options
 
     def rungs(self, candidates: int, steps: int) -> Rungs:
         """The pauses for so many candidates and steps; the last one leaves one candidate.
@@ -88,9 +96,8 @@ class Previews(RolloutScore):
             BadOutput: a score that is not finite.
             NotSupported: a pipeline that cannot be paused.
         """
-        if session.prompt is None and session.call.get("prompt_embeds") is not None:
-            raise BadInput("the verifier judges videos by their prompt: pass it as text")
         steps, verifier = session.facts.steps, resolve(self.verifier)
+        text = judged_text(verifier, session, self.verifier_prompt)
         plan = self.rungs(len(pool), steps)
         rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
         rungs: list[Rung] = []
@@ -102,31 +109,41 @@ class Previews(RolloutScore):
             rollout.progress = counting(show, "preview", len(rollout.alive) * (after - rollout.step))
             frames = rollout.advance(after)
             started = perf_counter()
-            columns = judged(verifier, frames, session.prompt or "", rollout.alive)
+            rung = judged_rung(verifier, text, rollout, frames, self.end)
             seconds += perf_counter() - started
-            scores = columns.pop("score")
             previews = previews or list(frames)
-            for candidate, number, picture in zip(rollout.alive, scores, frames, strict=True):
+            for candidate, number, picture in zip(rollout.alive, rung.scores, frames, strict=True):
                 totals[candidate], previews[candidate] = number, picture
-            order = [rollout.alive[place] for place in ranked(scores, self.end)]
-            extra = {name: tuple(values.tolist()) for name, values in columns.items()}
-            rungs.append(
-                Rung(after, tuple(rollout.alive), tuple(scores.tolist()), tuple(order[:left]), extra)
-            )
-            dropped = order[left:] + dropped
-            rollout.keep(order[:left])
-        at = [str(after) for after, _ in plan]
-        listed = " and ".join(filter(None, [", ".join(at[:-1]), at[-1]])) if at else ""
+            rungs.append(replace(rung, kept=rung.kept[:left]))
+            dropped = [*rung.kept[left:], *dropped]
+            rollout.keep(rung.kept[:left])
+        *before, last = (str(after) for after, _ in plan)
+        listed = f"{', '.join(before)} and {last}" if before else last
         return Scores(
             totals,
             (*rollout.alive, *dropped),
             torch.zeros(len(pool), 0, dtype=torch.float64),
             rungs=tuple(rungs),
             notes=(f"{name_of(verifier)} judged previews after {listed} of {steps} steps",),
-            previews=previews or None,
+            previews=previews,
             rollout=rollout,
             seconds={"verifier": seconds},
         )
+
+
+def judged_rung(
+    verifier: Verifier,
+    text: str,
+    rollout: Rollout,
+    frames: Sequence[np.ndarray[Any, Any]],
+    prefer: Prefer = "high",
+) -> Rung:
+    """What a verifier says of the previews of those alive, who all stay, best first; errors as `judged`."""
+    columns = {name: tuple(v.tolist()) for name, v in judged(verifier, frames, text, rollout.alive).items()}
+    scores = columns.pop("score")
+    order = ranked(torch.tensor(scores, dtype=torch.float64), prefer)
+    kept = tuple(rollout.alive[place] for place in order)
+    return Rung(rollout.step, tuple(rollout.alive), scores, kept, columns)
 
 
 def counting(show: Show, what: str, total: int) -> Callable[[int], None]:

@@ -32,10 +32,14 @@ def create(name: str, **options: Any) -> Acquisition:
     kind = REGISTRY.get(name)
     if kind is None:
         raise BadInput(f"no acquisition function {shown(name)}: choose one of {', '.join(REGISTRY)} or auto")
-    known = [field.name for field in dataclasses.fields(kind)]
+    options_of = {known: [f.name for f in dataclasses.fields(kind)] for known, kind in REGISTRY.items()}
     for option in options:
-        if option not in known:
-            raise BadInput(f"{name} has no option {shown(option)}: it has {', '.join(known)}")
+        if option not in options_of[name]:
+            others = ", ".join(known for known, its in options_of.items() if option in its)
+            raise BadInput(
+                f"{name} has no option {shown(option)}{', which is for ' * bool(others)}{others}: it has "
+                + ", ".join(options_of[name])
+            )
     try:
         return kind(**options)
     except TypeError as error:  # an option that it cannot be without

@@ -49,7 +49,8 @@ def measure(
     - `s/x0_motion`: the same between neighbouring frames, where the layout has a frame axis.
 
     Args:
-        rollout: at its start. Text mass needs batches of two candidates or more.
+        rollout: at its start. Where no two candidates share a forward, which keys are the text's is found by
+            two forwards of one candidate up to the first joint layer, under `layers` in the ledger.
         steps: ascending, from 0, below the schedule's.
         functions: for any of the steps, acquisition functions by name, read as `s/name/l`.
         judge: from the decoded predictions of the alive candidates to numbers, (candidates,) each, read as
@@ -65,6 +66,8 @@ def measure(
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 0:
         raise BadInput(f"steps must ascend and start at 0 or above, not {list(steps)}")
     reader = _Reader(rollout, frozenset(steps), functions or {})
+    if min(rollout.batch_size, len(rollout.alive)) == 1:
+        reader.text = _text_of_one(rollout)
     # Without a judge nothing of the predictions needs decoding, so there is no reason to pause.
     for step in steps if judge is not None else steps[-1:]:
         frames = rollout.advance(step + 1, handler=reader.attention, outputs=reader.outputs)
@@ -138,10 +141,7 @@ class _Reader:
         if call.kind != "joint" or call.causal:
             return None
         if self.text is None and call.candidates > 1 and call.query.shape[-2] == call.key.shape[-2]:
-            apart = (call.key - call.key[:1]).abs().amax(dim=(0, 1, 3))
-            same = apart <= _SAME * call.key.abs().max()
-            if same.any() and not same.all():
-                self.text = same
+            self.text = _unmoved(call.key)
         return self.text if self.text is not None and len(self.text) == call.key.shape[-2] else None
 
     @plain_arithmetic()
@@ -165,6 +165,29 @@ class _Reader:
             if axis is not None and clean.shape[axis + 1] > 1:
                 self.put(f"{step}/x0_motion", candidates, _size(clean.diff(dim=axis + 1)))
         self.before.update(zip(candidates, clean, strict=True))
+
+
+def _unmoved(keys: Tensor) -> Tensor | None:
+    """Which keys, (candidates, heads, keys, channels), no noise moves: (keys,) bool; None for all or none."""
+    same = (keys - keys[:1]).abs().amax(dim=(0, 1, 3)) <= _SAME * keys.abs().max()
+    return same if same.any() and not same.all() else None
+
+
+def _text_of_one(rollout: Rollout) -> Tensor | None:
+    """Which keys of joint layers are the prompt's, from one candidate's noise and its negative."""
+    session, keys = rollout.session, list[Tensor]()
+    first = next((i for i, layer in enumerate(session.layers) if layer.kind == "joint"), None)
+    if first is None:
+        return None
+
+    def look(call: AttentionCall) -> None:
+        if call.index == first and not call.causal and call.query.shape[-2] == call.key.shape[-2]:
+            keys.append(call.key)
+
+    noise = rollout.noises[rollout.alive[:1]]
+    for sign in (1, -1):
+        session.evaluate(sign * noise, look, depth=first + 1, what="layers")
+    return _unmoved(torch.cat(keys)) if keys else None
 
 
 def _conditional(call: AttentionCall, rows: list[int]) -> AttentionCall:

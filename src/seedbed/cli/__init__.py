@@ -2,11 +2,17 @@
 
 import errno
 import os
+import signal
 import sys
+import time
+from typing import Any
 
 from seedbed.errors import SeedbedError
 
 _SMALLER = "lower --batch-size, --frames, --height or --width"
+
+# For what is tidied up after a first Ctrl-C, in seconds: until then another one changes nothing.
+_TIDYING = 3.0
 
 
 def main() -> None:
@@ -14,7 +20,16 @@ def main() -> None:
 
     Whatever a user can cause is one line on stderr; a bug keeps its traceback.
     """
-    code = 2
+    code, interrupted = 2, -_TIDYING
+
+    def interrupt(*signalled: Any) -> None:
+        nonlocal interrupted
+        if time.monotonic() - interrupted >= _TIDYING:
+            interrupted = time.monotonic()
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else its parent has it ignored
+        signal.signal(signal.SIGINT, interrupt)
     try:
         from seedbed.cli.app import app
 
@@ -49,6 +64,7 @@ def main() -> None:
             _fail(f"out of device memory: {_SMALLER}, or use --device cpu")
         else:
             raise
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code is known
     sys.exit(code)
 
 

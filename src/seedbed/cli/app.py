@@ -11,7 +11,7 @@ import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.calibrate import calibrate
 from seedbed.cli.lab import lab
-from seedbed.cli.outputs import checked, named_after, print_json, show, write_together
+from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, show, write_together
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = o
     path = checked(out or named_after(prompt, "-selection.json"), ".json")
     chosen = choice.arguments()
     result = seedbed.select(run.load(), prompt, **chosen, **run.arguments())
-    write_together({path: result.save})
-    show(result.to_dict(), {"record": path}, run.as_json, ranking=True)
+    deliver(result.to_dict(), {"record": (path, result.save)}, run.as_json, ranking=True)
 
 
 @app.command()
@@ -95,7 +94,9 @@ def score(
     run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
-    function = opt.function_of(acquisition)
+    from seedbed.selection.choosing import draw_pool, named
+
+    function = named(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
         raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
@@ -103,7 +104,6 @@ def score(
     known = [recipe if isinstance(recipe, seedbed.NoiseRecipe) else recipe.draw() for recipe in saved]
     pipe = run.load()
     from seedbed.pipelines.session import Session
-    from seedbed.selection.choosing import draw_pool
 
     session = Session(pipe, prompt, **run.call)
     drawn: list[Any] = [draw_pool(session, 1, number).recipes[0] for number in numbers]
@@ -116,7 +116,7 @@ def score(
 def contact_sheet(
     *,
     prompt: str = opt.PROMPT,
-    candidates: int = opt.choosing(10, min=1, help="How many noises to choose from."),
+    candidates: int = opt.choosing(10, min=1, max=10_000, help="How many noises to choose from."),
     seed: int = opt.SEED,
     after: int | None = opt.choosing(
         None, min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."
@@ -140,12 +140,13 @@ def contact_sheet(
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments(batch_size=1))
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"
-    page, memory = path.with_suffix(".html"), path.with_suffix(".safetensors")
-    write_together(
-        {page: lambda at: sheet.page(at, fps, command), memory: sheet.save_memory, path: sheet.save_record}
-    )
-    files = {"page": page, "record": path, "memory": memory}
-    show(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
+    files: dict[str, tuple[Path, Writer]] = {
+        "page": (path.with_suffix(".html"), lambda at: sheet.page(at, fps, command)),
+        "memory": (path.with_suffix(".safetensors"), lambda at: None),
+        "record": (path, sheet.save),  # which writes the memory too
+    }
+    how = {"ranking": judge is not None, "then": f"finish  {command} N"}
+    deliver(sheet.record(), files, run.as_json, **how)
 
 
 @app.command()
@@ -216,14 +217,12 @@ def _write(result: "Generation", video: Path, unnamed: bool, fps: float, report:
     """Write a video, its report and its record, and show them; an image whose file is unnamed is a .png."""
     if unnamed and len(result.frames) == 1:
         video = video.with_suffix(".png")
-    files = {"video": video, "report": video.with_suffix(".html"), "record": video.with_suffix(".json")}
+    command = f"seedbed replay {shlex.quote(video.name)}"
+    files: dict[str, tuple[Path, Writer]] = {
+        "video": (video, lambda path: result.save(path, fps)),
+        "report": (video.with_suffix(".html"), lambda path: result.report(path, fps, replay=command)),
+        "record": (video.with_suffix(".json"), lambda path: result.save(path, fps)),
+    }
     if not report:
         del files["report"]
-    command = f"seedbed replay {shlex.quote(video.name)}"
-
-    def write(path: Path) -> Path:
-        page = path.suffix == ".html"
-        return result.report(path, fps, replay=command) if page else result.save(path, fps)
-
-    write_together(dict.fromkeys(files.values(), write))
-    show(result.record(fps), files, as_json)
+    deliver(result.record(fps), files, as_json)

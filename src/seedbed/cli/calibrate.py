@@ -1,27 +1,26 @@
 """The command `seedbed calibrate`: what the choice of the noise is worth on a model, and a profile of it."""
 
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typer import Option
 
 from seedbed.cli import options as opt
-from seedbed.cli.outputs import checked, print_json
+from seedbed.cli.outputs import checked, print_json, write_together
 from seedbed.errors import BadInput
 
 # As many lines of the table as fit a terminal; the report has all.
 _LINES = 12
 
-World = Enum("World", {"shapes": "shapes"})
+World = Literal["shapes"]
 
 
 def calibrate(
     *,
     prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
     world: World | None = Option(None, help="Take captions of this world instead."),
-    count: int = Option(80, min=1, help="How many of the world's captions."),
+    count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
     verifier: str | None = Option(
         None, help="What judges the videos: shapes, clip:FOLDER or aesthetic:FOLDER (else the world's own)."
     ),
@@ -61,7 +60,8 @@ def calibrate(
     from seedbed.lab.calibration import calibrate as measure
     from seedbed.lab.presentation import cell_text
 
-    with opt.resumable(run.progress, Path(f"{path}.rows")) as progress:
+    rows = Path(f"{path}.rows")
+    with opt.resumable(run.progress, rows) as progress:
         found = measure(
             pipe,
             texts,
@@ -71,13 +71,15 @@ def calibrate(
             steps=tuple(moments),
             acquisitions=acquisition or FUNCTIONS,
             batch_size=run.batch_size or "auto",
-            save=path,
+            cache=rows,
             progress=progress,
             **run.call,
         )
-    files = {"profile": path}
-    if report:
-        files["report"] = found.report(path.with_suffix(".html"))
+        files = {"report": path.with_suffix(".html"), "profile": path}
+        writers = {files["report"]: found.report, path: found.profile.save}
+        if not report:
+            del writers[files.pop("report")]
+        write_together(writers)
     if run.as_json:
         print_json(files, profile=json.loads(path.read_bytes()))
         return
@@ -88,14 +90,16 @@ def calibrate(
         print(f"{what:<7} {file}")
 
 
-def _texts(prompts: Path | None, world: World | None, count: int) -> list[str]:
+def _texts(prompts: Path | None, world: World | None, count: int | None) -> list[str]:
     if (prompts is None) == (world is None):
         raise BadInput("say what to calibrate on: either --prompts FILE or --world shapes")
     if prompts is None:
         from seedbed.worlds.shapes import captions
 
         # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
-        return captions(count, objects=2, seed=0, held=False)
+        return captions(count or 80, objects=2, seed=0, held=False)
+    if count is not None:
+        raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
     try:
         lines = prompts.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +115,7 @@ def _judge(verifier: str | None, ratings: Path | None, world: World | None) -> A
         from seedbed.verifiers.ratings import Ratings
 
         return Ratings.load(ratings)
-    name = verifier or (world and world.value)
+    name = verifier or world
     if not name:
         raise BadInput("say what judges the videos: --verifier NAME or --ratings FILE.csv")
     from seedbed.verifiers import resolve

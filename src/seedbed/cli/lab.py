@@ -25,20 +25,22 @@ FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 def run(
     recipe: Path = Argument(metavar="RECIPE", help="JSON file that says what to run."),
     out: Path | None = Option(None, metavar="DIR", help="Folder of the run (else runs/NAME of the recipe)."),
-    workers: int = Option(1, min=1, help="Processes that share the work."),
+    workers: int | None = Option(None, min=1, help="Processes that share the work (else 1)."),
     cluster: str | None = Option(
         None, metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work."
     ),
     quiet: bool = Option(False, "--quiet", "-q", help="No progress bar."),
 ) -> None:
     """Run a recipe; run it again to go on after an interruption."""
+    if workers and cluster:
+        raise BadInput("--workers is for work on this machine, a --cluster has its own: leave one out")
     from seedbed.lab.experiment import Recipe
     from seedbed.lab.work import run as work
 
     content = Recipe.load(recipe)
     folder = out or Path("runs") / content.name
     with resumable(not quiet and sys.stderr.isatty(), folder) as show:
-        rows = work(content, folder, workers, lambda done, total: show("rows", done, total), cluster)
+        rows = work(content, folder, workers or 1, lambda done, total: show("rows", done, total), cluster)
     print(f"{len(rows)} rows in {folder / 'rows.jsonl'}")
 
 

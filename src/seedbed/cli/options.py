@@ -8,17 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
 
 from seedbed.errors import BadInput
-
-if TYPE_CHECKING:
-    from seedbed.acquisition import Acquisition as Function
 
 choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
@@ -33,7 +29,7 @@ _SILENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-Dtype = Enum("Dtype", {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"})
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def _check_prompt(prompt: str) -> str:
@@ -68,7 +64,10 @@ class Choice:
     """How to choose one of how many noises."""
 
     candidates: int | None = choosing(
-        None, min=1, help="How many noises to choose from (else what the profile says, 6 for previews, 10)."
+        None,
+        min=1,
+        max=10_000,
+        help="How many noises to choose from (else what the profile says, 6 for previews, 10).",
     )
     seed: int = SEED
     acquisition: str = ACQUISITION
@@ -80,28 +79,11 @@ class Choice:
     )
 
     def arguments(self) -> dict[str, Any]:
-        """The same for `seedbed.select` and `seedbed.generate`; errors as `function_of`."""
-        function = function_of(self.acquisition)
-        if self.verifier is not None:
-            from seedbed.acquisition import Previews
+        """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
+        from seedbed.selection.choosing import named
 
-            if self.acquisition != "auto":
-                raise BadInput("--verifier is short for --acquisition previews:verifier=NAME: leave one out")
-            function = Previews(verifier=self.verifier)
+        function = named(self.acquisition, self.verifier)
         return {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
-
-
-def function_of(acquisition: str) -> "str | Function":
-    """What `seedbed.select` takes for a text: checked, so that a mistake is one before a model is loaded."""
-    if acquisition.endswith(".json"):
-        from seedbed.selection.profile import Profile
-
-        Profile.load(acquisition)
-    elif acquisition != "auto":
-        from seedbed.acquisition import resolve
-
-        return resolve(acquisition)
-    return acquisition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +124,7 @@ class Run(Terminal):
 
     def load(self) -> Any:
         """The pipeline."""
-        dtype = self.dtype and self.dtype.value
-        return load_pipeline(self.model, self.progress, dtype=dtype, device=self.device)
+        return load_pipeline(self.model, self.progress, dtype=self.dtype, device=self.device)
 
     @property
     def call(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from seedbed.errors import BadInput
+
+Writer = Callable[[Path], object]
 
 
 def named_after(prompt: str, ending: str) -> Path:
@@ -45,10 +48,16 @@ def checked(path: Path, *suffixes: str, beside: Iterable[str] = ()) -> Path:
     return path
 
 
-def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+def write_together(writers: Mapping[Path, Writer]) -> None:
     """Call each writer with a path to write to, and move the files into place once all of them are whole.
 
-    The paths share one folder. If a writer fails or is interrupted, none of the files appears or changes.
+    The paths share one folder; the record comes last. If a writer fails or is interrupted, none of the files
+    appears or changes. Once they are being moved, which takes no time, Ctrl-C is ignored until the command
+    ends: its files are there. A process killed meanwhile leaves files that are whole, the record only if all
+    others are there, and the rest in a folder whose name begins with .seedbed-.
+
+    Raises:
+        BadInput: the system refuses; says which files are there all the same.
     """
     folder = next(iter(writers)).parent
     try:
@@ -56,22 +65,35 @@ def write_together(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     except OSError as error:
         raise BadInput(f"cannot write in {folder}: {error.strerror or error}") from error
     with staging:
+        staged = {path: Path(staging.name, path.name) for path in writers}
         for path, write in writers.items():
-            staged = Path(staging.name, path.name)
             try:
-                write(staged)
+                write(staged[path])
             except BadInput as error:
-                raise BadInput(str(error).replace(str(staged), str(path))) from error
+                raise BadInput(str(error).replace(str(staged[path]), str(path))) from error
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for path in writers:
             try:
-                os.replace(Path(staging.name, path.name), path)
-            except OSError as error:
-                raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+                os.replace(staged[path], path)
+            except (OSError, KeyboardInterrupt) as error:
+                moved = ", ".join(str(done) for done, source in staged.items() if not source.exists())
+                there = f"only {moved} was written" if moved else "nothing was written"
+                if isinstance(error, KeyboardInterrupt):
+                    raise KeyboardInterrupt(there) from None
+                raise BadInput(f"cannot write {path}: {error.strerror or error}; {there}") from error
 
 
 def print_json(files: Mapping[str, Path], **content: Any) -> None:
     """One JSON object: where the files lie, and what else there is."""
     print(json.dumps({"files": {what: str(path) for what, path in files.items()}, **content}))
+
+
+def deliver(
+    record: dict[str, Any], files: Mapping[str, tuple[Path, Writer]], as_json: bool, **shown: Any
+) -> None:
+    """Write the files of a record, which is the last of them, and show it with where they lie; see `show`."""
+    write_together(dict(files.values()))
+    show(record, {what: path for what, (path, _) in files.items()}, as_json, **shown)
 
 
 def show(
@@ -113,13 +135,14 @@ def show(
 
 def _ranking(record: dict[str, Any]) -> Table:
     """The candidates of a record, best first."""
+    from seedbed.report.page import figure, numbers
+
     headings = [Column(heading, justify="right") for heading in ("rank", "seed", "noise", "score")]
     table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
-    totals = record["totals"]
+    totals = numbers(record["totals"])
     seen = [sum(score is not None for score in row) for row in record["scores"]]
-    known = [total for total in totals if total is not None]
+    known = list(filter(math.isfinite, totals))
     spread = max(known) - min(known) if known else 0.0
-    digits = min(max(2 - math.floor(math.log10(spread)), 0), 9) if spread else 4
     for rank, index in enumerate(record["order"], 1):
         recipe, total, chosen = record["recipes"][index], totals[index], index == record["best"]
         dropped = f"dropped after layer {seen[index]}" if seen[index] < max(seen) else ""
@@ -127,7 +150,7 @@ def _ranking(record: dict[str, Any]) -> Table:
             str(rank),
             "–" if recipe["seed"] is None else str(recipe["seed"]),
             str(recipe["candidate"]),
-            "–" if total is None else f"{total:.{digits}f}",
+            figure(total, spread),
             "chosen" if chosen else dropped,
             style="bold green" if chosen else "",
         )

@@ -1,4 +1,9 @@
-"""Which choice of the noise helps on this model, measured on prompts and by a verifier of your own."""
+"""Which choice of the noise helps on this model, measured on prompts and by a verifier of your own.
+
+`measured` reads what the noises of one prompt show on their way, and what their finished videos are worth;
+`calibrate` concludes from many prompts, and the tasks `signals` and `generation` of recipes are
+`measure_noises`.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +12,39 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from seedbed import __version__
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, RolloutScore
 from seedbed.acquisition import resolve as function_named
-from seedbed.acquisition.base import BatchSize
+from seedbed.acquisition.base import BatchSize, rows_that_fit
+from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput, shown, whole
 from seedbed.files import write_bytes_atomically
+from seedbed.lab import statistics
 from seedbed.lab.choice import Calibration, conclude
-from seedbed.lab.evidence import Evidence
+from seedbed.lab.evidence import Evidence, groups, judge_signals
 from seedbed.lab.experiment import Row
-from seedbed.lab.measurement import is_read, measured
+from seedbed.lab.presentation import Table, signal_table
 from seedbed.lab.replays import fitted_previews, fitted_race
 from seedbed.lab.work import Store
+from seedbed.noise import NoiseRecipe
+from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.choosing import draw_pool
 from seedbed.selection.profile import VERIFIERS
 from seedbed.selection.record import Model, jsonable, package_versions, recordable
-from seedbed.verifiers import Verifier, name_of, resolve
+from seedbed.verifiers import Frames, Verifier, judged, judged_text, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
@@ -41,6 +52,7 @@ VERSION = 1
 SCHEMA = "seedbed.calibration/1"
 FUNCTIONS = ("entropy", "bansa", "bansa:place=logits", "bansa:estimator=masked")
 LEAST_PROMPTS, LEAST_NOISES = 8, 4
+_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call"}
 
 
 def calibrate(
@@ -96,13 +108,15 @@ def calibrate(
     noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
     steps = [whole("each of steps", step, least=0) for step in steps]
     _check(prompts, steps)
-    judge: Verifier | Ratings
-    if isinstance(verifier, Ratings):
-        judge = verifier
-    elif isinstance(verifier, (str, os.PathLike)) and os.fspath(verifier).lower().endswith(".csv"):
-        judge = Ratings.load(verifier)
-    else:
-        judge = resolve(verifier)
+    if isinstance(verifier, (str, os.PathLike)) and os.fspath(verifier).lower().endswith(".csv"):
+        verifier = Ratings.load(verifier)
+    judge = verifier if isinstance(verifier, Ratings) else resolve(verifier)
+    session = Session(pipe, prompts[0], **call)
+    for number, prompt in enumerate(prompts):
+        if isinstance(judge, Ratings):
+            judge.of(prompt, [NoiseRecipe(seed + number, candidate, (1,)) for candidate in range(noises)])
+        else:
+            judged_text(judge, session, prompt)
     functions = {label(given): _over_all_layers(function_named(given)) for given in acquisitions}
     model = Model.of(pipe)
     about = {
@@ -111,10 +125,10 @@ def calibrate(
         "model": model.model,
         "weights": weights_sha256(pipe),
         "scheduler": model.scheduler,
-        "call": recordable(Session(pipe, prompts[0], **call).call)[0],
+        "call": recordable(session.call)[0],
         "steps": list(steps),
         "functions": {name: {"name": f.name, **jsonable(f.options())} for name, f in functions.items()},
-        "verifier": _described(judge) if callable(verifier) or isinstance(judge, Ratings) else str(verifier),
+        "verifier": described(verifier),
     }
     if save is not None:
         save = Path(save)
@@ -166,9 +180,8 @@ def calibrate(
         "seedbed": __version__,
         "versions": package_versions(),
     }
-    preview = (
-        fitted_previews(evidence, verifier) if isinstance(verifier, str) and verifier in VERIFIERS else None
-    )
+    judged_by = described(verifier)
+    preview = fitted_previews(evidence, judged_by) if judged_by in VERIFIERS else None
     # Of the published score.
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
     race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
@@ -192,12 +205,14 @@ def _check(prompts: Sequence[str], steps: Sequence[int]) -> None:
         raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
 
 
-def _described(judge: Verifier | Ratings) -> str:
-    """What a cache and a profile call a verifier; other ratings are another verifier."""
-    if not isinstance(judge, Ratings):
-        return name_of(judge)
-    digest = hashlib.sha256(repr(sorted(judge.ratings.items())).encode()).hexdigest()
-    return f"ratings {digest[:12]} of {len(judge.ratings)} videos"
+def described(verifier: str | os.PathLike[str] | Verifier | Ratings) -> str:
+    """What a cache and a profile call a verifier: by its name, if it has one; ratings by what they say."""
+    if isinstance(verifier, Ratings):
+        digest = hashlib.sha256(repr(sorted(verifier.ratings.items())).encode()).hexdigest()
+        return f"ratings {digest[:12]} of {len(verifier.ratings)} videos"
+    if not callable(verifier):
+        return str(verifier)
+    return next((name for name in VERIFIERS if resolve(name) is verifier), name_of(verifier))
 
 
 def label(acquisition: str | Acquisition) -> str:
@@ -244,3 +259,147 @@ def weights_sha256(pipe: Any) -> str:
                 moments[1] += int((bits >> 16).long().square().sum())
             digest.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype} {moments}".encode())
     return digest.hexdigest()
+
+
+def measured(
+    session: Session,
+    pool: Pool,
+    verifier: Verifier | Ratings,
+    steps: Sequence[int] = (),
+    functions: Mapping[int, Mapping[str, Acquisition]] | None = None,
+    previews: bool = False,
+    batch_size: BatchSize = "auto",
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Signals and outcomes of the noises of one prompt: name to (noises,) float64.
+
+    The signals of `seedbed.acquisition.signals.measure`; the verifier's numbers for the finished video,
+    `outcome.key`; and the price in evaluations of a whole generation of one candidate, `cost.generation`, and
+    of a step, `cost.step`.
+
+    Args:
+        verifier: ratings by people finish no video.
+        steps: after how many denoising steps signals are read; 0 is t = T. Without any, videos are generated
+            one by one, by any pipeline.
+        functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
+            function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
+            `0/name/layer`, or `0/name` for one that scores no layers.
+        previews: whether the verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
+        batch_size: noises that are denoised together.
+    """
+    count = len(pool)
+    rated = None if not isinstance(verifier, Ratings) else verifier.of(session.prompt or "", pool.recipes)  # type: ignore[arg-type]
+    text = "" if isinstance(verifier, Ratings) else judged_text(verifier, session)
+
+    def judge(frames: list[Frames]) -> dict[str, Tensor]:
+        assert not isinstance(verifier, Ratings)
+        return judged(verifier, frames, text)
+
+    given = {0: {}, **(functions or {})}
+    read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
+    for step, some in given.items():
+        if step and (own := some.keys() - read[step].keys()):
+            raise BadInput(f"{min(own)} needs forwards of its own, which start at t = T: give it to step 0")
+    table: dict[str, np.ndarray[Any, Any]] = {}
+    if steps:
+        rows = min(rows_that_fit(batch_size, pool.noises), count)
+        rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
+        table = measure(rollout, steps, functions=read, judge=judge if previews else None)
+    for name, function in given[0].items():
+        if name in read[0]:
+            continue
+        if isinstance(function, AttentionScore):
+            function = dataclasses.replace(function, depth=None)
+        scores = function.score(session, pool, batch_size=batch_size)
+        table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
+        if not scores.layers:
+            table[f"0/{name}"] = scores.totals.numpy()
+    if rated is not None:
+        outcome = {"score": rated}
+    else:
+        outcome = judge(rollout.finish() if steps else [session.generate(noise) for noise in pool.noises])
+    table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
+    spent = session.ledger.entries
+    if steps:
+        step_cost = spent["calibration"] / count / rollout.step
+        table["cost.step"] = np.full(count, step_cost)
+        table["cost.generation"] = np.full(count, step_cost * rollout.steps)
+    elif rated is None:
+        table["cost.generation"] = np.full(count, spent["generation"] / count)
+    return table
+
+
+def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
+    """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
+    if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:
+        return False
+    return function.copies == function.steps == 1 and function.layers is None and function.race is None
+
+
+def measure_noises(
+    pipe: Any, prompt: str, recipes: Sequence[NoiseRecipe], options: Mapping[str, Any]
+) -> list[Row]:
+    """One row per noise of what `measured` finds.
+
+    Options: its arguments, the verifier as `seedbed.verifiers.resolve` takes it and functions as `select`
+    does; and `call`, arguments of the pipeline's call. Only the verifier must be given.
+
+    Raises:
+        BadInput: an option that is unknown or missing, or whose value cannot be used.
+    """
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(_OPTIONS))}")
+    if "verifier" not in options:
+        raise BadInput("the option verifier is missing: say what judges the videos")
+    functions = {
+        int(step): {name: function_named(function) for name, function in some.items()}
+        for step, some in options.get("functions", {}).items()
+    }
+    table = measured(
+        Session(pipe, prompt, **options.get("call", {})),
+        Pool.of(recipes),
+        (_loaded if isinstance(options["verifier"], str) else resolve)(options["verifier"]),
+        options.get("steps", ()),
+        functions,
+        bool(options.get("previews")),
+        options.get("batch_size", "auto"),
+    )
+    return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]
+
+
+# Some verifiers are models: loaded once, not for every prompt.
+_loaded = lru_cache(maxsize=1)(resolve)
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """What the seed decides on each model, and what each signal is worth: see `evidence.judge_signals`."""
+    best: list[list[Any]] = []
+    seeds: list[list[Any]] = []
+    worth = []
+    for model, evidence in groups(rows).items():
+        truth = evidence.outcome()
+        nfe = float(np.mean(evidence.columns.get("cost.generation", np.nan)))
+        random, oracle = statistics.random(truth), statistics.oracle(truth)
+        means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
+        seeds.append([model, *truth.shape, nfe, *means])
+        best += [
+            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
+            for n in range(1, truth.shape[1] + 1)
+        ]
+        if names := evidence.names():
+            title = f"{model}: what each signal is worth"
+            worth.append(signal_table(title, judge_signals(evidence, names)))
+    return [
+        Table(
+            "What the seed decides",
+            ["model", "prompts", "noises", "NFE", "random", "best of all", "gap"],
+            seeds,
+            "Verifier's score and what one video costs; 95 % intervals, bootstrap over prompts.",
+        ),
+        Table(
+            "Best of n by the verifier",
+            ["model", "n", "NFE", "score"],
+            best,
+            "Expected score of the best of n finished videos, and what they cost; 95 % intervals.",
+        ),
+        *worth,
+    ]

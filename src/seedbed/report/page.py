@@ -15,6 +15,9 @@ from PIL import Image
 from seedbed.report.plots import layer_heat, layer_lines
 from seedbed.report.video import SHORT_SIDE, encode_image, encode_video
 
+# Of the best candidates: a video takes up to 100 kB of a page, a line and a row of a plot a tenth of that.
+PICTURES = PLOTTED = 60
+
 
 def selection_page(data: dict[str, Any]) -> str:
     """The page of one selection.
@@ -25,7 +28,8 @@ def selection_page(data: dict[str, Any]) -> str:
             are shown, and where given `unit` (of the scores, such as "nats"), `fps` (8) and `rungs` (the
             pauses of a selection by previews); plus, each optional: `frames`, uint8 (frames, height, width,
             3), the generated video; `previews`, one such array or None per candidate, in the order of the
-            pool; `replay`, the shell command that makes the video again.
+            pool, of which those of the `PICTURES` best are shown; `replay`, the shell command that makes the
+            video again. The layers' plots show the `PLOTTED` best.
 
     Raises:
         KeyError: the record lacks one of its keys.
@@ -33,10 +37,7 @@ def selection_page(data: dict[str, Any]) -> str:
     record = {key: value for key, value in data.items() if key not in ("frames", "previews", "replay")}
     best, frames, fps = data["best"], data.get("frames"), data.get("fps") or 8
     totals, scores = (np.array(data[key], np.float64) for key in ("totals", "scores"))  # None becomes nan
-    previews = [
-        None if frames is None else media(shrunk(frames, 160), fps)
-        for frames in data.get("previews") or [None] * len(totals)
-    ]
+    previews = _pictures(data, 160, fps)
     rungs = [dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in data.get("rungs") or []]
     names = [f"noise {recipe['candidate']}" for recipe in data["recipes"]]
     if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
@@ -54,14 +55,16 @@ def selection_page(data: dict[str, Any]) -> str:
             "total": figure(totals[candidate], high - low),
             "dropped": seen[candidate] if seen[candidate] < seen.max() else None,
             "place": 100 * (totals[candidate] - low) / (high - low) if high > low else 50,
-            "preview": previews[candidate],
+            "preview": previews.get(candidate),
             "rungs": [figure(rung[candidate], high - low) if candidate in rung else None for rung in rungs],
         }
         for candidate in data["order"]
     ]
-    plots = [layer_lines(scores, best)] if seen.any() else []
+    # Those that are plotted, best first.
+    shown = data["order"][:PLOTTED]
+    plots = [layer_lines(scores[shown], shown.index(best))] if np.isfinite(scores[shown]).any() else []
     if plots and len(totals) > 1:
-        plots.append(layer_heat(scores, data["order"]))
+        plots.append(layer_heat(scores[shown]))
     ledger, seconds = data["ledger"], data["seconds"]
     spent = sum(ledger.values())
     costs = [
@@ -80,8 +83,11 @@ def selection_page(data: dict[str, Any]) -> str:
         fps=fps,
         hero=media(frames, fps, record) if frames is not None else None,
         size="{0} frames, {2} × {1} pixels".format(*frames.shape) if frames is not None else "",
-        stand_in=previews[best],
-        names=names,
+        stand_in=previews.get(best),
+        names=[names[candidate] for candidate in shown],
+        line=shown.index(best),
+        pictures=PICTURES,
+        plotted=PLOTTED,
         rows=rows,
         by_previews=data["acquisition"] in ("preview", "previews"),
         picked="picked" in data.get("options", {}),
@@ -114,14 +120,14 @@ def sheet_page(data: dict[str, Any]) -> str:
     Raises:
         KeyError: the record lacks one of its keys.
     """
-    totals = np.array(data["totals"], np.float64)  # None becomes nan
+    totals, previews = np.array(data["totals"], np.float64), _pictures(data, 320, data["fps"])  # None: nan
     judged = np.isfinite(totals).any()
     spread = float(np.nanmax(totals) - np.nanmin(totals)) if judged else 0.0
     cards = [
         {
             "number": candidate,
             "name": f"noise {data['recipes'][candidate]['candidate']}",
-            "preview": media(shrunk(data["previews"][candidate], 320), data["fps"]),
+            "preview": previews.get(candidate),
             "score": figure(totals[candidate], spread) if judged else None,
             "first": bool(spread) and totals[candidate] == np.nanmax(totals),
             "checked": judged and candidate == data["order"][0],
@@ -131,6 +137,7 @@ def sheet_page(data: dict[str, Any]) -> str:
     return render(
         "sheet.html",
         data=data,
+        pictures=PICTURES,
         cards=cards,
         command=data["command"],
         judge=data["options"].get("verifier"),
@@ -138,6 +145,16 @@ def sheet_page(data: dict[str, Any]) -> str:
         elapsed=f"{sum(data['seconds'].values()):,.1f}",
         rest=data["sheet"]["of"] - data["sheet"]["steps"],
     )
+
+
+def _pictures(data: dict[str, Any], side: int, fps: float) -> dict[int, dict[str, Any]]:
+    """The previews of the best candidates, for the templates."""
+    previews = data.get("previews") or [None] * len(data["order"])
+    return {
+        candidate: media(shrunk(previews[candidate], side), fps)
+        for candidate in data["order"][:PICTURES]
+        if previews[candidate] is not None
+    }
 
 
 def render(template: str, **content: Any) -> str:

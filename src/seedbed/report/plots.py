@@ -1,7 +1,6 @@
 """Where things lie in the two plots of a selection; `templates/plots.html` draws them as inline SVG."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,11 @@ def layer_lines(scores: NDArray[np.float64], best: int) -> dict[str, Any]:
     }
 
 
-def layer_heat(scores: NDArray[np.float64], order: Sequence[int]) -> dict[str, Any]:
-    """Heat map, candidates (best first) by layers: distance from the pool's mean in that layer.
+def layer_heat(scores: NDArray[np.float64]) -> dict[str, Any]:
+    """Heat map, candidates by layers: distance from the mean of all in that layer.
 
     Args:
-        scores: (candidates, layers), NaN where a candidate was not seen.
+        scores: (candidates, layers), best first, NaN where a candidate was not seen.
 
     Returns:
         `xs`, the middle of each layer; `rows`, for each the candidate, y and pairs of layer and distance, in
@@ -53,21 +52,17 @@ def layer_heat(scores: NDArray[np.float64], order: Sequence[int]) -> dict[str, A
     """
     spread = np.nanstd(scores, axis=0)
     z = (scores - np.nanmean(scores, axis=0)) / np.where(spread > 0, spread, 1.0)
-    width, height = (RIGHT - LEFT) / scores.shape[1], (BOTTOM - TOP) / len(order)
+    width, height = (RIGHT - LEFT) / scores.shape[1], (BOTTOM - TOP) / len(scores)
     return {
         "xs": [LEFT + (column + 0.5) * width for column in range(scores.shape[1])],
         "rows": [
-            (
-                row,
-                TOP + place * height,
-                [(i, cell) for i, cell in enumerate(z[row]) if math.isfinite(cell)],
-            )
-            for place, row in enumerate(order)
+            (row, TOP + row * height, [(i, cell) for i, cell in enumerate(cells) if math.isfinite(cell)])
+            for row, cells in enumerate(z)
         ],
         "width": width,
         "height": height,
         "gap": 1 if min(width, height) > 5 else 0,
-        "step": -(-len(order) * 13 // (BOTTOM - TOP)),  # labels need 13 pixels each
+        "step": -(-len(scores) * 13 // (BOTTOM - TOP)),  # labels need 13 pixels each
     }
 
 

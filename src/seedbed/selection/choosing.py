@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
@@ -22,8 +24,12 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
+from seedbed.verifiers import Verifier, judged_text
+from seedbed.verifiers import resolve as verifier_named
 
 CANDIDATES = 10
+# A pool is drawn and held as a whole: 8 GiB are 1,900 noises of CogVideoX-5B, which take half a minute.
+MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
 
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
@@ -84,6 +90,9 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             if len(values) != len(prompt):
                 raise BadInput(f"{name} is a list of {len(values)}, but there are {len(prompt)} prompts")
         first = whole("seed", options.get("seed", seed), least=0)
+        for name, read in (("verifier", verifier_named), ("acquisition", named)):
+            if options.get(name) is not None:  # once, as it may be a model to load
+                options[name] = read(options[name])
         made = []
         for index, text in enumerate(prompt):
             own, *inner = (
@@ -133,6 +142,8 @@ def select(
     candidates: int | None = None,
     seed: int = 0,
     acquisition: str | Acquisition | Profile = "auto",
+    verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -154,6 +165,7 @@ def select(
             profile beside the model: previews where its verifier can judge the prompt, else the function that
             it names; without one it is BANSA as published (arXiv 2505.17561), for which our models show no
             gain: calibrate (docs/evidence.md).
+        verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
         batch_size: rows of one forward; "auto": what fits (previews: one). Where an acquisition runs several
             copies of a candidate, each is a row, and they stay together.
         progress: True for a bar on stderr, or a callable (what, done, total).
@@ -170,8 +182,8 @@ def select(
         BadRecord: a damaged profile.
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
-    given = merged(call, arguments)
-    return choose(pipe, prompt, given, acquisition, candidates, seed, batch_size, progress)[0]
+    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    return choose(pipe, prompt, given, function, candidates, seed, batch_size, progress)[0]
 
 
 def score(
@@ -180,6 +192,8 @@ def score(
     noises: Tensor | Sequence[NoiseRecipe | Tensor],
     *,
     acquisition: str | Acquisition | Profile = "auto",
+    verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -198,8 +212,8 @@ def score(
         raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
-    given = merged(call, arguments)
-    return choose(pipe, prompt, given, acquisition, len(noises), 0, batch_size, progress, noises)[0]
+    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    return choose(pipe, prompt, given, function, len(noises), 0, batch_size, progress, noises)[0]
 
 
 def given_pool(session: Session, noises: Tensor | Sequence[NoiseRecipe | Tensor]) -> Pool:
@@ -235,40 +249,77 @@ def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict
     return {**(call or {}), **arguments}
 
 
+def named(
+    acquisition: str | Acquisition | Profile,
+    verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
+) -> str | Acquisition | Profile:
+    """What `select` is to choose by, checked as far as it hangs on no model: a text for auto and for a file.
+
+    Arguments and errors as `select`.
+    """
+    automatic = isinstance(acquisition, str) and acquisition == "auto"
+    if verifier is not None:
+        if not automatic:
+            name = getattr(acquisition, "name", acquisition)
+            raise BadInput(f"{name} takes no verifier, only previews does: leave one out")
+        return Previews(verifier=verifier, verifier_prompt=verifier_prompt)
+    if verifier_prompt is not None:
+        raise BadInput("verifier_prompt is the text that a verifier judges by: give verifier= too")
+    if isinstance(acquisition, str) and acquisition.endswith(".json"):
+        Profile.load(acquisition)
+        return acquisition
+    return acquisition if automatic or isinstance(acquisition, Profile) else resolve(acquisition)
+
+
 def chosen_function(
-    pipe: Any,
-    prompt: str | None,
+    session: Session,
     acquisition: str | Acquisition | Profile,
     candidates: int | None,
     call: Mapping[str, Any],
 ) -> tuple[Acquisition, int, str]:
-    """What chooses, from how many candidates, and why; arguments and errors as `select`."""
+    """What chooses, from how many candidates, and why; arguments and errors as `select`.
+
+    Args:
+        acquisition: as `named` returns it.
+        call: the arguments of the pipeline's call that were given.
+    """
     candidates = whole("candidates", candidates, optional=True)
-    reason = "asked for"
-    profile, whose = None, "the profile"
-    if isinstance(acquisition, Profile):
-        profile = acquisition
-    elif isinstance(acquisition, str) and acquisition == "auto":
-        profile, whose = Profile.beside(pipe), "the model's profile"
-        reason = f"auto: no {FILENAME} lies beside the model, so the published function"
-    elif isinstance(acquisition, str) and acquisition.endswith(".json"):
-        profile, whose = Profile.load(acquisition), acquisition
-    if profile is not None:
-        own_steps = "num_inference_steps" not in call
-        function, candidates, reason = profile.choice(prompt, candidates, own_steps, whose)
-    elif reason != "asked for":
-        function = Bansa()
+    whose, found = "the profile", acquisition
+    if isinstance(found, str):
+        beside = found == "auto"
+        whose = "the model's profile" if beside else found
+        found = (Profile.beside(session.pipe) if beside else Profile.load(found)) or Bansa()
+    if isinstance(found, Profile):
+        own_steps, able = "num_inference_steps" not in call, False
+        with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
+            if found.preview is not None:
+                judged_text(verifier_named(found.preview.verifier), session)
+                able = True
+        function, candidates, reason = found.choice(able, candidates, own_steps, whose)
     else:
-        assert not isinstance(acquisition, Profile)
-        function = resolve(acquisition)
+        function, reason = found, "asked for"
+        if found is not acquisition:
+            reason = f"auto: no {FILENAME} lies beside the model, so the published function"
     usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
     return function, candidates or usual, reason
 
 
 def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
-    """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline."""
+    """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline.
+
+    Raises:
+        BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`.
+    """
     spec = session.spec
     shape = tuple(spec.shape)
+    most = min(MOST_CANDIDATES, MOST_BYTES // (4 * math.prod(shape)))
+    if candidates > most:
+        size = candidates * 4 * math.prod(shape) / 2**30
+        raise BadInput(
+            f"{candidates:,} candidates are too many for one choice (noises of {size:,.1f} GiB): ask for "
+            f"at most {most:,} of {session.asked.name}"
+        )
     return Pool.of(
         [
             NoiseRecipe(seed=seed, candidate=index, shape=shape, frame_axis=spec.frame_axis)
@@ -294,9 +345,9 @@ def choose(
         given: the arguments of the pipeline's call.
         noises: the caller's own instead of those of the seed; even a single one is scored.
     """
-    function, count, reason = chosen_function(pipe, prompt, acquisition, candidates, given)
-    given, kept = several(given, count)
-    session = Session(pipe, prompt, **given)
+    session = Session(pipe, prompt, **several(given, math.inf)[0])
+    function, count, reason = chosen_function(session, acquisition, candidates, given)
+    kept = several(given, count)[1]
     pool = draw_pool(session, count, seed) if noises is None else given_pool(session, noises)
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         batch_size = whole("batch_size", batch_size)

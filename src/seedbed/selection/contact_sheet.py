@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -15,21 +14,27 @@ from time import perf_counter
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import Acquisition, Scores
-from seedbed.acquisition.halving import Rung, ranked
-from seedbed.acquisition.previews import counting
+from seedbed.acquisition.previews import Previews, counting, judged_rung
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import CANDIDATES, draw_pool, merged, recorded
+from seedbed.selection.choosing import (
+    CANDIDATES,
+    draw_pool,
+    merged,
+    named,
+    recorded,
+)
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
-from seedbed.verifiers import Verifier, judged, name_of, resolve
+from seedbed.verifiers import Verifier, judged_text, name_of, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class _ByEye(Acquisition):
 
     after: int
     verifier: str | None
+    verifier_prompt: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +98,8 @@ class ContactSheet:
         """
         if Path(path).suffix.lower() != ".json":
             raise BadInput(f"cannot write {path}: the record of a contact sheet must end in .json")
-        self.save_memory(Path(path).with_suffix(".safetensors"))
-        return self.save_record(path)
-
-    def save_record(self, path: str | os.PathLike[str]) -> Path:
-        """Write the record alone; errors as `save`."""
+        write_bytes_atomically(Path(path).with_suffix(".safetensors"), self.memory)
         return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
-
-    def save_memory(self, path: str | os.PathLike[str]) -> Path:
-        """Write the remembered evaluations alone; errors as `save`."""
-        return write_bytes_atomically(path, self.memory)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ContactSheet:
@@ -205,6 +203,7 @@ def contact_sheet(
     seed: int = 0,
     after: int | None = None,
     verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
     batch_size: int = 1,
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -217,6 +216,7 @@ def contact_sheet(
     Args:
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
+        verifier_prompt: the text by which it judges, as in `Previews`.
         batch_size: candidates that share a forward. With 1 the finished frames are bit by bit those that
             `replay` makes; more round differently.
 
@@ -230,11 +230,10 @@ def contact_sheet(
     """
     candidates, batch_size = whole("candidates", candidates), whole("batch_size", batch_size)
     after = whole("after", after, optional=True)
-    judge = None if verifier is None else resolve(verifier)
-    given = merged(call, arguments)
-    if judge is not None and prompt is None and given.get("prompt_embeds") is not None:
-        raise BadInput("the verifier judges videos by their prompt: pass it as text")
-    session = Session(pipe, prompt, **given)
+    asked = named("auto", verifier, verifier_prompt)
+    judge = resolve(asked.verifier) if isinstance(asked, Previews) else None
+    session = Session(pipe, prompt, **merged(call, arguments))
+    text = "" if judge is None else judged_text(judge, session, verifier_prompt)
     pool = draw_pool(session, candidates, seed)
     steps = session.facts.steps
     after = max(1, round(steps / 2)) if after is None else after
@@ -249,14 +248,12 @@ def contact_sheet(
     scores = Scores.unranked(candidates, previews=frames)
     if judge is not None:
         started = perf_counter()
-        columns = judged(judge, frames, prompt or "")
-        totals = columns.pop("score")
+        rung = judged_rung(judge, text, rollout, frames)
         seconds["verifier"] = perf_counter() - started
-        extra = {name: tuple(values.tolist()) for name, values in columns.items()}
-        order, everyone = ranked(totals, "high"), tuple(range(candidates))
-        rungs = (Rung(after, everyone, tuple(totals.tolist()), order, extra),)
-        scores = dataclasses.replace(scores, totals=totals, order=order, rungs=rungs)
-    function = _ByEye(after=after, verifier=None if judge is None else name_of(judge))
+        scores = replace(
+            scores, totals=torch.tensor(rung.scores, dtype=torch.float64), order=rung.kept, rungs=(rung,)
+        )
+    function = _ByEye(after=after, verifier=judge and name_of(judge), verifier_prompt=verifier_prompt)
     reason = f"previews after {after} of {steps} steps, for a person to choose from"
     selection = recorded(session, pool, function, scores, reason, seconds)
     evaluations = [rollout.memory(candidate) for candidate in range(candidates)]

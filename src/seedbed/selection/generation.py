@@ -28,9 +28,10 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
 from seedbed.report.video import read_record, write_video
-from seedbed.selection.choosing import choose, merged, per_prompt, several
+from seedbed.selection.choosing import choose, merged, named, per_prompt, several
 from seedbed.selection.profile import Profile
 from seedbed.selection.record import Selection, sealed
+from seedbed.verifiers import Verifier
 
 FPS = 8
 
@@ -94,6 +95,8 @@ def generate(
     candidates: int | None = None,
     seed: int = 0,
     acquisition: str | Acquisition | Profile = "auto",
+    verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -106,15 +109,13 @@ def generate(
     "generation", and all others as "preview". Where the caller passes no `generator`, the pipeline gets one
     with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
-    given = merged(call, arguments)
+    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     if several(given, math.inf)[1] > 1:
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
-    selection, scores, session = choose(
-        pipe, prompt, given, acquisition, candidates, seed, batch_size, progress
-    )
+    selection, scores, session = choose(pipe, prompt, given, function, candidates, seed, batch_size, progress)
     started = perf_counter()
     with reporting(progress) as show:
         if scores.rungs and scores.rollout is not None:

@@ -16,7 +16,6 @@ from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.selection.record import jsonable, model_name
-from seedbed.worlds import shapes
 
 FILENAME = "seedbed-profile.json"
 SCHEMA = "seedbed.profile/3"
@@ -149,20 +148,21 @@ class Profile:
             raise BadInput(f"a profile chooses by an acquisition function, not {shown(self.acquisition)}")
 
     def choice(
-        self, prompt: str | None, candidates: int | None, own_steps: bool, whose: str
+        self, can_judge: bool, candidates: int | None, own_steps: bool, whose: str
     ) -> tuple[Acquisition, int | None, str]:
         """What to choose by, from how many candidates (None: the function's own default), and why.
 
-        Previews where the profile's verifier can judge the prompt, else the function that it names. Its
+        Previews where the profile's verifier can judge the videos, else the function that it names. Its
         schedule is followed with its own number of candidates and steps, with which it was measured.
 
         Args:
+            can_judge: whether it can.
             candidates: that the caller asked for, None for none.
             own_steps: whether the pipeline is called with the model's own number of steps.
             whose: what messages call the profile.
         """
         plan = self.preview
-        if plan is None or prompt is None or not _can_judge(prompt):
+        if plan is None or not can_judge:
             return self.acquisition, candidates, f"auto: {whose} names it: {self.why}"
         if candidates is None and own_steps:
             says = f"as {whose} says: {plan.why}"
@@ -277,12 +277,3 @@ class _File(BaseModel):
         if isinstance(acquisition, AttentionScore):
             found |= {"layers": self.layers, "depth": self.depth}
         return found
-
-
-def _can_judge(prompt: str) -> bool:
-    """Whether the one verifier that a profile can name understands a prompt."""
-    try:
-        shapes.parse(prompt)
-    except BadInput:
-        return False
-    return True

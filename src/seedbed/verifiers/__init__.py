@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, BadOutput, shown
+from seedbed.pipelines.session import Session
 
 Frames = np.ndarray[Any, Any]
 
@@ -27,12 +29,19 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
             weights of your own (see `clip.Clip` and `clip.Aesthetic`); or any `Verifier`, returned as it is.
 
     Raises:
-        BadInput: none of these, a file of ratings, or weights that cannot be read.
+        BadInput: none of these, a callable of other arguments, a file of ratings, or weights that cannot be
+            read.
     """
-    if callable(verifier):
+    if callable(verifier) and not isinstance(verifier, type):
+        try:
+            inspect.signature(verifier).bind([], [])
+        except TypeError as error:
+            raise BadInput(f"a verifier is called as verifier(frames, prompts): {error}") from error
+        except ValueError:  # of a function written in C, which tells nothing
+            pass
         return verifier
     if not isinstance(verifier, (str, os.PathLike)):
-        raise BadInput(f"a verifier is a name or a callable, not {shown(verifier)}")
+        raise BadInput(f"a verifier is a name or a callable that is no class, not {shown(verifier)}")
     name, _, folder = os.fspath(verifier).partition(":")
     if name == "shapes" and not folder:
         from seedbed.worlds.verifier import attributes
@@ -52,6 +61,34 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     raise BadInput(
         f"there is no verifier {shown(verifier)}: use shapes, clip:FOLDER, aesthetic:FOLDER or a callable"
     )
+
+
+def judged_text(verifier: Verifier, session: Session, prompt: str | None = None) -> str:
+    """The text by which a verifier will judge the videos of a call, checked before anything is denoised.
+
+    Args:
+        prompt: such a text; None for the call's own prompt. Of a pipeline that takes none it is "".
+
+    Raises:
+        BadInput: a call by `prompt_embeds` without a text for them; for the verifier of the shapes world, a
+            sentence of another world, or frames that are not square.
+    """
+    from seedbed.worlds import shapes
+    from seedbed.worlds.verifier import attributes, score
+
+    prompt = session.prompt if prompt is None else prompt
+    if prompt is None and session.call.get("prompt_embeds") is not None:
+        raise BadInput(
+            "the verifier judges videos by a text, which prompt_embeds are not: add verifier_prompt="
+        )
+    if verifier is attributes or verifier is score:
+        shapes.parse(prompt or "")
+        axes = dict(zip(session.spec.layout.split()[1:], session.spec.shape, strict=True))
+        sides = [axes.get(side[0], session.call.get(side)) for side in ("height", "width")]
+        if None not in sides and sides[0] != sides[1]:
+            asked = " x ".join(str(session.call.get(side, "the model's")) for side in ("height", "width"))
+            raise BadInput(f"the shapes verifier reads square videos, not {asked}: ask for equal sides")
+    return prompt or ""
 
 
 def judged(
