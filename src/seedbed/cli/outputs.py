@@ -135,11 +135,11 @@ def show(
 
 def _ranking(record: dict[str, Any]) -> Table:
     """The candidates of a record, best first."""
-    from seedbed.report.page import figure, numbers
+    from seedbed.report.page import figure
 
     headings = [Column(heading, justify="right") for heading in ("rank", "seed", "noise", "score")]
     table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
-    totals = numbers(record["totals"])
+    totals = [math.nan if total is None else total for total in record["totals"]]
     seen = [sum(score is not None for score in row) for row in record["scores"]]
     known = list(filter(math.isfinite, totals))
     spread = max(known) - min(known) if known else 0.0

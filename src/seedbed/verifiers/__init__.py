@@ -74,14 +74,14 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
             sentence of another world, or frames that are not square.
     """
     from seedbed.worlds import shapes
-    from seedbed.worlds.verifier import attributes, score
+    from seedbed.worlds.verifier import attributes
 
     prompt = session.prompt if prompt is None else prompt
     if prompt is None and session.call.get("prompt_embeds") is not None:
         raise BadInput(
             "the verifier judges videos by a text, which prompt_embeds are not: add verifier_prompt="
         )
-    if verifier is attributes or verifier is score:
+    if verifier is attributes:
         shapes.parse(prompt or "")
         axes = dict(zip(session.spec.layout.split()[1:], session.spec.shape, strict=True))
         sides = [axes.get(side[0], session.call.get(side)) for side in ("height", "width")]
