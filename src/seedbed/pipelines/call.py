@@ -164,6 +164,11 @@ class Call:
         }
 
     @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, also while offloading keeps its weights on the CPU or without data."""
+        return torch.device(self.pipe._execution_device)
+
+    @property
     def guiders(self) -> dict[str, Any]:
         """The pipeline's guider components (HunyuanVideo 1.5), by name."""
         return {n: c for n, c in self.pipe.components.items() if isinstance(c, BaseGuidance)}

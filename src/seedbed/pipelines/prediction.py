@@ -34,9 +34,11 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         "flow_prediction" if name.startswith("FlowMatch") else None
     )
     sigmas = getattr(scheduler, "sigmas", None)
+    direction = 1  # of the velocity that the model tells, towards the noise
     if given.get("per_token_timesteps") is not None:
         # The scheduler walks towards the data here, so its model's output is the negative velocity.
-        sigma = -given["per_token_timesteps"][..., None] / config["num_train_timesteps"]
+        sigma = given["per_token_timesteps"][..., None] / config["num_train_timesteps"]
+        alpha, direction = 1 - sigma, -1
     elif sigmas is not None:
         # A pipeline that starts from a given video leaves out the first of the schedule.
         places = (scheduler.timesteps.cpu() == torch.as_tensor(timestep).cpu()).nonzero().flatten()
@@ -48,7 +50,7 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         sigma = sigmas[places[0]].to(sample.device, torch.float32)
         if config.get("invert_sigmas"):
             # Time runs from noise at 0 to data at 1, along the velocity.
-            sigma = sigma - 1
+            alpha, sigma, direction = sigma, 1 - sigma, -1
         elif prediction == "flow_prediction" or config.get("use_flow_sigmas"):
             alpha = 1 - sigma
         else:
@@ -61,18 +63,13 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         raise NotSupported(f"no preview: {name} tells neither its clean latents nor its noise levels")
     x: Tensor = sample.float()
     predicted: Tensor = model_output.float()
-    clean: Tensor
     match prediction:
         case "flow_prediction":
-            clean = x - sigma * predicted
+            return x - direction * sigma * predicted
         case "epsilon":
-            clean = (x - sigma * predicted) / alpha
+            return (x - sigma * predicted) / alpha
         case "v_prediction":
-            clean = alpha * x - sigma * predicted
+            return alpha * x - sigma * predicted
         case "sample":
-            clean = predicted
-        case _:
-            raise NotSupported(
-                f"no preview: {name} predicts {prediction!r}, which does not give clean latents"
-            )
-    return clean
+            return predicted
+    raise NotSupported(f"no preview: {name} predicts {prediction!r}, which does not give clean latents")
