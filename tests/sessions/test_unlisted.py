@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,8 @@ from seedbed.acquisition import Previews
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
-from tests.pipelines import PROMPT, wan
-from tests.pipelines.parts import image_vae, picture
+from tests.pipelines import CALLS, PROMPT, ltx, wan
+from tests.pipelines.parts import image_vae, picture, quiet
 from tests.sessions.previews import preview
 
 QUIET = dict(acquisition="bansa", progress=False)
@@ -276,6 +277,22 @@ def test_noise_that_is_drawn_after_the_latents_are_prepared_is_the_candidate(den
     assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
     sheet = seedbed.contact_sheet(pipe, PROMPT, candidates=2, batch_size=2, progress=False)
     assert not np.array_equal(*sheet.selection.previews)
+
+
+def test_ltx_for_several_prompts_takes_the_candidates_where_it_draws():
+    """It prepares zeros, and takes a list of prompts for windows in time."""
+    if not hasattr(diffusers, "LTXI2VLongMultiPromptPipeline"):
+        pytest.skip("this diffusers is older than the pipeline")
+    parts = {**ltx().components, "scheduler": diffusers.LTXEulerAncestralRFScheduler()}
+    pipe = quiet(diffusers.LTXI2VLongMultiPromptPipeline(**parts))
+    call = CALLS["ltx"] | dict(decode_horizontal_tiles=1, decode_vertical_tiles=1, guidance_scale=3.0)
+    made = seedbed.generate(pipe, PROMPT, candidates=3, **QUIET, **call)
+    session = Session(pipe, PROMPT, **call)
+    assert session.facts.entry == "drawn later" and not session.facts.shares
+    assert len(made.selection.scores[:, 0].unique()) == 3
+    assert seedbed.replay(made.record(), pipe, progress=False).identical
+    other = seedbed.generate(pipe, PROMPT, candidates=1, seed=1, **QUIET, **call)
+    assert not np.array_equal(made.frames, other.frames)
 
 
 class Fails(Unlisted):

@@ -29,7 +29,7 @@ candidates' noises are put in place of the one that it draws.
 _ADDING = ("add_noise", "scale_noise")
 
 # All that torch draws with; `test_seeding` compares with what torch itself says draws.
-_LIKE = {
+_LIKE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.rand_like: torch.rand,
     torch.randint_like: torch.randint,
     torch.randn_like: torch.randn,

@@ -110,14 +110,15 @@ def intercepted(
         if hasattr(twin, "encode_prompt"):
             once = functools.partial(_encode_prompt, twin.encode_prompt, encodings.prompts, count)
             vars(twin)["encode_prompt"] = preparation.unseen(once)
-        scheduler = getattr(twin, "scheduler", None)
+        scheduler: Any = getattr(twin, "scheduler", None)
         if progress is not None and hasattr(scheduler, "step"):
             replace(scheduler, "step", _Step(scheduler.step, progress), undo)
         models = {name: part for name, part in twin.components.items() if isinstance(part, nn.Module)}
         for name, model in models.items():
-            if name.startswith("vae") and hasattr(model, "encode"):
+            encode: Any = getattr(model, "encode", None)
+            if name.startswith("vae") and encode is not None:
                 # On the instance, as its pipeline offloads that very module.
-                once = functools.partial(_encode, model.encode, encodings.pictures)
+                once = functools.partial(_encode, encode, encodings.pictures)
                 replace(model, "encode", preparation.unseen(once), undo)
         for model in dict.fromkeys([*denoisers.values(), *filter(is_compiled, models.values())]):
             # What is compiled in place would compile again with another forward.
