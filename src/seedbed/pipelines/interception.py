@@ -87,7 +87,12 @@ def intercepted(
         eager: run compiled denoisers eagerly; always so where guidance is off.
         progress: called after every step of the scheduler.
     """
-    arguments = {name: _given(name, value, count, repeats) for name, value in call.arguments.items()}
+    arguments = dict(call.arguments)
+    for name, value in call.arguments.items():
+        if "prompt" in name or name in repeats:
+            arguments[name] = _repeated(value, count)
+            if name in repeats and count > 1 and arguments[name] is value:
+                arguments[name] = [value] * count
     if call.prompt is not None:
         arguments["prompt"] = call.prompt if count == 1 else [call.prompt] * count
     if "generator" in call.parameters:
@@ -264,16 +269,6 @@ def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **optio
         sample = spread.sample
         spread.sample = lambda generator=None: sample(generator or torch.Generator().manual_seed(0))
     return output
-
-
-def _given(name: str, value: Any, count: int, repeats: Collection[str]) -> Any:
-    """One of the caller's arguments, for `count` candidates."""
-    if "prompt" in name:
-        return _repeated(value, count)
-    if count == 1 or name not in repeats:
-        return value
-    rows = _repeated(value, count)
-    return [value] * count if rows is value else rows
 
 
 def is_picture(value: Any) -> bool:

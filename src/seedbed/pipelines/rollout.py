@@ -208,7 +208,8 @@ class _Pass:
             self.with_prompt += chunks[0] is not None
         if all(len(memory) > number for memory in self.memories):
             kept = [memory[number] for memory in self.memories]
-            parts = tuple(_joined(list(pieces)) for pieces in zip(*kept, strict=True))
+            # Candidates fastest, as pipelines stack them; a copy, which they may write into.
+            parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in zip(*kept, strict=True))
             result = _result_of(parts, module, given)
         else:
             if not self.fresh:
@@ -288,13 +289,6 @@ def _result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
         return values
     has_choice = "return_dict" in parameter_names(type(module))
     return Transformer2DModelOutput(sample=values[0]) if has_choice else values[0]
-
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    """The rows of a batch, candidates fastest, as pipelines stack them; a copy, which they may write into."""
-    if len(pieces) == 1:
-        return pieces[0].clone()
-    return torch.stack(pieces, 1).flatten(0, 1)
 
 
 def _same_shapes(value: Any) -> bool:
