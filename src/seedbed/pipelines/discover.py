@@ -18,13 +18,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported, SeedbedError
-from seedbed.pipelines.call import Call
+from seedbed.pipelines.call import Call, structure
+from seedbed.pipelines.comparing import alike, is_drawn, times
 from seedbed.pipelines.drawing import Entry
 from seedbed.pipelines.interception import Encodings, intercepted, is_picture
 from seedbed.pipelines.layers import LayerInfo, layers_of
@@ -164,7 +164,7 @@ def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
             its own.
     """
     known = _KNOWN.setdefault(next(iter(call.denoisers.values())), {})
-    key = _structure(call)
+    key = structure(call)
     if key not in known or drawn:
         if len(known) >= _MOST_KNOWN:
             known.clear()
@@ -273,7 +273,7 @@ class _Search:
         pictures = _pictures(self.call)
         if seen.count == 1:
             self.alone = seen
-        elif self.rows(seen) == seen.count and _alike([seen.args, seen.kwargs], seen.count):
+        elif self.rows(seen) == seen.count and alike([seen.args, seen.kwargs], seen.count):
             return seen, ()
         else:
             self.alone = self.ask("whether two candidates are given what one is", 1)
@@ -290,7 +290,7 @@ class _Search:
                 together = self.ask(f"whether {why}", self.several, repeats=repeats)
             if together is None or self.rows(together) != together.count:
                 continue
-            if _times([self.alone.args, self.alone.kwargs], [together.args, together.kwargs], together.count):
+            if times([self.alone.args, self.alone.kwargs], [together.args, together.kwargs], together.count):
                 return together, repeats
             why = "whether they are where both get one noise"
             where_one = where_one or [self.ask(why, 1, entry=entry, noises=noise)]
@@ -299,7 +299,7 @@ class _Search:
             (one,) = where_one
             if one is None or two is None or self.rows(two) != two.count:
                 continue
-            if _times([one.args, one.kwargs], [two.args, two.kwargs], two.count):
+            if times([one.args, one.kwargs], [two.args, two.kwargs], two.count):
                 return together, repeats
         return None, ()
 
@@ -337,7 +337,7 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         return "added", noise if len(noise) == 1 else noise[None]
     noise = noise[:1]
     found = seen.drawn or (seen.later if drawn else [])
-    if found and (drawn or not takes_latents or not _is_drawn(noise, found)):
+    if found and (drawn or not takes_latents or not is_drawn(noise, found)):
         noise = max(found, key=lambda tensor: tensor[:1].numel())[:1]
         number = sum(len(other) for other in found if other.shape[1:] == noise.shape[1:])
         if number > seen.count:
@@ -349,24 +349,6 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
     return "latents beside others" if several else "latents", noise
 
 
-def _is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
-    """Whether prepared latents are nothing but a noise that was drawn, packed or scaled in whatever way.
-
-    Then they have its values in another order, up to a factor, or some of them several times: FreeNoise
-    repeats the frames of its first window.
-    """
-    values = latents.double().cpu().flatten().sort().values
-    for noise in drawn:
-        own = noise[:1].double().cpu().flatten().sort().values
-        if bool(torch.isin(values, own).all()):
-            return True
-        if own.shape == values.shape and own.abs().max() > 0:
-            near = max(1e-5, 2 * torch.finfo(latents.dtype).eps)
-            if torch.allclose(values, own * (values @ own / (own @ own)), rtol=near, atol=near):
-                return True
-    return False
-
-
 def _pictures(call: Call) -> list[str]:
     """The arguments that hold an image or a video; tensors that stand for a prompt are none."""
     return [
@@ -374,34 +356,6 @@ def _pictures(call: Call) -> list[str]:
         for name, value in call.arguments.items()
         if "prompt" not in name and "embeds" not in name and is_picture(value)
     ]
-
-
-def _alike(given: Any, count: int) -> bool:
-    """Whether everything with a row for each of `count` candidates holds the same for all."""
-    rows = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.shape[:1] == (count,))
-    return all(_near(leaf[:1], leaf) for leaf in rows)
-
-
-def _times(one: Any, many: Any, count: int) -> bool:
-    """Whether `many` holds for each of `count` candidates what `one` holds; what has no batch stays."""
-    if isinstance(one, Tensor) and isinstance(many, Tensor):
-        if one.ndim and one.shape != many.shape:  # rows of one are the same, or one alone
-            one = torch.cat([one] * count)
-        return one.shape == many.shape and _near(one, many)
-    if isinstance(one, dict) and isinstance(many, dict):
-        return one.keys() == many.keys() and all(_times(one[name], many[name], count) for name in one)
-    if isinstance(one, (list, tuple)) and isinstance(many, (list, tuple)):
-        return len(many) in (len(one), count * len(one)) and all(
-            _times(one[index % len(one)], item, count) for index, item in enumerate(many)
-        )
-    return type(one) is type(many)
-
-
-def _near(one: Tensor, two: Tensor) -> bool:
-    """Only what means something else is told from what is rounded otherwise."""
-    if not (one.is_floating_point() or one.is_complex()):
-        one, two = one.double(), two.double()
-    return not one.numel() or bool(((one - two).abs() <= 0.02 * one.abs().max()).all())
 
 
 def rows_of(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> int:
@@ -438,43 +392,3 @@ def values_digest(noise: Tensor) -> str:
     """A digest of a noise's values in ascending order: the same however they are packed."""
     values = noise.detach().float().cpu().flatten().sort().values
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
-
-
-def _structure(call: Call) -> Hashable:
-    """All that facts depend on: the pipeline's parts and the shapes of its arguments, not the prompt's words.
-
-    Adapters and other processors make another structure, which is asked anew.
-    """
-    parts = tuple((name, type(part), _configuration(part)) for name, part in call.pipe.components.items())
-    networks = tuple(
-        (name, _settings(part), _settings(getattr(part, "processor", None)))
-        for denoiser in call.denoisers.values()
-        for name, part in denoiser.named_modules()
-    )
-    places = tuple((n.dtype, n.device) for n in call.denoisers.values() if isinstance(n, ModelMixin))
-    arguments = tuple((name, _shape(name, value)) for name, value in sorted(call.arguments.items()))
-    return type(call.pipe), parts, networks, places, call.prompt is None, arguments
-
-
-def _configuration(part: Any) -> str:
-    config = getattr(part, "config", None)
-    if isinstance(config, Mapping):  # diffusers adds its version and class when one is written down
-        config = {name: value for name, value in config.items() if not name.startswith("_")}
-    return repr(config)
-
-
-def _settings(part: Any) -> Hashable:
-    """The class of a module or a processor, and the plain values that it was set to."""
-    plain = ((k, v) for k, v in getattr(part, "__dict__", {}).items() if isinstance(v, int | float | str))
-    return type(part), tuple(plain)
-
-
-def _shape(name: str, value: Any) -> Hashable:
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype, value.device
-    if isinstance(value, (list, tuple)):
-        return type(value), tuple(_shape(name, each) for each in value)
-    if isinstance(value, str) and "prompt" in name:
-        return str
-    plain = isinstance(value, (int, float, str, bool, type(None)))
-    return value if plain else (type(value), getattr(value, "size", None) or getattr(value, "shape", None))
