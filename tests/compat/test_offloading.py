@@ -76,6 +76,16 @@ def test_an_offloaded_race_stops_within_a_forward(way, pipe_of):
     assert torch.equal(own, plain)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_noise_is_for_the_device_that_computes(way):
+    """A pipeline says "meta" or "cpu" of itself while its weights wait elsewhere."""
+    pipe = BUILDERS["wan"]()
+    way(pipe)
+    assert (pipe.device.type == "meta") == (way is sequential)
+    session = Session(pipe, PROMPT, **CALLS["wan"])
+    assert session.asked.device.type == session.spec.device.type == "cpu"
+
+
 def test_the_weights_of_sequential_offloading_stay_out_of_memory():
     pipe = BUILDERS["wan"]()
     sequential(pipe)

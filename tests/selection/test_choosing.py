@@ -23,7 +23,7 @@ from seedbed.acquisition import (
 from seedbed.attention.disagreement import bansa_expected
 from seedbed.attention.tap import Tap
 from seedbed.noise import GivenNoise
-from seedbed.pipelines.discover import LayerInfo
+from seedbed.pipelines.layers import LayerInfo
 from tests.acquisition.calls import attention_call
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, cogvideox
 

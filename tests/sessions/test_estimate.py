@@ -31,6 +31,9 @@ SCHEDULERS = {
 }
 
 
+CPU = torch.device("cpu")
+
+
 def given(model_output, timestep, sample):
     return {"model_output": model_output, "timestep": timestep, "sample": sample}
 
@@ -93,6 +96,30 @@ def test_recovers_the_clean_latents_where_each_token_has_a_noise_level():
     torch.testing.assert_close(clean_latents(scheduler, 1, output, arguments), clean, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+@pytest.mark.parametrize("tokens", [False, True], ids=["inverted sigmas", "noise levels per token"])
+def test_every_prediction_is_read_on_every_schedule_that_runs_the_other_way(prediction, tokens):
+    """What is not a velocity needs the share of the data too."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=not tokens)
+    scheduler.set_timesteps(4)
+    scheduler.register_to_config(prediction_type=prediction)
+    clean, noise = torch.randn(2, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    t = scheduler.timesteps[1]
+    sigma = torch.tensor([[0.1, 0.25, 0.5, 0.9]])[..., None] if tokens else 1 - scheduler.sigmas[1]
+    output = {
+        "epsilon": noise,
+        "v_prediction": (1 - sigma) * noise - sigma * clean,
+        "sample": clean,
+        "flow_prediction": clean - noise,
+    }[prediction]
+    mixed = (1 - sigma) * clean + sigma * noise
+    arguments = given(output, t, mixed) | ({"per_token_timesteps": sigma[..., 0] * 1000} if tokens else {})
+    expected = clean
+    if prediction == "v_prediction":  # of schedules whose shares have squares that add up to 1
+        expected = (1 - sigma) * mixed - sigma * output
+    torch.testing.assert_close(clean_latents(scheduler, 1, None, arguments), expected)
+
+
 def test_a_schedule_that_cannot_be_read_is_refused():
     scheduler = diffusers.DPMSolverMultistepScheduler()
     scheduler.set_timesteps(4)
@@ -124,7 +151,7 @@ def test_a_schedule_that_cannot_be_read_is_refused():
     ],
 )
 def test_layouts_tell_the_frame_axis(pipeline, shape, frame_axis):
-    spec = spec_of(pipeline, torch.zeros(shape))
+    spec = spec_of(pipeline, torch.zeros(shape), CPU)
     assert spec.shape == shape[1:] and spec.frame_axis == frame_axis
     assert len(spec.layout.split()) == len(shape)
 
@@ -147,7 +174,7 @@ def test_the_channels_tell_the_layout_of_a_pipeline_that_nobody_listed(shape, la
         SimpleNamespace(config={"in_channels": 5, "out_channels": 5, "latent_channels": 16}),
         None,
     ]
-    spec = spec_of("SomePipeline", torch.zeros(shape), latent_channels(models))
+    spec = spec_of("SomePipeline", torch.zeros(shape), CPU, latent_channels(models))
     assert spec.layout == layout
     assert spec.frame_axis == (layout.split().index("f") - 1 if "f" in layout.split() else None)
 

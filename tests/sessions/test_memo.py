@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from seedbed.pipelines import discover
+from seedbed.pipelines import layers
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
@@ -13,9 +13,9 @@ from tests.pipelines import BUILDERS, CALLS, PROMPT
 @pytest.fixture
 def asked(monkeypatch):
     """How often a forward without data was run."""
-    runs, plain = [], discover.run_without_data
+    runs, plain = [], layers.run_without_data
     monkeypatch.setattr(
-        discover, "run_without_data", lambda *args, **options: runs.append(0) or plain(*args, **options)
+        layers, "run_without_data", lambda *args, **options: runs.append(0) or plain(*args, **options)
     )
     return runs
 

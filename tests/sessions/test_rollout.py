@@ -326,3 +326,14 @@ def test_text_that_cannot_be_compared_is_refused(pipe_of):
     with pytest.raises(NotSupported, match="the rows of the prompt cannot be told in the transformer"):
         Rollout(session, noises).advance(1, lambda call, candidates, rows: None)
     assert same(Rollout(session, noises).advance(1), preview(session, noises))
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+def test_a_negative_prompt_that_is_the_prompt_is_refused_where_rows_are_asked_for(pipe_of, family):
+    """Both halves of a forward match, or both forwards of a step: neither is taken for the other."""
+    session = session_of(pipe_of(family), family, negative_prompt=PROMPT)
+    noises = noises_for(session, 1)
+    with pytest.raises(NotSupported, match="cannot be told from those of the negative prompt") as error:
+        Rollout(session, noises).advance(1, lambda call, candidates, rows: None)
+    assert "\n" not in str(error.value)
+    assert same(Rollout(session, noises).advance(1), preview(session, noises))

@@ -8,7 +8,7 @@ import torch
 
 from seedbed.attention.tap import Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported
-from seedbed.pipelines.discover import LayerInfo
+from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff, sdxl, wan

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -9,11 +10,12 @@ from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from diffusers.utils.torch_utils import randn_tensor
 
 import seedbed
+from seedbed.acquisition import Previews
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
-from tests.pipelines import PROMPT, wan
-from tests.pipelines.parts import image_vae, picture
+from tests.pipelines import CALLS, PROMPT, ltx, wan
+from tests.pipelines.parts import image_vae, picture, quiet
 from tests.sessions.previews import preview
 
 QUIET = dict(acquisition="bansa", progress=False)
@@ -211,12 +213,86 @@ class Deaf(Unlisted):
         return super().__call__(prompt, None, num_inference_steps, 1.0, generator, None, output_type)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_noise_that_never_arrives_is_refused(denoiser, batch_size):
+WAYS = {
+    "select": lambda pipe: seedbed.select(pipe, PROMPT, candidates=3, batch_size=3, **QUIET),
+    "one by one": lambda pipe: seedbed.select(pipe, PROMPT, candidates=3, batch_size=1, **QUIET),
+    "one": lambda pipe: seedbed.select(pipe, PROMPT, candidates=1, **QUIET),
+    "of the noise": lambda pipe: seedbed.select(pipe, PROMPT, candidates=3, acquisition="random"),
+    "score": lambda pipe: seedbed.score(
+        pipe, PROMPT, noises=torch.randn(2, 4, 3, 2, 2), acquisition="random"
+    ),
+    "generate": lambda pipe: seedbed.generate(pipe, PROMPT, candidates=1, **QUIET),
+    "session": lambda pipe: Session(pipe, PROMPT).generate(torch.randn(4, 3, 2, 2)),
+    "previews": lambda pipe: seedbed.select(
+        pipe,
+        PROMPT,
+        candidates=2,
+        acquisition=Previews(verifier=lambda videos, prompts: videos.mean((1, 2, 3, 4))),
+    ),
+    "contact sheet": lambda pipe: seedbed.contact_sheet(pipe, PROMPT, candidates=2, progress=False),
+    "one on a sheet": lambda pipe: seedbed.contact_sheet(pipe, PROMPT, candidates=1, progress=False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_noise_that_never_arrives_is_refused_every_way(denoiser, way):
     pipe = Deaf(denoiser, FlowMatchEulerDiscreteScheduler())
     with pytest.raises(NotSupported, match="Deaf gives its denoiser the same whatever the noise") as error:
-        scores(pipe, batch_size)
+        WAYS[way](pipe)
     assert "\n" not in str(error.value)
+
+
+def test_noise_that_never_arrives_is_refused_in_a_replay(denoiser):
+    """As where the record was made when the pipeline still took it."""
+    parts = (denoiser, FlowMatchEulerDiscreteScheduler())
+    record = seedbed.generate(Unlisted(*parts), PROMPT, candidates=2, **QUIET).record()
+    with pytest.raises(NotSupported, match="Unlisted gives its denoiser the same whatever the noise"):
+        seedbed.replay(record, type("Unlisted", (Deaf,), {})(*parts), progress=False)
+
+
+class DrawsLater(Unlisted):
+    """Prepares zeros, and draws its noise after that, one candidate at a time (LTX for several prompts)."""
+
+    def prepare_latents(self, batch_size, generator, latents=None, image=None):
+        return torch.zeros(1, 4, 3, 2, 2) if latents is None else latents
+
+    @torch.no_grad()
+    def __call__(self, prompt=None, num_inference_steps=2, generator=None, latents=None, output_type="np"):
+        prepared = self.prepare_latents(1, generator, latents)
+        noise = randn_tensor(prepared.shape, generator=torch.Generator().manual_seed(0))
+        prompt = prompt if isinstance(prompt, str) else prompt[0]
+        plain = Unlisted(self.denoiser, self.scheduler)
+        plain.prepare_latents = lambda *_: noise + 0 * prepared
+        return plain(prompt, None, num_inference_steps, 1.0)
+
+
+def test_noise_that_is_drawn_after_the_latents_are_prepared_is_the_candidate(denoiser, tmp_path):
+    pipe = DrawsLater(denoiser, FlowMatchEulerDiscreteScheduler())
+    seen = []
+    hook = denoiser.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    made = seedbed.generate(pipe, PROMPT, candidates=3, **QUIET)
+    hook.remove()
+    assert len(made.selection.scores[:, 0].unique()) == 3
+    assert torch.equal(seen[-2][0], made.selection.recipe.draw())
+    assert seedbed.replay(made.save(tmp_path / "record.json"), pipe, progress=False).identical
+    sheet = seedbed.contact_sheet(pipe, PROMPT, candidates=2, batch_size=2, progress=False)
+    assert not np.array_equal(*sheet.selection.previews)
+
+
+def test_ltx_for_several_prompts_takes_the_candidates_where_it_draws():
+    """It prepares zeros, and takes a list of prompts for windows in time."""
+    if not hasattr(diffusers, "LTXI2VLongMultiPromptPipeline"):
+        pytest.skip("this diffusers is older than the pipeline")
+    parts = {**ltx().components, "scheduler": diffusers.LTXEulerAncestralRFScheduler()}
+    pipe = quiet(diffusers.LTXI2VLongMultiPromptPipeline(**parts))
+    call = CALLS["ltx"] | dict(decode_horizontal_tiles=1, decode_vertical_tiles=1, guidance_scale=3.0)
+    made = seedbed.generate(pipe, PROMPT, candidates=3, **QUIET, **call)
+    session = Session(pipe, PROMPT, **call)
+    assert session.facts.entry == "drawn later" and not session.facts.shares
+    assert len(made.selection.scores[:, 0].unique()) == 3
+    assert seedbed.replay(made.record(), pipe, progress=False).identical
+    other = seedbed.generate(pipe, PROMPT, candidates=1, seed=1, **QUIET, **call)
+    assert not np.array_equal(made.frames, other.frames)
 
 
 class Fails(Unlisted):

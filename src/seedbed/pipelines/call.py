@@ -6,14 +6,14 @@ import difflib
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import torch
-from diffusers import BaseGuidance, DiffusionPipeline
+from diffusers import BaseGuidance, DiffusionPipeline, ModelMixin
 from torch import Generator, Tensor, nn
 
 from seedbed.errors import BadInput, BadRecord, NotSupported, shown
@@ -164,6 +164,11 @@ class Call:
         }
 
     @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, also while offloading keeps its weights on the CPU or without data."""
+        return torch.device(self.pipe._execution_device)
+
+    @property
     def guiders(self) -> dict[str, Any]:
         """The pipeline's guider components (HunyuanVideo 1.5), by name."""
         return {n: c for n, c in self.pipe.components.items() if isinstance(c, BaseGuidance)}
@@ -194,3 +199,43 @@ def _model_defaults(pipe: Any) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise BadRecord(f"{path}: `call` must map arguments of the pipeline to values")
     return call
+
+
+def structure(call: Call) -> Hashable:
+    """All that facts depend on: the pipeline's parts and the shapes of its arguments, not the prompt's words.
+
+    Adapters and other processors make another structure, which is asked anew.
+    """
+    parts = tuple((name, type(part), _configuration(part)) for name, part in call.pipe.components.items())
+    networks = tuple(
+        (name, _settings(part), _settings(getattr(part, "processor", None)))
+        for denoiser in call.denoisers.values()
+        for name, part in denoiser.named_modules()
+    )
+    places = tuple((n.dtype, n.device) for n in call.denoisers.values() if isinstance(n, ModelMixin))
+    arguments = tuple((name, _shape(name, value)) for name, value in sorted(call.arguments.items()))
+    return type(call.pipe), parts, networks, places, call.prompt is None, arguments
+
+
+def _configuration(part: Any) -> str:
+    config = getattr(part, "config", None)
+    if isinstance(config, Mapping):  # diffusers adds its version and class when one is written down
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
+    return repr(config)
+
+
+def _settings(part: Any) -> Hashable:
+    """The class of a module or a processor, and the plain values that it was set to."""
+    plain = ((k, v) for k, v in getattr(part, "__dict__", {}).items() if isinstance(v, int | float | str))
+    return type(part), tuple(plain)
+
+
+def _shape(name: str, value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(_shape(name, each) for each in value)
+    if isinstance(value, str) and "prompt" in name:
+        return str
+    plain = isinstance(value, (int, float, str, bool, type(None)))
+    return value if plain else (type(value), getattr(value, "size", None) or getattr(value, "shape", None))

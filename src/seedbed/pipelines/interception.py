@@ -10,34 +10,21 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from seedbed.errors import NotSupported
 from seedbed.pipelines.call import Call
-from seedbed.pipelines.compiled import ORIGINAL, denoisers_of
+from seedbed.pipelines.compiled import denoisers_of, is_compiled
+from seedbed.pipelines.drawing import Entry, Preparation, replace
 
-Entry = Literal["latents", "latents beside others", "added", "drawn"]
-"""Where a pipeline's initial noise comes in, as the pipeline showed when it drew one itself.
-
-latents: as its argument `latents`. latents beside others: the same, but its `prepare_latents` then forgets
-what it prepares together with them (Wan from an image, FLUX), which is asked of it once more. added: it adds
-the noise to a given picture or video, and would take `latents` for the sum. drawn: it mixes other things into
-the noise that it draws, and would take `latents` for the mixture, or not look at them (Helios). In the last
-two cases the candidates' noises are put in place of the one that it draws.
-"""
-
-# What schedulers call the addition of noise to clean latents.
-_ADDING = ("add_noise", "scale_noise")
 # A pipeline encodes one or two pictures (first and last frame, video and mask), alone or for a batch.
 _MOST_PICTURES = 8
 
@@ -62,7 +49,7 @@ class Run:
     Attributes:
         pipe: the copy that runs.
         denoisers: the networks as this run calls them, for hooks.
-        preparation: what stands in for `prepare_latents`.
+        preparation: what stands in for `prepare_latents`, and sees what is drawn.
     """
 
     pipe: Any
@@ -73,7 +60,8 @@ class Run:
     def __call__(self, noises: Tensor | None = None, **others: Any) -> Any:
         """The pipeline's output; `noises` (candidates, ...) enter where its own would."""
         start = {} if noises is None else self.preparation.give(noises)
-        return self.pipe(**self.arguments, **start, **others)
+        with self.preparation:
+            return self.pipe(**self.arguments, **start, **others)
 
 
 @contextmanager
@@ -84,7 +72,7 @@ def intercepted(
     *,
     off: Mapping[str, float] | None,
     entry: Entry = "latents",
-    repeats: bool = False,
+    repeats: Collection[str] = (),
     eager: bool = False,
     progress: Callable[[], None] | None = None,
 ) -> Iterator[Run]:
@@ -95,11 +83,16 @@ def intercepted(
 
     Args:
         off: the arguments that turn guidance off; None runs the caller's own call, guidance included.
-        repeats: whether pictures go in once for every candidate.
+        repeats: the arguments with pictures that go in once for every candidate.
         eager: run compiled denoisers eagerly; always so where guidance is off.
         progress: called after every step of the scheduler.
     """
-    arguments = {name: _given(name, value, count, repeats) for name, value in call.arguments.items()}
+    arguments = dict(call.arguments)
+    for name, value in call.arguments.items():
+        if "prompt" in name or name in repeats:
+            arguments[name] = _repeated(value, count)
+            if name in repeats and count > 1 and arguments[name] is value:
+                arguments[name] = [value] * count
     if call.prompt is not None:
         arguments["prompt"] = call.prompt if count == 1 else [call.prompt] * count
     if "generator" in call.parameters:
@@ -117,22 +110,27 @@ def intercepted(
     with ExitStack() as undo:
         twin = _copy_of(call.pipe, undo)
         denoisers = undo.enter_context(denoisers_of(twin, call.denoisers, eager=eager or off is not None))
+        preparation = Preparation(twin, entry, call.generator, count)
+        vars(twin)["prepare_latents"] = preparation
         if hasattr(twin, "encode_prompt"):
             once = functools.partial(_encode_prompt, twin.encode_prompt, encodings.prompts, count)
-            vars(twin)["encode_prompt"] = once
-        mode = _Mode(functools.partial(_seeded, call.generator, count))
-        scheduler = getattr(twin, "scheduler", None)
-        if scheduler is not None and hasattr(scheduler, "step"):
-            replace(scheduler, "step", _Method(scheduler.step, mode, progress), undo)
-        for name, model in twin.components.items():
-            if name.startswith("vae") and isinstance(model, nn.Module):
+            vars(twin)["encode_prompt"] = preparation.unseen(once)
+        scheduler: Any = getattr(twin, "scheduler", None)
+        if progress is not None and hasattr(scheduler, "step"):
+            replace(scheduler, "step", _Step(scheduler.step, progress), undo)
+        models = {name: part for name, part in twin.components.items() if isinstance(part, nn.Module)}
+        for name, model in models.items():
+            encode: Any = getattr(model, "encode", None)
+            if name.startswith("vae") and encode is not None:
                 # On the instance, as its pipeline offloads that very module.
-                encode, decode = (getattr(model, name, None) for name in ("encode", "decode"))
-                if encode is not None:
-                    once = functools.partial(_encode, encode, encodings.pictures)
-                    replace(model, "encode", once, undo)
-                if decode is not None and not hasattr(decode, ORIGINAL):  # or it would compile again
-                    replace(model, "decode", _Method(decode, mode), undo)
+                once = functools.partial(_encode, encode, encodings.pictures)
+                replace(model, "encode", preparation.unseen(once), undo)
+        for model in dict.fromkeys([*denoisers.values(), *filter(is_compiled, models.values())]):
+            # What is compiled in place would compile again with another forward.
+            in_place = vars(model).get("_compiled_call_impl") is not None
+            for method in ("_compiled_call_impl",) if in_place else ("forward", "decode"):
+                if hasattr(model, method):
+                    replace(model, method, preparation.unseen(getattr(model, method)), undo)
         _show_timestep(call.pipe, twin, denoisers, undo)
         for part in (part for network in call.denoisers.values() for part in network.modules()):
             if hasattr(part, "processor"):
@@ -141,8 +139,6 @@ def intercepted(
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
                 vars(twin)[name].disable()
-        preparation = Preparation(twin, entry)
-        vars(twin)["prepare_latents"] = preparation
         yield Run(twin, denoisers, preparation, arguments)
 
 
@@ -167,20 +163,6 @@ def _copy_of(pipe: Any, undo: ExitStack) -> Any:
 
     undo.callback(leave)
     return twin
-
-
-def replace(instance: Any, name: str, value: Any, undo: ExitStack) -> None:
-    """Sets an attribute of an instance; undone unless offloading has, by hooking its models anew."""
-    state = vars(instance)
-    before = {name: state[name]} if name in state else {}
-    state[name] = value
-
-    def restore() -> None:
-        if state.get(name) is value:
-            del state[name]
-            state.update(before)
-
-    undo.callback(restore)
 
 
 def _offload_again(pipe: Any) -> None:
@@ -222,148 +204,20 @@ def _put_back(part: Any, processor: Any) -> None:
         part.set_processor(processor)
 
 
-class Preparation:
-    """Stands in for the `prepare_latents` of a copy that is used once.
+class _Step:
+    """A scheduler's step that says when it is done; a copy of the scheduler gets one of its own."""
 
-    It sees the noises that the pipeline draws and adds to given latents meanwhile and what it returns, and
-    puts the candidates' noises where `entry` says.
-
-    Attributes:
-        prepared: what it returned, each time.
-        drawn, added: the noises, in their order.
-        refuse: called before each preparation; it may raise.
-    """
-
-    def __init__(self, twin: Any, entry: Entry) -> None:
-        self.entry: Entry = entry
-        self.noises: Tensor | None = None
-        self.prepared: list[Any] = []
-        self.drawn: list[Tensor] = []
-        self.added: list[Tensor] = []
-        self.refuse: Callable[[], None] = lambda: None
-        self._name = type(twin).__name__
-        self._prepare = twin.prepare_latents
-        self._scheduler = getattr(twin, "scheduler", None)
-        self._left: list[Tensor] = []
-        self._swapped: list[tuple[Tensor, Tensor]] = []
-        functools.update_wrapper(self, self._prepare)
-
-    def give(self, noises: Tensor) -> dict[str, Tensor]:
-        """Takes the noises of the run; returns what the pipeline is called with for them."""
-        self.noises = noises
-        if self.entry == "drawn":
-            self._left = [noise[None] for noise in noises]
-        return {"latents": noises} if self.entry.startswith("latents") else {}
+    def __init__(self, step: Any, done: Callable[[], None]) -> None:
+        self.step, self.done = step, done
+        functools.update_wrapper(self, step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.refuse()
-        with ExitStack() as undo:
-            undo.enter_context(_Mode(self._draw))
-            for name in _ADDING:
-                if hasattr(self._scheduler, name):
-                    add = getattr(self._scheduler, name)
-                    replace(self._scheduler, name, functools.partial(self._add, add), undo)
-            prepared = self._prepare(*args, **kwargs)
-            others = self.noises is not None and self.entry == "latents beside others"
-            if others and not isinstance(prepared, tuple):
-                given = inspect.signature(self._prepare).bind(*args, **kwargs)
-                given.arguments["latents"] = None
-                prepared = (prepared, *self._prepare(*given.args, **given.kwargs)[1:])
-        if self._left:
-            assert self.noises is not None
-            raise NotSupported(
-                f"{self._name} draws no noise of shape {tuple(self.noises.shape[1:])} for each of "
-                f"{len(self.noises)} candidates"
-            )
-        if isinstance(prepared, tuple):  # a pipeline may return the noise, to add it again in its steps
-            prepared = tuple(next((n for o, n in self._swapped if o is part), part) for part in prepared)
-        self.prepared.append(prepared)
-        return prepared
-
-    def _draw(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """At once for all candidates, or one after the other where each has a generator."""
-        noise = func(*args, **kwargs)
-        if func is not torch.randn:
-            return noise
-        self.drawn.append(noise.clone())  # SkyReels-V2 writes its picture into the noise that it drew
-        if not self._left or noise.shape[1:] != self._left[0].shape[1:] or len(noise) > len(self._left):
-            return noise
-        taken, self._left = self._left[: len(noise)], self._left[len(noise) :]
-        return torch.cat(taken).to(noise.device, noise.dtype)
-
-    def _add(self, add: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(add).bind(*args, **kwargs).arguments
-        noise = given.get("noise")
-        if isinstance(noise, Tensor):
-            self.added.append(noise)
-            if self.noises is not None and self.entry == "added":
-                own = (
-                    self.noises.flatten(0, 1) if noise.ndim < self.noises.ndim else self.noises
-                )  # folded frames
-                if noise.shape != own.shape:
-                    raise NotSupported(
-                        f"the pipeline adds noise of shape {tuple(noise.shape)} for noises of shape "
-                        f"{tuple(own.shape)}"
-                    )
-                given["noise"] = own.to(noise.device, noise.dtype)
-                self._swapped.append((noise, given["noise"]))
-        return add(**given)
-
-
-class _Mode(TorchFunctionMode):
-    """Asks `answer(function, arguments, keywords)` in place of every function of torch."""
-
-    def __init__(self, answer: Callable[[Callable[..., Any], Any, dict[str, Any]], Any]) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return self.answer(func, args, kwargs or {})
-
-
-def _seeded(
-    generator: torch.Generator, count: int, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]
-) -> Any:
-    """Draws from `generator` where none is given, the same for each of `count` rows.
-
-    Some pipelines do not hand the caller's generator to their scheduler, and some autoencoders (LTX) add
-    noise while they decode: both would draw from torch's global generator, which is the caller's.
-    """
-    if func not in (torch.randn, torch.randn_like, torch.randint) or kwargs.get("generator") is not None:
-        return func(*args, **kwargs)
-    device = kwargs.get("device") or (args[0].device if func is torch.randn_like else "cpu")
-    given = {**kwargs, "generator": generator, "device": generator.device}
-    if func is torch.randint:
-        return func(*args, **given).to(device)
-    if func is torch.randn_like:
-        given["dtype"] = given.get("dtype") or args[0].dtype
-        shape = args[0].shape
-    else:
-        shape = given.pop("size", args[0] if args and not isinstance(args[0], int) else args)
-    rows = shape[:1] == (count,) and len(shape) > 2
-    noise = torch.randn((1, *shape[1:]) if rows else shape, **given)
-    return (noise.expand(shape).clone() if rows else noise).to(device)
-
-
-class _Method:
-    """A method that runs in a mode, and says when it is done; a copy of its object gets one of its own."""
-
-    def __init__(self, method: Any, mode: _Mode, done: Callable[[], None] | None = None) -> None:
-        self.method, self.mode, self.done = method, mode, done
-        self.__self__ = getattr(method, "__self__", None)
-        functools.update_wrapper(self, method)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.mode:
-            result = self.method(*args, **kwargs)
-        if self.done is not None:
-            self.done()
+        result = self.step(*args, **kwargs)
+        self.done()
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Method:
-        return _Method(copy.deepcopy(self.method, memo), self.mode, self.done)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Step:
+        return _Step(copy.deepcopy(self.step, memo), self.done)
 
 
 def _encode_prompt(
@@ -415,16 +269,6 @@ def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **optio
         sample = spread.sample
         spread.sample = lambda generator=None: sample(generator or torch.Generator().manual_seed(0))
     return output
-
-
-def _given(name: str, value: Any, count: int, repeats: bool) -> Any:
-    """One of the caller's arguments, for `count` candidates."""
-    if "prompt" in name:
-        return _repeated(value, count)
-    if not repeats or count == 1 or not is_picture(value):
-        return value
-    rows = _repeated(value, count)
-    return [value] * count if rows is value else rows
 
 
 def is_picture(value: Any) -> bool:

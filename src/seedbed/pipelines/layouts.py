@@ -34,7 +34,7 @@ class NoiseSpec:
     Attributes:
         shape: without the batch axis; what `latents=` wants is (1, *shape).
         dtype: of the pipeline's latents.
-        device: on which the pipeline would draw.
+        device: on which the pipeline computes.
         frame_axis: the axis of `shape` that holds the frames; None for images, for packed latents, and where
             nothing tells the axes.
         layout: names of all axes, batch first, separated by blanks.
@@ -47,10 +47,13 @@ class NoiseSpec:
     layout: str
 
 
-def spec_of(pipeline_name: str, latents: torch.Tensor, channels: Collection[int] = ()) -> NoiseSpec:
+def spec_of(
+    pipeline_name: str, latents: torch.Tensor, device: torch.device, channels: Collection[int] = ()
+) -> NoiseSpec:
     """The spec of one candidate's latents (1, *shape), from a pipeline of that class.
 
     Args:
+        device: on which the pipeline computes: a noise is drawn where the caller's generator is.
         channels: how many channels its latents may have, as far as its models tell.
     """
     layout = _layout(pipeline_name, tuple(latents.shape), channels)
@@ -58,7 +61,7 @@ def spec_of(pipeline_name: str, latents: torch.Tensor, channels: Collection[int]
     return NoiseSpec(
         shape=tuple(latents.shape[1:]),
         dtype=latents.dtype,
-        device=latents.device,
+        device=device,
         frame_axis=axes.index("f") - 1 if "f" in axes else None,
         layout=layout,
     )

@@ -34,9 +34,11 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         "flow_prediction" if name.startswith("FlowMatch") else None
     )
     sigmas = getattr(scheduler, "sigmas", None)
+    direction = 1  # of the velocity that the model tells, towards the noise
     if given.get("per_token_timesteps") is not None:
         # The scheduler walks towards the data here, so its model's output is the negative velocity.
-        sigma = -given["per_token_timesteps"][..., None] / config["num_train_timesteps"]
+        sigma = given["per_token_timesteps"][..., None] / config["num_train_timesteps"]
+        alpha, direction = 1 - sigma, -1
     elif sigmas is not None:
         # A pipeline that starts from a given video leaves out the first of the schedule.
         places = (scheduler.timesteps.cpu() == torch.as_tensor(timestep).cpu()).nonzero().flatten()
@@ -48,7 +50,7 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         sigma = sigmas[places[0]].to(sample.device, torch.float32)
         if config.get("invert_sigmas"):
             # Time runs from noise at 0 to data at 1, along the velocity.
-            sigma = sigma - 1
+            alpha, sigma, direction = sigma, 1 - sigma, -1
         elif prediction == "flow_prediction" or config.get("use_flow_sigmas"):
             alpha = 1 - sigma
         else:
@@ -64,7 +66,7 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
     clean: Tensor
     match prediction:
         case "flow_prediction":
-            clean = x - sigma * predicted
+            clean = x - direction * sigma * predicted
         case "epsilon":
             clean = (x - sigma * predicted) / alpha
         case "v_prediction":

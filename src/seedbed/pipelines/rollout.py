@@ -17,7 +17,7 @@ from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.compiled import Kept
 from seedbed.pipelines.discover import TEXT, rows_of
-from seedbed.pipelines.interception import replace
+from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
 from seedbed.pipelines.steps import Watch, watch_steps
 
@@ -29,6 +29,11 @@ StepHandler = Callable[[AttentionCall, list[int], list[int]], Tensor | None]
 
 StepOutputs = Callable[[int, list[int], Tensor, Tensor | None, Tensor], None]
 """(step, candidates, conditional, unconditional, clean), a row for each candidate."""
+
+_BOTH = (
+    "the rows of the prompt cannot be told from those of the negative prompt, which has the same text: pass "
+    "another negative_prompt, or turn guidance off"
+)
 
 
 class Rollout:
@@ -162,7 +167,7 @@ class _Pass:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
         self.watch: Watch
-        self.calls, self.step, self.fresh = 0, -1, False
+        self.calls, self.step, self.fresh, self.with_prompt = 0, -1, False, 0
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
 
@@ -196,13 +201,15 @@ class _Pass:
         if self.step != len(self.watch.met):
             self._end_step()
             self.step, self.fresh = len(self.watch.met), False
-            self.halves, self.watch.clean = [None, None], None
+            self.halves, self.watch.clean, self.with_prompt = [None, None], None, 0
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
             chunks = _prompt_parts(self.rollout.session, given, rows, count)
+            self.with_prompt += chunks[0] is not None
         if all(len(memory) > number for memory in self.memories):
             kept = [memory[number] for memory in self.memories]
-            parts = tuple(_joined(list(pieces)) for pieces in zip(*kept, strict=True))
+            # Candidates fastest, as pipelines stack them; a copy, which they may write into.
+            parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in zip(*kept, strict=True))
             result = _result_of(parts, module, given)
         else:
             if not self.fresh:
@@ -245,6 +252,8 @@ class _Pass:
             raise NotSupported(
                 f"no forward of step {self.step} has rows of the prompt: what they do cannot be told"
             )
+        if self.with_prompt > 1 and unconditional is None:  # guided by one forward after another, as Wan is
+            raise NotSupported(_BOTH)
         if self.outputs is not None and self.watch.clean is not None:
             self.outputs(self.step, self.batch, conditional, unconditional, self.watch.clean)
 
@@ -288,13 +297,6 @@ def _result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
     return Transformer2DModelOutput(sample=values[0]) if has_choice else values[0]
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
-    """The rows of a batch, candidates fastest, as pipelines stack them; a copy, which they may write into."""
-    if len(pieces) == 1:
-        return pieces[0].clone()
-    return torch.stack(pieces, 1).flatten(0, 1)
-
-
 def _same_shapes(value: Any) -> bool:
     return isinstance(value, list) and len({row.shape for row in value if isinstance(row, Tensor)}) == 1
 
@@ -323,6 +325,9 @@ def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> 
     parts = same.reshape(-1, count).tolist()
     if any(any(part) and not all(part) for part in parts):
         raise NotSupported("the rows of the candidates are not stacked as whole batches: use batch_size=1")
+    if len(parts) > 1 and all(map(all, parts)):
+        raise NotSupported(_BOTH)
+    # Of several with the prompt, beside another text, the first is not perturbed (AnimateDiffPAGPipeline).
     return [
         next((number for number, part in enumerate(parts) if all(part)), None),
         next((number for number, part in enumerate(parts) if not any(part)), None),

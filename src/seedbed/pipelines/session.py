@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,16 +21,15 @@ from seedbed.pipelines.call import Call
 from seedbed.pipelines.discover import (
     Enough,
     Facts,
-    LayerInfo,
     Look,
     digests,
     discover,
     look,
     rows_of,
-    run_without_data,
     values_digest,
 )
 from seedbed.pipelines.interception import Encodings, Run, intercepted
+from seedbed.pipelines.layers import LayerInfo, run_without_data
 from seedbed.pipelines.layouts import NoiseSpec
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking, leaves_of
@@ -111,7 +110,8 @@ class Session:
         ways = [f"{name}={off:g}" for name, off in self.facts.off.items()]
         ways += [f"{name}.disable()" for name in self.asked.guiders]
         off = "off by " + ", ".join(ways) if ways else ""
-        kept = "embedded, kept" if self.asked.embedded_guidance else ""
+        embedded = self.asked.embedded_guidance and "guidance_scale" not in self.facts.off
+        kept = "embedded, kept" if embedded else ""
         return "; ".join(filter(None, [kept, off])) or "none"
 
     @functools.cached_property
@@ -308,6 +308,27 @@ class Session:
 
         return self.arriving(run_once)
 
+    def arrive(self, noise: Tensor) -> None:
+        """Looks whether a noise (spec.shape) reaches the denoiser, which is not evaluated.
+
+        Raises:
+            BadInput: noise of another shape.
+            NotSupported: the denoiser is given what the pipeline's own noise gives it.
+        """
+        noises = self._checked(noise[None])
+
+        def stop(*_: Any) -> None:
+            raise Enough
+
+        def attempt() -> None:
+            with self.running(noises, guided=False) as run, ExitStack() as hooks:
+                for module in run.denoisers.values():
+                    hooks.callback(module.register_forward_pre_hook(stop).remove)
+                with suppress(Enough):
+                    run(noises, output_type="latent")
+
+        self.arriving(attempt)
+
     @contextmanager
     def running(
         self,
@@ -375,7 +396,7 @@ class Session:
             cause = error.__cause__
         if before.entry.startswith("latents"):
             facts = discover(self.asked, self._encodings, drawn=True)
-            if facts.entry == "drawn" and facts.spec.shape == before.spec.shape:
+            if facts.entry.startswith("drawn") and facts.spec.shape == before.spec.shape:
                 self.facts, self._started = facts, {}
                 try:
                     return attempt()

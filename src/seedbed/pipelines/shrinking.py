@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import NotSupported
-from seedbed.pipelines.discover import LayerInfo
+from seedbed.pipelines.layers import LayerInfo
 
 Leaf = tuple[int, ...] | int | None
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.interception import Run, replace
+from seedbed.pipelines.drawing import replace
+from seedbed.pipelines.interception import Run
 from seedbed.pipelines.prediction import clean_latents
 
 

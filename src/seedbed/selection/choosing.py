@@ -360,6 +360,8 @@ def choose(
     else:
         with reporting(progress) as show:
             scores = function.score(session, pool, batch_size=batch_size, show=show)
+    if not session.ledger.entries:  # or the first evaluation would have shown it
+        session.arrive(pool.noises[0])
     what = "preview" if scores.rungs else "scoring"  # as the ledger has it
     seconds = {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
     selection = recorded(session, pool, function, scores, reason, seconds)

@@ -1,0 +1,53 @@
+"""Whether tensors that a pipeline prepared mean the same: for several candidates, and as it drew them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+def is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
+    """Whether prepared latents are nothing but a noise that was drawn, packed or scaled in whatever way.
+
+    Then they have its values in another order, up to a factor, or some of them several times: FreeNoise
+    repeats the frames of its first window.
+    """
+    values = latents.double().cpu().flatten().sort().values
+    for noise in drawn:
+        own = noise[:1].double().cpu().flatten().sort().values
+        if bool(torch.isin(values, own).all()):
+            return True
+        if own.shape == values.shape and own.abs().max() > 0:
+            near = max(1e-5, 2 * torch.finfo(latents.dtype).eps)
+            if torch.allclose(values, own * (values @ own / (own @ own)), rtol=near, atol=near):
+                return True
+    return False
+
+
+def alike(given: Any, count: int) -> bool:
+    """Whether everything with a row for each of `count` candidates holds the same for all."""
+    rows = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.shape[:1] == (count,))
+    return all(_near(leaf[:1], leaf) for leaf in rows)
+
+
+def times(one: Any, many: Any, count: int) -> bool:
+    """Whether `many` holds for each of `count` candidates what `one` holds; what has no batch stays."""
+    if isinstance(one, Tensor) and isinstance(many, Tensor):
+        if one.ndim and one.shape != many.shape:  # rows of one are the same, or one alone
+            one = torch.cat([one] * count)
+        return one.shape == many.shape and _near(one, many)
+    if isinstance(one, dict) and isinstance(many, dict):
+        return one.keys() == many.keys() and all(times(one[name], many[name], count) for name in one)
+    if isinstance(one, (list, tuple)) and isinstance(many, (list, tuple)):
+        return len(many) in (len(one), count * len(one)) and all(
+            times(one[index % len(one)], item, count) for index, item in enumerate(many)
+        )
+    return type(one) is type(many)
+
+
+def _near(one: Tensor, two: Tensor) -> bool:
+    """Only what means something else is told from what is rounded otherwise."""
+    if not (one.is_floating_point() or one.is_complex()):
+        one, two = one.double(), two.double()
+    return not one.numel() or bool(((one - two).abs() <= 0.02 * one.abs().max()).all())
