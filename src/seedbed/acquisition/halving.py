@@ -97,6 +97,19 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
     return tuple(rungs)
 
 
+def cost(rungs: Rungs, candidates: int, total: int, finish: bool = True) -> float:
+    """What a pool spends, in the way of one candidate through all `total` layers or steps.
+
+    Args:
+        rungs: (layers or steps seen, survivors), those that are dropped leaving at once.
+        finish: whether a single survivor goes on to the end, as previews do and races do not.
+    """
+    spent, before, alive = 0, 0, candidates
+    for after, left in rungs:
+        spent, before, alive = spent + alive * (after - before), after, left
+    return (spent + alive * (total - before) * (finish or alive > 1)) / total
+
+
 def ranked(totals: Tensor, prefer: Prefer) -> tuple[int, ...]:
     """Candidates, best first; totals within 1e-6 of the largest are ties, in the order of their indices."""
     values = (totals if prefer == "low" else -totals).tolist()
