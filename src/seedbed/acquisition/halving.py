@@ -81,17 +81,17 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
         shares = isinstance(at, float) or isinstance(stay, float)
         if shares and (left >= alive or after > total):
             continue
-        if after <= before:
-            raise BadInput(f"the schedule's {what} must rise from 1, but {after} comes after {before}")
-        if after > total:
-            raise BadInput(f"the schedule drops candidates after {after} {what}, but there are only {total}")
-        if left < 1:
-            raise BadInput(f"the schedule keeps {left} candidates after {after} {what}: keep at least 1")
-        if left >= alive:
-            raise BadInput(
-                f"the schedule keeps {left} of {alive} candidates after {after} {what}: survivors must fall, "
-                "down to 1"
-            )
+        for wrong, message in (
+            (after <= before, f"'s {what} must rise from 1, but {after} comes after {before}"),
+            (after > total, f" drops candidates after {after} {what}, but there are only {total}"),
+            (left < 1, f" keeps {left} candidates after {after} {what}: keep at least 1"),
+            (
+                left >= alive,
+                f" keeps {left} of {alive} candidates after {after} {what}: survivors must fall, down to 1",
+            ),
+        ):
+            if wrong:
+                raise BadInput(f"the schedule{message}")
         rungs.append((int(after), int(left)))
         before, alive = after, left
     return tuple(rungs)

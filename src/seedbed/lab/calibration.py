@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
@@ -287,13 +287,11 @@ def measured(
         batch_size: noises that are denoised together.
     """
     count = len(pool)
-    rated = None if not isinstance(verifier, Ratings) else verifier.of(session.prompt or "", pool.recipes)  # type: ignore[arg-type]
-    text = "" if isinstance(verifier, Ratings) else judged_text(verifier, session)
-
-    def judge(frames: list[Frames]) -> dict[str, Tensor]:
-        assert not isinstance(verifier, Ratings)
-        return judged(verifier, frames, text)
-
+    judge: Callable[[list[Frames]], dict[str, Tensor]] | None = None
+    if isinstance(verifier, Ratings):
+        outcome = {"score": verifier.of(session.prompt or "", pool.recipes)}  # type: ignore[arg-type]
+    else:
+        judge = partial(judged, verifier, prompt=judged_text(verifier, session))
     given = {0: {}, **(functions or {})}
     read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
     for step, some in given.items():
@@ -313,9 +311,7 @@ def measured(
         table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
         if not scores.layers:
             table[f"0/{name}"] = scores.totals.numpy()
-    if rated is not None:
-        outcome = {"score": rated}
-    else:
+    if judge is not None:
         outcome = judge(rollout.finish() if steps else [session.generate(noise) for noise in pool.noises])
     table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
     spent = session.ledger.entries
@@ -323,7 +319,7 @@ def measured(
         step_cost = spent["calibration"] / count / rollout.step
         table["cost.step"] = np.full(count, step_cost)
         table["cost.generation"] = np.full(count, step_cost * rollout.steps)
-    elif rated is None:
+    elif judge is not None:
         table["cost.generation"] = np.full(count, spent["generation"] / count)
     return table
 

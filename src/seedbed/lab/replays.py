@@ -122,11 +122,11 @@ def fitted_race(scores: Array) -> Race | None:
         None where no schedule is both cheaper than the full score and within `REGRET` of it.
     """
     prompts, candidates, layers = scores.shape
-    limit, lost = promised(scores) or (0.0, np.empty(0))
-    rungs = cheapest(scores, limit) if limit else None
-    if rungs is None:
+    held = promised(scores)
+    rungs = held and cheapest(scores, held[0])
+    if not held or not rungs:
         return None
-    found = statistics.bootstrap(lost)
+    found = statistics.bootstrap(held[1])
     spent = cost(rungs, candidates, layers, finish=False)
     why = (
         f"Bansa(depth=None, race={rungs}) with {candidates} candidates: regret {found.mean:.1%} "
