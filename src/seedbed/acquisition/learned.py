@@ -99,13 +99,11 @@ class Fit:
     Attributes:
         weights: (features,) float64, for standardised signals.
         ridge: the strength of the penalty that was used.
-        errors: strength -> mean squared error over left-out prompts.
         predicted: (prompts, noises) float64, each prompt by the weights fitted without its fold.
     """
 
     weights: Array
     ridge: float
-    errors: dict[float, float]
     predicted: Array
 
 
@@ -119,8 +117,8 @@ def fit(signals: Array, outcome: Array, *, folds: int = 10) -> Fit:
     Args:
         signals: (prompts, noises, features), finite, of at least 2 prompts and 2 noises.
         outcome: (prompts, noises).
-        folds: at least 2, parts into which the prompts are split (prompt i goes to part i modulo `folds`); as many as
-            prompts, or more, leaves out one prompt at a time.
+        folds: parts into which the prompts are split, at least 2 (prompt i goes to part i modulo `folds`); as
+            many as prompts, or more, leaves out one prompt at a time.
     """
     x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)
     y = outcome - outcome.mean(1, keepdims=True)
@@ -142,9 +140,4 @@ def fit(signals: Array, outcome: Array, *, folds: int = 10) -> Fit:
         predicted[:, left] = np.einsum("pnf,sf->spn", x[left], solved(~left))
     errors = ((predicted - y) ** 2).mean((1, 2))
     best = len(RIDGES) - 1 - int(errors[::-1].argmin())
-    return Fit(
-        weights=solved(part >= 0)[best],
-        ridge=RIDGES[best],
-        errors=dict(zip(RIDGES, errors.tolist(), strict=True)),
-        predicted=predicted[best],
-    )
+    return Fit(solved(part >= 0)[best], RIDGES[best], predicted[best])

@@ -154,18 +154,17 @@ def calibrate(
         known = {row["key"]: row for row in store.rows()}
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
-            names = [json.dumps([prompt, seed + number, candidate]) for candidate in range(noises)]
-            keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+            keys = [
+                hashlib.sha256(json.dumps([prompt, seed + number, candidate]).encode()).hexdigest()
+                for candidate in range(noises)
+            ]
             if not known.keys() >= set(keys):
                 session = Session(pipe, prompt, **call)
                 pool = draw_pool(session, noises, seed + number)
-                looking = {0: {**functions, **again}}
-                previews = not isinstance(judge, Ratings)
-                table = measured(session, pool, judge, steps, looking, previews, batch_size)
+                table = measured(session, pool, judge, steps, {0: functions | again}, True, batch_size)
                 new = [
-                    {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i}
-                    | {name: float(values[i]) for name, values in table.items()}
-                    for i, key in enumerate(keys)
+                    {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i, **values}
+                    for i, (key, values) in enumerate(zip(keys, _by_noise(table, noises), strict=True))
                 ]
                 store.append(new)
                 known |= {row["key"]: row for row in new}
@@ -180,8 +179,7 @@ def calibrate(
         "seedbed": __version__,
         "versions": package_versions(),
     }
-    judged_by = described(verifier)
-    preview = fitted_previews(evidence, judged_by) if judged_by in VERIFIERS else None
+    preview = fitted_previews(evidence, about["verifier"]) if about["verifier"] in VERIFIERS else None
     # Of the published score.
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
     race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
@@ -283,7 +281,7 @@ def measured(
         functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
             function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
             `0/name/layer`, or `0/name` for one that scores no layers.
-        previews: whether the verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
+        previews: whether a verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
         batch_size: noises that are denoised together.
     """
     count = len(pool)
@@ -359,7 +357,11 @@ def measure_noises(
         bool(options.get("previews")),
         options.get("batch_size", "auto"),
     )
-    return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]
+    return _by_noise(table, len(recipes))
+
+
+def _by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row]:
+    return [{name: float(values[i]) for name, values in table.items()} for i in range(noises)]
 
 
 # Some verifiers are models: loaded once, not for every prompt.
