@@ -55,9 +55,9 @@ def all_rows(pipe: Any, number: int, caption: str, call: dict[str, Any]) -> Tens
     kept: list[Tensor] = []
 
     def see(attention: AttentionCall) -> None:
-        kept.append(function.by_row(attention))
+        kept.append(function.observe(attention))
 
-    depth = plan_layers(session.layers, function.layers, function.depth).depth
+    depth = plan_layers(session.layers, function.layers, function.depth)[-1] + 1
     session.evaluate(draw_pool(session, CANDIDATES, number).noises, see, depth=depth)
     return torch.stack(kept, 1)
 

@@ -1,29 +1,43 @@
 """Batches: as many candidates as their latent values allow, halved where memory does not suffice."""
 
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from seedbed import BadInput
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.base import rows_that_fit
-from seedbed.acquisition.scoring import Batches
+from seedbed.acquisition.base import AttentionScore, Pool, rows_that_fit
 from seedbed.attention.tap import SplitBatch
 from seedbed.selection.choosing import select
+from tests.acquisition.calls import attention_call
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 
-def ran(room, candidates=10, most=10, halves=True):
+class Constant(AttentionScore):
+    def observe(self, call):
+        return torch.zeros(call.candidates)
+
+
+def ran(room, candidates=10, batch_size="auto"):
     """The sizes of the batches on a device that holds `room` candidates."""
     done = []
 
-    def forward(batch):
-        if len(batch) > room:
+    def evaluate(noises, handler, **_):
+        if len(noises) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        done.append(list(batch))
+        done.append(noises.flatten().tolist())
+        handler(attention_call(len(noises)))
 
-    Batches(most, halves).run(range(candidates), forward)
+    session = SimpleNamespace(
+        layers=[SimpleNamespace(name="layer", kind="self")],
+        facts=SimpleNamespace(shares=True),
+        asked=SimpleNamespace(compiled=()),
+        evaluate=evaluate,
+    )
+    pool = Pool((None,) * candidates, torch.arange(candidates)[:, None])
+    Constant().score(session, pool, batch_size=batch_size)
     assert [*chain(*done)] == list(range(candidates))  # nothing is run twice, or left out
     return [len(batch) for batch in done]
 
@@ -39,8 +53,8 @@ def test_what_does_not_fit_alone_or_was_asked_for_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
         ran(0)
     with pytest.raises(torch.OutOfMemoryError):
-        ran(3, most=4, halves=False)
-    assert ran(4, most=4, halves=False) == [3, 3, 4]
+        ran(3, batch_size=4)
+    assert ran(4, batch_size=4) == [3, 3, 4]
 
 
 def test_latent_values_decide():
@@ -48,7 +62,6 @@ def test_latent_values_decide():
     assert rows_that_fit("auto", torch.empty(1, 16, 21, 90, 160)) == 1
     assert rows_that_fit(7, torch.empty(1, 13, 16, 60, 90)) == 7
     assert rows_that_fit("auto", torch.empty(1, 4, 8, 8)) == 9765
-    assert (Batches(3).most, Batches(0).most) == (3, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from seedbed import BadInput
-from seedbed.acquisition.scoring import LayerPlan, plan_layers
+from seedbed.acquisition.scoring import plan_layers
 
 LAYERS = [
     SimpleNamespace(name=f"blocks.{block}.{part}", kind=kind)
@@ -13,34 +13,26 @@ LAYERS = [
 
 
 def test_all_layers_by_default():
-    assert plan_layers(LAYERS) == LayerPlan(
-        {i: i for i in range(6)}, tuple(layer.name for layer in LAYERS), 6, 6
-    )
+    assert plan_layers(LAYERS) == (0, 1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "indices", "depth"),
+    ("wanted", "indices"),
     [
-        ("self", [0, 2, 4], 5),
-        ("cross", [1, 3, 5], 6),
-        ("blocks.1.*", [2, 3], 4),
-        (["blocks.0.attn2", "self"], [0, 1, 2, 4], 5),
-        (("blocks.[02].attn1",), [0, 4], 5),
+        ("self", (0, 2, 4)),
+        ("cross", (1, 3, 5)),
+        ("blocks.1.*", (2, 3)),
+        (["blocks.0.attn2", "self"], (0, 1, 2, 4)),
+        (("blocks.[02].attn1",), (0, 4)),
     ],
 )
-def test_a_kind_a_glob_or_several(wanted, indices, depth):
-    found = plan_layers(LAYERS, wanted)
-    assert found.columns == {index: column for column, index in enumerate(indices)}
-    assert found.names == tuple(LAYERS[index].name for index in indices)
-    assert (found.depth, found.total) == (depth, 6)
+def test_a_kind_a_glob_or_several(wanted, indices):
+    assert plan_layers(LAYERS, wanted) == indices
 
 
 def test_depth_cuts_the_wanted_layers():
-    assert plan_layers(LAYERS, "self", 3) == LayerPlan(
-        {0: 0, 2: 1}, ("blocks.0.attn1", "blocks.1.attn1"), 3, 6
-    )
-    assert plan_layers(LAYERS, "self", 4).depth == 4
-    assert plan_layers(LAYERS, None, 1).names == ("blocks.0.attn1",)
+    assert plan_layers(LAYERS, "self", 3) == plan_layers(LAYERS, "self", 4) == (0, 2)
+    assert plan_layers(LAYERS, None, 1) == (0,)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +55,7 @@ def test_what_cannot_be_is_refused(wanted, depth, message):
 
 
 def test_a_share_of_depth_counts_the_wanted_layers():
-    names = [layer.name for layer in LAYERS]
-    assert plan_layers(LAYERS, None, 0.5) == LayerPlan({0: 0, 1: 1, 2: 2}, tuple(names[:3]), 3, 6)
-    assert plan_layers(LAYERS, "self", 2 / 3) == LayerPlan({0: 0, 2: 1}, (names[0], names[2]), 3, 6)
+    assert plan_layers(LAYERS, None, 0.5) == (0, 1, 2)
+    assert plan_layers(LAYERS, "self", 2 / 3) == (0, 2)
     assert plan_layers(LAYERS, None, 1.0) == plan_layers(LAYERS)
-    assert plan_layers(LAYERS, None, 0.01).names == (names[0],)
+    assert plan_layers(LAYERS, None, 0.01) == (0,)

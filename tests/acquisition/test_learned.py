@@ -59,7 +59,6 @@ def test_each_prompt_is_predicted_by_a_fit_without_its_fold(prompts, folds):
         errors[ridge] = ((predicted - (outcome - outcome.mean(1, keepdims=True))) ** 2).mean()
         if ridge == found.ridge:
             assert np.abs(found.predicted - predicted).max() < 1e-12
-    assert found.errors == pytest.approx(errors, rel=1e-12)
     assert found.ridge == min(errors, key=lambda ridge: errors[ridge])
 
 
@@ -96,31 +95,6 @@ def test_standardised_values_have_mean_0_and_deviation_1_in_every_pool():
     assert values.std(1) == pytest.approx(np.ones(3), rel=1e-9)
     assert standardised(np.full((2, 3), 0.1) * 3).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert standardised(np.zeros((1, 3))).tolist() == [[0, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("signals", "outcome", "options", "message"),
-    [
-        ((3, 4), (3, 4), {}, r"shape \(3, 4\) do not belong"),
-        ((3, 4, 2), (3, 5), {}, "do not belong"),
-        ((3, 4, 0), (3, 4), {}, "do not belong"),
-        ((1, 4, 2), (1, 4), {}, "at least 2 prompts and 2 noises"),
-        ((3, 1, 2), (3, 1), {}, "at least 2 prompts and 2 noises"),
-        ((3, 4, 2), (3, 4), {"folds": 1}, "folds must be a whole number of at least 2"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused_in_one_line(signals, outcome, options, message):
-    with pytest.raises(BadInput, match=message) as caught:
-        fit(drawn(0, *signals), drawn(1, *outcome), **options)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_values_that_are_not_finite_are_refused(which):
-    data = [drawn(0, 3, 4, 2), drawn(1, 3, 4)]
-    data[which][1, 2] = np.nan
-    with pytest.raises(BadInput, match="must be finite"):
-        fit(*data)
 
 
 def test_a_total_is_the_weighted_sum_of_standardised_signals():

@@ -216,8 +216,8 @@ class AttentionScore(Acquisition):
 
     Args:
         layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
-        depth: where the forward stops: after that many attention layers, or a share in (0, 1] of those that
-            are scored; None: after the last one.
+        depth: how far is scored: that many attention layers, or a share in (0, 1] of those that `layers`
+            names; None: all. The forward stops after the last one that is scored.
         race: drop the worst while the layers run, see `Schedule`, in scored layers: ((0.1, 0.2), (0.46, 1))
             keeps a fifth of the candidates after a tenth of the layers and decides after 46 % of them. It is
             cheap where a model's layers agree: on the default embedded model those shares cost 2.3 instead of

@@ -81,20 +81,33 @@ def planned(schedule: Schedule, total: int, candidates: int, what: str = "layers
         shares = isinstance(at, float) or isinstance(stay, float)
         if shares and (left >= alive or after > total):
             continue
-        if after <= before:
-            raise BadInput(f"the schedule's {what} must rise from 1, but {after} comes after {before}")
-        if after > total:
-            raise BadInput(f"the schedule drops candidates after {after} {what}, but there are only {total}")
-        if left < 1:
-            raise BadInput(f"the schedule keeps {left} candidates after {after} {what}: keep at least 1")
-        if left >= alive:
-            raise BadInput(
-                f"the schedule keeps {left} of {alive} candidates after {after} {what}: survivors must fall, "
-                "down to 1"
-            )
+        for wrong, message in (
+            (after <= before, f"'s {what} must rise from 1, but {after} comes after {before}"),
+            (after > total, f" drops candidates after {after} {what}, but there are only {total}"),
+            (left < 1, f" keeps {left} candidates after {after} {what}: keep at least 1"),
+            (
+                left >= alive,
+                f" keeps {left} of {alive} candidates after {after} {what}: survivors must fall, down to 1",
+            ),
+        ):
+            if wrong:
+                raise BadInput(f"the schedule{message}")
         rungs.append((int(after), int(left)))
         before, alive = after, left
     return tuple(rungs)
+
+
+def cost(rungs: Rungs, candidates: int, total: int, finish: bool = True) -> float:
+    """What a pool spends, in the way of one candidate through all `total` layers or steps.
+
+    Args:
+        rungs: (layers or steps seen, survivors), those that are dropped leaving at once.
+        finish: whether a single survivor goes on to the end, as previews do and races do not.
+    """
+    spent, before, alive = 0, 0, candidates
+    for after, left in rungs:
+        spent, before, alive = spent + alive * (after - before), after, left
+    return (spent + alive * (total - before) * (finish or alive > 1)) / total
 
 
 def ranked(totals: Tensor, prefer: Prefer) -> tuple[int, ...]:

@@ -99,22 +99,15 @@ class Fit:
     Attributes:
         weights: (features,) float64, for standardised signals.
         ridge: the strength of the penalty that was used.
-        errors: strength -> mean squared error over left-out prompts.
         predicted: (prompts, noises) float64, each prompt by the weights fitted without its fold.
     """
 
     weights: Array
     ridge: float
-    errors: dict[float, float]
     predicted: Array
 
 
-def fit(
-    signals: Array,
-    outcome: Array,
-    *,
-    folds: int = 10,
-) -> Fit:
+def fit(signals: Array, outcome: Array, *, folds: int = 10) -> Fit:
     """Ridge regression of an outcome on signals, both within prompts, over prompts alike.
 
     Minimises the mean over prompts and noises of (y - x w)^2 + ridge |w|^2, where x are the signals
@@ -122,27 +115,11 @@ def fit(
     the one is kept that has the least error on prompts that were left out, the strongest where several agree.
 
     Args:
-        signals: (prompts, noises, features).
+        signals: (prompts, noises, features), finite, of at least 2 prompts and 2 noises.
         outcome: (prompts, noises).
-        folds: parts into which the prompts are split (prompt i goes to part i modulo `folds`); as many as
-            prompts, or more, leaves out one prompt at a time.
-
-    Raises:
-        BadInput: shapes that do not belong together, fewer than 2 prompts or noises, values that are not
-            finite, or fewer than 2 folds.
+        folds: parts into which the prompts are split, at least 2 (prompt i goes to part i modulo `folds`); as
+            many as prompts, or more, leaves out one prompt at a time.
     """
-    signals, outcome = np.asarray(signals, dtype=np.float64), np.asarray(outcome, dtype=np.float64)
-    if signals.ndim != 3 or signals.shape[:2] != outcome.shape or min(*outcome.shape, signals.shape[2]) < 1:
-        raise BadInput(
-            f"signals of shape {signals.shape} do not belong to outcomes of shape {outcome.shape}: "
-            "they must be (prompts, noises, features) and (prompts, noises)"
-        )
-    if min(outcome.shape) < 2:
-        raise BadInput(f"a fit needs at least 2 prompts and 2 noises, not {outcome.shape}")
-    if not (np.isfinite(signals).all() and np.isfinite(outcome).all()):
-        raise BadInput("signals and outcomes of a fit must be finite")
-    whole("folds", folds, least=2)
-
     x = standardised(signals.swapaxes(1, 2)).swapaxes(1, 2)
     y = outcome - outcome.mean(1, keepdims=True)
     grams = x.swapaxes(1, 2) @ x  # (prompts, features, features)
@@ -163,9 +140,4 @@ def fit(
         predicted[:, left] = np.einsum("pnf,sf->spn", x[left], solved(~left))
     errors = ((predicted - y) ** 2).mean((1, 2))
     best = len(RIDGES) - 1 - int(errors[::-1].argmin())
-    return Fit(
-        weights=solved(part >= 0)[best],
-        ridge=RIDGES[best],
-        errors=dict(zip(RIDGES, errors.tolist(), strict=True)),
-        predicted=predicted[best],
-    )
+    return Fit(solved(part >= 0)[best], RIDGES[best], predicted[best])

@@ -48,11 +48,7 @@ def mean_over_rows(call: AttentionCall, values: Tensor, rows: Tensor | None = No
         values: one number for every query row of `call`, or for those in `rows`.
         rows: the indices of the sampled rows, (rows,).
     """
-    counted = _counted(call, values, rows)
-    if counted is None:
-        return call.by_candidate(values)
-    kept = torch.where(counted, values.double(), 0.0)
-    return call.by_candidate(kept) / call.by_candidate(counted.double())
+    return contributions(call, values, rows).mean(1)
 
 
 def _by_candidate(call: AttentionCall, values: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import AttentionScore, BatchSize, Pool, Scores, rows_that_fit
-from seedbed.acquisition.halving import Rungs, planned, ranked, survivors
-from seedbed.acquisition.sampling import Sample, confidence
+from seedbed.acquisition.halving import Rungs, cost, planned, ranked, survivors
+from seedbed.acquisition.sampling import confidence
 from seedbed.attention import AttentionCall
 from seedbed.attention.tap import SplitBatch
 from seedbed.errors import BadInput, BadOutput, NotSupported
@@ -23,36 +22,12 @@ from seedbed.pipelines.shrinking import CannotShrink, Shrinking
 from seedbed.progress import Show
 
 
-@dataclass(frozen=True)
-class LayerPlan:
-    """The layers of one scoring forward.
-
-    Attributes:
-        columns: from an attention call's index in its forward to its column in the table of scores.
-        names: the name of each column's layer.
-        depth: how many attention layers run before the forward stops.
-        total: how many there are.
-    """
-
-    columns: dict[int, int]
-    names: tuple[str, ...]
-    depth: int
-    total: int
-
-    def cut(self, columns: int) -> LayerPlan:
-        """The same as far as the first `columns` columns."""
-        if columns == len(self.names):
-            return self
-        kept = {index: column for index, column in self.columns.items() if column < columns}
-        return LayerPlan(kept, self.names[:columns], max(kept) + 1, self.total)
-
-
 def plan_layers(
     layers: Sequence[LayerInfo],
     wanted: str | Sequence[str] | None = None,
     depth: int | float | None = None,
-) -> LayerPlan:
-    """Choose the columns of the score table.
+) -> tuple[int, ...]:
+    """Choose the columns of the score table: the numbers of the layers that are scored, from 0, ascending.
 
     Args:
         layers: every attention layer of the denoiser, in execution order.
@@ -81,15 +56,8 @@ def plan_layers(
         )
     if isinstance(depth, int) and chosen[0] >= depth:
         raise BadInput(f"the first layer matching {quoted} is number {chosen[0] + 1}, beyond depth {depth}")
-    last = depth if isinstance(depth, int) else chosen[-1] + 1
-    kept = [index for index in chosen if index < last]
-    plan = LayerPlan(
-        {index: column for column, index in enumerate(kept)},
-        tuple(layers[index].name for index in kept),
-        last,
-        len(layers),
-    )
-    return plan.cut(max(1, round(depth * len(kept)))) if isinstance(depth, float) else plan
+    kept = tuple(index for index in chosen if not isinstance(depth, int) or index < depth)
+    return kept[: max(1, round(depth * len(kept)))] if isinstance(depth, float) else kept
 
 
 def score_attention(
@@ -104,18 +72,11 @@ def score_attention(
     plan = plan_layers(session.layers, function.layers, function.depth)
     rungs: Rungs = ()
     if function.race is not None and len(pool) > 1:
-        rungs = planned(function.race, len(plan.names), len(pool))
+        rungs = planned(function.race, len(plan), len(pool))
         if rungs and rungs[-1][1] == 1:
-            plan = plan.cut(rungs[-1][0])
+            plan = plan[: rungs[-1][0]]
     race = _Race(function, session, pool, plan, rungs, batch_size, show)
-    table = race.run()
-    totals = table.nanmean(1)
-    # Those that were dropped last come first.
-    seen = (~table.isnan()).sum(1).tolist()
-    order: list[int] = []
-    for depth in sorted(set(seen), reverse=True):
-        heat = [candidate for candidate, its in enumerate(seen) if its == depth]
-        order += [heat[place] for place in ranked(totals[heat], function.end)]
+    race.run()
     notes = []
     if rungs:
         stays = ", ".join(f"{left} after {after}" for after, left in rungs)
@@ -124,14 +85,15 @@ def score_attention(
         notes.append(f"those that stayed started over, as {race.unable}")
     if session.asked.compiled:
         notes.append(f"scored in eager mode, as the {' and '.join(session.asked.compiled)} is compiled")
-    last = [candidate for candidate in order if seen[candidate] == max(seen)]
+    sums = race.table.nansum(1) * function.steps
+    samples = [list(some.values()) for some in race.samples]
     return Scores(
-        totals,
-        tuple(order),
-        table,
-        layers=plan.names,
+        race.table.nanmean(1),
+        tuple(race.order),
+        race.table,
+        layers=tuple(race.names),
         race=rungs,
-        confidence=confidence(last, table.nansum(1) * function.steps, race.samples) if race.sampled else None,
+        confidence=confidence(race.order[: race.last], sums, samples) if race.sampled else None,
         notes=tuple(notes),
     )
 
@@ -140,7 +102,10 @@ class _Race:
     """A pool on its way through the layers: its scores, who is still in, and the rungs ahead.
 
     Attributes:
-        samples: per candidate the sampled rows behind its scores.
+        rungs: those ahead, the last of which is at the last column.
+        order: candidates, best first; those that stayed longer come first.
+        last: how many of them saw every column.
+        samples: per candidate, the sampled rows behind its scores by evaluation and column.
         sampled: whether its scores are means over query rows.
         unable: why nobody could be dropped within the model's forward; "" where somebody could.
     """
@@ -150,97 +115,97 @@ class _Race:
         function: AttentionScore,
         session: Session,
         pool: Pool,
-        plan: LayerPlan,
+        plan: tuple[int, ...],
         rungs: Rungs,
         batch_size: BatchSize,
         show: Show,
     ) -> None:
         self.function, self.session, self.pool, self.plan, self.show = function, session, pool, plan, show
+        self.names = [session.layers[index].name for index in plan]
         self.rungs = list(rungs)
-        self.alive = list(range(len(pool)))
-        self.finished = False
+        if not rungs or rungs[-1][1] > 1:
+            self.rungs.append((len(plan), 1))
+        self.alive = self.order = list(range(len(pool)))
+        self.last = len(pool)
         self.unable = ""
         self.sampled = False
-        self.samples: list[Sample] = [[] for _ in range(len(pool))]
-        self._sums = torch.zeros(len(pool), len(plan.names), dtype=torch.float64, device="cpu")
-        self._times = torch.zeros_like(self._sums, dtype=torch.int64)
+        self.samples: list[dict[tuple[int, int], tuple[Tensor, int]]] = [{} for _ in range(len(pool))]
+        shape = (len(pool), function.steps, len(plan))
+        self._seen = torch.full(shape, math.nan, dtype=torch.float64, device="cpu")
         shares = len(pool) > 1 and session.facts.shares
-        most = rows_that_fit(batch_size, pool.noises) // function.copies if shares else 1
-        self._batches = Batches(most, halves=batch_size == "auto")
-        self._done, self._planned = 0.0, self._cost(len(pool), rungs)
-
-    def _cost(self, alive: int, rungs: Rungs) -> float:
-        """Evaluations of the whole pool, if all who are dropped are dropped at once."""
-        spent, before = float(alive * (self.function.steps - 1)), 0
-        for after, left in (*rungs, (len(self.plan.names), 1)):
-            depth = self.plan.cut(after).depth
-            spent += alive * (depth - before) / self.plan.total
-            before, alive = depth, left
-        return spent * self.function.copies
-
-    @property
-    def goal(self) -> int:
-        """Columns to see before anything is decided."""
-        return self.rungs[0][0] if self.rungs else len(self.plan.names)
+        self._most = max(1, rows_that_fit(batch_size, pool.noises) // function.copies) if shares else 1
+        self._halves = batch_size == "auto"
+        # Evaluations of the whole pool, if all who are dropped are dropped at once.
+        depths = tuple((plan[after - 1] + 1, left) for after, left in self.rungs)
+        whole = len(pool) * (function.steps - 1) + cost(depths, len(pool), len(session.layers), finish=False)
+        self._done, self._planned = 0.0, function.copies * whole
 
     @property
     def table(self) -> Tensor:
-        """(candidates, layers) float64, nan where not seen."""
-        return torch.where(self._times == self.function.steps, self._sums / self.function.steps, math.nan)
+        """(candidates, layers) float64, nan where not seen in every evaluation."""
+        return self._seen.mean(1)
 
-    def run(self) -> Tensor:
-        """The whole race; returns `table`."""
-        while not self.finished:
-            if self.rungs and len(self.alive) <= self._batches.most and not self.unable:
-                try:
-                    self._batches.fits(self.alive, lambda batch: self._forward(batch, self.plan.depth, True))
-                except CannotShrink as error:
-                    self.unable = str(error)
+    def run(self) -> None:
+        """The whole race."""
+        while self.rungs:
+            goal = self.rungs[0][0]
+            unseen = self.table[:, :goal].isnan().any(1)
+            if waiting := [candidate for candidate in self.alive if unseen[candidate]]:
+                # Batches as even as may be.
+                self._forward(waiting[: len(waiting) // math.ceil(len(waiting) / self._most)], goal)
             else:
-                depth = self.plan.cut(self.goal).depth
-                self._batches.run(self.alive, lambda batch, depth=depth: self._forward(batch, depth))  # type: ignore[misc]
                 self._settle()
         if self._done < self._planned:
             self.show("scoring", self._planned, self._planned)
-        return self.table
 
-    def _forward(self, batch: Sequence[int], depth: int, shrinks: bool = False) -> None:
-        """One forward; all that was learned from one that failed is forgotten."""
-        shrinking = self.session.shrinking(len(batch)) if shrinks else None
-        noises = self.pool.noises[list(batch)].repeat_interleave(self.function.copies, 0)
+    def _forward(self, batch: list[int], goal: int) -> None:
+        """One forward, as far as the next rung or, where everyone left is in it, through all rungs.
+
+        Where memory does not suffice, or the model takes the batch apart, the next is smaller and scores the
+        same candidates anew.
+        """
+        shrinks = len(self.rungs) > 1 and len(batch) == len(self.alive) and not self.unable
+        noises = self.pool.noises[batch].repeat_interleave(self.function.copies, 0)
         try:
+            shrinking = self.session.shrinking(len(batch)) if shrinks else None
             self.session.evaluate(
                 noises,
                 lambda call: self._observe(call, batch, shrinking),
-                depth=depth,
+                depth=self.plan[-1 if shrinks else goal - 1] + 1,
                 steps=self.function.steps,
                 shrinking=shrinking,
             )
-        except (torch.OutOfMemoryError, SplitBatch):
-            for candidate in set(batch) & set(self.alive):
-                self._sums[candidate] = self._times[candidate] = 0
-                self.samples[candidate] = []
-            raise
-        for candidate in set(batch) & set(self.alive):
-            for name, times in zip(self.plan.names[: self.goal], self._times[candidate], strict=False):
-                if times < self.function.steps:
-                    raise NotSupported(
-                        f"layer {name} ran in only {int(times)} of {self.function.steps} denoiser "
-                        "evaluations: switch off what skips layers (caching), or leave it out with layers="
-                    )
+        except CannotShrink as error:
+            self.unable = str(error)
+            return
+        except (torch.OutOfMemoryError, SplitBatch) as error:
+            split = isinstance(error, SplitBatch)
+            if len(batch) == 1 or not (split or self._halves):
+                raise
+            self._most = 1 if split else len(batch) // 2
+            return
+        expected = self.rungs[0][0] if self.rungs else len(self.plan)
+        some = [candidate for candidate in batch if candidate in self.alive]
+        times = (~self._seen[some, :, :expected].isnan()).sum(1).amin(0).tolist()
+        for name, count in zip(self.names, times, strict=False):
+            if count < self.function.steps:
+                raise NotSupported(
+                    f"layer {name} ran in only {count} of {self.function.steps} denoiser "
+                    "evaluations: switch off what skips layers (caching), or leave it out with layers="
+                )
 
     def _observe(
         self, call: AttentionCall, batch: Sequence[int], shrinking: Shrinking | None
     ) -> Tensor | None:
         """Scores one attention call of a batch, and drops candidates where it sees all there are."""
-        self._done += call.candidates / self.plan.total
+        self._done += call.candidates / len(self.session.layers)
         self.show("scoring", min(self._done, self._planned), self._planned)
-        column = self.plan.columns.get(call.index)
-        if column is None:
+        if call.index not in self.plan:
             return None
+        column = self.plan.index(call.index)
         present = batch if shrinking is None else [batch[place] for place in shrinking.present]
         scores, answer = self.function.attend(call)
-        rows = scores if scores.ndim == 2 else None
+        rows = scores.detach().cpu() if scores.ndim == 2 else None
         scores = scores.mean(1) if scores.ndim == 2 else scores
         if tuple(scores.shape) != (len(present),):
             raise BadInput(
@@ -248,20 +213,16 @@ class _Race:
                 f"the {len(present)} candidates: call.by_candidate(...) makes them"
             )
         scores = scores.detach().double().cpu()
-        self._require_finite(call, scores, present, self.plan.names[column])
+        self._require_finite(call, scores, present, self.names[column])
         total = call.query.shape[-2]
         self.sampled = self.sampled or rows is not None
-        sample = rows.detach().cpu() if rows is not None and rows.shape[1] < total else None
         for place, candidate in enumerate(present):
-            if candidate in self.alive and self._times[candidate, column] < self.function.steps:
-                self._sums[candidate, column] += scores[place]
-                self._times[candidate, column] += 1
-                if sample is not None:
-                    self.samples[candidate].append((sample[place], total))
-        if shrinking is not None and column + 1 == self.goal:
+            if candidate in self.alive:
+                self._seen[candidate, call.step, column] = scores[place]
+                if rows is not None and rows.shape[1] < total:
+                    self.samples[candidate][call.step, column] = (rows[place], total)
+        if shrinking is not None and column + 1 == self.rungs[0][0]:
             self._settle()
-            if self.finished:
-                call.stop()
             shrinking.keep([batch.index(candidate) for candidate in self.alive])
         return answer
 
@@ -280,47 +241,9 @@ class _Race:
                     )
 
     def _settle(self) -> None:
-        """The goal is reached: drop the worst."""
-        if self.rungs:
-            after, left = self.rungs.pop(0)
-            totals = self.table[self.alive, :after].mean(1)
-            self.alive = survivors(totals, self.alive, left, self.function.end)
-            self.finished = len(self.alive) == 1
-        else:
-            self.finished = True
-
-
-class Batches:
-    """Cuts candidates into forwards; a batch for which memory does not suffice is halved.
-
-    Args:
-        halves: whether a batch may be halved.
-        most: candidates that share a forward.
-
-    Attributes:
-        most: candidates of the next forward, at most.
-    """
-
-    def __init__(self, most: int, halves: bool = True) -> None:
-        self.most, self._halves = max(1, most), halves
-
-    def run(self, candidates: Sequence[int], forward: Callable[[Sequence[int]], None]) -> None:
-        """Calls `forward` with consecutive parts of the candidates, as even as may be."""
-        waiting = candidates
-        while waiting:
-            end = len(waiting) // math.ceil(len(waiting) / self.most)
-            if self.fits(waiting[:end], forward):
-                waiting = waiting[end:]
-
-    def fits(self, batch: Sequence[int], forward: Callable[[Sequence[int]], None]) -> bool:
-        """Calls `forward` with a batch; False if memory did not suffice, or the model takes the batch apart,
-        and the next is to be smaller.
-        """
-        try:
-            forward(batch)
-        except (torch.OutOfMemoryError, SplitBatch) as error:
-            if len(batch) == 1 or (not self._halves and not isinstance(error, SplitBatch)):
-                raise
-            self.most = 1 if isinstance(error, SplitBatch) else len(batch) // 2
-            return False
-        return True
+        """A rung is reached: drop the worst."""
+        after, left = self.rungs.pop(0)
+        totals = self.table[self.alive, :after].mean(1)
+        ranking = [self.alive[place] for place in ranked(totals, self.function.end)]
+        self.order, self.last = ranking + self.order[len(ranking) :], len(ranking)
+        self.alive = survivors(totals, self.alive, left, self.function.end)

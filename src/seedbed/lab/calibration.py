@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
@@ -154,18 +154,17 @@ def calibrate(
         known = {row["key"]: row for row in store.rows()}
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
-            names = [json.dumps([prompt, seed + number, candidate]) for candidate in range(noises)]
-            keys = [hashlib.sha256(name.encode()).hexdigest() for name in names]
+            keys = [
+                hashlib.sha256(json.dumps([prompt, seed + number, candidate]).encode()).hexdigest()
+                for candidate in range(noises)
+            ]
             if not known.keys() >= set(keys):
                 session = Session(pipe, prompt, **call)
                 pool = draw_pool(session, noises, seed + number)
-                looking = {0: {**functions, **again}}
-                previews = not isinstance(judge, Ratings)
-                table = measured(session, pool, judge, steps, looking, previews, batch_size)
+                table = measured(session, pool, judge, steps, {0: functions | again}, True, batch_size)
                 new = [
-                    {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i}
-                    | {name: float(values[i]) for name, values in table.items()}
-                    for i, key in enumerate(keys)
+                    {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i, **values}
+                    for i, (key, values) in enumerate(zip(keys, _by_noise(table, noises), strict=True))
                 ]
                 store.append(new)
                 known |= {row["key"]: row for row in new}
@@ -180,8 +179,7 @@ def calibrate(
         "seedbed": __version__,
         "versions": package_versions(),
     }
-    judged_by = described(verifier)
-    preview = fitted_previews(evidence, judged_by) if judged_by in VERIFIERS else None
+    preview = fitted_previews(evidence, about["verifier"]) if about["verifier"] in VERIFIERS else None
     # Of the published score.
     bansa = next((name for name, function in functions.items() if function == Bansa(depth=None)), None)
     race = (bansa and fitted_race(np.stack([*evidence.by_layer(f"0/{bansa}")], axis=2))) or None
@@ -283,17 +281,15 @@ def measured(
         functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
             function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
             `0/name/layer`, or `0/name` for one that scores no layers.
-        previews: whether the verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
+        previews: whether a verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
         batch_size: noises that are denoised together.
     """
     count = len(pool)
-    rated = None if not isinstance(verifier, Ratings) else verifier.of(session.prompt or "", pool.recipes)  # type: ignore[arg-type]
-    text = "" if isinstance(verifier, Ratings) else judged_text(verifier, session)
-
-    def judge(frames: list[Frames]) -> dict[str, Tensor]:
-        assert not isinstance(verifier, Ratings)
-        return judged(verifier, frames, text)
-
+    judge: Callable[[list[Frames]], dict[str, Tensor]] | None = None
+    if isinstance(verifier, Ratings):
+        outcome = {"score": verifier.of(session.prompt or "", pool.recipes)}  # type: ignore[arg-type]
+    else:
+        judge = partial(judged, verifier, prompt=judged_text(verifier, session))
     given = {0: {}, **(functions or {})}
     read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
     for step, some in given.items():
@@ -313,9 +309,7 @@ def measured(
         table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
         if not scores.layers:
             table[f"0/{name}"] = scores.totals.numpy()
-    if rated is not None:
-        outcome = {"score": rated}
-    else:
+    if judge is not None:
         outcome = judge(rollout.finish() if steps else [session.generate(noise) for noise in pool.noises])
     table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
     spent = session.ledger.entries
@@ -323,7 +317,7 @@ def measured(
         step_cost = spent["calibration"] / count / rollout.step
         table["cost.step"] = np.full(count, step_cost)
         table["cost.generation"] = np.full(count, step_cost * rollout.steps)
-    elif rated is None:
+    elif judge is not None:
         table["cost.generation"] = np.full(count, spent["generation"] / count)
     return table
 
@@ -363,7 +357,11 @@ def measure_noises(
         bool(options.get("previews")),
         options.get("batch_size", "auto"),
     )
-    return [{name: float(values[i]) for name, values in table.items()} for i in range(len(recipes))]
+    return _by_noise(table, len(recipes))
+
+
+def _by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row]:
+    return [{name: float(values[i]) for name, values in table.items()} for i in range(noises)]
 
 
 # Some verifiers are models: loaded once, not for every prompt.

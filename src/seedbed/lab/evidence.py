@@ -64,16 +64,9 @@ class Evidence:
         return 1 + max((int(n.split("/")[2]) for n in self.columns if n.count("/") == 2), default=-1)
 
     def by_layer(self, name: str, layers: int | None = None) -> Array:
-        """(layers, prompts, noises) of a signal, from the first layer on; None for all.
-
-        Raises:
-            BadInput: no such signal.
-        """
-        try:
-            wanted = range(self.layers if layers is None else layers)
-            return np.stack([self.columns[f"{name}/{layer}"] for layer in wanted])
-        except (KeyError, ValueError):
-            raise BadInput(f"there is no signal {name}: it was not measured") from None
+        """(layers, prompts, noises) of a signal, from the first layer on; None for all."""
+        wanted = range(self.layers if layers is None else layers)
+        return np.stack([self.columns[f"{name}/{layer}"] for layer in wanted])
 
     def signal(self, name: str, layers: int | None = None) -> Array:
         """(prompts, noises) of a signal without its layer, `0/entropy`: the mean over its first `layers`."""

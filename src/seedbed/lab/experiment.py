@@ -224,11 +224,9 @@ def files_sha256(folder: str | os.PathLike[str]) -> str:
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}: rows are named by a model's files, so download them")
     index = json.loads((folder / "model_index.json").read_bytes())
-    paths = [folder / name for name in ("model_index.json", "seedbed.json") if (folder / name).is_file()]
-    for component in index:
-        paths += [path for path in (folder / component).glob("**/*") if path.is_file()]
+    patterns = ("model_index.json", "seedbed.json", *(f"{component}/**/*" for component in index))
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         with open(path, "rb") as file:
             while block := file.read(2**20):

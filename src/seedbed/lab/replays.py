@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seedbed.acquisition.halving import Rungs
+from seedbed.acquisition.halving import Rungs, cost
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence
@@ -22,19 +22,6 @@ REGRET = 0.05
 BUDGET = 3.0
 # Depths and survivors that are tried, at most: enough for every layer of a small model.
 _DEPTHS, _SURVIVORS = 8, (1, 2, 3, 4, 5, 6, 8, 12, 16)
-
-
-def cost(rungs: Rungs, candidates: int, total: int, finish: bool = True) -> float:
-    """What a pool spends, in the way of one candidate through all `total` layers or steps.
-
-    Args:
-        rungs: (layers or steps seen, survivors), those that are dropped leaving at once.
-        finish: whether a single survivor goes on to the end, as previews do and races do not.
-    """
-    spent, before, alive = 0, 0, candidates
-    for after, left in rungs:
-        spent, before, alive = spent + alive * (after - before), after, left
-    return (spent + alive * (total - before) * (finish or alive > 1)) / total
 
 
 def _survivor(rungs: Sequence[tuple[Array, int]], alive: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -135,11 +122,11 @@ def fitted_race(scores: Array) -> Race | None:
         None where no schedule is both cheaper than the full score and within `REGRET` of it.
     """
     prompts, candidates, layers = scores.shape
-    limit, lost = promised(scores) or (0.0, np.empty(0))
-    rungs = cheapest(scores, limit) if limit else None
-    if rungs is None:
+    held = promised(scores)
+    rungs = held and cheapest(scores, held[0])
+    if not held or not rungs:
         return None
-    found = statistics.bootstrap(lost)
+    found = statistics.bootstrap(held[1])
     spent = cost(rungs, candidates, layers, finish=False)
     why = (
         f"Bansa(depth=None, race={rungs}) with {candidates} candidates: regret {found.mean:.1%} "
