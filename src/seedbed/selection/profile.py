@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
+from seedbed.acquisition import Acquisition, AttentionScore, Learned, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
@@ -146,29 +146,6 @@ class Profile:
     def __post_init__(self) -> None:
         if not isinstance(self.acquisition, Acquisition):
             raise BadInput(f"a profile chooses by an acquisition function, not {shown(self.acquisition)}")
-
-    def choice(
-        self, can_judge: bool, candidates: int | None, own_steps: bool, whose: str
-    ) -> tuple[Acquisition, int | None, str]:
-        """What to choose by, from how many candidates (None: the function's own default), and why.
-
-        Previews where the profile's verifier can judge the videos, else the function that it names. Its
-        schedule is followed with its own number of candidates and steps, with which it was measured.
-
-        Args:
-            can_judge: whether it can.
-            candidates: that the caller asked for, None for none.
-            own_steps: whether the pipeline is called with the model's own number of steps.
-            whose: what messages call the profile.
-        """
-        plan = self.preview
-        if plan is None or not can_judge:
-            return self.acquisition, candidates, f"auto: {whose} names it: {self.why}"
-        if candidates is None and own_steps:
-            says = f"as {whose} says: {plan.why}"
-            return Previews(verifier=plan.verifier, schedule=plan.schedule), plan.candidates, f"auto: {says}"
-        says = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
-        return Previews(verifier=plan.verifier), candidates or plan.candidates, f"auto: {says}"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the profile as JSON, whole or not at all; into a folder as `seedbed-profile.json`.
