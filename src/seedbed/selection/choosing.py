@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from torch import Tensor
 
@@ -31,10 +31,19 @@ CANDIDATES = 10
 MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
 
 Made = TypeVar("Made")
+Made_co = TypeVar("Made_co", covariant=True)
 Options = ParamSpec("Options")
 
 # What pipelines call the number of videos or images of one prompt.
 _COUNTS = ("num_videos_per_prompt", "num_images_per_prompt")
+
+
+class OnePrompt(Protocol[Options, Made_co]):
+    """A function of one prompt."""
+
+    def __call__(
+        self, pipe: Any, prompt: str | None = None, *none: Options.args, **options: Options.kwargs
+    ) -> Made_co: ...
 
 
 class PerPrompt(Protocol[Options, Made]):
@@ -50,9 +59,7 @@ class PerPrompt(Protocol[Options, Made]):
     ) -> list[Made]: ...
 
 
-def per_prompt(
-    one: Callable[Concatenate[Any, str | None, Options], Made],
-) -> PerPrompt[Options, Made]:
+def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
     """Lets a function of one prompt take a list of them, and return a list.
 
     Prompt number i is the call `one(pipe, prompts[i], seed=seed + i, ...)`, so that each has noises of its
@@ -270,15 +277,17 @@ def chosen_function(
         beside = found == "auto"
         whose = "the model's profile" if beside else found
         found = (Profile.beside(session.pipe) if beside else Profile.load(found)) or Bansa()
-    function, reason, plan = found, "asked for", None
-    if found is not acquisition:
-        reason = f"auto: no {FILENAME} lies beside the model, so the published function"
+    plan = None
     if isinstance(found, Profile):
         function, reason = found.acquisition, f"auto: {whose} names it: {found.why}"
         with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
             if found.preview is not None:
                 judged_text(verifier_named(found.preview.verifier), session)
                 plan = found.preview
+    elif found is acquisition:
+        function, reason = found, "asked for"
+    else:
+        function, reason = found, f"auto: no {FILENAME} lies beside the model, so the published function"
     if plan is not None:
         # The schedule is followed with its own number of candidates and steps, with which it was measured.
         own = count is None and "num_inference_steps" not in call

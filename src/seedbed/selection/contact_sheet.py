@@ -218,7 +218,7 @@ def contact_sheet(
     after: int | None = None,
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
-    batch_size: int = 1,
+    batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
     **arguments: Any,
@@ -231,8 +231,8 @@ def contact_sheet(
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
-        batch_size: candidates that share a forward. With 1 the finished frames are bit by bit those that
-            `replay` makes; more round differently.
+        batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
+            bit those that `replay` makes; more round differently.
 
     Returns:
         The sheet; `sheet.finish(3)` goes on with one of its candidates.

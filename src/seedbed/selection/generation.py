@@ -200,12 +200,9 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Ses
     recorded = selection.model
     if pipe is None:
         name = recorded.model
-        if not name:
-            raise BadInput("the record's pipeline was built in memory: pass it, replay(record, pipe)")
-        if Path(name).is_absolute() and not Path(name).is_dir():
-            raise BadInput(
-                f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
-            )
+        if not name or (Path(name).is_absolute() and not Path(name).is_dir()):
+            what = f"model {name} is not on this machine" if name else "pipeline was built in memory"
+            raise BadInput(f"the record's {what}: pass the pipeline, replay(record, pipe)")
         try:
             pipe = load(name, **recorded.loading())
         except BadInput as error:

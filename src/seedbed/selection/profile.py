@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.selection.record import jsonable, model_name
 
 FILENAME = "seedbed-profile.json"
@@ -192,23 +192,19 @@ class Profile:
             BadInput: there is no such file.
             BadRecord: the file is damaged, of another schema, or names what does not exist.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
-        except (TypeError, ValueError) as error:  # no path, or one with a null character
-            raise BadInput(f"a profile is the path of a file, not {shown(path)}") from error
+        data = read_bytes(path, "the profile")
         try:
             file = _File.model_validate_json(data)
             if file.acquisition == "learned" and file.learned is not None and not file.options:
                 acquisition: Acquisition = file.learned
             else:
                 acquisition = create(file.acquisition, **file.options)
-                if file.schema_ == SCHEMA:
-                    if file.model_fields_set & {"prefer", "layers", "depth"}:
-                        raise BadInput("prefer, layers and depth are options of the function")
-                else:
-                    acquisition = dataclasses.replace(acquisition, **file.before(acquisition))
+            if file.schema_ != SCHEMA:  # the options that stood beside the function
+                acquisition = dataclasses.replace(acquisition, prefer=file.prefer)
+                if isinstance(acquisition, AttentionScore):
+                    acquisition = dataclasses.replace(acquisition, layers=file.layers, depth=file.depth)
+            elif file.model_fields_set & {"prefer", "layers", "depth"}:
+                raise BadInput("prefer, layers and depth are options of the function")
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
@@ -247,10 +243,3 @@ class _File(BaseModel):
     prefer: Prefer | None = None
     layers: str | list[str] | None = None
     depth: int | None = Field(default=None, ge=1)
-
-    def before(self, acquisition: Acquisition) -> dict[str, Any]:
-        """The options that stood beside the function in earlier schemas."""
-        found: dict[str, Any] = {"prefer": self.prefer}
-        if isinstance(acquisition, AttentionScore):
-            found |= {"layers": self.layers, "depth": self.depth}
-        return found
