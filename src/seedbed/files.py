@@ -18,8 +18,9 @@ def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except (OSError, TypeError, ValueError) as error:  # ValueError: a null character in it
-        name = path if isinstance(path, (str, os.PathLike)) else shown(path)
-        raise BadInput(f"cannot read {what} {name}: {getattr(error, 'strerror', None) or error}") from error
+        name = str(path) if isinstance(path, (str, os.PathLike)) else shown(path)
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot read {what} {name:.200}: {reason}") from error
 
 
 def read_text(path: str | os.PathLike[str], what: str) -> str:
