@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever meets half of one."""
+"""Reading files or saying why not, and writing them so that nobody ever meets half of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,29 @@ import os
 import secrets
 from pathlib import Path
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, shown
+
+
+def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
+    """The content of a file, which messages call `what`.
+
+    Raises:
+        BadInput: it is not there, cannot be read, or `path` is none.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, TypeError, ValueError) as error:  # ValueError: a null character in it
+        name = str(path) if isinstance(path, (str, os.PathLike)) else shown(path)
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot read {what} {name:.200}: {reason}") from error
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """The same as text in UTF-8; BadInput where it is none."""
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"cannot read {what} {path}: it is no UTF-8 text") from error
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -21,11 +21,8 @@ def reporting(progress: Progress) -> Iterator[Show]:
     Args:
         progress: True shows a bar with the time left on stderr, False nothing; a callable is used as it is.
     """
-    if callable(progress):
-        yield progress
-        return
-    if not progress:
-        yield silent
+    if callable(progress) or not progress:
+        yield progress if callable(progress) else silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -56,7 +56,7 @@ def test_json_is_the_profile_and_nothing_else(seedbed, model, prompts, ratings):
     [
         ([], "either --prompts FILE or --world shapes"),
         (["--prompts", "p.txt", "--world", "shapes"], "either --prompts FILE or --world shapes"),
-        (["--prompts", "none.txt"], "cannot read none.txt: No such file or directory"),
+        (["--prompts", "none.txt"], "cannot read the prompts none.txt: No such file or directory"),
         (["--prompts", "prompts.txt", "--count", "9", "--verifier", "shapes"], "--count is for --world"),
         (["--world", "cubes"], "Invalid value for '--world'"),
         (["--prompts", "prompts.txt"], "--verifier NAME or --ratings FILE.csv"),

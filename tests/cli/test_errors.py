@@ -215,7 +215,7 @@ def test_altered_record(seedbed, model, tmp_path: Path) -> None:
 
 
 def test_record_that_is_not_there(seedbed) -> None:
-    one_line(seedbed("replay", "a.json"), "a.json", "no such file")
+    one_line(seedbed("replay", "a.json"), "a.json", "No such file")
 
 
 def test_record_whose_model_is_gone(seedbed, model, tmp_path: Path) -> None:

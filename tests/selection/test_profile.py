@@ -365,8 +365,6 @@ def test_auto_on_the_default_model_previews_a_caption_and_nothing_else():
 @pytest.mark.parametrize("wrong", [3, None, [1], b"\0", "no\0where", {"schema": "seedbed.profile/3"}])
 def test_what_is_no_profile_is_one_line(wrong):
     for read in (Profile.load, lambda value: Profile(value, "why")):
-        with pytest.raises(
-            BadInput, match=r"a profile (is the path|chooses by)|cannot read the profile"
-        ) as caught:
+        with pytest.raises(BadInput, match=r"a profile chooses by|cannot read the profile") as caught:
             read(wrong)
         assert "\n" not in str(caught.value)

@@ -9,9 +9,8 @@ import typer
 
 import seedbed
 from seedbed.cli import options as opt
-from seedbed.cli.calibrate import calibrate
-from seedbed.cli.lab import lab
-from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, show, write_together
+from seedbed.cli.lab import calibrate, lab
+from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def score(
     session = Session(pipe, prompt, **run.call)
     drawn: list[Any] = [draw_pool(session, 1, number).recipes[0] for number in numbers]
     result = seedbed.score(pipe, prompt, [*drawn, *known], acquisition=function, **run.arguments())
-    show(result.to_dict(), {}, run.as_json, ranking=True)
+    deliver(result.to_dict(), {}, run.as_json, ranking=True)
 
 
 @app.command()
@@ -138,15 +137,14 @@ def contact_sheet(
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
-    sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments(batch_size=1))
+    sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"
     files: dict[str, tuple[Path, Writer]] = {
         "page": (path.with_suffix(".html"), lambda at: sheet.page(at, fps, command)),
         "memory": (path.with_suffix(".safetensors"), lambda at: None),
         "record": (path, sheet.save),  # which writes the memory too
     }
-    how = {"ranking": judge is not None, "then": f"finish  {command} N"}
-    deliver(sheet.record(), files, run.as_json, **how)
+    deliver(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
 
 
 @app.command()

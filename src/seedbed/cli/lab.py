@@ -1,13 +1,16 @@
-"""The commands of `seedbed lab`: run an experiment, read what it found."""
+"""The commands of the lab: `seedbed lab` runs experiments, `seedbed calibrate` measures a model."""
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from typer import Argument, Option, Typer
 
-from seedbed.cli.options import grouped, resumable
+from seedbed.cli import options as opt
+from seedbed.cli.outputs import checked, print_json, write_together
 from seedbed.errors import BadInput
+from seedbed.files import read_text, write_bytes_atomically
 
 if TYPE_CHECKING:
     from seedbed.lab.presentation import Table
@@ -21,7 +24,7 @@ FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
 @lab.command()
-@grouped
+@opt.grouped
 def run(
     recipe: Path = Argument(metavar="RECIPE", help="JSON file that says what to run."),
     out: Path | None = Option(None, metavar="DIR", help="Folder of the run (else runs/NAME of the recipe)."),
@@ -39,13 +42,13 @@ def run(
 
     content = Recipe.load(recipe)
     folder = out or Path("runs") / content.name
-    with resumable(not quiet and sys.stderr.isatty(), folder) as show:
+    with opt.resumable(not quiet and sys.stderr.isatty(), folder) as show:
         rows = work(content, folder, workers or 1, lambda done, total: show("rows", done, total), cluster)
     print(f"{len(rows)} rows in {folder / 'rows.jsonl'}")
 
 
 @lab.command()
-@grouped
+@opt.grouped
 def table(folder: Path = FOLDER) -> None:
     """Print the tables of a run."""
     for found in _found(folder)[2]:
@@ -55,10 +58,9 @@ def table(folder: Path = FOLDER) -> None:
 
 
 @lab.command()
-@grouped
+@opt.grouped
 def report(folder: Path = FOLDER) -> None:
     """Write the tables of a run, with their intervals drawn, as one HTML page, report.html in its folder."""
-    from seedbed.files import write_bytes_atomically
     from seedbed.lab.presentation import page
 
     recipe, rows, found = _found(folder)
@@ -83,3 +85,113 @@ def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table]]":
     if prompts < asked:
         print(f"unfinished: {prompts} of {asked} prompts are finished", file=sys.stderr)
     return recipe, whole, found
+
+
+# As many lines of the table as fit a terminal; the report has all.
+_LINES = 12
+
+World = Literal["shapes"]
+
+
+def calibrate(
+    *,
+    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
+    world: World | None = Option(None, help="Take captions of this world instead."),
+    count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
+    verifier: str | None = Option(
+        None, help="What judges the videos: shapes, clip:FOLDER or aesthetic:FOLDER (else the world's own)."
+    ),
+    ratings: Path | None = Option(
+        None,
+        metavar="FILE.csv",
+        help="Ratings by people instead: columns prompt, seed, candidate, rating.",
+    ),
+    acquisition: list[str] | None = Option(
+        None,
+        metavar="NAME",
+        help="Acquisition function to try at t = T, options after a colon; repeatable (else entropy and "
+        "bansa in three variants).",
+    ),
+    noises: int = Option(16, help="Noises of each prompt, at least 4."),
+    seed: int = Option(0, help="Of the noises: prompt number p has seed + p."),
+    after: str = Option(
+        "0,1,3,6,9",
+        metavar="S,S,...",
+        help="Denoising steps after which signals are read; 0 is none.",
+    ),
+    out: Path = opt.writing(Path("seedbed-profile.json"), metavar="FILE.json", help="Profile to write."),
+    report: bool = opt.REPORT,
+    run: opt.Run,
+) -> None:
+    """Measure which choice of the noise helps on a model, and write it down as a profile.
+
+    Generates and judges every noise of every prompt. Interrupted, it goes on where it was when run again:
+    what is measured so far lies in FILE.json.rows. A profile named seedbed-profile.json in the folder of the
+    model is what generate, select and score follow; elsewhere, name it with --acquisition.
+    """
+    path = checked(out, ".json", beside=(".html",) if report else ())
+    texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
+    moments = opt.whole_numbers("--after", after)
+    pipe = run.load()
+    from seedbed.lab.calibration import FUNCTIONS
+    from seedbed.lab.calibration import calibrate as measure
+    from seedbed.lab.presentation import cell_text
+
+    rows = Path(f"{path}.rows")
+    with opt.resumable(run.progress, rows) as progress:
+        found = measure(
+            pipe,
+            texts,
+            noises,
+            verifier=judge,
+            seed=seed,
+            steps=tuple(moments),
+            acquisitions=acquisition or FUNCTIONS,
+            batch_size=run.batch_size or "auto",
+            cache=rows,
+            progress=progress,
+            **run.call,
+        )
+        files = {"report": path.with_suffix(".html"), "profile": path}
+        writers = {files["report"]: found.report, path: found.profile.save}
+        if not report:
+            del writers[files.pop("report")]
+        write_together(writers)
+    if run.as_json:
+        print_json(files, profile=json.loads(path.read_bytes()))
+        return
+    print(f"random noise {cell_text(found.random)}, best of the pool {cell_text(found.oracle)}\n")
+    print(found.table.to_text(_LINES))
+    print(f"\nchoice  {found.profile.acquisition.name}: {found.profile.why}")
+    for what, file in files.items():
+        print(f"{what:<7} {file}")
+
+
+def _texts(prompts: Path | None, world: World | None, count: int | None) -> list[str]:
+    if (prompts is None) == (world is None):
+        raise BadInput("say what to calibrate on: either --prompts FILE or --world shapes")
+    if prompts is None:
+        from seedbed.worlds.shapes import captions
+
+        # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
+        return captions(count or 80, objects=2, seed=0, held=False)
+    if count is not None:
+        raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
+    lines = read_text(prompts, "the prompts").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _judge(verifier: str | None, ratings: Path | None, world: World | None) -> Any:
+    if verifier and ratings:
+        raise BadInput("--verifier and --ratings cannot both judge: leave one out")
+    if ratings:
+        from seedbed.verifiers.ratings import Ratings
+
+        return Ratings.load(ratings)
+    name = verifier or world
+    if not name:
+        raise BadInput("say what judges the videos: --verifier NAME or --ratings FILE.csv")
+    from seedbed.verifiers import resolve
+
+    resolve(name)  # a mistake is one before the model is loaded
+    return name

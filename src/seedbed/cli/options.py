@@ -138,9 +138,9 @@ class Run(Terminal):
         }
         return {name: value for name, value in call.items() if value is not None}
 
-    def arguments(self, batch_size: int | str = "auto") -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""
-        return {"batch_size": self.batch_size or batch_size, "progress": self.progress, "call": self.call}
+        return {"batch_size": self.batch_size or "auto", "progress": self.progress, "call": self.call}
 
 
 def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:

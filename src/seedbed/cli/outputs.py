@@ -72,15 +72,15 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
             except BadInput as error:
                 raise BadInput(str(error).replace(str(staged[path]), str(path))) from error
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for path in writers:
-            try:
+        try:
+            for path in writers:
                 os.replace(staged[path], path)
-            except (OSError, KeyboardInterrupt) as error:
-                moved = ", ".join(str(done) for done, source in staged.items() if not source.exists())
-                there = f"only {moved} was written" if moved else "nothing was written"
-                if isinstance(error, KeyboardInterrupt):
-                    raise KeyboardInterrupt(there) from None
-                raise BadInput(f"cannot write {path}: {error.strerror or error}; {there}") from error
+        except (OSError, KeyboardInterrupt) as error:
+            moved = ", ".join(str(done) for done, source in staged.items() if not source.exists())
+            there = f"only {moved} was written" if moved else "nothing was written"
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(there) from None
+            raise BadInput(f"cannot write {path}: {error.strerror or error}; {there}") from error
 
 
 def print_json(files: Mapping[str, Path], **content: Any) -> None:
@@ -89,25 +89,21 @@ def print_json(files: Mapping[str, Path], **content: Any) -> None:
 
 
 def deliver(
-    record: dict[str, Any], files: Mapping[str, tuple[Path, Writer]], as_json: bool, **shown: Any
-) -> None:
-    """Write the files of a record, which is the last of them, and show it with where they lie; see `show`."""
-    write_together(dict(files.values()))
-    show(record, {what: path for what, (path, _) in files.items()}, as_json, **shown)
-
-
-def show(
     record: dict[str, Any],
-    files: Mapping[str, Path],
+    writers: Mapping[str, tuple[Path, Writer]],
     as_json: bool,
     *,
     ranking: bool = False,
     then: str | None = None,
 ) -> None:
-    """A record and its files, as one JSON object; or for people: the choice, its cost, the files.
+    """Write the files of a record, if any, and show it: as JSON, or the choice, its cost and the files.
 
-    ranking: show all candidates, best first; then: a last line, for people.
+    writers: of each file, the record's as the last; ranking: show all candidates, best first; then: a last
+    line, for people.
     """
+    if writers:
+        write_together(dict(writers.values()))
+    files = {what: path for what, (path, _) in writers.items()}
     if as_json:
         print_json(files, record=record)
         return

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from seedbed.errors import BadInput, BadRecord, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.errors import BadInput, BadRecord
+from seedbed.files import read_bytes, write_bytes_atomically
 
 SHORT_SIDE = 256  # players smear a 64-pixel video; below this a frame is enlarged by a whole factor
 KEYWORD = "seedbed"  # of the text chunk that holds the record in a PNG
@@ -103,15 +103,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         BadInput: there is no such file.
         BadRecord: it holds no record, or a damaged one.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise BadInput(f"a record is what was saved or the path of a file, not {shown(path)}")
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"no record at {path}: there is no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        why = getattr(error, "strerror", None) or error
-        raise BadInput(f"cannot read the record {shown(str(path))}: {why}") from error
+    data = read_bytes(path, "the record")
     text: str | None
     try:
         if data.startswith(b"\x89PNG"):

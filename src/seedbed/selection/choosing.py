@@ -7,7 +7,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -79,59 +78,47 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             return function(pipe, prompt, **options)
         if not prompt:
             raise BadInput("the list of prompts is empty: pass at least one")
+        first, call = whole("seed", options.get("seed", seed), least=0), options.get("call")
+        made = []
         for index, text in enumerate(prompt):
             if not isinstance(text, str) or not text.strip():
                 raise BadInput(
                     f"prompt {index} of the list must be a text that is not empty, not {shown(text)}"
                 )
-        call = options.get("call")
-        given = [options, call] if isinstance(call, Mapping) else [options]
-        for name, values in (pair for arguments in given for pair in _lists(arguments).items()):
-            if len(values) != len(prompt):
-                raise BadInput(f"{name} is a list of {len(values)}, but there are {len(prompt)} prompts")
-        first = whole("seed", options.get("seed", seed), least=0)
-        for name, read in (("verifier", verifier_named), ("acquisition", named)):
-            if options.get(name) is not None:  # once, as it may be a model to load
-                options[name] = read(options[name])
-        made = []
-        for index, text in enumerate(prompt):
-            own, *inner = (
-                {**arguments, **{name: values[index] for name, values in _lists(arguments).items()}}
-                for arguments in given
-            )
-            own |= {"seed": first + index} | ({"call": inner[0]} if inner else {})
-            made.append(function(pipe, text, **own))
-        return made
+            own = {**_entries(options, index, len(prompt)), "seed": first + index}
+            if isinstance(call, Mapping):
+                own["call"] = _entries(call, index, len(prompt))
+            made.append(functools.partial(function, pipe, text, **own))
+        once = {  # as it may be a model to load
+            name: read(options[name])
+            for name, read in (("verifier", verifier_named), ("acquisition", named))
+            if options.get(name) is not None
+        }
+        return [make(**once) for make in made]
 
     return cast(PerPrompt[Options, Made], each)
 
 
-def _lists(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Those with one entry for each prompt."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if isinstance(value, list) and ("prompt" in name or name == "generator")
-    }
+def _entries(arguments: Mapping[str, Any], index: int, prompts: int) -> dict[str, Any]:
+    """The arguments of one prompt: its entry of those lists that have one for each."""
+    own = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, list) and ("prompt" in name or name == "generator"):
+            if len(value) != prompts:
+                raise BadInput(f"{name} is a list of {len(value)}, but there are {prompts} prompts")
+            own[name] = value[index]
+    return own
 
 
-def several(call: dict[str, Any], candidates: float) -> tuple[dict[str, Any], int]:
-    """How many noises to keep, and the call in which each candidate is one video or image.
+def several(call: Mapping[str, Any]) -> dict[str, int]:
+    """How many videos or images a call asks for, by the argument that says so.
+
+    Each is of another noise, so that the call itself is made with 1 instead.
 
     Raises:
-        BadInput: `num_videos_per_prompt` or `num_images_per_prompt` is no whole number from 1, or more than
-            there are candidates.
+        BadInput: `num_videos_per_prompt` or `num_images_per_prompt` is no whole number from 1.
     """
-    for name in _COUNTS:
-        wanted = call.get(name)
-        if wanted is not None:
-            wanted = whole(name, wanted)
-            if wanted > candidates:
-                raise BadInput(
-                    f"{name}={wanted}, but there are only {candidates} candidates: raise candidates"
-                )
-            return {**call, name: 1}, wanted
-    return call, 1
+    return {name: whole(name, call[name]) for name in _COUNTS if call.get(name) is not None}
 
 
 @per_prompt
@@ -183,7 +170,7 @@ def select(
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(pipe, prompt, given, function, candidates, seed, batch_size, progress)[0]
+    return choose(pipe, prompt, function, given, candidates, seed, batch_size, progress)[0]
 
 
 def score(
@@ -213,7 +200,7 @@ def score(
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(pipe, prompt, given, function, len(noises), 0, batch_size, progress, noises)[0]
+    return choose(pipe, prompt, function, given, len(noises), 0, batch_size, progress, noises)[0]
 
 
 def given_pool(session: Session, noises: Tensor | Sequence[NoiseRecipe | Tensor]) -> Pool:
@@ -284,25 +271,32 @@ def chosen_function(
         acquisition: as `named` returns it.
         call: the arguments of the pipeline's call that were given.
     """
-    candidates = whole("candidates", candidates, optional=True)
+    count = whole("candidates", candidates, optional=True)
     whose, found = "the profile", acquisition
     if isinstance(found, str):
         beside = found == "auto"
         whose = "the model's profile" if beside else found
         found = (Profile.beside(session.pipe) if beside else Profile.load(found)) or Bansa()
+    plan = None
     if isinstance(found, Profile):
-        own_steps, able = "num_inference_steps" not in call, False
+        function, reason = found.acquisition, f"auto: {whose} names it: {found.why}"
         with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
             if found.preview is not None:
                 judged_text(verifier_named(found.preview.verifier), session)
-                able = True
-        function, candidates, reason = found.choice(able, candidates, own_steps, whose)
-    else:
+                plan = found.preview
+    elif found is acquisition:
         function, reason = found, "asked for"
-        if found is not acquisition:
-            reason = f"auto: no {FILENAME} lies beside the model, so the published function"
+    else:
+        function, reason = found, f"auto: no {FILENAME} lies beside the model, so the published function"
+    if plan is not None:
+        # The schedule is followed with its own number of candidates and steps, with which it was measured.
+        own = count is None and "num_inference_steps" not in call
+        function = Previews(verifier=plan.verifier, schedule=plan.schedule if own else None)
+        measured = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
+        reason = f"auto: as {whose} says: {plan.why}" if own else f"auto: {measured}"
+        count = count or plan.candidates
     usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
-    return function, candidates or usual, reason
+    return function, count or usual, reason
 
 
 def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
@@ -331,28 +325,35 @@ def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
 def choose(
     pipe: Any,
     prompt: str | None,
-    given: dict[str, Any],
     acquisition: str | Acquisition | Profile,
+    given: dict[str, Any],
     candidates: int | None,
     seed: int,
     batch_size: BatchSize,
     progress: Progress,
     noises: Tensor | Sequence[NoiseRecipe | Tensor] | None = None,
+    *,
+    even_one: bool = False,
 ) -> tuple[Selection, Scores, Session]:
     """Score a pool and make the record of it; what was denoised for it is in the scores.
 
     Args:
+        acquisition: as `named` returns it.
         given: the arguments of the pipeline's call.
-        noises: the caller's own instead of those of the seed; even a single one is scored.
+        noises: the caller's own instead of those of the seed.
+        even_one: a single candidate of a seed is scored too, as one of the caller's own is.
     """
-    session = Session(pipe, prompt, **several(given, math.inf)[0])
+    wanted = several(given)
+    session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     function, count, reason = chosen_function(session, acquisition, candidates, given)
-    kept = several(given, count)[1]
+    for name, kept in wanted.items():
+        if kept > count:
+            raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
     pool = draw_pool(session, count, seed) if noises is None else given_pool(session, noises)
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         batch_size = whole("batch_size", batch_size)
     started = perf_counter()
-    if len(pool) == 1 and noises is None:
+    if len(pool) == 1 and noises is None and not even_one:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
             plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
         scores = Scores.unranked(1)
@@ -362,25 +363,10 @@ def choose(
             scores = function.score(session, pool, batch_size=batch_size, show=show)
     if not session.ledger.entries:  # or the first evaluation would have shown it
         session.arrive(pool.noises[0])
-    what = "preview" if scores.rungs else "scoring"  # as the ledger has it
+    what = "scoring" if scores.previews is None else "preview"  # as the ledger has it
     seconds = {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
-    selection = recorded(session, pool, function, scores, reason, seconds)
-    # The call as it was asked for, with the number that `several` has taken out of it.
-    asked = {name: kept if name in _COUNTS else value for name, value in selection.call.items()}
-    return replace(selection, kept=kept, call=asked), scores, session
-
-
-def recorded(
-    session: Session,
-    pool: Pool,
-    function: Acquisition,
-    scores: Scores,
-    reason: str,
-    seconds: dict[str, float],
-) -> Selection:
-    """The selection that scores make."""
-    call, missing = recordable(session.call)
-    return Selection(
+    call, missing = recordable({**session.call, **wanted})
+    selection = Selection(
         prompt=session.prompt,
         model=Model.of(session.pipe),
         call=call,
@@ -404,4 +390,6 @@ def recorded(
         seconds=seconds,
         versions=package_versions(),
         previews=scores.previews,
+        kept=max(wanted.values(), default=1),
     )
+    return selection, scores, session

@@ -17,36 +17,52 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import Acquisition, Scores
-from seedbed.acquisition.previews import Previews, counting, judged_rung
+from seedbed.acquisition.base import Acquisition, BatchSize, Pool, Scores
+from seedbed.acquisition.previews import counting, judged_rung
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
-from seedbed.progress import Progress, reporting
+from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import (
-    CANDIDATES,
-    draw_pool,
-    merged,
-    named,
-    recorded,
-)
+from seedbed.selection.choosing import CANDIDATES, choose, merged, named
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
-from seedbed.verifiers import Verifier, judged_text, name_of, resolve
+from seedbed.verifiers import Verifier, judged_text, name_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ByEye(Acquisition):
-    """What the record says of a choice that a person makes."""
+    """Previews for a person to choose from; a verifier, where there is one, puts them in its order."""
 
     name = "contact-sheet"
     better = "high"
 
-    after: int
-    verifier: str | None
+    after: int | None
+    verifier: Verifier | None
     verifier_prompt: str | None
+
+    def score(
+        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
+    ) -> Scores:
+        steps = session.facts.steps
+        after = max(1, round(steps / 2)) if self.after is None else self.after
+        if after > steps:
+            raise BadInput(
+                f"after={after}, but the schedule has only {steps} steps: raise num_inference_steps"
+            )
+        text = self.verifier and judged_text(self.verifier, session, self.verifier_prompt)
+        rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
+        rollout.progress = counting(show, "preview", len(pool) * after)
+        frames = rollout.advance(after)
+        scores = Scores.unranked(len(pool), previews=frames, rollout=rollout)
+        if self.verifier is None:
+            return scores
+        started = perf_counter()
+        rung = judged_rung(self.verifier, text or "", rollout, frames)
+        totals = torch.tensor(rung.scores, dtype=torch.float64)
+        seconds = {"verifier": perf_counter() - started}
+        return replace(scores, totals=totals, order=rung.kept, rungs=(rung,), seconds=seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,13 +179,11 @@ class ContactSheet:
             BadRecord: as `replay`.
         """
         count = len(self.selection.recipes)
-        chosen = number(candidate, operator.index)
-        if chosen is None or not 0 <= chosen < count:
+        index = number(candidate, operator.index)
+        if index not in range(count):
             raise BadInput(f"there is no candidate {shown(candidate)}: choose one from 0 to {count - 1}")
-        candidate = int(chosen)
-        others = [other for other in self.selection.order if other != candidate]
-        selection = replace(self.selection, order=(candidate, *others))
-        noise = selection.noise[:1].float() if selection.pool is not None else selection.recipe.draw()[None]
+        others = [other for other in self.selection.order if other != index]
+        selection = replace(self.selection, order=(index, *others))
         session = reopened(selection, pipe or self.pipe, missing)
         reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
         why = self.missing
@@ -177,22 +191,22 @@ class ContactSheet:
             why = "its first steps were made on another device"
         if why:
             reason += f"; started over, as {why}"
-        rollout = Rollout(session, noise)
+        rollout = Rollout(session, selection.recipe.draw()[None])
         started = perf_counter()
         with reporting(progress) as show:
             if not why and self.evaluations is not None:
-                rollout.recall(0, self.evaluations[candidate], self.steps)
+                rollout.recall(0, self.evaluations[index], self.steps)
             frames = finish(rollout, show)
         for what, evaluations in selection.ledger.entries.items():
             session.ledger.add(what, evaluations)
-        chosen = replace(
+        finished = replace(
             selection,
             reason=reason,
-            options={**selection.options, "picked": candidate},
+            options={**selection.options, "picked": index},
             ledger=shared(session.ledger, rollout, 0),
             seconds={**selection.seconds, "generation": perf_counter() - started},
         )
-        return Generation(frames, chosen)
+        return Generation(frames, finished)
 
 
 def contact_sheet(
@@ -204,7 +218,7 @@ def contact_sheet(
     after: int | None = None,
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
-    batch_size: int = 1,
+    batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
     **arguments: Any,
@@ -217,8 +231,8 @@ def contact_sheet(
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
-        batch_size: candidates that share a forward. With 1 the finished frames are bit by bit those that
-            `replay` makes; more round differently.
+        batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
+            bit those that `replay` makes; more round differently.
 
     Returns:
         The sheet; `sheet.finish(3)` goes on with one of its candidates.
@@ -228,45 +242,28 @@ def contact_sheet(
         BadOutput: frames or scores that are not finite.
         NotSupported: a pipeline that cannot be paused.
     """
-    candidates, batch_size = whole("candidates", candidates), whole("batch_size", batch_size)
+    asked, given = named("auto", verifier, verifier_prompt), merged(call, arguments)
+    judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
-    asked = named("auto", verifier, verifier_prompt)
-    judge = resolve(asked.verifier) if isinstance(asked, Previews) else None
-    session = Session(pipe, prompt, **merged(call, arguments))
-    text = "" if judge is None else judged_text(judge, session, verifier_prompt)
-    pool = draw_pool(session, candidates, seed)
-    steps = session.facts.steps
-    after = max(1, round(steps / 2)) if after is None else after
-    if after > steps:
-        raise BadInput(f"after={after}, but the schedule has only {steps} steps: raise num_inference_steps")
-    started = perf_counter()
-    with reporting(progress) as show:
-        rollout = Rollout(session, pool.noises, batch_size=batch_size)
-        rollout.progress = counting(show, "preview", candidates * after)
-        frames = rollout.advance(after)
-    seconds = {"preview": perf_counter() - started}
-    scores = Scores.unranked(candidates, previews=frames)
-    if judge is not None:
-        started = perf_counter()
-        rung = judged_rung(judge, text, rollout, frames)
-        seconds["verifier"] = perf_counter() - started
-        scores = replace(
-            scores, totals=torch.tensor(rung.scores, dtype=torch.float64), order=rung.kept, rungs=(rung,)
-        )
-    function = _ByEye(after=after, verifier=judge and name_of(judge), verifier_prompt=verifier_prompt)
-    reason = f"previews after {after} of {steps} steps, for a person to choose from"
-    selection = recorded(session, pool, function, scores, reason, seconds)
-    evaluations = [rollout.memory(candidate) for candidate in range(candidates)]
-    return ContactSheet(selection, after, steps, evaluations, pipe=pipe)
+    function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt)
+    selection, scores, _ = choose(
+        pipe, prompt, function, given, candidates, seed, batch_size, progress, even_one=True
+    )
+    rollout = scores.rollout
+    assert rollout is not None
+    selection = replace(
+        selection,
+        reason=f"previews after {rollout.step} of {rollout.steps} steps, for a person to choose from",
+        options={**selection.options, "after": rollout.step, "verifier": judge and name_of(judge)},
+    )
+    evaluations = [rollout.memory(candidate) for candidate in rollout.alive]
+    return ContactSheet(selection, rollout.step, rollout.steps, evaluations, pipe=pipe)
 
 
 def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Parts]]:
     """Per candidate the outputs of its calls, from tensors named `candidate/call(/part)`."""
-    found: list[dict[int, dict[int, Tensor]]] = [{} for _ in range(candidates)]
-    for name, tensor in tensors.items():
-        owner, call, *part = map(int, name.split("/"))
-        found[owner].setdefault(call, {})[sum(part)] = tensor
-    return [
-        [tuple(calls[call][part] for part in sorted(calls[call])) for call in sorted(calls)]
-        for calls in found
-    ]
+    found: list[dict[int, list[Tensor]]] = [{} for _ in range(candidates)]
+    for place in sorted(tensors, key=lambda name: [*map(int, name.split("/"))]):
+        owner, call, *_ = map(int, place.split("/"))
+        found[owner].setdefault(call, []).append(tensors[place])
+    return [[tuple(parts) for parts in calls.values()] for calls in found]

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
@@ -110,12 +110,12 @@ def generate(
     with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    if several(given, math.inf)[1] > 1:
+    if any(number > 1 for number in several(given).values()):
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
-    selection, scores, session = choose(pipe, prompt, given, function, candidates, seed, batch_size, progress)
+    selection, scores, session = choose(pipe, prompt, function, given, candidates, seed, batch_size, progress)
     started = perf_counter()
     with reporting(progress) as show:
         if scores.rungs and scores.rollout is not None:
@@ -123,15 +123,11 @@ def generate(
             frames = scores.previews[selection.best] if finished else finish(scores.rollout, show)  # type: ignore[index]
             ledger = shared(session.ledger, scores.rollout, selection.best)
         else:
-            frames = generated(session, selection.pool[selection.best], show)  # type: ignore[index]
+            noise = selection.pool[selection.best]  # type: ignore[index]
+            frames = session.generate(noise, progress=partial(show, "generation"))
             ledger = session.ledger
     seconds = {**selection.seconds, "generation": perf_counter() - started}
     return Generation(frames, replace(selection, seconds=seconds, ledger=ledger))
-
-
-def generated(session: Session, noise: Tensor, show: Show) -> np.ndarray[Any, Any]:
-    """The frames of one noise."""
-    return session.generate(noise, progress=lambda done, total: show("generation", done, total))
 
 
 def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
@@ -185,7 +181,7 @@ def replay(
     noise = selection.recipe.draw()
     session = reopened(selection, pipe, missing)
     with reporting(progress) as show, _as_recorded():
-        frames = generated(session, noise, show)
+        frames = session.generate(noise, progress=partial(show, "generation"))
     replayed = Generation(frames, selection, changes=tuple(selection.changes(session.pipe)))
     if "frames_sha256" not in content:
         return replayed
@@ -204,21 +200,18 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Ses
     recorded = selection.model
     if pipe is None:
         name = recorded.model
-        if not name:
-            raise BadInput("the record's pipeline was built in memory: pass it, replay(record, pipe)")
-        if Path(name).is_absolute() and not Path(name).is_dir():
-            raise BadInput(
-                f"the record's model {name} is not on this machine: pass the pipeline, replay(record, pipe)"
-            )
+        if not name or (Path(name).is_absolute() and not Path(name).is_dir()):
+            what = f"model {name} is not on this machine" if name else "pipeline was built in memory"
+            raise BadInput(f"the record's {what}: pass the pipeline, replay(record, pipe)")
         try:
             pipe = load(name, **recorded.loading())
         except BadInput as error:
             raise BadInput(f"cannot load the record's model: {error}") from error
     if type(pipe).__name__ != recorded.pipeline:
         raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
-    call, _ = several(selection.call, selection.kept)
+    one = dict.fromkeys(several(selection.call), 1)
     with _as_recorded():
-        session = Session(pipe, selection.prompt, **{**call, **missing})
+        session = Session(pipe, selection.prompt, **{**selection.call, **one, **missing})
         shape = tuple(session.spec.shape)
     if shape != tuple(selection.recipe.shape):
         raise BadInput(

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from seedbed.acquisition import Acquisition, AttentionScore, Learned, Previews, create
+from seedbed.acquisition import Acquisition, AttentionScore, Learned, create
 from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.selection.record import jsonable, model_name
 
 FILENAME = "seedbed-profile.json"
@@ -147,29 +147,6 @@ class Profile:
         if not isinstance(self.acquisition, Acquisition):
             raise BadInput(f"a profile chooses by an acquisition function, not {shown(self.acquisition)}")
 
-    def choice(
-        self, can_judge: bool, candidates: int | None, own_steps: bool, whose: str
-    ) -> tuple[Acquisition, int | None, str]:
-        """What to choose by, from how many candidates (None: the function's own default), and why.
-
-        Previews where the profile's verifier can judge the videos, else the function that it names. Its
-        schedule is followed with its own number of candidates and steps, with which it was measured.
-
-        Args:
-            can_judge: whether it can.
-            candidates: that the caller asked for, None for none.
-            own_steps: whether the pipeline is called with the model's own number of steps.
-            whose: what messages call the profile.
-        """
-        plan = self.preview
-        if plan is None or not can_judge:
-            return self.acquisition, candidates, f"auto: {whose} names it: {self.why}"
-        if candidates is None and own_steps:
-            says = f"as {whose} says: {plan.why}"
-            return Previews(verifier=plan.verifier, schedule=plan.schedule), plan.candidates, f"auto: {says}"
-        says = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
-        return Previews(verifier=plan.verifier), candidates or plan.candidates, f"auto: {says}"
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the profile as JSON, whole or not at all; into a folder as `seedbed-profile.json`.
 
@@ -215,23 +192,19 @@ class Profile:
             BadInput: there is no such file.
             BadRecord: the file is damaged, of another schema, or names what does not exist.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise BadInput(f"cannot read the profile {path}: {error.strerror or error}") from error
-        except (TypeError, ValueError) as error:  # no path, or one with a null character
-            raise BadInput(f"a profile is the path of a file, not {shown(path)}") from error
+        data = read_bytes(path, "the profile")
         try:
             file = _File.model_validate_json(data)
             if file.acquisition == "learned" and file.learned is not None and not file.options:
                 acquisition: Acquisition = file.learned
             else:
                 acquisition = create(file.acquisition, **file.options)
-                if file.schema_ == SCHEMA:
-                    if file.model_fields_set & {"prefer", "layers", "depth"}:
-                        raise BadInput("prefer, layers and depth are options of the function")
-                else:
-                    acquisition = dataclasses.replace(acquisition, **file.before(acquisition))
+            if file.schema_ != SCHEMA:  # the options that stood beside the function
+                acquisition = dataclasses.replace(acquisition, prefer=file.prefer)
+                if isinstance(acquisition, AttentionScore):
+                    acquisition = dataclasses.replace(acquisition, layers=file.layers, depth=file.depth)
+            elif file.model_fields_set & {"prefer", "layers", "depth"}:
+                raise BadInput("prefer, layers and depth are options of the function")
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole"
@@ -270,10 +243,3 @@ class _File(BaseModel):
     prefer: Prefer | None = None
     layers: str | list[str] | None = None
     depth: int | None = Field(default=None, ge=1)
-
-    def before(self, acquisition: Acquisition) -> dict[str, Any]:
-        """The options that stood beside the function in earlier schemas."""
-        found: dict[str, Any] = {"prefer": self.prefer}
-        if isinstance(acquisition, AttentionScore):
-            found |= {"layers": self.layers, "depth": self.depth}
-        return found

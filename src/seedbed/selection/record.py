@@ -10,14 +10,14 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -43,8 +43,6 @@ from seedbed.report.video import read_record
 SCHEMA = "seedbed.selection/3"
 # Those before: /1 of version 0.1; neither has switches, nor tells tuples from lists.
 _READ = ("seedbed.selection/1", "seedbed.selection/2", SCHEMA)
-# Left out of a record, as it is of most selections.
-_USUAL: tuple[tuple[str, Any], ...] = (("rungs", []), ("race", []), ("kept", 1), ("confidence", None))
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
@@ -62,10 +60,6 @@ def device_of(pipe: Any) -> str:
 # writes it; a check raises ValueError.
 
 
-def _numbers(values: Any) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float64))  # of None, which JSON has for nan, too
-
-
 def _recipe(entry: Any) -> NoiseRecipe | GivenNoise:
     if isinstance(entry, dict) and entry.get("given"):
         known = NoiseRecipe(0, entry["candidate"], entry["shape"], sha256=entry["sha256"])
@@ -76,21 +70,16 @@ def _recipe(entry: Any) -> NoiseRecipe | GivenNoise:
 def _encoded(value: Any) -> Any:
     """A value as JSON gives it back, else as Python writes it: tuples, sets, bytes, keys that are no text."""
     text = repr(value)
-    try:
-        if repr(json.loads(json.dumps(value, allow_nan=False))) == text and not _is_encoded(value):
+    with suppress(TypeError, ValueError, RecursionError):
+        own = isinstance(value, dict) and "python" in value
+        if not own and repr(json.loads(json.dumps(value, allow_nan=False))) == text:
             return value
-    except (TypeError, ValueError, RecursionError):
-        pass
     return {"python": text}
-
-
-def _is_encoded(value: Any) -> bool:
-    return isinstance(value, dict) and {*value} == {"python"}
 
 
 def _decoded(value: Any) -> Any:
     """Raises ValueError where Python does not read it back: it is not made of plain values."""
-    if not _is_encoded(value):
+    if not isinstance(value, dict) or {*value} != {"python"}:
         return value
     try:
         return ast.literal_eval(value["python"])
@@ -110,7 +99,12 @@ def _pythons_own(value: Any) -> Any:
     return value
 
 
-Numbers: TypeAlias = Annotated[Tensor, PlainValidator(_numbers), PlainSerializer(Tensor.tolist)]
+Numbers: TypeAlias = Annotated[
+    Tensor,
+    # Of None, which JSON has for nan, too.
+    PlainValidator(lambda values: torch.from_numpy(np.array(values, dtype=np.float64))),
+    PlainSerializer(Tensor.tolist),
+]
 Dtype: TypeAlias = Annotated[
     torch.dtype,
     PlainValidator(dtype_named),
@@ -174,9 +168,12 @@ class Model:
 
     def loading(self) -> dict[str, Any]:
         """How `seedbed.pipelines.loading.load` makes it again, on what device there is."""
-        device = self.device if has_device(self.device) else None
-        how = {"dtype": self.dtypes, "scheduler": self.scheduler, "switches": self.switches}
-        return {**how, "device": device}
+        return {
+            "dtype": self.dtypes,
+            "scheduler": self.scheduler,
+            "switches": self.switches,
+            "device": self.device if has_device(self.device) else None,
+        }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -235,6 +232,12 @@ class Selection:
     confidence: float | None = None
     pool: Annotated[Tensor | None, Field(exclude=True)] = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        count, shape = len(self.recipes), (len(self.recipes), len(self.layers))
+        agree = self.totals.shape == shape[:1] and self.scores.shape == shape
+        if not agree or sorted(self.order) != [*range(count)] or not 1 <= self.kept <= count:
+            raise ValueError("order, totals, scores and recipes disagree")
+
     def __repr__(self) -> str:
         return (
             f"<Selection: candidate {self.best} of {len(self.recipes)} by {self.acquisition}, "
@@ -266,10 +269,9 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
-        content = json.loads(_SELECTIONS.dump_json(self))
+        content = json.loads(_SELECTIONS.dump_json(self, exclude_defaults=True))
         about = {"schema": SCHEMA, "seedbed": __version__, **content.pop("model")}
-        told = {name: value for name, value in content.items() if (name, value) not in _USUAL}
-        return sealed({**about, **told, "seed": self.recipe.seed, "best": self.best})
+        return sealed({**about, **content, "seed": self.recipe.seed, "best": self.best})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Selection:
@@ -279,27 +281,16 @@ class Selection:
             BadRecord: foreign, altered, damaged, or of a newer schema.
         """
         check(record)
-        own = {each.name for each in fields(cls)} - {"model", "previews", "pool"}
-        content: dict[str, Any] = {name: record[name] for name in own & {*record}}
-        content["model"] = {each.name: record[each.name] for each in fields(Model) if each.name in record}
+        content = {**record, "model": record, "previews": None, "pool": None}
         try:
-            _Beside.model_validate(record)
-            selection = _SELECTIONS.validate_json(json.dumps(content))
+            _BESIDE.validate_python({**record}, strict=True)
+            return _SELECTIONS.validate_json(json.dumps(content))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(part for part in map(str, first["loc"]) if part != "model") or "the whole"
             raise BadRecord(f"the selection record is damaged: {where}: {first['msg']}") from error
         except (KeyError, TypeError, AttributeError) as error:  # of a check that met another type
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
-        count = len(selection.recipes)
-        agree = (
-            sorted(selection.order) == list(range(count))
-            and tuple(selection.totals.shape) == (count,)
-            and tuple(selection.scores.shape) == (count, len(selection.layers))
-        )
-        if not agree or not 1 <= selection.kept <= count:
-            raise BadRecord("the selection record is damaged: order, totals, scores and recipes disagree")
-        return selection
 
     def changes(self, pipe: Any) -> list[str]:
         """In what a pipeline, its device and the packages are not as recorded, a few words each."""
@@ -350,21 +341,22 @@ class Selection:
 _SELECTIONS = TypeAdapter(Selection)
 
 
-class _Sheet(BaseModel):
-    model_config = _STRICT
+class Sheet(TypedDict):
     steps: int
     of: int
     memory_sha256: str
 
 
-class _Beside(BaseModel):
+class _Beside(TypedDict, total=False):
     """What a generation or a contact sheet adds to the record of its selection."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    fps: float = Field(default=1, gt=0)
-    frames_shape: list[int] = Field(default=[1, 1, 1, 3], min_length=4, max_length=4)
-    frames_sha256: str = ""
-    sheet: _Sheet | None = None
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    frames_shape: Annotated[list[int], Field(min_length=4, max_length=4)]
+    frames_sha256: str
+    sheet: Sheet
+
+
+_BESIDE = TypeAdapter(_Beside)
 
 
 def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -416,9 +408,7 @@ def check(record: Mapping[str, Any]) -> None:
         raise BadRecord(
             f"the record has schema {shown(schema)}, this seedbed reads {SCHEMA!r}: update seedbed"
         )
-    try:
-        intact = sealed(dict(record))["digest"] == record.get("digest")
-    except (TypeError, ValueError):
-        intact = False
-    if not intact:
-        raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")
+    with suppress(TypeError, ValueError):
+        if sealed(dict(record))["digest"] == record.get("digest"):
+            return
+    raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")

@@ -47,19 +47,15 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
         from seedbed.worlds.verifier import attributes
 
         return attributes
-    if name in ("clip", "aesthetic"):
-        if not folder:
-            raise BadInput(
-                f"the verifier {name} needs weights of your own: write {name}:FOLDER, the folder of a CLIP "
-                "model"
-            )
+    if name in ("clip", "aesthetic") and folder:
         from seedbed.verifiers.clip import Aesthetic, Clip
 
         return Clip(folder) if name == "clip" else Aesthetic(folder)
     if name.lower().endswith(".csv"):
         raise BadInput(f"{verifier}: ratings judge no new videos and no previews, use another verifier")
     raise BadInput(
-        f"there is no verifier {shown(verifier)}: use shapes, clip:FOLDER, aesthetic:FOLDER or a callable"
+        f"there is no verifier {shown(verifier)}: use shapes, clip:FOLDER or aesthetic:FOLDER with "
+        "the folder of a CLIP model, or a callable"
     )
 
 

@@ -32,6 +32,7 @@ class Clip:
 
     def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel
+        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
         if not (Path(folder) / "config.json").is_file():
             raise BadInput(f"there is no CLIP model in {folder}: it has no config.json")
@@ -41,12 +42,11 @@ class Clip:
         except (OSError, ValueError, KeyError) as error:
             raise BadInput(f"{folder} does not load as a CLIP model: {str(error).splitlines()[0]}") from error
         self.model.eval().requires_grad_(False).to(device)
-        # CLIP's own, where the folder does not say.
-        self.mean, self.std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         processor = Path(folder) / "preprocessor_config.json"
-        if processor.is_file():
-            given = json.loads(processor.read_text(encoding="utf-8"))
-            self.mean, self.std = given.get("image_mean", self.mean), given.get("image_std", self.std)
+        given = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+        # CLIP's own, where the folder does not say.
+        self.mean = given.get("image_mean", OPENAI_CLIP_MEAN)
+        self.std = given.get("image_std", OPENAI_CLIP_STD)
 
     @plain_arithmetic()
     def __call__(self, frames: Frames, prompts: list[str]) -> Tensor:

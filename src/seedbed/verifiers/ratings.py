@@ -6,12 +6,12 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, shown
+from seedbed.files import read_text
 from seedbed.noise import NoiseRecipe
 
 
@@ -39,12 +39,7 @@ class Ratings:
         Raises:
             BadInput: no such file, a column that is missing, or a value that is no number; names the line.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-            raise BadInput(f"cannot read the ratings {path}: {reason}") from error
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(read_text(path, "the ratings").splitlines())
         missing = [name for name in cls.COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise BadInput(f"{path} has no column {missing[0]!r}: it needs {', '.join(cls.COLUMNS)}")
