@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from seedbed.attention.tap import Tap
+from seedbed.pipelines.layers import CannotShrink, Recorder, Shrinking
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 
