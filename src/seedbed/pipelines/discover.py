@@ -25,10 +25,9 @@ from seedbed.attention.kinds import Arguments, batch_size, named_arguments, para
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call, structure
 from seedbed.pipelines.comparing import alike, is_drawn, times
-from seedbed.pipelines.drawing import Entry
+from seedbed.pipelines.drawing import Entry, NoiseSpec, latent_channels, spec_of
 from seedbed.pipelines.interception import Encodings, intercepted, is_picture
 from seedbed.pipelines.layers import LayerInfo, recorded
-from seedbed.pipelines.layouts import NoiseSpec, latent_channels, spec_of
 
 # By denoiser, so that they go with it. A pipeline is called in few shapes.
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()

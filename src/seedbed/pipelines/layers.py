@@ -186,27 +186,23 @@ class Shrinking:
 
     def _cut(self, name: str, leaf: Any, one: Leaf) -> Any:
         """One leaf of the arguments, with the rows of the candidates that are present."""
-        if not isinstance(leaf, Tensor):
-            if _shape(leaf) != one:
-                raise CannotShrink(f"{name} is told {leaf!r}, which depends on how many candidates there are")
+        shape = _shape(leaf)
+        if shape == one:  # the same for every candidate
             return leaf
-        if not isinstance(one, tuple) or leaf.shape[1:] != one[1:] or leaf.ndim != len(one):
-            raise CannotShrink(f"{name} takes a tensor of shape {tuple(leaf.shape)}, for one candidate {one}")
-        if leaf.ndim == 0 or leaf.shape[0] == one[0]:  # the same for every candidate
-            return leaf
-        for places in reversed(self._places):
-            if leaf.shape[0] == one[0] * len(places):
-                if places == self.present:
-                    return leaf
-                rows = [
-                    places.index(candidate) * one[0] + row
-                    for candidate in self.present
-                    for row in range(one[0])
-                ]
-                return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
+        if isinstance(shape, tuple) and isinstance(one, tuple) and one and shape[1:] == one[1:]:
+            for places in reversed(self._places):
+                if shape[:1] == (one[0] * len(places),):
+                    if places == self.present:
+                        return leaf
+                    rows = [
+                        places.index(candidate) * one[0] + row
+                        for candidate in self.present
+                        for row in range(one[0])
+                    ]
+                    return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
         raise CannotShrink(
-            f"{name} takes a tensor of {leaf.shape[0]} rows for {len(self.present)} candidates, and of "
-            f"{one[0]} for one"
+            f"{name} is given {shape} for {len(self.present)} candidates and {one} for one: whose "
+            "rows these are cannot be told"
         )
 
 

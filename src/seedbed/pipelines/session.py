@@ -28,9 +28,9 @@ from seedbed.pipelines.discover import (
     rows_of,
     values_digest,
 )
+from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
-from seedbed.pipelines.layouts import NoiseSpec
 from seedbed.pipelines.ledger import Ledger
 
 Made = TypeVar("Made")
@@ -385,13 +385,8 @@ class Session:
             facts = discover(self.asked, self._encodings, drawn=True)
             if facts.entry.startswith("drawn") and facts.spec.shape == before.spec.shape:
                 self.facts, self._started = facts, {}
-                try:
-                    return attempt()
-                except _NotTaken as error:
-                    cause = cause or error.__cause__
-        if cause is not None:
-            raise cause
-        raise NotSupported(
+                return self.arriving(attempt)
+        raise cause or NotSupported(
             f"{self.asked.name} gives its {before.denoiser_name} the same whatever the noise, so its initial "
             "noise cannot be chosen"
         )
