@@ -115,7 +115,7 @@ def test_a_row_says_what_is_refused():
         pipe.enable_attention_slicing(1)
         return pipe
 
-    refused = "no softmax attention was seen in the unet"
+    refused = "attn1 attends by SlicedAttnProcessor"
     row = facts(Family("sliced", sliced, CALLS["sdxl"], kind="image"))
-    assert row.selection.startswith(refused) and row.replay.startswith(refused)
+    assert refused in row.selection and refused in row.replay
     assert (row.attention, row.scored, row.previews) == ("–", "–", "yes")

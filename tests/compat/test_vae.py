@@ -41,7 +41,7 @@ def test_tiling_and_slicing(family, pipe_of):
 def test_attention_slicing_is_refused_in_one_line():
     pipe = BUILDERS["sdxl"]()
     pipe.enable_attention_slicing("max")
-    with pytest.raises(NotSupported, match=r"no softmax attention was seen in the unet.*slicing") as caught:
+    with pytest.raises(NotSupported, match=r"attends by SlicedAttnProcessor.*slicing") as caught:
         seedbed.select(pipe, PROMPT, **QUIET, **CALLS["sdxl"])
     assert "\n" not in str(caught.value)
     pipe.disable_attention_slicing()

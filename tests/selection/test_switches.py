@@ -12,8 +12,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from peft import LoraConfig
 
 from seedbed import BadInput, Selection, generate, replay, select
-from seedbed.pipelines.loading import load
-from seedbed.pipelines.switches import changed, restore, switches
+from seedbed.pipelines.loading import changed, load, restore, switches
 from seedbed.selection.record import Model, sealed
 from tests.pipelines import CALLS, FAMILIES, PROMPT, animatediff, cogvideox, sdxl, wan
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seedbed.errors import NotSupported
-from seedbed.pipelines.layouts import latent_channels, spec_of
+from seedbed.pipelines.drawing import latent_channels, spec_of
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.prediction import clean_latents
 

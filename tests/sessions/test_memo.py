@@ -13,9 +13,9 @@ from tests.pipelines import BUILDERS, CALLS, PROMPT
 @pytest.fixture
 def asked(monkeypatch):
     """How often a forward without data was run."""
-    runs, plain = [], layers.run_without_data
+    runs, plain = [], layers._run_without_data
     monkeypatch.setattr(
-        layers, "run_without_data", lambda *args, **options: runs.append(0) or plain(*args, **options)
+        layers, "_run_without_data", lambda *args, **options: runs.append(0) or plain(*args, **options)
     )
     return runs
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from seedbed.attention.tap import Tap
+from seedbed.pipelines.layers import CannotShrink, Recorder, Shrinking
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 
@@ -134,11 +134,15 @@ def test_rows_folded_into_the_batch_are_dropped_together():
 @pytest.mark.parametrize(
     ("between", "extra", "message"),
     [
-        (lambda x, y: y, lambda x: (len(x),), "second is told 6, which depends on how many candidates"),
-        (lambda x, y: y, lambda x: (torch.ones(2, len(x)),), r"takes a tensor of shape \(2, 6\)"),
-        (lambda x, y: y, lambda x: (torch.ones(len(x) // 2 + 1),), "takes a tensor of 4 rows for 2 cand"),
+        (lambda x, y: y, lambda x: (len(x),), "second is given 6 for 2 candidates and 1 for one"),
+        (
+            lambda x, y: y,
+            lambda x: (torch.ones(2, len(x)),),
+            r"is given \(2, 6\) for 2 .* and \(2, 1\) for one",
+        ),
+        (lambda x, y: y, lambda x: (torch.ones(len(x) // 2 + 1),), r"given \(4,\) for 2 candidates"),
         (lambda x, y: y, lambda x: (1,) * len(x), "called in another way for several candidates"),
-        (lambda x, y: y, lambda x: (torch.ones(1) if len(x) == 1 else 1,), "second is told 1"),
+        (lambda x, y: y, lambda x: (torch.ones(1) if len(x) == 1 else 1,), r"given 1 for 2 .* and \(1,\)"),
     ],
 )
 def test_what_does_not_scale_with_the_candidates_is_refused(between, extra, message):

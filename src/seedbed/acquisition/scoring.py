@@ -16,9 +16,8 @@ from seedbed.acquisition.sampling import confidence
 from seedbed.attention import AttentionCall
 from seedbed.attention.tap import SplitBatch
 from seedbed.errors import BadInput, BadOutput, NotSupported
-from seedbed.pipelines.layers import LayerInfo
+from seedbed.pipelines.layers import CannotShrink, LayerInfo, Shrinking
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.shrinking import CannotShrink, Shrinking
 from seedbed.progress import Show
 
 

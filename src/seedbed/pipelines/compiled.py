@@ -49,20 +49,12 @@ class Kept:
         held = [
             value
             for part in parts
-            for name, value in vars(part).items()
-            if name not in _NOT_STATE
-            and hasattr(value, "__dict__")
+            for value in _state(part).values()
+            if hasattr(value, "__dict__")
             and not isinstance(value, (nn.Module, Tensor, type, FunctionType, MethodType))
         ]
         self._before = [
-            (
-                owner,
-                {
-                    name: (value, _copied(value))
-                    for name, value in vars(owner).items()
-                    if name not in _NOT_STATE
-                },
-            )
+            (owner, {name: (value, _copied(value)) for name, value in _state(owner).items()})
             for owner in parts + held
         ]
 
@@ -72,21 +64,24 @@ class Kept:
         What was None or missing may just have been computed once and for all.
         """
         for owner, before in self._before:
-            for name, value in vars(owner).items():
-                if name not in _NOT_STATE:
-                    _, was = before[name] if name in before else (None, getattr(type(owner), name, None))
-                    if was is not None and not _same(value, was):
-                        return str(name)
+            for name, value in _state(owner).items():
+                _, was = before.get(name) or (None, getattr(type(owner), name, None))
+                if was is not None and not _same(value, was):
+                    return name
         return None
 
     def restore(self) -> None:
         """Puts everything back."""
         for owner, before in self._before:
-            for name in [name for name in vars(owner) if name not in before and name not in _NOT_STATE]:
+            for name in _state(owner).keys() - before.keys():
                 del vars(owner)[name]
             vars(owner).update(
                 {name: value if _same(value, copied) else copied for name, (value, copied) in before.items()}
             )
+
+
+def _state(owner: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(owner).items() if name not in _NOT_STATE}
 
 
 def _copied(value: Any) -> Any:
@@ -170,13 +165,11 @@ def eagerly(module: nn.Module) -> Iterator[None]:
 
 def _cache_hooks(module: nn.Module) -> list[Any]:
     """The references through which diffusers calls the hooks of a cache: all of a module that keeps state."""
-    registries = [
-        vars(part)["_diffusers_hook"] for part in module.modules() if "_diffusers_hook" in vars(part)
-    ]
     hooks = [
-        (each.hooks[name], ref)
-        for each in registries
-        for name, ref in zip(each._hook_order, each._fn_refs, strict=True)
+        (registry.hooks[name], ref)
+        for part in module.modules()
+        if (registry := vars(part).get("_diffusers_hook")) is not None
+        for name, ref in zip(registry._hook_order, registry._fn_refs, strict=True)
     ]
     caches = {type(hook).__module__ for hook, _ in hooks if hook._is_stateful}
     return [ref for hook, ref in hooks if type(hook).__module__ in caches]

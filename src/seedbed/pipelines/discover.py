@@ -11,9 +11,9 @@ import functools
 import hashlib
 import itertools
 import textwrap
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,13 +25,12 @@ from seedbed.attention.kinds import Arguments, batch_size, named_arguments, para
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call, structure
 from seedbed.pipelines.comparing import alike, is_drawn, times
-from seedbed.pipelines.drawing import Entry
+from seedbed.pipelines.drawing import Entry, NoiseSpec, latent_channels, spec_of
 from seedbed.pipelines.interception import Encodings, intercepted, is_picture
-from seedbed.pipelines.layers import LayerInfo, layers_of
-from seedbed.pipelines.layouts import NoiseSpec, latent_channels, spec_of
+from seedbed.pipelines.layers import LayerInfo, recorded
 
 # By denoiser, so that they go with it. A pipeline is called in few shapes.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, Facts]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _MOST_KNOWN = 16
 
 
@@ -60,8 +59,6 @@ class Facts:
         start: a digest of what the denoiser was given for the noise that the pipeline drew itself.
         own: digests of that noise's values, see `values_digest`.
         looks: why more than one run was needed, in a few words each.
-        handed_on: how the denoiser hands its batch on (`seedbed.pipelines.shrinking.Recorder`, None where it
-            does not run without data), by what it is given; filled when first asked for.
     """
 
     spec: NoiseSpec
@@ -75,7 +72,6 @@ class Facts:
     start: str
     own: tuple[str, ...]
     looks: tuple[str, ...]
-    handed_on: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass
@@ -84,25 +80,30 @@ class Look:
 
     Attributes:
         count: how many candidates it was called for.
-        prepared: what `prepare_latents` returned, each time.
+        noise: the first tensor of what `prepare_latents` returned.
+        several: whether it returned others beside it.
         drawn, added: the noises that it drew, and added to what it was given, meanwhile.
         later: the noises that it drew afterwards.
-        denoiser_name: None where it ended without calling one.
+        denoiser: the module that it was about to call, of the name `denoiser_name`.
         args, kwargs: of that call.
+        rows: batch rows of its input.
         steps: of the schedule.
         guided: whether the pipeline says that it would guide all the same.
     """
 
     count: int
-    prepared: list[Any]
+    noise: Tensor
+    several: bool
     drawn: list[Tensor]
     added: list[Tensor]
     later: list[Tensor]
-    denoiser_name: str | None = None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    steps: int = 1
-    guided: bool = False
+    denoiser: nn.Module
+    denoiser_name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: int
+    steps: int
+    guided: bool
 
 
 def look(
@@ -121,27 +122,41 @@ def look(
 
     Raises:
         BadInput: the pipeline fails.
+        NotSupported: it does not prepare latents and then call its denoiser.
     """
+    found: list[Look] = []
 
-    def begin(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.denoiser_name, seen.args, seen.kwargs = name, args, kwargs
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shown, pipe = run.preparation, run.pipe
+        prepared: Any = next(iter(shown.prepared), None)
+        several = isinstance(prepared, tuple)
+        noise = prepared[0] if several else prepared
         # Of the pipeline's own loop, which may leave out the first of its schedule.
-        timesteps = getattr(getattr(run.pipe, "scheduler", None), "timesteps", None)
-        steps = getattr(run.pipe, "_num_timesteps", None) or (None if timesteps is None else len(timesteps))
-        seen.steps = int(steps or call.arguments.get("num_inference_steps") or 1)
-        seen.guided = bool(getattr(run.pipe, "do_classifier_free_guidance", False))
+        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+        steps = getattr(pipe, "_num_timesteps", None) or (None if timesteps is None else len(timesteps))
+        if isinstance(noise, Tensor):
+            found.append(
+                Look(
+                    count=count,
+                    noise=noise,
+                    several=several,
+                    drawn=shown.drawn,
+                    added=shown.added,
+                    later=shown.later,
+                    denoiser=module,
+                    denoiser_name=next(name for name, each in run.denoisers.items() if each is module),
+                    args=args,
+                    kwargs=kwargs,
+                    rows=rows_of(module, args, kwargs),
+                    steps=int(steps or call.arguments.get("num_inference_steps") or 1),
+                    guided=bool(getattr(pipe, "do_classifier_free_guidance", False)),
+                )
+            )
         raise Enough
 
-    with (
-        intercepted(call, count, encodings, off=off, entry=entry, repeats=repeats) as run,
-        ExitStack() as hooks,
-    ):
+    with intercepted(call, count, encodings, off=off, entry=entry, repeats=repeats) as run:
         vars(run.pipe).pop("_num_timesteps", None)  # of an earlier call
-        shown = run.preparation
-        seen = Look(count, shown.prepared, shown.drawn, shown.added, shown.later)
-        for name, module in run.denoisers.items():
-            hook = module.register_forward_pre_hook(functools.partial(begin, name), with_kwargs=True)
-            hooks.callback(hook.remove)
+        run.before_evaluations(begin)
         try:
             run(noises, output_type="latent")
         except Enough:
@@ -152,7 +167,22 @@ def look(
             # Torch's own can fill a screen; the whole of it stays in the cause.
             message = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
             raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
-        return seen
+    if not found:
+        raise NotSupported(
+            f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
+        )
+    return found[0]
+
+
+def remembered(call: Call, key: Hashable, find: Callable[[], Any], *, anew: bool = False) -> Any:
+    """What `find` returns, kept for as long as the call's denoiser lives, for calls of the same structure."""
+    known = _KNOWN.setdefault(next(iter(call.denoisers.values())), {})
+    key = structure(call), key
+    if key not in known or anew:
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[key] = find()
+    return known[key]
 
 
 def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
@@ -166,41 +196,34 @@ def discover(call: Call, encodings: Encodings, *, drawn: bool = False) -> Facts:
         NotSupported: it does not prepare latents and then call its denoiser, or takes no other noise than
             its own.
     """
-    known = _KNOWN.setdefault(next(iter(call.denoisers.values())), {})
-    key = structure(call)
-    if key not in known or drawn:
-        if len(known) >= _MOST_KNOWN:
-            known.clear()
-        known[key] = _find(call, encodings, drawn)
-    return known[key]
+    facts: Facts = remembered(call, "facts", lambda: _find(call, encodings, drawn), anew=drawn)
+    return facts
 
 
 def _find(call: Call, encodings: Encodings, drawn: bool) -> Facts:
     search = _Search(call, encodings)
     seen = search.first()
     entry, noise = _entry_of(call, seen, drawn)
-    denoiser = call.denoisers[seen.denoiser_name or ""]
     channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
     spec = spec_of(call.name, noise, call.device, channels)
     shared, repeats = search.sharing(seen, entry, noise)
-    guides = search.alone is not None and search.rows(search.alone) != 1  # for whoever evaluates to refuse
-    layers = layers_of(denoiser, shared.args, shared.kwargs, spec.device) if shared is not None else None
-    if layers is None:
+    guides = search.alone is not None and search.alone.rows != 1  # for whoever evaluates to refuse
+    shown = recorded(seen.denoiser, shared.args, shared.kwargs, spec.device) if shared is not None else None
+    if shown is None:
         alone = search.alone = search.alone or search.ask("its denoiser does not run with two candidates", 1)
-        layers = layers_of(denoiser, alone.args, alone.kwargs, spec.device) if alone is not None else None
-        if layers is not None:
-            shared = None
+        shown = recorded(seen.denoiser, alone.args, alone.kwargs, spec.device) if alone is not None else None
+        shared = shared if shown is None else None
     seen = search.alone or seen
     return Facts(
         spec=spec,
         entry=entry,
         off=search.off,
-        denoiser_name=seen.denoiser_name or "",
+        denoiser_name=seen.denoiser_name,
         steps=seen.steps,
         shares=guides or shared is not None,
         repeats=repeats,
-        layers=layers,
-        start=next(iter(digests(denoiser, seen.args, seen.kwargs)), ""),
+        layers=tuple(shown.layers) if shown is not None else None,
+        start=next(iter(digests(seen.denoiser, seen.args, seen.kwargs)), ""),
         own=tuple(values_digest(each[:1]) for each in seen.drawn + seen.later),
         looks=tuple(search.looks),
     )
@@ -228,15 +251,9 @@ class _Search:
     def ask(self, why: str, count: int, **options: Any) -> Look | None:
         """Another look; None where the pipeline fails, or calls no denoiser."""
         self.looks.append(why)
-        try:
-            seen = look(self.call, self.encodings, count, self.off, **options)
-        except (BadInput, NotSupported):
-            return None
-        return seen if seen.denoiser_name is not None else None
-
-    def rows(self, seen: Look) -> int:
-        """Batch rows of the denoiser's input."""
-        return rows_of(self.call.denoisers[seen.denoiser_name or ""], seen.args, seen.kwargs)
+        with suppress(BadInput, NotSupported):
+            return look(self.call, self.encodings, count, self.off, **options)
+        return None
 
     def first(self) -> Look:
         """The first look, at several candidates where it takes them: without guidance if that can be.
@@ -251,9 +268,7 @@ class _Search:
             seen = look(self.call, self.encodings, 1, self.off)
         else:
             self.looks.clear()  # it does
-        if seen.denoiser_name is None:
-            return seen
-        before, doubled = self.off, self.rows(seen) == 2 * seen.count
+        before, doubled = self.off, seen.rows == 2 * seen.count
         if seen.guided and before.get("guidance_scale") == 1:
             # Some pipelines count from 0 (Cosmos 1, Lumina 2).
             self.off = {**before, "guidance_scale": 0.0}
@@ -263,7 +278,7 @@ class _Search:
         else:
             return seen
         fewer = self.ask("it still guides at a guidance scale of 1", seen.count)
-        if fewer is not None and not fewer.guided and not (doubled and self.rows(fewer) == self.rows(seen)):
+        if fewer is not None and not fewer.guided and not (doubled and fewer.rows == seen.rows):
             return fewer
         self.off = before
         return seen
@@ -276,55 +291,44 @@ class _Search:
         pictures = _pictures(self.call)
         if seen.count == 1:
             self.alone = seen
-        elif self.rows(seen) == seen.count and alike([seen.args, seen.kwargs], seen.count):
+        elif seen.rows == seen.count and alike([seen.args, seen.kwargs], seen.count):
             return seen, ()
         else:
             self.alone = self.ask("whether two candidates are given what one is", 1)
-        if self.alone is None or self.rows(self.alone) != 1:
+        if self.alone is None or self.alone.rows != 1:
             return None, ()
         # Its generators may draw for other things before, for one candidate more than for another.
         noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)).to(noise)
-        where_one: list[Look | None] = []
-        for repeats in _repeats(pictures):
-            together = None if pictures else seen
+        same = "whether they are where both get one noise"
+        one = functools.cache(lambda: self.ask(same, 1, entry=entry, noises=noise))
+        # Which of the pictures may be wanted once for each candidate: none, all, then all but some.
+        sizes = (0, len(pictures), *(range(1, len(pictures)) if len(pictures) < 4 else ()))
+        tried = dict.fromkeys(names for size in sizes for names in itertools.combinations(pictures, size))
+        for repeats in tried:
+            together: Look | None = seen
             if pictures:
                 which = f"each candidate wants {', '.join(repeats)} of its own"
                 why = "two candidates share pictures and a forward" if not repeats else which
                 together = self.ask(f"whether {why}", self.several, repeats=repeats)
-            if together is None or self.rows(together) != together.count:
+            if together is None or together.rows != together.count:
                 continue
-            if times([self.alone.args, self.alone.kwargs], [together.args, together.kwargs], together.count):
+            if _times(self.alone, together):
                 return together, repeats
-            why = "whether they are where both get one noise"
-            where_one = where_one or [self.ask(why, 1, entry=entry, noises=noise)]
+            first = one()
             noises = torch.cat([noise] * self.several)
-            two = self.ask(why, self.several, entry=entry, noises=noises, repeats=repeats)
-            (one,) = where_one
-            if one is None or two is None or self.rows(two) != two.count:
-                continue
-            if times([one.args, one.kwargs], [two.args, two.kwargs], two.count):
+            two = self.ask(same, self.several, entry=entry, noises=noises, repeats=repeats)
+            if first is not None and two is not None and two.rows == two.count and _times(first, two):
                 return together, repeats
         return None, ()
 
 
-def _repeats(pictures: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Which of the pictures may be wanted once for each candidate: none, all, then all but some."""
-    sizes = (
-        dict.fromkeys((0, len(pictures), *range(1, len(pictures))))
-        if len(pictures) < 4
-        else (0, len(pictures))
-    )
-    return (names for size in sizes for names in itertools.combinations(pictures, size))
+def _times(one: Look, several: Look) -> bool:
+    """Whether a denoiser was given for each of several candidates what it was given for one."""
+    return times([one.args, one.kwargs], [several.args, several.kwargs], several.count)
 
 
 def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
     """Where the noise comes in, and the one of a single candidate, (1, ...)."""
-    several = bool(seen.prepared) and isinstance(seen.prepared[0], tuple)
-    noise = seen.prepared[0][0] if several else next(iter(seen.prepared), None)
-    if not isinstance(noise, Tensor) or seen.denoiser_name is None:
-        raise NotSupported(
-            f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
-        )
     takes_latents = "latents" in call.parameters
     if len(seen.added) > 1 or not (seen.added or seen.drawn or takes_latents):
         why = "adds noise more than once to what it is given" if seen.added else "takes no latents"
@@ -338,7 +342,7 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
         noise = seen.added[0][: len(seen.added[0]) // seen.count]
         # Some pipelines (Zeroscope) fold the frames of a candidate into the batch.
         return "added", noise if len(noise) == 1 else noise[None]
-    noise = noise[:1]
+    noise = seen.noise[:1]
     found = seen.drawn or (seen.later if drawn else [])
     if found and (drawn or not takes_latents or not is_drawn(noise, found)):
         noise = max(found, key=lambda tensor: tensor[:1].numel())[:1]
@@ -349,7 +353,7 @@ def _entry_of(call: Call, seen: Look, drawn: bool) -> tuple[Entry, Tensor]:
                 "cannot be told, so its initial noise cannot be chosen"
             )
         return "drawn" if seen.drawn else "drawn later", noise
-    return "latents beside others" if several else "latents", noise
+    return "latents beside others" if seen.several else "latents", noise
 
 
 def _pictures(call: Call) -> list[str]:
@@ -376,22 +380,21 @@ def digests(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> list
     """A digest of every row that goes into a denoiser, to tell whether two noises give it the same."""
     given = named_arguments(parameter_names(type(module)), args, kwargs)
     rows = batch_size(given)
-    inputs = [
+    inputs = (
         value
         for name, value in given.items()
         if not any(part in name for part in TEXT)
         and (isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 2))
         and len(value) == rows
-    ]
-    return [
-        hashlib.sha256(
-            b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tree_leaves(list(row)))
-        ).hexdigest()
-        for row in zip(*inputs[:1], strict=True)
-    ]
+    )
+    return [_digest(row) for row in next(inputs, ())]
 
 
 def values_digest(noise: Tensor) -> str:
     """A digest of a noise's values in ascending order: the same however they are packed."""
-    values = noise.detach().float().cpu().flatten().sort().values
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+    return _digest(noise.detach().float().flatten().sort().values)
+
+
+def _digest(tree: Any) -> str:
+    values = (leaf.detach().float().cpu().contiguous().numpy().tobytes() for leaf in tree_leaves(tree))
+    return hashlib.sha256(b"".join(values)).hexdigest()

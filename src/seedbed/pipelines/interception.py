@@ -50,12 +50,19 @@ class Run:
         pipe: the copy that runs.
         denoisers: the networks as this run calls them, for hooks.
         preparation: what stands in for `prepare_latents`, and sees what is drawn.
+        undo: what removes everything that was installed.
     """
 
     pipe: Any
     denoisers: dict[str, nn.Module]
     preparation: Preparation
     arguments: dict[str, Any]
+    undo: ExitStack
+
+    def before_evaluations(self, hook: Callable[[nn.Module, Any, Any], None]) -> None:
+        """Calls `hook(module, args, kwargs)` before every evaluation of a denoiser."""
+        for module in self.denoisers.values():
+            self.undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def __call__(self, noises: Tensor | None = None, **others: Any) -> Any:
         """The pipeline's output; `noises` (candidates, ...) enter where its own would."""
@@ -139,7 +146,7 @@ def intercepted(
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
                 vars(twin)[name].disable()
-        yield Run(twin, denoisers, preparation, arguments)
+        yield Run(twin, denoisers, preparation, arguments, undo)
 
 
 def _copy_of(pipe: Any, undo: ExitStack) -> Any:

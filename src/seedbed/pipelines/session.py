@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,14 +24,14 @@ from seedbed.pipelines.discover import (
     digests,
     discover,
     look,
+    remembered,
     rows_of,
     values_digest,
 )
+from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
-from seedbed.pipelines.layers import LayerInfo, run_without_data
-from seedbed.pipelines.layouts import NoiseSpec
+from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.shrinking import CannotShrink, Recorder, Shrinking, leaves_of
 
 Made = TypeVar("Made")
 
@@ -87,7 +86,8 @@ class Session:
         self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
         self._encodings = Encodings()
-        self._started: dict[str, str] = {}
+        # By the digest of what the denoiser was given, that of the noise that it was given it for.
+        self._started: dict[str, Collection[str]] = {}
 
     @functools.cached_property
     def facts(self) -> Facts:
@@ -121,16 +121,13 @@ class Session:
         Where the model cannot run on shapes alone, they are asked for by a real forward, which the ledger
         counts under `layers`.
         """
-        found = self.facts.layers
-        if found is None:
-            recorder = Recorder()
-            draw = torch.Generator().manual_seed(1)
-            noise = torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-            self.evaluate(noise, recorder.attention, what="layers")
-            found = tuple(recorder.layers)
-        if not found:
-            raise NotSupported(self._no_attention())
-        return found
+        if self.facts.layers:
+            return self.facts.layers
+        recorder = Recorder()
+        draw = torch.Generator().manual_seed(1)
+        noise = torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+        self.evaluate(noise, recorder.attention, what="layers")
+        return tuple(recorder.layers)
 
     @functools.cached_property
     def alone(self) -> Look:
@@ -142,19 +139,15 @@ class Session:
 
         Raises CannotShrink where the model cannot show on shapes alone how it hands on its batch.
         """
-        seen, known = self.alone, self.facts.handed_on
-        given = leaves_of(seen.args, seen.kwargs)
-        if given not in known:
-            one = Recorder()
-            try:
-                see = (self.spec.device, one.attention, one.inputs)
-                run_without_data(self.denoiser, seen.args, seen.kwargs, *see)
-                known[given] = one
-            except NotSupported:
-                known[given] = None
-        if known[given] is None:
+        args, kwargs = self.alone.args, self.alone.kwargs
+        one: Recorder | None = remembered(
+            self.asked,
+            shapes_of((args, kwargs)),
+            lambda: recorded(self.denoiser, args, kwargs, self.spec.device),
+        )
+        if one is None:
             raise CannotShrink(f"{type(self.denoiser).__name__} does not run without data")
-        return Shrinking(known[given], candidates)
+        return Shrinking(one, candidates)
 
     def evaluate(
         self,
@@ -234,7 +227,11 @@ class Session:
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
             if tap.calls == 0:
-                raise NotSupported(self._no_attention())
+                raise NotSupported(
+                    f"no softmax attention was seen in the {name}: it is linear, or goes round torch's "
+                    "scaled_dot_product_attention (xformers, attention slicing); use the default attention "
+                    "processors"
+                )
             if tap.steps == 1:
                 first = output if isinstance(output, Tensor) else output[0]
                 predictions.append(first if isinstance(first, Tensor) else torch.stack(first))
@@ -242,16 +239,13 @@ class Session:
             if tap.steps == steps:
                 raise Enough
 
-        with self.running(noises, guided=False) as run, ExitStack() as hooks:
+        with self.running(noises, guided=False) as run:
             tap = Tap(run.denoisers[name], watch, shrinking.inputs if shrinking is not None else None)
-            for module in run.denoisers.values():
-                hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            run.before_evaluations(begin)
             try:
                 with tap:
-                    hooks.callback(run.denoisers[name].register_forward_hook(end).remove)
+                    run.undo.callback(run.denoisers[name].register_forward_hook(end).remove)
                     run(noises, output_type="latent")
-            except Enough:
-                pass
             except Exception as error:
                 if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
                     raise
@@ -290,6 +284,7 @@ class Session:
             NotSupported: two noises give the denoiser the same.
         """
         noises = self._checked(noise[None])
+        steps = self.facts.steps
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.ledger.add(what, rows_of(module, args, kwargs))
@@ -299,11 +294,10 @@ class Session:
 
             def step() -> None:
                 if progress is not None:
-                    progress(min(next(done), self.facts.steps), self.facts.steps)
+                    progress(min(next(done), steps), steps)
 
-            with self.running(noises, guided=True, progress=step) as run, ExitStack() as hooks:
-                for module in run.denoisers.values():
-                    hooks.callback(module.register_forward_pre_hook(count, with_kwargs=True).remove)
+            with self.running(noises, guided=True, progress=step) as run:
+                run.before_evaluations(count)
                 return decoded(run(noises, output_type="np"), self.asked.name)[0]
 
         return self.arriving(run_once)
@@ -321,11 +315,9 @@ class Session:
             raise Enough
 
         def attempt() -> None:
-            with self.running(noises, guided=False) as run, ExitStack() as hooks:
-                for module in run.denoisers.values():
-                    hooks.callback(module.register_forward_pre_hook(stop).remove)
-                with suppress(Enough):
-                    run(noises, output_type="latent")
+            with self.running(noises, guided=False) as run:
+                run.before_evaluations(stop)
+                run(noises, output_type="latent")
 
         self.arriving(attempt)
 
@@ -340,7 +332,7 @@ class Session:
     ) -> Iterator[Run]:
         """A run with these noises, (candidates, *spec.shape), whose arrival at the denoiser is watched.
 
-        Guided: the caller's own call. Otherwise guidance is off.
+        Guided: the caller's own call. Otherwise guidance is off. The body may end it by raising `Enough`.
         """
         facts = self.facts
         first = True
@@ -351,31 +343,26 @@ class Session:
                 return
             first = False
             for noise, start in zip(noises, digests(module, args, kwargs), strict=False):
-                key = hashlib.sha256(noise.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-                if start == facts.start:  # fine for the very noise that it would have drawn
-                    same = values_digest(noise) not in facts.own
-                else:
-                    same = self._started.setdefault(start, key) != key
-                if same:
+                values = values_digest(noise)
+                if values not in self._started.setdefault(start, {values}):
                     raise _NotTaken
 
-        with (
-            intercepted(
-                self.asked,
-                len(noises),
-                self._encodings,
-                off=None if guided else facts.off,
-                entry=facts.entry,
-                repeats=facts.repeats,
-                eager=eager,
-                progress=progress,
-            ) as run,
-            ExitStack() as hooks,
-        ):
-            for module in run.denoisers.values():
-                hooks.callback(module.register_forward_pre_hook(check, with_kwargs=True).remove)
+        self._started.setdefault(facts.start, facts.own)
+        with intercepted(
+            self.asked,
+            len(noises),
+            self._encodings,
+            off=None if guided else facts.off,
+            entry=facts.entry,
+            repeats=facts.repeats,
+            eager=eager,
+            progress=progress,
+        ) as run:
+            run.before_evaluations(check)
             try:
                 yield run
+            except Enough:
+                pass
             except (SeedbedError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
@@ -398,13 +385,8 @@ class Session:
             facts = discover(self.asked, self._encodings, drawn=True)
             if facts.entry.startswith("drawn") and facts.spec.shape == before.spec.shape:
                 self.facts, self._started = facts, {}
-                try:
-                    return attempt()
-                except _NotTaken as error:
-                    cause = cause or error.__cause__
-        if cause is not None:
-            raise cause
-        raise NotSupported(
+                return self.arriving(attempt)
+        raise cause or NotSupported(
             f"{self.asked.name} gives its {before.denoiser_name} the same whatever the noise, so its initial "
             "noise cannot be chosen"
         )
@@ -419,13 +401,6 @@ class Session:
             )
         # A copy: some pipelines denoise in place.
         return noises.to(spec.device, spec.dtype, copy=True)
-
-    def _no_attention(self) -> str:
-        return (
-            f"no softmax attention was seen in the {self.facts.denoiser_name}: it is linear, or goes round "
-            "torch's scaled_dot_product_attention (xformers, attention slicing); use the default attention "
-            "processors"
-        )
 
 
 def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:

@@ -36,8 +36,7 @@ from seedbed.errors import BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.loading import dtype_named, has_device, recorded_name
-from seedbed.pipelines.switches import changed, switches
+from seedbed.pipelines.loading import changed, dtype_named, has_device, recorded_name, switches
 from seedbed.report.video import read_record
 
 SCHEMA = "seedbed.selection/3"
@@ -137,7 +136,7 @@ class Model:
         dtypes: of each component with weights.
         device: the type of device that it computed on.
         scheduler: class and configuration, None for a pipeline without one.
-        switches: what else was on, see `seedbed.pipelines.switches`; None in older records.
+        switches: what else was on, see `seedbed.pipelines.loading.switches`; None in older records.
     """
 
     __pydantic_config__ = _STRICT
