@@ -7,7 +7,7 @@ import torch
 import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.errors import NotSupported
-from seedbed.pipelines import discover
+from seedbed.pipelines import layers
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.shrinking import CannotShrink, Recorder
 from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff_, sdxl
@@ -60,8 +60,8 @@ def test_a_model_that_fails_without_data_is_run_for_real(pipe_of, error):
 
 def test_how_a_batch_is_handed_on_is_remembered_with_the_facts(monkeypatch):
     pipe, ran = BUILDERS["cogvideox"](), []
-    own = discover._run_without_data
-    monkeypatch.setattr(discover, "_run_without_data", lambda *given: ran.append(given) or own(*given))
+    own = layers._run_without_data
+    monkeypatch.setattr(layers, "_run_without_data", lambda *given: ran.append(given) or own(*given))
     options = dict(candidates=3, acquisition=Bansa(depth=None, race=((1, 1),)), progress=False, **CALL)
     first = seedbed.select(pipe, PROMPT, **options)
     assert len(ran) == 2  # its layers, and how it hands on its batch
