@@ -133,7 +133,10 @@ def test_numpy_integers_and_lists_are_taken_as_what_they_say():
         ({"shape": ()}, "shape must be a tuple"),
         ({"shape": "43"}, "shape must be a tuple"),
         ({"shape": 4}, "shape must be a tuple"),
-        ({"shape": (4, 0)}, "each length of a noise recipe's shape must be a whole number of at least 1, not 0"),
+        (
+            {"shape": (4, 0)},
+            "each length of a noise recipe's shape must be a whole number of at least 1, not 0",
+        ),
         ({"shape": (4, 2.0)}, "each length .* must be a whole number of at least 1, not 2.0"),
         ({"shape": (2**16, 2**16)}, r"at most 2\*\*30 elements"),
         ({"frame_axis": 4}, "frame_axis must be a whole number from 0 to 3, not 4"),

@@ -167,6 +167,7 @@ class _Pass:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
         self.watch: Watch
+        self.latest: tuple[int, Any]  # rows, and what the denoiser returned
         self.calls, self.step, self.fresh, self.with_prompt = 0, -1, False, 0
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
@@ -180,18 +181,26 @@ class _Pass:
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
                 replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
-            self.watch = watch_steps(run, undo, pause, lambda: self.outputs is not None and self.fresh)
+            self.watch = watch_steps(run, undo, pause)
             output = run(noises, output_type="np")
+            self._end_step()
+            if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
+                raise BadInput(f"steps={pause}, but {session.asked.name} takes only {len(self.watch.met)}")
         if output is None:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
-        self._end_step()
-        if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
-            raise BadInput(f"steps={pause}, but {session.asked.name} takes only {len(self.watch.met)}")
         return decoded(output, session.asked.name)
 
     def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The denoiser's forward: its own where one candidate of the batch needs it, else from memory."""
         rows, count, number = rows_of(module, args, kwargs), len(self.batch), self.calls
+        self.watch.under_way = bool(self.watch.met)
+        if self.watch.ended:  # but the pipeline goes on, as it looks at no `interrupt`
+            if self.latest[0] != rows:
+                raise NotSupported(
+                    f"no preview: {self.rollout.session.asked.name} cannot be interrupted between steps, and "
+                    "calls its denoiser with other rows at later steps"
+                )
+            return self.latest[1]
         if rows % count:
             raise NotSupported(
                 f"{type(module).__name__} is called with {rows} rows for {count} candidates: use batch_size=1"
@@ -230,6 +239,7 @@ class _Pass:
         for half, chunk in enumerate(chunks):
             if chunk is not None and self.halves[half] is None:
                 self.halves[half] = parts[0][chunk * count : (chunk + 1) * count]
+        self.watch.wanted, self.latest = self.outputs is not None and self.fresh, (rows, result)
         return result
 
     def _see(self, call: AttentionCall) -> Tensor | None:
