@@ -63,18 +63,16 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         raise NotSupported(f"no preview: {name} tells neither its clean latents nor its noise levels")
     x: Tensor = sample.float()
     predicted: Tensor = model_output.float()
-    clean: Tensor
     match prediction:
         case "flow_prediction":
-            clean = x - direction * sigma * predicted
+            return x - direction * sigma * predicted
         case "epsilon":
-            clean = (x - sigma * predicted) / alpha
+            return (x - sigma * predicted) / alpha
         case "v_prediction":
-            clean = alpha * x - sigma * predicted
+            return x * alpha - sigma * predicted
         case "sample":
-            clean = predicted
+            return predicted
         case _:
             raise NotSupported(
                 f"no preview: {name} predicts {prediction!r}, which does not give clean latents"
             )
-    return clean
