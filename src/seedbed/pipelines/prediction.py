@@ -63,16 +63,18 @@ def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, An
         raise NotSupported(f"no preview: {name} tells neither its clean latents nor its noise levels")
     x: Tensor = sample.float()
     predicted: Tensor = model_output.float()
+    clean: Tensor
     match prediction:
         case "flow_prediction":
-            return x - direction * sigma * predicted
+            clean = x - direction * sigma * predicted
         case "epsilon":
-            return (x - sigma * predicted) / alpha
+            clean = (x - sigma * predicted) / alpha
         case "v_prediction":
-            return x * alpha - sigma * predicted
+            clean = alpha * x - sigma * predicted
         case "sample":
-            return predicted
+            clean = predicted
         case _:
             raise NotSupported(
                 f"no preview: {name} predicts {prediction!r}, which does not give clean latents"
             )
+    return clean
