@@ -252,8 +252,9 @@ class Tap(TorchFunctionMode):
         if threading.get_ident() != self._thread:
             return
         if module is self.module:
+            # Every module that has raised has no output; a hook before ours stops what has not begun.
+            self._failed = output is None and bool(self._stack)
             self._leave()
-            self._failed = output is None  # as of every module that has raised
         while len(self._stack) > 1:
             begun, _, attended = self._stack.pop()
             if begun is module:
