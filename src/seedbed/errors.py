@@ -3,6 +3,7 @@
 And the checks of numbers that arguments of every room go through.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -52,12 +53,13 @@ def number(value: Any, convert: Callable[[Any], Any] = float) -> Any:
         return None
 
 
-def whole(name: str, value: Any, least: int = 1, optional: bool = False) -> Any:
-    """An argument as a whole number of at least `least`, or None where it is `optional`; else BadInput."""
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf, optional: bool = False) -> Any:
+    """An argument as a whole number from `least` to `most`, or None where it is `optional`; else BadInput."""
     found = number(value, operator.index)
-    if (found is not None and found >= least) or (optional and value is None):
+    if (optional and value is None) or (found is not None and least <= found <= most):
         return found
-    raise BadInput(f"{name} must be a whole number of at least {least}, not {shown(value)}")
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    raise BadInput(f"{name} must be a whole number {bounds}, not {shown(value)}")
 
 
 def fraction(name: str, value: Any) -> float:

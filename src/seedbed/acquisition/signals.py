@@ -13,7 +13,7 @@ from torch import Tensor
 from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import mean_over_rows
 from seedbed.attention import AttentionCall, row_statistics
-from seedbed.attention.modes import plain_arithmetic
+from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, BadOutput
 from seedbed.pipelines.rollout import Rollout
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seedbed.attention.expectation import expected_of_logits, expected_of_probabilities
 from seedbed.attention.logits import EXCLUDED, Logits
-from seedbed.attention.modes import plain_arithmetic
+from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, shown
 
 Place = Literal["probabilities", "logits"]

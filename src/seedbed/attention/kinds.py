@@ -1,8 +1,7 @@
 """What an attention call attends over, told from shapes and from the arguments of the modules around it."""
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,12 +14,8 @@ def parameter_names(kind: type[nn.Module]) -> list[str]:
 
     The class's own forward: offloading replaces an instance's by one that names nothing.
     """
-    return _names(kind.forward)
-
-
-@functools.lru_cache(1024)
-def _names(forward: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(forward).parameters)[1:]
+    code = inspect.unwrap(kind.forward).__code__
+    return list(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
 
 
 def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) -> Arguments:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.logits import EXCLUDED, Logits
-from seedbed.attention.modes import plain_arithmetic
+from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput
 
 

@@ -8,12 +8,10 @@ model uses: after norms, rotary embedding and concatenation. Forward hooks say w
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -21,13 +19,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
-from seedbed.attention.modes import plain_arithmetic
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 
 # What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
 _ATTENTION = torch._C._nn.scaled_dot_product_attention
 
-_PACKAGE = str(Path(__file__).parents[1])
+# Set on an error that a tap or its handler raised, to tell it from one of the model.
+_OURS = "_raised_by_a_tap"
 
 Handler = Callable[["AttentionCall"], Tensor | None]
 Inputs = Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
@@ -116,17 +114,26 @@ class AttentionCall:
         raise _Stop(self._tap)
 
 
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Inside, and in a function decorated with it, a caller's autocast, gradients and default device are off.
+
+    The model runs as its user wants it. What is computed about it must be the same in every mode: under
+    autocast, products of float32 would come out in bfloat16.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    with torch.no_grad(), ExitStack() as modes:
+        for kind in {"cpu", accelerator.type if accelerator else "cpu"}:
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        yield
+
+
 def raised_by_us(error: BaseException) -> bool:
     """Whether this package or a handler raised an error, and not what a tap was opened on."""
-    codes = [frame.f_code for frame in _frames(error)]
-    # What the model calls fails in the mode that handed it on; a handler, and what is ours, beneath that.
-    passing = (Tap.__torch_function__.__code__, Tap._answer.__code__)
-    ours = Tap._answer.__code__ in codes or codes[-1].co_filename.startswith(_PACKAGE)
-    return isinstance(error, SeedbedError) or (codes[-1] not in passing and ours)
-
-
-def _frames(error: BaseException) -> list[FrameType]:
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, SeedbedError) or _OURS in vars(error)
 
 
 class Tap(TorchFunctionMode):
@@ -160,7 +167,7 @@ class Tap(TorchFunctionMode):
         self.handler = handler
         self.inputs = inputs
         self.steps = self.calls = self._index = self._attended = 0
-        self.stopped = self._muted = False
+        self.stopped = self._muted = self._failed = False
         self._thread: int | None = None  # the thread that opened the tap, None while it is closed
         # Modules whose forward runs, outermost first, with their arguments and how many calls of attention
         # came before; while there are any, torch asks this mode before it attends.
@@ -177,9 +184,10 @@ class Tap(TorchFunctionMode):
                 "cannot be seen: put torch's own back while noises are scored"
             )
         self.steps = self.calls = 0
-        self.stopped = False
+        self.stopped = self._failed = False
         self._names = {module: name for name, module in self.module.named_modules()}
-        self._backends: dict[int, str | None] = {}  # what processors would have used, by their id
+        self._backends: dict[nn.Module, str | None] = {}  # what their processors would have used
+        self._needed: str | None = None  # of these, that of the layer that has failed
         with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
@@ -192,7 +200,7 @@ class Tap(TorchFunctionMode):
                 processor: Any = getattr(module, "processor", None)
                 if hasattr(processor, "_attention_backend"):
                     chosen, state = processor._attention_backend, vars(processor)
-                    self._backends[id(processor)] = getattr(chosen, "value", chosen)
+                    self._backends[module] = getattr(chosen, "value", chosen)
                     undo.callback(state.update, {k: v for k, v in state.items() if k == "_attention_backend"})
                     undo.callback(state.pop, "_attention_backend")
                     state["_attention_backend"] = "native"
@@ -208,19 +216,18 @@ class Tap(TorchFunctionMode):
         self._thread = None
         self._names = {}
         self.stopped = isinstance(error, _Stop) and error.tap is self
-        if isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error):
-            running = {self._backends.get(id(frame.f_locals.get("self"))) for frame in _frames(error)}
-            for backend in running - {None, "native"}:
-                raise NotSupported(
-                    f"{type(self.module).__name__} needs the attention backend {backend}: its "
-                    "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
-                ) from error
+        self._backends = {}
+        refused = isinstance(error, (AttributeError, TypeError, ValueError)) and self.failed(error)
+        if refused and self._needed not in (None, "native"):
+            raise NotSupported(
+                f"{type(self.module).__name__} needs the attention backend {self._needed}: its "
+                "attention does not go through torch's scaled_dot_product_attention and cannot be seen"
+            ) from error
         return self.stopped
 
     def failed(self, error: BaseException) -> bool:
         """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
-        running = any(frame.f_locals.get("self") is self.module for frame in _frames(error))
-        return running and not raised_by_us(error)
+        return self._failed and not raised_by_us(error)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -228,7 +235,7 @@ class Tap(TorchFunctionMode):
         changed = None
         if module is self.module:
             self._leave()
-            self._index = 0
+            self._index, self._needed = 0, None
             self.steps += 1
         elif not self._stack:
             return None
@@ -245,20 +252,25 @@ class Tap(TorchFunctionMode):
         if threading.get_ident() != self._thread:
             return
         if module is self.module:
+            # Every module that has raised has no output; a hook before ours stops what has not begun.
+            self._failed = output is None and bool(self._stack)
             self._leave()
         while len(self._stack) > 1:
             begun, _, attended = self._stack.pop()
             if begun is module:
-                self._require_seen(module, output, attended)
+                if output is not None:
+                    self._require_seen(module, attended)
                 break
+        if output is None:
+            self._needed = self._backends.get(module, self._needed)
 
-    def _require_seen(self, module: nn.Module, output: Any, attended: int) -> None:
+    def _require_seen(self, module: nn.Module, attended: int) -> None:
         """What attends has a processor; one without a softmax (Sana) is called linear."""
         processor = getattr(module, "processor", None)
-        unseen = output is not None and attended == self._attended  # no output: it has failed
-        if processor is not None and unseen and "Linear" not in type(processor).__name__:
+        kind = type(processor).__name__
+        if processor is not None and attended == self._attended and "Linear" not in kind:
             raise NotSupported(
-                f"{self._names[module]} attends by {type(processor).__name__} without torch's "
+                f"{self._names[module]} attends by {kind} without torch's "
                 "scaled_dot_product_attention and cannot be seen: use the default attention processors, "
                 "without xformers, attention slicing, SageAttention or a cache"
             )
@@ -272,8 +284,16 @@ class Tap(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        answer = func if func is not _ATTENTION or self._muted else self._answer
-        return answer(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is _ATTENTION and not self._muted:
+            try:
+                answer = self._answer(*args, **kwargs)
+            except BaseException as error:
+                vars(error)[_OURS] = True
+                raise
+            if answer is not None:
+                return answer
+        return func(*args, **kwargs)
 
     def _answer(
         self,
@@ -285,7 +305,7 @@ class Tap(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:
+    ) -> Tensor | None:
         module = self._stack[-1][0]
         layer = self._names[module]
         if query.ndim not in (3, 4):
@@ -331,14 +351,10 @@ class Tap(TorchFunctionMode):
         finally:
             for tap in outer:
                 tap._muted = False
-        if answer is None:
-            return _ATTENTION(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
         expected = (*call.query.shape[:-1], value.shape[-1])
-        if tuple(answer.shape) != expected:
+        if answer is not None and tuple(answer.shape) != expected:
             raise BadInput(
                 f"the handler answered {layer} with a tensor of shape {tuple(answer.shape)}: "
                 f"expected {expected}, the shape of the attention output"
             )
-        return answer[:, 0] if flat else answer
+        return answer[:, 0] if flat and answer is not None else answer

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import operator
 import os
 import re
 import struct
@@ -22,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, BadRecord, number, shown
+from seedbed.errors import BadInput, BadRecord, shown, whole
 from seedbed.files import write_bytes_atomically
 
 SCHEMA = "seedbed.noise-recipe"
 SCHEMA_VERSION = 1
 
+_LARGEST = 2**64 - 1  # of seed and candidate, eight bytes each of what keys the generator
 _MOST_ELEMENTS = 2**30  # 4 GiB of float32: far above any latent, far below what would exhaust a machine
 
 
@@ -74,7 +74,7 @@ def prior_named(name: str) -> Prior:
     Raises:
         BadInput: there is no such prior.
     """
-    if name not in _PRIORS:
+    if not isinstance(name, str) or name not in _PRIORS:
         raise BadInput(
             f"there is no noise prior {shown(name)}; choose one of: {', '.join(map(repr, _PRIORS))}"
         )
@@ -116,38 +116,28 @@ class NoiseRecipe:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seed", "candidate"):
-            value = _integer(name, getattr(self, name))
-            if not 0 <= value < 2**64:
-                raise BadInput(f"a noise recipe's {name} must be at least 0 and below 2**64, not {value}")
-            object.__setattr__(self, name, value)
-        if not isinstance(self.shape, (tuple, list)) or not self.shape:
-            raise BadInput(f"a noise recipe's shape must be a tuple of lengths, not {shown(self.shape)}")
-        shape = tuple(_integer("each length of its shape", length) for length in self.shape)
-        if min(shape) < 1 or math.prod(shape) > _MOST_ELEMENTS:
-            raise BadInput(
-                f"a noise recipe's shape needs lengths of at least 1 and at most 2**30 elements, not {shape}"
-            )
-        object.__setattr__(self, "shape", shape)
-        if self.frame_axis is not None:
-            frame_axis = _integer("frame_axis", self.frame_axis)
-            if not 0 <= frame_axis < len(shape):
-                raise BadInput(
-                    f"a noise recipe's frame_axis must be None or an axis of its shape {shape}, "
-                    f"0 to {len(shape) - 1}, not {frame_axis}"
-                )
-            object.__setattr__(self, "frame_axis", frame_axis)
-        if not isinstance(self.prior, str):
-            raise BadInput(f"a noise recipe's prior must be a name, not {shown(self.prior)}")
+        lengths, own = self.shape, "a noise recipe's"
+        if not isinstance(lengths, (tuple, list)) or not lengths:
+            raise BadInput(f"{own} shape must be a tuple of lengths, not {shown(lengths)}")
+        found: dict[str, Any] = {
+            "seed": whole(f"{own} seed", self.seed, 0, _LARGEST),
+            "candidate": whole(f"{own} candidate", self.candidate, 0, _LARGEST),
+            "shape": tuple(whole(f"each length of {own} shape", length) for length in lengths),
+            "frame_axis": whole(f"{own} frame_axis", self.frame_axis, 0, len(lengths) - 1, optional=True),
+            "refinements": (),
+        }
+        if math.prod(found["shape"]) > _MOST_ELEMENTS:
+            raise BadInput(f"{own} shape must have at most 2**30 elements, not {shown(lengths)}")
         prior_named(self.prior)
-        if not isinstance(self.refinements, (tuple, list)) or self.refinements:
+        if self.refinements not in ((), []):
             raise BadInput(
                 f"this version knows no refinements of noise, the recipe has {shown(self.refinements)}"
             )
-        object.__setattr__(self, "refinements", ())
-        sha256 = self.sha256
-        if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            raise BadInput(f"a noise recipe's sha256 must be 64 hexadecimal digits, not {shown(self.sha256)}")
+        # Written as Python writes it, so that what is no text does not fit either.
+        if self.sha256 is not None and not re.fullmatch("'[0-9a-f]{64}'", repr(self.sha256)):
+            raise BadInput(f"{own} sha256 must be 64 hexadecimal digits, not {shown(self.sha256)}")
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     def draw(self) -> Tensor:
         """Draw the noise.
@@ -193,16 +183,14 @@ class NoiseRecipe:
         if not isinstance(schema, Mapping) or schema.get("name") != SCHEMA:
             raise BadRecord(f"not a noise recipe: its schema's name is not {SCHEMA!r}")
         version = schema.get("version")
-        if type(version) is not int or version < 1:
-            raise BadRecord(f"not a noise recipe: {shown(version)} is no version of the schema {SCHEMA!r}")
-        if version > SCHEMA_VERSION:
+        if repr(version) != str(SCHEMA_VERSION):
             raise BadRecord(
-                f"the noise recipe has schema version {version}, this seedbed reads up to {SCHEMA_VERSION}: "
-                "update seedbed"
+                f"the noise recipe has schema version {shown(version)}, this seedbed reads {SCHEMA_VERSION}: "
+                "if that is a later one, update seedbed"
             )
         names = [field.name for field in dataclasses.fields(cls)]
         wrong = [f"{name!r} is missing" for name in names if name not in record]
-        wrong += [f"{name!r} is unknown" for name in record if name not in names and name != "schema"]
+        wrong += [f"{name!r} is unknown" for name in record if name not in (*names, "schema")]
         if wrong:
             raise BadRecord(f"the noise recipe is damaged: {', '.join(wrong)}")
         try:
@@ -297,10 +285,3 @@ def sha256_of(noise: Tensor) -> str:
     if noise.dtype != torch.float32:
         raise BadInput(f"a noise's sha256 is that of its float32 values, but the tensor is {noise.dtype}")
     return hashlib.sha256(noise.detach().cpu().numpy().astype("<f4").tobytes()).hexdigest()
-
-
-def _integer(name: str, value: object) -> int:
-    found = number(value, operator.index)
-    if found is None:
-        raise BadInput(f"a noise recipe needs an integer for {name}, not {shown(value)}")
-    return int(found)

@@ -38,7 +38,6 @@ _LIKE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.randint_like: torch.randint,
     torch.randn_like: torch.randn,
 }
-_SIZED = {torch.rand, torch.randn}
 _IN_PLACE = {
     getattr(Tensor, f"{name}_")
     for name in (
@@ -54,10 +53,9 @@ _IN_PLACE = {
 }
 _DRAWING = {
     *_LIKE,
-    *_SIZED,
     *_IN_PLACE,
-    *(torch.bernoulli, torch.binomial, torch.multinomial, torch.normal, torch.poisson),
-    *(torch.randint, torch.randperm, Tensor.bernoulli, Tensor.multinomial),
+    *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.poisson),
+    *(torch.bernoulli, torch.binomial, torch.multinomial, Tensor.bernoulli, Tensor.multinomial),
 }
 
 
@@ -220,15 +218,12 @@ def _seeded(
     tensor = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     kwargs = dict(kwargs)
     device = kwargs.pop("device", None) or (torch.get_default_device() if tensor is None else tensor.device)
-    target = tensor if func in _IN_PLACE else None
-    if target is not None:
-        args = [target.clone(), *args[1:]]
     if tensor is not None and func in _LIKE:
         args = [value for value in args if value is not tensor]
         kwargs = {k: v for k, v in kwargs.items() if v is not tensor and k != "memory_format"}
         kwargs |= {"size": tensor.shape, "dtype": kwargs.get("dtype") or tensor.dtype}
         func, tensor = _LIKE[func], None
-    elif func in _SIZED and args and isinstance(args[0], int):
+    elif func in (torch.rand, torch.randn) and args and isinstance(args[0], int):
         args = [args]
     if tensor is None:  # else it draws where that is
         kwargs["device"] = generator.device
@@ -243,13 +238,14 @@ def _seeded(
         rows = tuple(shape[:1]) == (count,)
         shared = shared or rows
         if isinstance(value, Tensor):
-            return (value[:1] if rows else value).to(generator.device)
+            return (value[:1] if rows else value).to(generator.device, copy=True)
         return (1, *shape[1:]) if rows else value
 
     own = {name: one(value) for name, value in kwargs.items()}
     drawn: Tensor = func(*map(one, args), **{**own, "generator": generator})
-    if target is not None:
-        return target.copy_(drawn)
+    if func in _IN_PLACE:
+        filled: Tensor = args[0].copy_(drawn)
+        return filled
     return (drawn.expand(count, *drawn.shape[1:]).clone() if shared else drawn).to(device)
 
 

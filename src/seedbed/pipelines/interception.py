@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,15 @@ from seedbed.pipelines.call import Call
 from seedbed.pipelines.compiled import denoisers_of, is_compiled
 from seedbed.pipelines.drawing import Entry, Preparation, replace
 
-# A pipeline encodes one or two pictures (first and last frame, video and mask), alone or for a batch.
-_MOST_PICTURES = 8
+# A pipeline encodes one or two pictures (first and last frame, video and mask), alone or for a batch, and a
+# prompt or two.
+_MOST_ENCODED = 16
 
+Encodings = dict[str, Any]
+"""What a pipeline has encoded so far, however many runs and candidates ask for it again.
 
-@dataclass
-class Encodings:
-    """What a pipeline has encoded so far, however many runs and candidates ask for it again.
-
-    Attributes:
-        prompts: what `encode_prompt` returned for one row, by its arguments.
-        pictures: what autoencoders were given, with which options, and returned.
-    """
-
-    prompts: dict[str, Any] = field(default_factory=dict)
-    pictures: list[tuple[Tensor, dict[str, Any], Any]] = field(default_factory=list)
+What `encode_prompt` returned for one row, and what autoencoders returned, by what they were given.
+"""
 
 
 @dataclass
@@ -120,17 +115,19 @@ def intercepted(
         preparation = Preparation(twin, entry, call.generator, count)
         vars(twin)["prepare_latents"] = preparation
         if hasattr(twin, "encode_prompt"):
-            once = functools.partial(_encode_prompt, twin.encode_prompt, encodings.prompts, count)
+            once = functools.partial(_encode_prompt, twin.encode_prompt, encodings, count)
             vars(twin)["encode_prompt"] = preparation.unseen(once)
         scheduler: Any = getattr(twin, "scheduler", None)
         if progress is not None and hasattr(scheduler, "step"):
-            replace(scheduler, "step", _Step(scheduler.step, progress), undo)
+            # A copy of the scheduler copies the partial, and then steps itself.
+            step = functools.partial(_step, scheduler.step, progress)
+            replace(scheduler, "step", functools.update_wrapper(step, scheduler.step), undo)
         models = {name: part for name, part in twin.components.items() if isinstance(part, nn.Module)}
         for name, model in models.items():
             encode: Any = getattr(model, "encode", None)
             if name.startswith("vae") and encode is not None:
                 # On the instance, as its pipeline offloads that very module.
-                once = functools.partial(_encode, encode, encodings.pictures)
+                once = functools.partial(_encode, encode, encodings)
                 replace(model, "encode", preparation.unseen(once), undo)
         for model in dict.fromkeys([*denoisers.values(), *filter(is_compiled, models.values())]):
             # What is compiled in place would compile again with another forward.
@@ -141,7 +138,8 @@ def intercepted(
         _show_timestep(call.pipe, twin, denoisers, undo)
         for part in (part for network in call.denoisers.values() for part in network.modules()):
             if hasattr(part, "processor"):
-                undo.callback(_put_back, part, part.processor)
+                # PAG sets its own for a call, and leaves them where it ends early.
+                undo.callback(setattr, part, "processor", part.processor)
         for name, guider in call.guiders.items():
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
@@ -205,30 +203,15 @@ def _show_timestep(pipe: Any, twin: Any, denoisers: Mapping[str, nn.Module], und
         undo.callback(denoiser.register_forward_pre_hook(show).remove)
 
 
-def _put_back(part: Any, processor: Any) -> None:
-    """Attention processors: PAG sets its own for a call, and leaves them where it ends early."""
-    if part.processor is not processor:
-        part.set_processor(processor)
-
-
-class _Step:
-    """A scheduler's step that says when it is done; a copy of the scheduler gets one of its own."""
-
-    def __init__(self, step: Any, done: Callable[[], None]) -> None:
-        self.step, self.done = step, done
-        functools.update_wrapper(self, step)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.step(*args, **kwargs)
-        self.done()
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Step:
-        return _Step(copy.deepcopy(self.step, memo), self.done)
+def _step(step: Callable[..., Any], done: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
+    """A scheduler's step that says when it is done."""
+    result = step(*args, **kwargs)
+    done()
+    return result
 
 
 def _encode_prompt(
-    encode: Callable[..., Any], encoded: dict[str, Any], count: int, *args: Any, **kwargs: Any
+    encode: Callable[..., Any], encodings: Encodings, count: int, *args: Any, **kwargs: Any
 ) -> Any:
     """`encode_prompt`, run for one prompt; repeats every output that has a batch axis of one.
 
@@ -246,14 +229,12 @@ def _encode_prompt(
         given |= {name: value[0] for name, value in lists.items()}
         if "batch_size" in given:
             given["batch_size"] = 1
-    key = repr(sorted(given.items()))
-    if key not in encoded:
-        encoded[key] = encode(*bound.args, **bound.kwargs)
-    return _repeated(encoded[key], count)
+    once = functools.partial(encode, *bound.args, **bound.kwargs)
+    return _repeated(_remembered(encodings, repr(sorted(given.items())), once), count)
 
 
-def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **options: Any) -> Any:
-    """An autoencoder's `encode`, answered from `pictures` where the same was asked before.
+def _encode(encode: Callable[..., Any], encodings: Encodings, *args: Any, **options: Any) -> Any:
+    """An autoencoder's `encode`, answered from `encodings` where the same was asked before.
 
     Its samples are always the same where the pipeline names no generator for them. Else one picture would be
     another in every run and for every candidate, and no record could be replayed.
@@ -261,21 +242,24 @@ def _encode(encode: Callable[..., Any], pictures: list[Any], *args: Any, **optio
     if len(args) != 1 or any(isinstance(value, Tensor) for value in options.values()):
         return encode(*args, **options)
     (picture,) = args
-    for known, given, kept in pictures:
-        same = known.shape == picture.shape and known.dtype == picture.dtype and given == options
-        if same and torch.equal(known.to(picture.device), picture):
-            output = kept
-            break
-    else:
-        output = encode(picture, **options)
-        pictures.append((picture.clone(), options, output))
-        del pictures[:-_MOST_PICTURES]
+    values = hashlib.sha256(picture.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    key = repr((values.hexdigest(), picture.shape, picture.dtype, sorted(options.items())))
+    output = _remembered(encodings, key, functools.partial(encode, picture, **options))
     output = copy.deepcopy(output)  # as the pipeline may write into what it gets
     spread = getattr(output, "latent_dist", None)
     if spread is not None:
         sample = spread.sample
         spread.sample = lambda generator=None: sample(generator or torch.Generator().manual_seed(0))
     return output
+
+
+def _remembered(encodings: Encodings, key: str, encode: Callable[[], Any]) -> Any:
+    """What `encode` returned for this key, the first time."""
+    if key not in encodings:
+        encodings[key] = encode()
+        for oldest in list(encodings)[:-_MOST_ENCODED]:
+            del encodings[oldest]
+    return encodings[key]
 
 
 def is_picture(value: Any) -> bool:

@@ -72,7 +72,9 @@ class Rollout:
     ) -> None:
         batch_size = whole("batch_size", batch_size)
         for name, module in session.asked.denoisers.items():
-            if _caches(module):
+            registries = (vars(part).get("_diffusers_hook") for part in module.modules())
+            hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
+            if any(hook._is_stateful for hook in hooks):
                 raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
         self.session = session
         self.batch_size = batch_size if batch_size == 1 or session.facts.shares else 1
@@ -121,8 +123,8 @@ class Rollout:
         frames: list[np.ndarray] = []
         for start in range(0, len(self.alive), self.batch_size):
             batch = self.alive[start : start + self.batch_size]
-            one_pass = _Pass(self, batch, handler, outputs)
-            frames += self.session.arriving(functools.partial(one_pass.run, pause))
+            run = _Pass(self, batch, handler, outputs).run
+            frames += self.session.arriving(functools.partial(run, pause))
         self.step = to
         return frames
 
@@ -167,6 +169,7 @@ class _Pass:
         self.rollout, self.batch, self.handler, self.outputs = rollout, batch, handler, outputs
         self.memories = [rollout._memory[candidate] for candidate in batch]
         self.watch: Watch
+        self.latest: tuple[int, Any]  # rows, and what the denoiser returned
         self.calls, self.step, self.fresh, self.with_prompt = 0, -1, False, 0
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
@@ -180,18 +183,26 @@ class _Pass:
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
                 replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
-            self.watch = watch_steps(run, undo, pause, lambda: self.outputs is not None and self.fresh)
+            self.watch = watch_steps(run, undo, pause)
             output = run(noises, output_type="np")
+            self._end_step()
+            if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
+                raise BadInput(f"steps={pause}, but {session.asked.name} takes only {len(self.watch.met)}")
         if output is None:
             raise BadInput("the handler of a rollout cannot stop it: raise an exception instead")
-        self._end_step()
-        if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
-            raise BadInput(f"steps={pause}, but {session.asked.name} takes only {len(self.watch.met)}")
         return decoded(output, session.asked.name)
 
     def _forward(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The denoiser's forward: its own where one candidate of the batch needs it, else from memory."""
         rows, count, number = rows_of(module, args, kwargs), len(self.batch), self.calls
+        self.watch.under_way = bool(self.watch.met)
+        if self.watch.ended:  # but the pipeline goes on, as it looks at no `interrupt`
+            if self.latest[0] != rows:
+                raise NotSupported(
+                    f"no preview: {self.rollout.session.asked.name} cannot be interrupted between steps, and "
+                    "calls its denoiser with other rows at later steps"
+                )
+            return self.latest[1]
         if rows % count:
             raise NotSupported(
                 f"{type(module).__name__} is called with {rows} rows for {count} candidates: use batch_size=1"
@@ -207,9 +218,9 @@ class _Pass:
             chunks = _prompt_parts(self.rollout.session, given, rows, count)
             self.with_prompt += chunks[0] is not None
         if all(len(memory) > number for memory in self.memories):
-            kept = [memory[number] for memory in self.memories]
+            kept = zip(*(memory[number] for memory in self.memories), strict=True)
             # Candidates fastest, as pipelines stack them; a copy, which they may write into.
-            parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in zip(*kept, strict=True))
+            parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in kept)
             result = _result_of(parts, module, given)
         else:
             if not self.fresh:
@@ -230,6 +241,7 @@ class _Pass:
         for half, chunk in enumerate(chunks):
             if chunk is not None and self.halves[half] is None:
                 self.halves[half] = parts[0][chunk * count : (chunk + 1) * count]
+        self.watch.wanted, self.latest = self.outputs is not None and self.fresh, (rows, result)
         return result
 
     def _see(self, call: AttentionCall) -> Tensor | None:
@@ -256,12 +268,6 @@ class _Pass:
             raise NotSupported(_BOTH)
         if self.outputs is not None and self.watch.clean is not None:
             self.outputs(self.step, self.batch, conditional, unconditional, self.watch.clean)
-
-
-def _caches(denoiser: nn.Module) -> bool:
-    """Whether diffusers' hooks keep anything from one evaluation to the next, however they were put on."""
-    registries = (vars(part).get("_diffusers_hook") for part in denoiser.modules())
-    return any(hook._is_stateful for registry in registries if registry for hook in registry.hooks.values())
 
 
 def _parts_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Parts:
@@ -321,7 +327,14 @@ def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> 
             f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no "
             "tensor with a row for each of them"
         )
-    same = _same_text(text.unflatten(0, (rows, -1)), own.to(text.device)[None])
+    own = own.to(text.device)[None]
+    # A longer text of the other half may have padded the tokens.
+    text = text.unflatten(0, (rows, -1))[..., : own.shape[-2], :]
+    same = torch.zeros(rows, dtype=torch.bool)
+    if text.shape[1:] == own.shape[1:]:
+        # A pipeline that works on both halves at once rounds differently from one that has the prompt alone.
+        tolerance = torch.finfo(text.dtype).eps ** 0.5 * own.abs().max()
+        same = ((text - own).abs() <= tolerance).flatten(1).all(1)
     parts = same.reshape(-1, count).tolist()
     if any(any(part) and not all(part) for part in parts):
         raise NotSupported("the rows of the candidates are not stacked as whole batches: use batch_size=1")
@@ -332,21 +345,6 @@ def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> 
         next((number for number, part in enumerate(parts) if all(part)), None),
         next((number for number, part in enumerate(parts) if not any(part)), None),
     ]
-
-
-def _same_text(text: Tensor, own: Tensor) -> Tensor:
-    """Which rows of `text` (rows, ..., tokens, channels) are `own` (1, ..., tokens, channels): (rows,) bool.
-
-    A longer text of the other half may have padded them. A pipeline that works on both halves at once rounds
-    differently from one that has the prompt alone.
-    """
-    if text.ndim > 2 and text.shape[-2] > own.shape[-2]:
-        text = text[..., : own.shape[-2], :]
-    if text.shape[1:] != own.shape[1:]:
-        return torch.zeros(len(text), dtype=torch.bool)
-    tolerance = torch.finfo(text.dtype).eps ** 0.5 * own.abs().max()
-    same: Tensor = ((text - own).abs() <= tolerance).flatten(1).all(1)
-    return same
 
 
 def _text(given: Arguments) -> Tensor | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention.modes import plain_arithmetic
+from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.verifiers import Frames
 

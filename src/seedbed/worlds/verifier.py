@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from seedbed.attention.modes import plain_arithmetic
+from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.worlds.shapes import COLOURS, MOTIONS, SHAPES, Thing, coverage, parse
 
