@@ -190,7 +190,8 @@ class Selection:
         ledger: what it cost, in full forwards of the denoiser for one candidate.
         seconds: wall time by what was done.
         confidence: that all rows would have chosen the same in the race's last heat (union bound, normal
-            approximation); 1.0 where all were seen, None for functions that tell no rows apart and older records.
+            approximation); 1.0 where all were seen, None for functions that tell no rows apart and older
+            records.
         acquisition, options, prefer: what was asked of the pool; `unit`: of its scores.
         reason: why this acquisition function.
         prompt, call, missing: what the pipeline was called with; `missing` names the kind of each argument
