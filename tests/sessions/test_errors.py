@@ -62,7 +62,7 @@ def test_how_a_batch_is_handed_on_is_remembered_with_the_facts(monkeypatch):
     pipe, ran = BUILDERS["cogvideox"](), []
     own = layers._run_without_data
     monkeypatch.setattr(layers, "_run_without_data", lambda *given: ran.append(given) or own(*given))
-    options = dict(candidates=3, acquisition=Bansa(depth=None, race=((1, 1),)), progress=False, **CALL)
+    options = dict(candidates=3, acquisition=Bansa(depth=None, race=((1, 2), (2, 1))), progress=False, **CALL)
     first = seedbed.select(pipe, PROMPT, **options)
     assert len(ran) == 2  # its layers, and how it hands on its batch
     assert seedbed.select(pipe, PROMPT, **options).order == first.order
