@@ -13,6 +13,7 @@ from seedbed.attention.tap import SplitBatch
 from seedbed.selection.choosing import select
 from tests.acquisition.calls import attention_call
 from tests.pipelines import CALLS, PROMPT, cogvideox
+from tests.pipelines.images import latent_consistency
 
 
 class Constant(AttentionScore):
@@ -122,3 +123,16 @@ def test_a_cuda_device_chooses_the_same_in_every_batch():
     pipe = cogvideox().to("cuda")
     options = {"candidates": 6, "acquisition": "bansa", "progress": False, **CALLS["cogvideox"]}
     assert select(pipe, PROMPT, **options).order == select(pipe, PROMPT, batch_size=1, **options).order
+
+
+@pytest.mark.parametrize(("place", "keep"), [("probabilities", 0.2), ("probabilities", 0.8), ("logits", 0.8)])
+def test_rounding_by_the_size_of_the_batch_does_not_change_the_order(place, keep):
+    """Candidates may differ by 1e-7: scores must not amplify what batches round differently."""
+    pipe = latent_consistency()
+    bansa = Bansa(depth=None, place=place, keep=keep)
+    options = dict(
+        acquisition=bansa, candidates=8, progress=False, height=16, width=16, num_inference_steps=2
+    )
+    one, four = (select(pipe, PROMPT, batch_size=size, **options) for size in (1, 4))
+    assert one.order == four.order
+    assert (one.totals - four.totals).abs().max() < 1e-7

@@ -3,9 +3,12 @@
 The masked rows of a key meet only in their normalisers, and a normaliser S is a sum of independent terms:
 its Laplace transform E[e^{-tS}] is a product over keys. All else is quadrature over a logarithmic grid of t.
 
-Random masks see a row only through sums over its keys, `sum_j f(e^{s_j})` with smooth `f`. Gauss quadrature
-turns such a sum into one over a few nodes: effective keys with real-valued multiplicities. Where the largest
-keys rule a row, they stand for themselves, and effective keys for the rest.
+Random masks see a row only through sums over its keys, `sum_j f(e^{s_j})` with smooth `f`. The largest keys
+stand for themselves. For the others Gauss quadrature turns such a sum into one over three nodes: effective
+keys with real-valued multiplicities.
+
+No step has a threshold: every row has the same grid, and rows that want more keys apart pass over to them by
+degrees. So the score is a continuous function of the logits: where these differ by rounding, so do scores.
 
 docs/bansa.md holds the derivation; the symbols are the same.
 """
@@ -13,268 +16,198 @@ docs/bansa.md holds the derivation; the symbols are the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from seedbed.attention.logits import EXCLUDED
 
 # Entries of what is worked on at a time; on a CPU this should stay in the cache.
 _ENTRIES_CPU = 2**17
 _ENTRIES_ELSEWHERE = 2**23
-# The same for masks on the logits, in rows.
-_ROWS_CPU = 2**11
-_ROWS_ELSEWHERE = 2**17
 
-# The smallest normaliser that is resolved, as a share of the largest: in ordinary rows, and in rows of which
-# the larger keys may all be dropped.
-_ORDINARY, _SHARP = 1e-3, 1e-6
-_ORDINARY_LOGITS, _SHARP_LOGITS = 4e-3, 1e-9
-# How many keys stand for themselves in rows of the latter kind.
-_APART = 8
-# Calls this short keep all their keys: attention over the frames of a video, in particular.
-_SHORT = 16
+# The smallest part of a normaliser that is resolved, and its logarithm: smaller keys count as of that size.
+_SMALLEST = 1e-6
+_FLOOR = math.log(_SMALLEST)
+# The same of masks on the logits, where it keeps a masked key from vanishing beside the largest.
+_LEAST, _FLOOR_LOGITS, _UNIT = 1e-12, -20.0, 3e-5
+# How many keys stand for themselves in rows whose larger keys may all be dropped. In calls this short all do:
+# attention over the frames of a video, in particular.
+_APART, _SHORT = 8, 16
+# Of the grids of t and u, on a logarithmic scale: the step, and where the products t u lie within it. This
+# offset makes the weights fall off fastest.
+_STEP, _OFFSET = 0.7, 0.95
 
 
 def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
     """Masks on the probabilities that keep at least one key: (rows, keys) -> (rows,). Overwrites logits."""
+    # In the fourth root, three nodes span keys that differ by orders of magnitude.
+    top, largest = logits.max(-1, keepdim=True)
+    root = logits.sub_(top).clamp_(min=_FLOOR).mul_(0.25).exp_()
     if excluded is None:
-        keys = logits.new_full((1, 1), logits.shape[-1]).expand(1, len(logits))
+        keys = root.new_full((len(root),), root.shape[-1])
     else:
-        keys = (~excluded).sum(-1).to(logits.dtype).clamp_(min=1)[None]
-    # Of the masks that keep something, the part that keeps a given key.
-    kept = keep / -torch.expm1(keys * math.log1p(-keep))
-    if logits.shape[-1] <= _SHORT:
-        nodes = _effective_probabilities(logits, logits.shape[-1])
-        return _disagreement(masks, keep, _SHARP, *nodes, kept)
-    share, count = _effective_probabilities(logits, 0)
-    scores = _disagreement(masks, keep, _ORDINARY, share, count, kept)
-    # Chernoff: P(S < s) <= e E[e^{-S/s}]. Rows where that is below e^-3 (and the chance itself much lower) do
-    # with this. The others, and rows of few keys in a longer call, are few enough to be done again with care.
-    transform = (share / -_ORDINARY).expm1_().mul_(keep).log1p_().mul_(count).sum(0)
-    again = (~(transform < -4) | (keys[0] <= _SHORT)).nonzero().squeeze(1)
-    if len(again):
-        nodes = _effective_probabilities(logits[again], _APART)
-        scores[again] = _disagreement(masks, keep, _SHARP, *nodes, kept[:, again])
+        root.masked_fill_(excluded, 0)
+        keys = (~excluded).sum(-1).to(root.dtype)
+    scores, small = _of_roots(root, keys, largest, masks, keep)
+    if root.shape[-1] > _SHORT:
+        # Rows of which all the larger keys may be dropped, and those of few keys, want more of them apart.
+        # They get so by degrees, between bounds of e^-4 and e^-3, and in float64: the moments of few and very
+        # different keys forgive no rounding.
+        care = torch.where(keys <= _SHORT, 1, (small + 5).clamp_(0, 1))
+        again = care.nonzero().squeeze(1)
+        root = root[again].double()
+        careful, _ = _of_roots(root, keys[again].double(), root.topk(_APART, -1).indices, masks, keep)
+        scores[again] = torch.lerp(scores[again], careful.to(scores.dtype), care[again])
     return scores
 
 
-def _disagreement(
-    masks: int, keep: float, smallest: float, share: Tensor, count: Tensor, kept: Tensor
-) -> Tensor:
-    """(nodes, rows), (nodes, rows), (1, rows) -> (rows,)."""
-    t, bound, inverse, constant, quadrature = _reciprocal_grid(smallest, share.dtype, share.device)
-    entries = _ENTRIES_CPU if share.device.type == "cpu" else _ENTRIES_ELSEWHERE
-    limit = max(1, entries // (len(share) * len(t)))
-    scores = []
-    for a, n, p in zip(share.split(limit, 1), count.split(limit, 1), kept.split(limit, 1), strict=True):
-        # Every name but those of the grid holds a quantity less its value at t = 0 or u = 0: small
-        # differences count, and rounding must not eat them. Shapes: (nodes, t or u, rows).
-        factor = torch.mul(a[:, None], -t).expm1_().mul_(keep)
-        whole = factor.log1p().mul_(n[:, None]).sum(0).expm1_()
-        # E[e^{-tS}] given that the key is kept: its own factor is e^{-t a}, no longer random.
-        own = factor.div_(factor + 1).mul_((whole + 1).mul_(p * ((1 - keep) / keep)))
-        # E[e^{-u/S}] from it; S is at least the key's own share a, which bounds the fall by u / a.
-        change = (inverse @ own).add_((inverse @ whole).sub_(constant).mul_(p)).clamp_(-1, 0)
-        change = torch.maximum(change, bound * (p / a)[:, None], out=change)
-        agreement = quadrature @ change.log1p().mul_(masks).expm1_().sub_(change, alpha=masks)
-        scores.append(math.log(masks) - (agreement.squeeze(1).mul_(a).mul_(n)).sum(0) / masks)
-    return torch.cat(scores)
+def _of_roots(root: Tensor, keys: Tensor, apart: Tensor, masks: int, keep: float) -> tuple[Tensor, Tensor]:
+    """Scores, and log E[e^{-1000 S}], by which Chernoff's P(S < 1e-3) <= e E[e^{-1000 S}], (rows,) each.
 
+    The latter is that of keep = 0.2 where keep is higher: a row ruled by few keys is hard for float32, too.
 
-@cache
-def _reciprocal_grid(smallest: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Nodes t, -u, and weights: e^{-u/S} - 1 = sum_t inverse[u, t] (e^{-tS} - 1) - constant[u].
-
-    On a logarithmic scale both sides are steps of the same shape that run against one another, so the fit is
-    well-conditioned: good to about 1e-3 for a single S in [smallest, 1]. `quadrature` integrates over
-    du / u^2 from 0 to infinity, given that the integrand starts as u^2 and ends constant.
+    Args:
+        root: (rows, keys), fourth roots of the probabilities but for a factor; 0 where excluded.
+        keys: (rows,), how many are not.
+        apart: as `_effective` has it.
     """
-    # Found by search: the cheapest grids whose scores are good to 4e-5 in the ordinary rows of K = 10 and
-    # keep = 0.2, and to 2e-4 over sharpness, keys, masks and keep (root mean square).
-    step_t, step_u = 0.9, 1.1
-    t = torch.arange(math.log(0.2), math.log(8 / smallest) + step_t, step_t, dtype=torch.float64).exp()
-    u = torch.arange(math.log(0.1 * smallest), math.log(5) + step_u, step_u, dtype=torch.float64).exp()
-    s = torch.linspace(math.log(smallest / 50), 0, 1500, dtype=torch.float64).exp()[:, None]
-    trust = torch.ones_like(s, dtype=torch.float32).masked_fill_(s < smallest, 0.1)
-    basis = torch.cat([torch.expm1(-s * t), -torch.ones_like(s)], 1)
-    ridge = 1e-6 * math.sqrt(len(s)) * torch.eye(len(t) + 1, dtype=torch.float64)
-    target = torch.cat([torch.expm1(-u / s) * trust, torch.zeros(len(t) + 1, len(u), dtype=torch.float64)])
-    fit = torch.linalg.lstsq(torch.cat([basis * trust, ridge]), target).solution
-    quadrature = step_u / u
-    quadrature[[0, -1]] *= 1 + 1 / math.expm1(step_u)
-    parts = (t[:, None], -u[:, None], fit[:-1].T.contiguous(), fit[-1][:, None], quadrature[None])
-    return tuple(part.to(device, dtype) for part in parts)
+    node, share = _effective(root, root * root, apart)
+    square = (node * node).clamp_(min=_SMALLEST)
+    size, count = square * square, share.div_(square).clamp_(max=root.shape[-1])
+    size.div_((size * count).sum(0).clamp_(min=_SMALLEST)).clamp_(min=_SMALLEST)
+    # Of the masks that keep something, the part that keeps a given key.
+    kept = keep / -torch.expm1(keys.clamp(min=1) * math.log1p(-keep))
+    t, weights, quadrature = _grid(size.dtype, size.device)
+    scores = []
+    for a, n, p in _pieces(len(size) * len(t), size, count, kept[None]):
+        # Logarithms of Laplace transforms, (t, nodes, rows): of the normaliser less one key, which is kept.
+        exponent = -t[:, None] * a
+        factor = exponent.expm1().mul_(keep).log1p_()
+        exponent.add_((factor * n).sum(1, keepdim=True)).sub_(factor)
+        scores.append(_score(masks, _fall(weights, exponent).mul_(p), quadrature, a * n))
+    return torch.cat(scores), (size * -1e3).expm1_().mul_(min(keep, 0.2)).log1p_().mul_(count).sum(0)
 
 
 def expected_of_logits(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
     """Masks that set logits to 0: (rows, keys) -> (rows,). Overwrites logits."""
-    dtype = logits.dtype
-    # In float64 from here: the score is a small difference of moments.
-    size, count, zero = (part.double() for part in _effective_logits(logits, excluded, keep))
-    largest = (count * torch.maximum(size, zero)).sum(0)
-    # Never 0, for both are divided by.
-    size, zero = (size / largest).clamp(min=1e-30), (zero / largest).clamp(min=1e-30)
-    # No normaliser falls below this.
-    least = (count * torch.minimum(size, zero)).sum(0)
-    parts = (size, zero, count)
-    limit = _ROWS_CPU if size.device.type == "cpu" else _ROWS_ELSEWHERE
-    pieces = zip(*(part.split(limit, 1) for part in parts), strict=True)
-    scores = torch.cat([_logit_disagreement(masks, keep, _ORDINARY_LOGITS, *piece) for piece in pieces])
-    sharp = (~(least > _ORDINARY_LOGITS)).nonzero().squeeze(1)
-    for some in sharp.split(limit) if len(sharp) else ():
-        piece = tuple(part[:, some] for part in parts)
-        scores[some] = _logit_disagreement(masks, keep, _SHARP_LOGITS, *piece)
-    return scores.to(dtype)
+    # A key is e^s or, masked, 1 = e^0. What a row makes of a key levels off below s = 0.
+    top, largest = logits.max(-1, keepdim=True)
+    top.add_(_FLOOR_LOGITS).clamp_(min=0)
+    x = torch.nn.functional.softplus(logits.sub_(top).mul_(0.5))
+    weight = x.expm1().pow_(2).mul_(keep).add_(1 - keep).sqrt_()
+    if excluded is not None:
+        weight = weight.masked_fill_(excluded, 0)
+    # In float64, for the reason given above: here it holds for more rows.
+    node, share = (part.to(x.dtype) for part in _effective(x.double(), weight.double(), largest))
+    size = node.expm1().square_()
+    count = share.div_((size * keep + (1 - keep)).sqrt_()).clamp_(max=x.shape[-1])
+    t, weights, quadrature = _grid(size.dtype, size.device)
+    t, quadrature = t * _UNIT, quadrature * _UNIT
+    whole = (size.clamp(min=1) * count).sum(0, keepdim=True).clamp_(min=1)
+    size, masked = size.div_(whole).clamp_(min=_LEAST), 1 / whole
+    scores = []
+    for v, m, n in _pieces(len(size) * (len(size) + 1) * len(t), size, masked, count):
+        # As above, (t, grids, nodes, rows). A term v / S asks for a grid of its own for every v: first that
+        # of a masked key, then those of the others.
+        scale = (t[:, None] / torch.cat([m, v]))[:, :, None]
+        likely = torch.full_like(v, 1 - keep).masked_fill_(v > m, keep)
+        factor = (scale * -(v - m).abs_()).expm1_().mul_(likely).log1p_()
+        factor.sub_(scale * torch.minimum(v, m))
+        whole = (factor * n).sum(2)
+        dropped = (whole[:, :1] - factor[:, 0]).sub_(t[:, None])
+        kept = (whole[:, 1:] - torch.einsum("tjjr->tjr", factor[:, 1:])).sub_(t[:, None])
+        fall = _fall(weights, kept).mul_(keep).add_(_fall(weights, dropped), alpha=1 - keep)
+        scores.append(_score(masks, fall, quadrature, n))
+    return torch.cat(scores)
 
 
-def _logit_disagreement(
-    masks: int, keep: float, smallest: float, size: Tensor, zero: Tensor, count: Tensor
-) -> Tensor:
-    """(nodes, rows), (1, rows), (nodes, rows) -> (rows,)."""
-    t, weights = _moment_grid(smallest, size.device)
-    grows = size > zero
-    low, gap = torch.minimum(size, zero), (size - zero).abs()
-    # Shapes from here: (nodes, t or moments or chosen, rows).
-    fall = torch.expm1(gap[:, None] * -t)
-    likely = torch.full_like(size, 1 - keep, dtype=torch.float32).masked_fill_(grows, keep)
-    factor = torch.log1p(likely[:, None] * fall)
-    # The floor keeps every normaliser within the longest grid.
-    least = (count * low).sum(0) + _SHARP_LOGITS
-    whole = (count[:, None] * factor).sum(0) - t * least
-    lower = (whole - factor).exp_()
-    lower, upper = _cumulants(weights @ lower), _cumulants(weights @ fall.add_(1).mul_(lower))
-    kept = torch.where(grows[:, None], upper, lower)
-    dropped = torch.where(grows[:, None], lower, upper)
-
-    chosen = torch.arange(masks + 1, dtype=size.dtype, device=size.device)[:, None]
-    orders = math.lgamma(masks + 1) - torch.lgamma(chosen + 1) - torch.lgamma(masks + 1 - chosen)
-    chance = (orders + chosen * math.log(keep) + (masks - chosen) * math.log1p(-keep)).exp()
-    mean, variance, third = (
-        chosen * (size**power * kept[:, power - 1])[:, None]
-        + (masks - chosen) * (zero**power * dropped[:, power - 1])[:, None]
-        for power in (1, 2, 3)
-    )
-    total = _entropic(mean, variance, third)
-    single = torch.zeros_like(size)
-    for number, probability, value, moments in (
-        (chosen, keep, size, kept),
-        (masks - chosen, 1 - keep, zero, dropped),
-    ):
-        first = value * moments[:, 0]
-        exact = value * moments[:, 3] + torch.xlogy(value, value) * moments[:, 0]
-        single = single + probability * exact
-        # What the cubic misses of a single term is known. It is a matter of the fourth cumulant: of a sum of
-        # terms it misses the sum of that, measured by the cube of the mean.
-        missed = exact - _entropic(first, value**2 * moments[:, 1], value**3 * moments[:, 2])
-        total = total + number * (missed * first**3)[:, None] / mean**3
-    mixed = (chance.T @ (total - mean * math.log(masks))).squeeze(1) / masks
-    return (count * (single - mixed)).sum(0)
+def _fall(weights: Tensor, exponent: Tensor) -> Tensor:
+    """1 - E[e^{-u/S}] from log E[e^{-tS}], (t, nodes, rows) -> (u, nodes, rows). Overwrites the latter."""
+    # Nothing so small that processors slow down.
+    return (weights @ exponent.clamp_(min=-60).exp_().flatten(1)).view(len(weights), *exponent.shape[1:])
 
 
-def _entropic(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:
-    """E[T log T] of a positive T from its cumulants: the cubic through log E[T^n] at n = 0, 1, 2, 3."""
-    spread = variance / mean.square()
-    return mean * (mean.log() + spread.log1p() - (3 * spread + third / mean**3).log1p() / 6)
+def _score(masks: int, fall: Tensor, quadrature: Tensor, parts: Tensor) -> Tensor:
+    """1 - E[e^{-uX}] for every u and key, (u, nodes, rows) -> (rows,); `parts` (nodes, rows) weighs the keys.
+
+    With f = 1 - E[e^{-uX}] of a single mask, integrates (1 - f)^K - 1 + K f over du / u^2. That is f^2 times
+    a polynomial in 1 - f whose terms are all positive: no digit is lost where f is small.
+    """
+    fall.clamp_(0, 1)
+    stays = 1 - fall
+    series = stays + 2 if masks > 2 else torch.ones_like(fall)
+    for coefficient in range(3, masks):
+        series.mul_(stays).add_(coefficient)
+    agreement = quadrature @ series.mul_(fall).mul_(fall).flatten(1)
+    return math.log(masks) - agreement.view_as(parts).mul_(parts).sum(0) / masks
 
 
-def _cumulants(moments: Tensor) -> Tensor:
-    """Mean, variance and third central moment in place of the first three raw ones, (nodes, 4, rows)."""
-    first, second, third, other = moments.unbind(1)
-    variance = second - first.square()
-    return torch.stack([first, variance, third - first * (3 * variance + first.square()), other], 1)
+def _pieces(entries: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of (anything, rows) tensors, so that work with `entries` numbers a row stays in the cache."""
+    most = _ENTRIES_CPU if parts[0].device.type == "cpu" else _ENTRIES_ELSEWHERE
+    return zip(*(part.split(max(1, most // entries), 1) for part in parts), strict=True)
 
 
 @cache
-def _moment_grid(smallest: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes t and weights (4, t) that turn e^{-tS} into 1/S, 1/S^2, 1/S^3 and -log(S)/S.
+def _grid(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes (t, 1) and weights (u, t) of 1 - e^{-u/S} = sum_t weights[u, t] e^{-tS}, and (u,) `quadrature`.
 
-    For S in [smallest, 1], to a relative 1e-7 (1/S^3).
+    For S in [_SMALLEST, 1]. On a logarithmic scale both sides are steps of the same shape that run against
+    one another, so that weights depend on t u alone. Least squares over all S > 0, with errors relative to
+    S^{-1/2}, are a quotient of Mellin transforms, Gamma functions, summed over the aliases of the grid.
+    `quadrature` integrates over du / u^2 from 0 to infinity, given that the integrand starts as u^2 and ends
+    constant. A closed form, so that every process has the same digits.
     """
-    step = 0.4
-    t = torch.arange(math.log(0.1), math.log(25 / smallest) + step, step, dtype=torch.float64).exp()
-    s = torch.linspace(math.log(smallest), 0, 2500, dtype=torch.float64).exp()[:, None]
-    ridge = 1e-9 * math.sqrt(len(s)) * torch.eye(len(t), dtype=torch.float64)
-    columns = []
-    for power, target in ((1, 1 / s), (2, 1 / s**2), (3, 1 / s**3), (1, -s.log() / s)):
-        # Relative errors count, and the coefficients are of the size of t^power.
-        basis = torch.exp(-s * t) * (s * t) ** power
-        wanted = torch.cat([target * s**power, torch.zeros(len(t), 1, dtype=torch.float64)])
-        columns.append(torch.linalg.lstsq(torch.cat([basis, ridge]), wanted).solution[:, 0] * t**power)
-    return t[:, None].to(device), torch.stack(columns).to(device)
+    last = 10.0
+    u = last * np.exp(-_STEP * np.arange(math.ceil(math.log(100 / _SMALLEST) / _STEP))[::-1])
+    first = math.floor(math.log(0.012 * last) / _STEP)
+    # Nodes below the first that is kept are folded into the first two, which e^{-tS} = 1 - tS permits.
+    below = 30
+    place = first - below + np.arange(below + math.ceil(math.log(700 / _SMALLEST) / _STEP) + 1) + _OFFSET
+    t = np.exp(_STEP * place) / last
+    log_product = np.log(u[:, None] * t)
+    # A midpoint rule for the inverse transform, trapezoids in log x for the gamma functions of 1/2 + iw.
+    log_x = np.arange(-100, 6, 0.02)
+    density = 0.02 * np.exp(log_x / 2 - np.exp(log_x))
+    frequency = (np.arange(128) + 0.5) / 128 * 2 * np.pi / _STEP - np.pi / _STEP
+    above, norm = np.zeros(128, complex), np.zeros(128)
+    for alias in range(-2, 3):
+        w = frequency + 2 * np.pi * alias / _STEP
+        gamma = (density * np.exp(1j * w[:, None] * log_x)).sum(-1)
+        above += gamma.conj() ** 2 / (0.5 + 1j * w) * np.exp(2j * np.pi * alias * _OFFSET)
+        norm += np.abs(gamma) ** 2
+    waves = np.exp(1j * frequency * log_product[..., None])
+    weights = (above / norm * waves).mean(-1).real * np.exp(log_product / 2)
+    head, t, weights = weights[:, :below], t[below:], weights[:, below:]
+    low = np.exp(_STEP * place[:below]) / last
+    tilt = (head * (low - t[0])).sum(-1) / (t[1] - t[0])
+    weights[:, 0] += head.sum(-1) - tilt
+    weights[:, 1] += tilt
+    quadrature = _STEP / u
+    quadrature[[0, -1]] *= 1 + 1 / math.expm1(_STEP)
+    parts = (t[:, None], weights, quadrature)
+    return tuple(torch.from_numpy(part).to(device, dtype) for part in parts)  # type: ignore[return-value]
 
 
-def _effective_probabilities(logits: Tensor, apart: int) -> tuple[Tensor, Tensor]:
-    """Effective keys for sums over the probabilities of a row's keys, such as a row's normaliser.
+def _effective(x: Tensor, weight: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
+    """Effective keys for sums over keys, whose sums of `weight * x^k` for k = 0..5 are exact.
 
-    Three of them, which make the sums of `probability^(3/4 + k/4)` for k = 0..5 exact, among them those of
-    probability and probability^2: the fourth root lets three nodes span keys that differ by orders of
-    magnitude.
-
-    Args:
-        logits: (rows, keys).
-        apart: how many of the largest keys stand for themselves, before the three.
-
-    Returns:
-        share, count: (apart + 3, rows) each, or (apart, rows) if that is all keys; the probability of each
-        effective key, at least 1e-6, and how many keys it stands for.
+    Takes (rows, keys), overwrites the second, and returns x and weight of each effective key, (nodes, rows):
+    all of a short call; else the largest, whose indices `apart` has, and three for the rest.
     """
-    root = (logits * 0.25).softmax(-1)
-    weight = (root * root).mul_(root)
-    size, count = root.new_empty(0, len(root)), root.new_empty(0, len(root))
-    if apart:
-        largest, at = root.topk(apart, -1)
-        attends = logits.gather(-1, at) > EXCLUDED / 2  # also where the root underflowed
-        size, count = largest.T.square().square(), attends.T.to(root.dtype)
-        root, weight = root.scatter_(-1, at, 0), weight.scatter_(-1, at, 0)
-    if apart < root.shape[-1]:
-        node, share = _gauss(root, weight, torch.ones_like(root[:, 0]))
-        # Nothing, but it can be divided by.
-        node = node.clamp_(min=1e-6)
-        square = node * node
-        # A node that rounding left at zero would stand for any number of keys, and leave nothing of a score.
-        rest = share.div_(square * node).clamp_(max=root.shape[-1])
-        size, count = torch.cat([size, square * square]), torch.cat([count, rest])
-    return size.div_((size * count).sum(0)).clamp_(min=1e-6), count
-
-
-def _effective_logits(logits: Tensor, excluded: Tensor | None, keep: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Effective keys for sums over keys of which each is either e^s or, masked, 1 = e^0.
-
-    The largest stands for itself, for it alone can rule a row, and three more for the others. Exact are the
-    sums of `sqrt(keep e^s + 1 - keep) * log(1 + e^{s/2})^k` for k = 0..5: what a row makes of a key levels
-    off below s = 0 and grows like s e^s above it.
-
-    Returns:
-        size, count: (nodes, rows) each; how large each effective key is, relative to `e^base`, and how many
-            keys it stands for.
-        zero: (1, rows), the relative size e^-base of a masked key; base is the largest logit, or 0.
-    """
-    largest, at = logits.max(-1, keepdim=True)
-    base = largest.clamp(min=0)
-    zero = (-base).exp()
-    if logits.shape[-1] <= _SHORT:
-        ones = torch.ones_like(logits.T) if excluded is None else (~excluded.T).to(logits.dtype)
-        return logits.sub_(base).exp_().T.contiguous(), ones, zero.T
-    weight = (logits - base).exp_().mul_(keep).add_((1 - keep) * zero).sqrt_()
-    if excluded is not None:
-        weight = weight.masked_fill_(excluded, 0)
-    weight.scatter_(-1, at, 0)
-    x = torch.nn.functional.softplus(logits.mul_(0.5))
-    largest, base, zero = largest.T, base.T, zero.T
-    node, share = _gauss(x, weight, torch.nn.functional.softplus(largest[0] / 2))
-    size = (torch.expm1(-node) * (node - base / 2).exp()).square()
-    count = share / (keep * size + (1 - keep) * zero).sqrt().clamp(min=torch.finfo(size.dtype).tiny)
-    count = count.clamp_(max=logits.shape[-1])  # see above
-    first = (largest - base).exp()
-    return torch.cat([first, size]), torch.cat([torch.ones_like(first), count]), zero
+    if x.shape[-1] <= _SHORT:
+        return x.T.contiguous(), weight.T.contiguous()
+    largest, first = x.gather(-1, apart).T, weight.gather(-1, apart).T
+    node, share = _gauss(x, weight.scatter_(-1, apart, 0), largest[-1])
+    return torch.cat([largest, node]), torch.cat([first, share])
 
 
 def _gauss(x: Tensor, weight: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     """Three-point Gauss quadrature of the measure `weight` on points x in [0, most], row by row.
 
-    Takes (rows, keys), (rows, keys) and (rows,); the first two are overwritten. Returns nodes and weights,
+    Takes (rows, keys), (rows, keys) and (rows,); the second is overwritten. Returns nodes and weights,
     (3, rows) each, that match the sums of weight * x^k for k = 0..5. Central moments keep their digits when
     the points lie close together. Rows of fewer than three distinct points get nodes of (almost) no weight.
     """
@@ -282,7 +215,7 @@ def _gauss(x: Tensor, weight: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     whole = total.clamp(min=torch.finfo(x.dtype).tiny)
     mean = (weight * x).sum(-1).div_(whole).clamp_(min=1e-9)
     # In units of the mean, so that no power underflows.
-    x = x.div_(mean[:, None]).sub_(1)
+    x = x.div(mean[:, None]).sub_(1)
     product = weight.mul_(x)
     second, third, fourth, fifth = (product.mul_(x).sum(-1).div_(whole) for _ in range(4))
     spread = second.sqrt().clamp_(min=1e-6)
