@@ -166,7 +166,7 @@ class Call:
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes, also while offloading keeps its weights on the CPU or without data."""
-        # As tensors name it: offloading to "cpu" says "cpu:0", which is another device to tensors without data.
+        # As tensors name it: offloading to "cpu" says "cpu:0", another device to tensors without data.
         return torch.empty(0, device=self.pipe._execution_device).device
 
     @property
