@@ -81,8 +81,10 @@ def test_old_choices_are_made_again(line):
         if way == "previews" and not same_machine():
             continue  # its scores are checksums of frames
         assert (now["best"], now["order"], now["layers"]) == (old["best"], old["order"], old["layers"])
+        # Another quadrature than that of 0.1: BANSA's scores have moved by up to 4e-4 since.
+        rtol = 6e-4 if way == "attention" else 1e-5
         for what in ("totals", "scores"):
-            torch.testing.assert_close(torch.tensor(now[what]), torch.tensor(old[what]), rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(torch.tensor(now[what]), torch.tensor(old[what]), rtol=rtol, atol=1e-8)
         assert [each["sha256"] for each in now["recipes"]] == [each["sha256"] for each in old["recipes"]]
         if way == "previews":
             assert now["rungs"] == old["rungs"]

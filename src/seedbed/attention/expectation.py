@@ -28,7 +28,7 @@ _ENTRIES_CPU = 2**17
 _ENTRIES_ELSEWHERE = 2**23
 
 # The smallest part of a normaliser that is resolved, and its logarithm: smaller keys count as of that size.
-_SMALLEST = 1e-6
+_SMALLEST = 2e-7
 _FLOOR = math.log(_SMALLEST)
 # The same of masks on the logits, where it keeps a masked key from vanishing beside the largest.
 _LEAST, _FLOOR_LOGITS, _UNIT = 1e-12, -20.0, 3e-5
@@ -53,13 +53,12 @@ def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: in
     scores, small = _of_roots(root, keys, largest, masks, keep)
     if root.shape[-1] > _SHORT:
         # Rows of which all the larger keys may be dropped, and those of few keys, want more of them apart.
-        # They get so by degrees, between bounds of e^-4 and e^-3, and in float64: the moments of few and very
-        # different keys forgive no rounding.
-        care = torch.where(keys <= _SHORT, 1, (small + 5).clamp_(0, 1))
+        # They get so by degrees, and in float64: the moments of few, very different keys forgive no rounding.
+        care = torch.where(keys <= _SHORT, 1, (small + 4.5).clamp_(0, 1))
         again = care.nonzero().squeeze(1)
         root = root[again].double()
-        careful, _ = _of_roots(root, keys[again].double(), root.topk(_APART, -1).indices, masks, keep)
-        scores[again] = torch.lerp(scores[again], careful.to(scores.dtype), care[again])
+        careful, _ = _of_roots(root, keys[again], root.topk(_APART, -1).indices, masks, keep)
+        scores[again] = torch.lerp(scores[again], careful, care[again])
     return scores
 
 
@@ -73,9 +72,9 @@ def _of_roots(root: Tensor, keys: Tensor, apart: Tensor, masks: int, keep: float
         keys: (rows,), how many are not.
         apart: as `_effective` has it.
     """
-    node, share = _effective(root, root * root, apart)
+    node, share = (part.to(keys.dtype) for part in _effective(root, root * root, apart))
     square = (node * node).clamp_(min=_SMALLEST)
-    size, count = square * square, share.div_(square).clamp_(max=root.shape[-1])
+    size, count = square * square, (share / square).clamp_(max=root.shape[-1])
     size.div_((size * count).sum(0).clamp_(min=_SMALLEST)).clamp_(min=_SMALLEST)
     # Of the masks that keep something, the part that keeps a given key.
     kept = keep / -torch.expm1(keys.clamp(min=1) * math.log1p(-keep))
@@ -161,7 +160,7 @@ def _grid(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Ten
     constant. A closed form, so that every process has the same digits.
     """
     last = 10.0
-    u = last * np.exp(-_STEP * np.arange(math.ceil(math.log(100 / _SMALLEST) / _STEP))[::-1])
+    u = last * np.exp(-_STEP * np.arange(math.ceil(math.log(200 / _SMALLEST) / _STEP))[::-1])
     first = math.floor(math.log(0.012 * last) / _STEP)
     # Nodes below the first that is kept are folded into the first two, which e^{-tS} = 1 - tS permits.
     below = 30
