@@ -43,8 +43,12 @@ def chosen(seedbed, *arguments: object) -> dict[str, Any]:
     ("prompt", "options", "arguments", "acquisition"),
     [
         (PROMPT, [], {}, "previews"),
-        (PROMPT, ["--candidates", 4, "--seed", 7], {"candidates": 4, "seed": 7}, "previews"),
-        (PROMPT, ["--steps", 6], {"num_inference_steps": 6}, "previews"),
+        (
+            PROMPT,
+            ["--candidates", 4, "--seed", 7, "--steps", 6],
+            {"candidates": 4, "seed": 7, "num_inference_steps": 6},
+            "previews",
+        ),
         (UNJUDGED, [], {}, "random"),
         (PROMPT, ["--acquisition", "bansa"], {"acquisition": "bansa"}, "bansa"),
         (
@@ -96,7 +100,7 @@ def test_without_a_profile(
 
 @pytest.mark.parametrize(("prompt", "options"), [(PROMPT, []), (UNJUDGED, ["--acquisition", "bansa"])])
 def test_generated(seedbed, default, prompt: str, options: list[object]) -> None:
-    typed = chosen(seedbed, "generate", prompt, "--fps", 4, *options)
+    typed = chosen(seedbed, "generate", prompt, "--fps", 4, "--steps", 6, *options)
     acquisition = str(options[-1]) if options else "auto"
-    made = generate(default, prompt, acquisition=acquisition, progress=False)
+    made = generate(default, prompt, acquisition=acquisition, progress=False, num_inference_steps=6)
     assert typed == of_the_choice(made.record(fps=4))

@@ -122,6 +122,7 @@ def test_kills_change_nothing(bench, tmp_path):
     assert len(Store(bench.out).rows()) == len(killed.read_bytes().splitlines()) == 3 * UNITS
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed_alone(bench):
     bench.open(3)
     bench.start()
@@ -139,6 +140,7 @@ def test_workers_end_with_a_run_that_is_killed_alone(bench):
     assert len(bench.units_done()) == UNITS
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_was_at_is_done_by_another(bench):
     bench.open(3)
     bench.start()
