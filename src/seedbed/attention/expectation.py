@@ -27,6 +27,8 @@ from torch import Tensor
 _ENTRIES_CPU = 2**17
 _ENTRIES_ELSEWHERE = 2**23
 
+Grid = tuple[float, float, float, float]
+
 # The smallest part of a normaliser that is resolved, and its logarithm: smaller keys count as of that size.
 _SMALLEST = 2e-7
 _FLOOR = math.log(_SMALLEST)
@@ -35,9 +37,11 @@ _LEAST, _FLOOR_LOGITS, _UNIT = 1e-12, -20.0, 3e-5
 # How many keys stand for themselves in rows whose larger keys may all be dropped. In calls this short all do:
 # attention over the frames of a video, in particular.
 _APART, _SHORT = 8, 16
-# Of the grids of t and u, on a logarithmic scale: the step, and where the products t u lie within it. This
-# offset makes the weights fall off fastest.
-_STEP, _OFFSET = 0.7, 0.95
+# Grids of t and u, on a logarithmic scale: the smallest S that is resolved, the step, and how far beyond the
+# inverse of the smallest S the nodes of u and of t go. Coarse is for rows that resolve no more, most rows.
+_FINE, _COARSE = (_SMALLEST, 0.7, 200, 700), (1e-3, 0.9, 200, 100)
+# Where the products t u lie within a step: this makes the weights fall off fastest.
+_OFFSET = 0.95
 
 
 def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: int, keep: float) -> Tensor:
@@ -50,19 +54,22 @@ def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: in
     else:
         root.masked_fill_(excluded, 0)
         keys = (~excluded).sum(-1).to(root.dtype)
-    scores, small = _of_roots(root, keys, largest, masks, keep)
-    if root.shape[-1] > _SHORT:
+    short = root.shape[-1] <= _SHORT
+    scores, small = _of_roots(root, keys, largest, _FINE if short else _COARSE, masks, keep)
+    if not short:
         # Rows of which all the larger keys may be dropped, and those of few keys, want more of them apart.
         # They get so by degrees, and in float64: the moments of few, very different keys forgive no rounding.
         care = torch.where(keys <= _SHORT, 1, (small + 4.5).clamp_(0, 1))
         again = care.nonzero().squeeze(1)
         root = root[again].double()
-        careful, _ = _of_roots(root, keys[again], root.topk(_APART, -1).indices, masks, keep)
+        careful, _ = _of_roots(root, keys[again], root.topk(_APART, -1).indices, _FINE, masks, keep)
         scores[again] = torch.lerp(scores[again], careful, care[again])
     return scores
 
 
-def _of_roots(root: Tensor, keys: Tensor, apart: Tensor, masks: int, keep: float) -> tuple[Tensor, Tensor]:
+def _of_roots(
+    root: Tensor, keys: Tensor, apart: Tensor, grid: Grid, masks: int, keep: float
+) -> tuple[Tensor, Tensor]:
     """Scores, and log E[e^{-1000 S}], by which Chernoff's P(S < 1e-3) <= e E[e^{-1000 S}], (rows,) each.
 
     The latter is that of keep = 0.2 where keep is higher: a row ruled by few keys is hard for float32, too.
@@ -78,7 +85,7 @@ def _of_roots(root: Tensor, keys: Tensor, apart: Tensor, masks: int, keep: float
     size.div_((size * count).sum(0).clamp_(min=_SMALLEST)).clamp_(min=_SMALLEST)
     # Of the masks that keep something, the part that keeps a given key.
     kept = keep / -torch.expm1(keys.clamp(min=1) * math.log1p(-keep))
-    t, weights, quadrature = _grid(size.dtype, size.device)
+    t, weights, quadrature = _grid(grid, size.dtype, size.device)
     scores = []
     for a, n, p in _pieces(len(size) * len(t), size, count, kept[None]):
         # Logarithms of Laplace transforms, (t, nodes, rows): of the normaliser less one key, which is kept.
@@ -102,7 +109,7 @@ def expected_of_logits(logits: Tensor, excluded: Tensor | None, masks: int, keep
     node, share = (part.to(x.dtype) for part in _effective(x.double(), weight.double(), largest))
     size = node.expm1().square_()
     count = share.div_((size * keep + (1 - keep)).sqrt_()).clamp_(max=x.shape[-1])
-    t, weights, quadrature = _grid(size.dtype, size.device)
+    t, weights, quadrature = _grid(_FINE, size.dtype, size.device)
     t, quadrature = t * _UNIT, quadrature * _UNIT
     whole = (size.clamp(min=1) * count).sum(0, keepdim=True).clamp_(min=1)
     size, masked = size.div_(whole).clamp_(min=_LEAST), 1 / whole
@@ -137,8 +144,8 @@ def _score(masks: int, fall: Tensor, quadrature: Tensor, parts: Tensor) -> Tenso
     fall.clamp_(0, 1)
     stays = 1 - fall
     series = stays + 2 if masks > 2 else torch.ones_like(fall)
-    for coefficient in range(3, masks):
-        series.mul_(stays).add_(coefficient)
+    for coefficient in torch.arange(masks, dtype=fall.dtype, device=fall.device)[3:]:
+        torch.addcmul(coefficient, series, stays, out=series)
     agreement = quadrature @ series.mul_(fall).mul_(fall).flatten(1)
     return math.log(masks) - agreement.view_as(parts).mul_(parts).sum(0) / masks
 
@@ -150,42 +157,44 @@ def _pieces(entries: int, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 @cache
-def _grid(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _grid(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes (t, 1) and weights (u, t) of 1 - e^{-u/S} = sum_t weights[u, t] e^{-tS}, and (u,) `quadrature`.
 
-    For S in [_SMALLEST, 1]. On a logarithmic scale both sides are steps of the same shape that run against
-    one another, so that weights depend on t u alone. Least squares over all S > 0, with errors relative to
-    S^{-1/2}, are a quotient of Mellin transforms, Gamma functions, summed over the aliases of the grid.
+    For S from the smallest of the grid to 1. On a logarithmic scale both sides are steps of the same shape
+    that run against one another, so that weights depend on t u alone. Least squares over all S > 0, with
+    errors relative to S^{-1/2}, are a quotient of Mellin transforms, Gamma functions, summed over the aliases
+    of the grid.
     `quadrature` integrates over du / u^2 from 0 to infinity, given that the integrand starts as u^2 and ends
     constant. A closed form, so that every process has the same digits.
     """
+    smallest, step, beyond_u, beyond_t = grid
     last = 10.0
-    u = last * np.exp(-_STEP * np.arange(math.ceil(math.log(200 / _SMALLEST) / _STEP))[::-1])
-    first = math.floor(math.log(0.012 * last) / _STEP)
+    u = last * np.exp(-step * np.arange(math.ceil(math.log(beyond_u / smallest) / step))[::-1])
+    first = math.floor(math.log(0.012 * last) / step)
     # Nodes below the first that is kept are folded into the first two, which e^{-tS} = 1 - tS permits.
     below = 30
-    place = first - below + np.arange(below + math.ceil(math.log(700 / _SMALLEST) / _STEP) + 1) + _OFFSET
-    t = np.exp(_STEP * place) / last
+    place = first - below + np.arange(below + math.ceil(math.log(beyond_t / smallest) / step) + 1) + _OFFSET
+    t = np.exp(step * place) / last
     log_product = np.log(u[:, None] * t)
     # A midpoint rule for the inverse transform, trapezoids in log x for the gamma functions of 1/2 + iw.
     log_x = np.arange(-100, 6, 0.02)
     density = 0.02 * np.exp(log_x / 2 - np.exp(log_x))
-    frequency = (np.arange(128) + 0.5) / 128 * 2 * np.pi / _STEP - np.pi / _STEP
+    frequency = (np.arange(128) + 0.5) / 128 * 2 * np.pi / step - np.pi / step
     above, norm = np.zeros(128, complex), np.zeros(128)
     for alias in range(-2, 3):
-        w = frequency + 2 * np.pi * alias / _STEP
+        w = frequency + 2 * np.pi * alias / step
         gamma = (density * np.exp(1j * w[:, None] * log_x)).sum(-1)
         above += gamma.conj() ** 2 / (0.5 + 1j * w) * np.exp(2j * np.pi * alias * _OFFSET)
         norm += np.abs(gamma) ** 2
     waves = np.exp(1j * frequency * log_product[..., None])
     weights = (above / norm * waves).mean(-1).real * np.exp(log_product / 2)
     head, t, weights = weights[:, :below], t[below:], weights[:, below:]
-    low = np.exp(_STEP * place[:below]) / last
+    low = np.exp(step * place[:below]) / last
     tilt = (head * (low - t[0])).sum(-1) / (t[1] - t[0])
     weights[:, 0] += head.sum(-1) - tilt
     weights[:, 1] += tilt
-    quadrature = _STEP / u
-    quadrature[[0, -1]] *= 1 + 1 / math.expm1(_STEP)
+    quadrature = step / u
+    quadrature[[0, -1]] *= 1 + 1 / math.expm1(step)
     parts = (t[:, None], weights, quadrature)
     return tuple(torch.from_numpy(part).to(device, dtype) for part in parts)  # type: ignore[return-value]
 
