@@ -11,7 +11,7 @@ from seedbed.acquisition import Bansa, Entropy
 from seedbed.acquisition.signals import measure
 from seedbed.attention import row_statistics
 from seedbed.attention.disagreement import bansa_expected, bansa_masked
-from seedbed.attention.expectation import _moment_grid, _reciprocal_grid
+from seedbed.attention.expectation import _grid
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -43,8 +43,7 @@ mode = pytest.mark.parametrize("mode", MODES)
 
 def forget_grids():
     """What the expectation remembers of an earlier test may be right where its own would not."""
-    _reciprocal_grid.cache_clear()
-    _moment_grid.cache_clear()
+    _grid.cache_clear()
 
 
 @pytest.fixture

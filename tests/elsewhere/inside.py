@@ -96,7 +96,14 @@ def test_a_pipeline_elsewhere(family):
     assert not traces(pipe)
 
 
-@pytest.mark.parametrize("function", [Entropy(), Bansa(place="logits", rows=20), BansaDropout(masks=2)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(Entropy(), marks=pytest.mark.slow),
+        Bansa(place="logits", rows=20),
+        pytest.param(BansaDropout(masks=2), marks=pytest.mark.slow),
+    ],
+)
 def test_every_function_elsewhere(function, monkeypatch):
     monkeypatch.setattr(torch, "Generator", Generator)
     options = dict(candidates=3, acquisition=function, **QUIET, **CALLS["cogvideox"])
@@ -116,7 +123,9 @@ def test_weights_that_are_offloaded():
     torch.testing.assert_close(made.selection.scores, here.scores, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16], ids=str
+)
 def test_half_precision_elsewhere(dtype):
     options = dict(candidates=3, acquisition=Bansa(depth=None), **QUIET, **CALLS["cogvideox"])
     pipe = BUILDERS["cogvideox"]().to("elsewhere", dtype)

@@ -210,9 +210,13 @@ def test_arrays_numbers_are_not_taken_for_plain_ones(recipe, out, monkeypatch):
         run(recipe(), out)
 
 
-def test_an_error_or_a_bug_in_a_worker_reaches_the_caller(recipe, out):
+@pytest.mark.slow
+def test_an_error_in_a_worker_reaches_the_caller(recipe, out):
     with pytest.raises(BadInput, match=r"toy:odd, '\d': the task returned 0 rows"):
         run(recipe(task="toy:odd", options={"rows": []}), out, workers=2)
+
+
+def test_a_bug_in_a_worker_reaches_the_caller(recipe, out):
     with pytest.raises(ZeroDivisionError, match="a bug of the task"):
         run(recipe(task="toy:broken"), out, workers=2)
 

@@ -39,6 +39,7 @@ def test_the_words_and_what_they_say():
     assert said[1, 1].tolist() == [-100, -100, -100]
 
 
+@pytest.mark.slow
 def test_the_lesson_carries_over_to_held_out_captions():
     model, tokens = text(), tokenizer()
     assert teach_to_read(model, tokens, LESSON, seed=1) < 0.01

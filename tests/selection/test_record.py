@@ -141,7 +141,9 @@ def places(value, at=()):
             yield from places(value[key], (*at, key))
 
 
-def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monkeypatch):
+# By default a third of the changes to each field, others to the next one.
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monkeypatch, step):
     """Each field replaced by everything, or removed, and sealed again: what another version may have written.
 
     Nothing is loaded for it, and nobody is asked.
@@ -158,8 +160,11 @@ def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monke
                      **CALL)  # fmt: skip
     record = json.loads(json.dumps({**video.record(), "model": f"seedbed:zoo/models/{zoo.DEFAULT}"}))
     found = Counter()
-    for place in places({**record, "sheet": {"steps": 1, "of": 2, "memory_sha256": "0" * 64}}):
-        for what in (*WRONG, "gone"):
+    changes = (*WRONG, "gone")
+    for number, place in enumerate(
+        places({**record, "sheet": {"steps": 1, "of": 2, "memory_sha256": "0" * 64}})
+    ):
+        for what in changes[number % step :: step]:
             other = json.loads(json.dumps(record))
             inner = other
             for key in place[:-1]:
@@ -192,8 +197,8 @@ def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monke
                 found["refused"] += 1
             except Exception as error:
                 raise AssertionError(f"{place} {what}: {type(error).__name__} {error}") from error
-    assert found["refused"] > found["read"] > 100
-    assert asked == {"some/name", zoo.path().as_posix()}
+    assert found["refused"] > found["read"] > 100 / step
+    assert {zoo.path().as_posix()} <= asked <= {"some/name", zoo.path().as_posix()}
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
