@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -85,6 +86,7 @@ class Rollout:
         self.steps = session.facts.steps
         self.progress = progress or (lambda count: None)
         self._memory: dict[int, list[Parts]] = {candidate: [] for candidate in self.alive}
+        self._watched: Counter[nn.Module] = Counter()  # fresh evaluations of each denoiser
 
     def advance(
         self, to: int, handler: StepHandler | None = None, outputs: StepOutputs | None = None
@@ -228,9 +230,12 @@ class _Pass:
                 self.rollout.progress(count)
             self.rows = [] if chunks[0] is None else list(range(chunks[0] * count, (chunks[0] + 1) * count))
             self.rollout.session.ledger.add(self.rollout.what, rows)
-            before = Kept(module)
+            # What a cache of steps keeps, it counts or replaces from its first evaluations on.
+            watched = self.rollout._watched[module]
+            before = Kept(module) if watched < 2 else None
+            self.rollout._watched[module] += 1
             result = forward(*args, **kwargs)
-            if changed := before.changed():
+            if before is not None and (changed := before.changed()):
                 raise NotSupported(
                     f"{type(module).__name__} keeps {changed!r} from one evaluation to the next, as caches "
                     "of steps do, and cannot be paused: take the cache off, or choose without previews"
