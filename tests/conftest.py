@@ -27,7 +27,12 @@ def pipe_of() -> Callable[[str], Any]:
     return cache(lambda name: BUILDERS[name]())
 
 
-@pytest.fixture(params=["cogvideox", "wan", "ltx", "animatediff", "sdxl"])
+def slow(family: str) -> Any:
+    """A pipeline that is tried with `-m slow`: others of the list have a denoiser of its kind."""
+    return pytest.param(family, marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["cogvideox", slow("wan"), "ltx", "animatediff", slow("sdxl")])
 def family(request: pytest.FixtureRequest) -> str:
-    """The name of each tiny pipeline in turn."""
+    """The name of each tiny pipeline in turn: a joint transformer, packed latents, a U-Net over frames."""
     return str(request.param)
