@@ -66,6 +66,7 @@ def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_
     assert json.loads(result.stdout)["record"]["acquisition"] != "previews"
 
 
+@pytest.mark.slow
 def test_embedded_models_go_by_their_names(tmp_path):
     arguments = ["--model", "shapes-cogvideox-snr", "--acquisition", "bansa", "--candidates", "2", "--json"]
     result = seedbed(tmp_path, "select", PROMPT, *arguments)

@@ -67,6 +67,7 @@ def test_lora_is_scored_at_its_scale(family, pipe_of):
     torch.testing.assert_close(off.scores, plain.scores, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fused_lora_scores_as_unfused(family):
     pipe, scale = with_lora(family), FAMILIES[family][0]

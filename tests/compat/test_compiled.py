@@ -144,6 +144,7 @@ def test_the_fallback_ends_with_an_error_too(compiled):
     assert set_on(pipe) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cogvideox", "sdxl"])
 def test_other_denoisers(family, pipe_of):
     pipe, call = BUILDERS[family](), CALLS[family]

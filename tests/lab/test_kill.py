@@ -166,6 +166,7 @@ def test_ctrl_c_says_what_is_kept_and_exits_130(bench):
     assert err == f"interrupted: 15 of {3 * UNITS} rows are kept in {bench.out}; run again to go on\n"
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_one_too_many(bench):
     bench.open(2)
     bench.start()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import diffusers
+import pytest
 
 import seedbed
 
@@ -26,6 +27,7 @@ def classes():
                             yield node.name, names
 
 
+@pytest.mark.slow
 def test_the_page_lists_the_pipelines_that_share_a_name_with_us():
     pipelines = dict(classes())
     assert len(pipelines) > 150 and "CogVideoXPipeline" in pipelines
