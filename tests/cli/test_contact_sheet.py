@@ -51,6 +51,16 @@ def test_a_sheet_without_its_memory_starts_over(seedbed, sheet, tmp_path: Path) 
     assert "started over, as" in answer["record"]["reason"]
 
 
+def test_the_command_to_finish_is_for_this_folder_and_that_of_the_page_for_its_own(
+    seedbed, model, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    size = ("--candidates", 1, "--steps", 2)
+    _, out, _ = seedbed("contact-sheet", PROMPT, "--model", model, *size, "--out", "sub/s.json")
+    assert "seedbed replay sub/s.json --candidate N" in out
+    assert "seedbed replay s.json --candidate" in (tmp_path / "sub/s.html").read_text()
+
+
 def test_json_and_options_arrive(seedbed, model, tmp_path: Path) -> None:
     arguments = ["--candidates", 2, "--seed", 7, "--steps", 3, "--after", 2, "--batch-size", 2]
     code, out, err = seedbed(

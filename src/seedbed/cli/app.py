@@ -138,13 +138,14 @@ def contact_sheet(
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
-    command = f"seedbed replay {shlex.quote(path.name)} --candidate"
+    command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
+    then = f"finish  seedbed replay {shlex.quote(str(path))} --candidate N"
     files: dict[str, tuple[Path, Writer]] = {
         "page": (path.with_suffix(".html"), lambda at: sheet.page(at, fps, command)),
         "memory": (path.with_suffix(".safetensors"), lambda at: None),
         "record": (path, sheet.save),  # which writes the memory too
     }
-    deliver(sheet.record(), files, run.as_json, ranking=judge is not None, then=f"finish  {command} N")
+    deliver(sheet.record(), files, run.as_json, ranking=judge is not None, then=then)
 
 
 @app.command()
