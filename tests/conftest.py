@@ -27,9 +27,9 @@ def pipe_of() -> Callable[[str], Any]:
     return cache(lambda name: BUILDERS[name]())
 
 
-def slow(family: str) -> Any:
-    """A pipeline that is tried with `-m slow`: others of the list have a denoiser of its kind."""
-    return pytest.param(family, marks=pytest.mark.slow)
+def slow(parameter: Any) -> Any:
+    """A pipeline or a way that is tried with `-m slow`: others of the list are of its kind."""
+    return pytest.param(parameter, marks=pytest.mark.slow)
 
 
 @pytest.fixture(params=["cogvideox", slow("wan"), "ltx", "animatediff", slow("sdxl")])

@@ -165,6 +165,7 @@ def test_scores_have_no_step_on_the_way_from_diffuse_to_sharp_rows(place, keys):
     assert largest[1] < 0.6 * largest[0]
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_in_every_process():
     """Scores of two runs are compared: a fit by LAPACK differs in its last digit."""
     program = (

@@ -83,7 +83,9 @@ def test_a_forward_costs_what_adding_up_its_products_by_hand_gives():
     assert found.operations_of([2, 2, 1]) == expected
 
 
-@pytest.mark.parametrize("architecture", range(3), ids=NAMES)
+@pytest.mark.parametrize(
+    "architecture", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))], ids=NAMES
+)
 @pytest.mark.parametrize("race", [None, RACE], ids=["default", "raced"])
 def test_a_selection_runs_what_the_model_counts(architecture, race):
     forward, session = counted(architecture)

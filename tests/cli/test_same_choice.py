@@ -43,11 +43,12 @@ def chosen(seedbed, *arguments: object) -> dict[str, Any]:
     ("prompt", "options", "arguments", "acquisition"),
     [
         (PROMPT, [], {}, "previews"),
-        (
+        pytest.param(
             PROMPT,
             ["--candidates", 4, "--seed", 7, "--steps", 6],
             {"candidates": 4, "seed": 7, "num_inference_steps": 6},
             "previews",
+            marks=pytest.mark.slow,
         ),
         (UNJUDGED, [], {}, "random"),
         (PROMPT, ["--acquisition", "bansa"], {"acquisition": "bansa"}, "bansa"),
@@ -57,11 +58,12 @@ def chosen(seedbed, *arguments: object) -> dict[str, Any]:
             {"acquisition": "bansa:keep=0.5,layers=joint,prefer=high", "candidates": 3},
             "bansa",
         ),
-        (
+        pytest.param(
             PROMPT,
             ["--verifier", "shapes", "--steps", 6],
             {"acquisition": Previews(verifier="shapes"), "num_inference_steps": 6},
             "previews",
+            marks=pytest.mark.slow,
         ),
         (
             PROMPT,
@@ -85,7 +87,13 @@ def test_with_the_model_and_its_profile(
     ("options", "arguments", "acquisition", "candidates"),
     [
         ([], {}, "bansa", 10),
-        (["--verifier", "shapes"], {"acquisition": Previews(verifier="shapes")}, "previews", 6),
+        pytest.param(
+            ["--verifier", "shapes"],
+            {"acquisition": Previews(verifier="shapes")},
+            "previews",
+            6,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_without_a_profile(

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.pipelines.parts import seeded
 
@@ -120,7 +121,7 @@ def image_adapter(pipe, width=8, tokens=4):
     return {"image_proj": projection, "ip_adapter": adapter}
 
 
-@pytest.fixture(scope="module", params=["sdxl", "animatediff"])
+@pytest.fixture(scope="module", params=["sdxl", slow("animatediff")])
 def pictured(request):
     pipe = BUILDERS[request.param]()
     pipe.unet._load_ip_adapter_weights([image_adapter(pipe)])

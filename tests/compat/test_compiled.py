@@ -11,6 +11,7 @@ from seedbed.attention.tap import Tap
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.report.page import selection_page
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT, wan
 
 CALL = CALLS["wan"]
@@ -60,7 +61,7 @@ def forgetful():
     torch._dynamo.reset()
 
 
-@pytest.fixture(params=[wrapped, in_place, repeated_blocks, wrapped_blocks, forward])
+@pytest.fixture(params=[wrapped, in_place, slow(repeated_blocks), slow(wrapped_blocks), forward])
 def compiled(request):
     pipe, backend = wan(), Backend()
     request.param(pipe, backend)
@@ -145,7 +146,7 @@ def test_the_fallback_ends_with_an_error_too(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["cogvideox", "sdxl"])
+@pytest.mark.parametrize("family", ["cogvideox", slow("sdxl")])
 def test_other_denoisers(family, pipe_of):
     pipe, call = BUILDERS[family](), CALLS[family]
     name = "unet" if family == "sdxl" else "transformer"

@@ -16,6 +16,7 @@ from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.worlds import verifier
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 
@@ -88,7 +89,7 @@ def test_noises_and_verdicts_are_the_same_in_every_mode(mode):
 
 
 @pytest.mark.parametrize("mode", [name for name in MODES if name != "another device"])
-@pytest.mark.parametrize("family", ["cogvideox", "wan"])
+@pytest.mark.parametrize("family", ["cogvideox", slow("wan")])
 def test_scores_are_those_of_what_the_model_attended_with(mode, family):
     """Compared with float64 of the very queries and keys that the model has in that mode."""
     pipe, call = BUILDERS[family](), CALLS[family]

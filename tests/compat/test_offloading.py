@@ -10,6 +10,7 @@ from diffusers.hooks.group_offloading import ModuleGroup
 import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ WAYS = [model, sequential, blocks, leaves, one_model]
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", ["cogvideox", "wan", "sdxl"])
+@pytest.mark.parametrize("family", ["cogvideox", "wan", slow("sdxl")])
 def test_offloading_changes_nothing(family, way, pipe_of):
     expected = seedbed.generate(pipe_of(family), PROMPT, **QUIET, **CALLS[family])
     pipe = BUILDERS[family]()

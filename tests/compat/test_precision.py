@@ -7,6 +7,7 @@ import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.attention.disagreement import bansa_expected
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 HALF = (torch.bfloat16, torch.float16)
@@ -14,7 +15,7 @@ QUIET = {"candidates": 3, "progress": False}
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("family", ["cogvideox", "wan", "animatediff", "sdxl"])
+@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), "animatediff", slow("sdxl")])
 def test_half_precision_is_selected_and_replayed(family, dtype):
     pipe = BUILDERS[family]().to(dtype)
     made = seedbed.generate(pipe, PROMPT, **QUIET, **CALLS[family])

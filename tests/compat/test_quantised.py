@@ -7,6 +7,7 @@ from torch.ao.quantization import quantize_dynamic
 
 import seedbed
 from seedbed.acquisition import Bansa
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
@@ -29,7 +30,7 @@ def select_and_replay(pipe, family):
     return choice
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "wan", "animatediff", "sdxl"])
+@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), "animatediff", slow("sdxl")])
 def test_layerwise_casting(family, pipe_of):
     pipe = BUILDERS[family]()
     denoiser = getattr(pipe, denoiser_name(pipe))
@@ -59,7 +60,7 @@ def test_dynamic_int8(family, pipe_of):
     torch.testing.assert_close(choice.scores, plain.scores, rtol=0.3, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["wan", "animatediff"])
+@pytest.mark.parametrize("family", ["wan", slow("animatediff")])
 def test_dynamic_int8_that_the_pipeline_itself_cannot_run(family):
     pipe = BUILDERS[family]()
     name = denoiser_name(pipe)

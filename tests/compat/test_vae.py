@@ -7,12 +7,13 @@ import torch
 import seedbed
 from seedbed import NotSupported
 from seedbed.acquisition import Bansa, Previews
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "wan", "animatediff", "sdxl"])
+@pytest.mark.parametrize("family", ["cogvideox", "animatediff", slow("wan"), slow("sdxl")])
 def test_tiling_and_slicing(family, pipe_of):
     pipe, call = BUILDERS[family](), CALLS[family]
     decoded = []

@@ -35,6 +35,7 @@ def run(marked: str) -> None:
 
 
 @needs_python_backends
+@pytest.mark.slow
 def test_what_runs_on_a_device():
     run("not slow")
 

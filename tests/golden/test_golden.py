@@ -24,8 +24,6 @@ SOME = (
     "Wan 2.1",
     "LTX-Video",
     "AnimateDiff (SD 1.5)",
-    "SDXL",
-    "HunyuanVideo",
     f"seedbed:{zoo.DEFAULT}",
 )
 RECORDS = {line["name"]: line for line in LINES}

@@ -75,6 +75,7 @@ def test_mistakes_are_one_line_each(seedbed, write, tmp_path, out):
     assert "does not ask for" in wrong(seedbed, "run", write(options={"x": 1}), "--out", out)
 
 
+@pytest.mark.slow
 def test_a_bar_with_the_time_left_is_for_terminals(write, out):
     command = [sys.executable, "-c", "from seedbed.cli import main; main()", "lab", "run", str(write())]
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TERM": "xterm", "COLUMNS": "100"}

@@ -216,6 +216,7 @@ def test_an_error_in_a_worker_reaches_the_caller(recipe, out):
         run(recipe(task="toy:odd", options={"rows": []}), out, workers=2)
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_worker_reaches_the_caller(recipe, out):
     with pytest.raises(ZeroDivisionError, match="a bug of the task"):
         run(recipe(task="toy:broken"), out, workers=2)

@@ -150,22 +150,24 @@ def ltx() -> LTXPipeline:
         )
 
 
-def animatediff() -> AnimateDiffPipeline:
+def animatediff(channels: tuple[int, ...] = (8,)) -> AnimateDiffPipeline:
+    """With a level of the U-Net for each number of channels; only the first has cross-attention."""
+    plain = len(channels) - 1
     with seeded(4):
         unet = UNet2DConditionModel(
-            block_out_channels=(8, 16),
+            block_out_channels=channels,
             layers_per_block=1,
             sample_size=8,
             in_channels=4,
             out_channels=4,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D", *["DownBlock2D"] * plain),
+            up_block_types=(*["UpBlock2D"] * plain, "CrossAttnUpBlock2D"),
             cross_attention_dim=16,
             attention_head_dim=2,
             norm_num_groups=4,
         )
         adapter = MotionAdapter(
-            block_out_channels=(8, 16),
+            block_out_channels=channels,
             motion_layers_per_block=1,
             motion_norm_num_groups=4,
             motion_num_attention_heads=2,

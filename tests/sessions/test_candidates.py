@@ -102,6 +102,7 @@ def test_four_candidates_are_what_each_is_alone(name):
     assert seedbed.replay(together.record(), pipe, progress=False, **missing).identical
 
 
+@pytest.mark.slow
 def test_frames_per_second_of_the_pipeline_reach_it_every_way(monkeypatch):
     """`fps` is an argument of Stable Video Diffusion, which conditions on it, and one of writing a file."""
     pipe, given = svd.svd(), []

@@ -69,10 +69,8 @@ def test_every_word_of_the_world_is_in_the_vocabulary(pipe):
         assert pipe.tokenizer.unk_token_id not in pipe.tokenizer(f"{caption} and {caption}").input_ids
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in zoo.names() if name != zoo.DEFAULT]
-
-
-@pytest.mark.parametrize("name", [zoo.DEFAULT, *OTHERS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
 def test_it_draws_held_out_captions_about_as_well_as_its_card_says(name):
     """Twelve videos: too few to confirm the card, enough to notice a wrong file, scale or tokenizer."""
     pipe = zoo.load(name)
