@@ -1,6 +1,8 @@
 """Text to 3-D, outside of the table: Shap-E's latent refined with the formulas, through its prior network."""
 
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from diffusers.pipelines.shap_e import ShapERenderer
 from transformers import CLIPTextModelWithProjection
 
 from seedbed.noise.gaussianity import leaves_shell
-from seedbed.refinement.formulas import erase, inject
+from seedbed.refinement.formulas import erase
 from tests.pipelines.parts import PROMPT, clip, quiet, seeded, tokenizer
 
+PAGE = Path(__file__).parents[2] / "docs/minimal-model.md"
 TOKENS, WIDTH, HIDDEN = (
     32,
     16,
@@ -66,18 +69,6 @@ def pipe() -> ShapEPipeline:
     return shap_e()
 
 
-def prior_of(pipe):
-    """`predict(z, t)`: the clean latent that the prior network sees, with the prompt, without guidance."""
-    prompt = pipe._encode_prompt(PROMPT, "cpu", 1, False)
-
-    @torch.no_grad()
-    def predict(z, t):
-        said = pipe.prior(z.reshape(1, TOKENS, WIDTH), timestep=t, proj_embedding=prompt)
-        return said.predicted_image_embedding[..., :WIDTH].reshape(z.shape)
-
-    return predict
-
-
 def noises(n):
     return torch.randn(n, TOKENS * WIDTH, generator=torch.Generator().manual_seed(0))
 
@@ -88,17 +79,20 @@ def render(pipe, latent):
     return np.asarray(found.images[0])
 
 
-def test_a_refined_latent_renders_otherwise_and_again(pipe):
+def test_the_refined_latent_of_the_guide_renders_otherwise_and_again(pipe):
     weights = {name: value.clone() for name, value in pipe.prior.state_dict().items()}
-    plain = noises(8)[0]
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
-    def refined():
-        return inject(plain, prior_of(pipe), [1023, 512, 64], delta=0.3)
+    def run():
+        names = {"pipe": pipe, "prompt": PROMPT}
+        exec(compile(snippet, PAGE.name, "exec"), names)
+        return names["noise"], names["refined"]
 
+    (plain, refined), (_, anew) = run(), run()
+    assert torch.equal(plain, noises(1)[0]) and leaves_shell(refined) == ""
     before, erased, injected, again = (
-        render(pipe, latent) for latent in (plain, erase(noises(8)), refined(), refined())
+        render(pipe, latent) for latent in (plain, erase(noises(8)), refined, anew)
     )
-    assert leaves_shell(refined()) == ""
     assert before.shape == (VIEWS, SIZE, SIZE, 3) and before.std() > 0.01
     assert np.abs(erased - before).mean() > 1e-3 and np.abs(injected - before).mean() > 1e-3
     assert np.array_equal(injected, again)
