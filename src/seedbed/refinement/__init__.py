@@ -1,0 +1,1 @@
+"""Refinement: one method per file; noise in, noise out, its cost declared."""
