@@ -123,10 +123,10 @@ def seeded(family: Family) -> str | None:
         own = pipe(**call, generator=generator, output_type="latent")[0]
         try:
             given = pipe(**call, latents=noise[None].clone(), output_type="latent")[0]
-        except ValueError:  # SkyReels-V2 with diffusion forcing fails with latents
+        except (ValueError, UnboundLocalError):  # as SkyReels-V2 with diffusion forcing
             pass
         else:
-            return None if torch.equal(own, given) else "the same noise; its steps draw more"
+            return None if torch.equal(own, given) else "the same noise, but more is drawn after it"
         generator.manual_seed(7)
     pixels = np.asarray(pipe(**call, generator=generator, output_type="np")[0], dtype=np.float32)
     frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8).reshape(-1, *pixels.shape[-3:])

@@ -236,8 +236,8 @@ class _Held:
         # Cosmos3OmniPipeline has one more axis of length 1.
         if [n for n in first.shape if n > 1] != [n for n in self.shape if n > 1]:
             raise NotSupported(
-                f"the scheduler of {self.name} is given samples of shape {tuple(first.shape)} for noise of shape "
-                f"{self.shape}: what is predicted of the noise cannot be told"
+                f"the scheduler of {self.name} is given samples of shape {tuple(first.shape)} for noise of "
+                f"shape {self.shape}: what is predicted of the noise cannot be told"
             )
         return first.reshape(self.shape)
 
