@@ -8,6 +8,7 @@ from seedbed.errors import NotSupported
 from seedbed.noise.packing import Packing
 from seedbed.pipelines import discover
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
 from tests.sessions.test_restoring import snapshot
 
@@ -52,7 +53,7 @@ def test_what_stays_as_it_is_has_no_packing(family, scale, pipe_of):
     assert (drawn.dtype, drawn.others, drawn.unseeded) == (torch.float32, 0, None)
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "ltx", "sdxl"])
+@pytest.mark.parametrize("family", ["ltx", slow("cogvideox"), slow("sdxl")])
 def test_a_seed_is_that_of_a_pipeline_in_half_precision(family):
     """Which draws other numbers than in float32."""
     pipe = BUILDERS[family]().to(torch.bfloat16)
