@@ -98,11 +98,7 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
     _, dtype, seeded = seen.draws[place]
     before = any(given for *_, given in seen.draws[:place])
     why = (
-        "its noise is not drawn from"
-        if not seeded
-        else "something else is drawn first from"
-        if before
-        else ""
+        "something else is drawn first from" if before else None if seeded else "its noise is not drawn from"
     )
     return Drawn(
         shape=drawn,

@@ -141,6 +141,7 @@ class Session:
 
         Raises NotSupported where its latents are not one drawn noise, packed.
         """
+        self.arrive(torch.zeros(self.spec.shape))  # else where the noise comes in is not certain
         facts = self.facts
         drawn: Drawn = remembered(
             self.asked, ("drawn", facts.entry), lambda: find_drawn(self.asked, self._encodings, facts)
