@@ -20,6 +20,7 @@ from seedbed.noise.priors import (
     Progressive,
     Repeated,
     Shuffled,
+    Torch,
     apply_factor,
     cholesky,
 )
@@ -27,7 +28,17 @@ from seedbed.noise.priors import (
 FRAMES, POSITIONS = 16, 62_500
 NARROW = Covariance(0.6 * np.eye(FRAMES) + 0.4)
 SINGULAR = Covariance(np.kron(np.eye(4), np.ones((4, 4))))
-ALL = [Gaussian(), Mixed(), Mixed(0), Mixed(3), Progressive(), Progressive(0.5), Repeated(), Shuffled(8, 3)]
+ALL = [
+    Gaussian(),
+    Torch(),
+    Mixed(),
+    Mixed(0),
+    Mixed(3),
+    Progressive(),
+    Progressive(0.5),
+    Repeated(),
+    Shuffled(8, 3),
+]
 ALL += [NARROW, SINGULAR]
 
 
