@@ -84,10 +84,12 @@ class Look:
         several: whether it returned others beside it.
         drawn, added: the noises that it drew, and added to what it was given, meanwhile.
         later: the noises that it drew afterwards.
+        draws: of all that it drew the dtype, and whether from the caller's generator.
         denoiser: the module that it was about to call, of the name `denoiser_name`.
         args, kwargs: of that call.
         rows: batch rows of its input.
         steps: of the schedule.
+        scheduler: the run's own copy, before its first step; None for a pipeline without.
         guided: whether the pipeline says that it would guide all the same.
     """
 
@@ -97,12 +99,14 @@ class Look:
     drawn: list[Tensor]
     added: list[Tensor]
     later: list[Tensor]
+    draws: list[tuple[torch.dtype, bool]]
     denoiser: nn.Module
     denoiser_name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rows: int
     steps: int
+    scheduler: Any
     guided: bool
 
 
@@ -115,10 +119,11 @@ def look(
     repeats: tuple[str, ...] = (),
     entry: Entry = "latents",
     noises: Tensor | None = None,
+    numbered: int = 0,
 ) -> Look:
     """Runs the pipeline, guidance off, until it is about to call its denoiser.
 
-    It draws its own noise unless `noises` are given.
+    It draws its own noise unless `noises` are given; see `Preparation` for `numbered`.
 
     Raises:
         BadInput: the pipeline fails.
@@ -132,7 +137,8 @@ def look(
         several = isinstance(prepared, tuple)
         noise = prepared[0] if several else prepared
         # Of the pipeline's own loop, which may leave out the first of its schedule.
-        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+        scheduler: Any = getattr(pipe, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
         steps = getattr(pipe, "_num_timesteps", None) or (None if timesteps is None else len(timesteps))
         if isinstance(noise, Tensor):
             found.append(
@@ -143,12 +149,14 @@ def look(
                     drawn=shown.drawn,
                     added=shown.added,
                     later=shown.later,
+                    draws=shown.draws,
                     denoiser=module,
                     denoiser_name=next(name for name, each in run.denoisers.items() if each is module),
                     args=args,
                     kwargs=kwargs,
                     rows=rows_of(module, args, kwargs),
                     steps=int(steps or call.arguments.get("num_inference_steps") or 1),
+                    scheduler=scheduler,
                     guided=bool(getattr(pipe, "do_classifier_free_guidance", False)),
                 )
             )
@@ -157,6 +165,7 @@ def look(
     with intercepted(call, count, encodings, off=off, entry=entry, repeats=repeats) as run:
         vars(run.pipe).pop("_num_timesteps", None)  # of an earlier call
         run.before_evaluations(begin)
+        run.preparation.numbered = numbered
         try:
             run(noises, output_type="latent")
         except Enough:

@@ -90,6 +90,8 @@ class Preparation(TorchFunctionMode):
         prepared: what `prepare_latents` returned, each time.
         drawn, later: the noises that were drawn meanwhile and after it, while none are given.
         added: the noises that were added to given latents.
+        draws: of all that was drawn its dtype, and whether from the caller's generator.
+        numbered: elements of the noises in whose place numbers are put, other ones for each; 0 for none.
         refuse: called before each preparation; it may raise.
     """
 
@@ -101,6 +103,8 @@ class Preparation(TorchFunctionMode):
         self.drawn: list[Tensor] = []
         self.later: list[Tensor] = []
         self.added: list[Tensor] = []
+        self.draws: list[tuple[torch.dtype, bool]] = []
+        self.numbered = 0
         self.refuse: Callable[[], None] = lambda: None
         self._generator, self._count = generator, count
         self._name = type(twin).__name__
@@ -170,11 +174,16 @@ class Preparation(TorchFunctionMode):
             return func(*args, **kwargs)
         given = kwargs.get("generator") is not None
         noise = func(*args, **kwargs) if given else _seeded(self._generator, self._count, func, args, kwargs)
+        self.draws.append((noise.dtype, given))
         return self._met(noise) if func is torch.randn else noise
 
     def _met(self, noise: Tensor) -> Tensor:
         """The candidates' own for a noise of their shape: at once for all, or one after the other where each
         has a generator."""
+        if noise.numel() == self.numbered:
+            # Exact in float64: half precision would not tell them apart.
+            numbers = torch.arange(noise.numel(), dtype=torch.float64, device=noise.device).view(noise.shape)
+            noise = numbers + (1 + (len(self.draws) - 1) * noise.numel())
         if self.noises is None:
             # A copy, as SkyReels-V2 writes its picture into the noise that it drew.
             (self.drawn if self._preparing else self.later).append(noise.clone())

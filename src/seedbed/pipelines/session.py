@@ -32,6 +32,7 @@ from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
 from seedbed.pipelines.ledger import Ledger
+from seedbed.pipelines.seeding import Drawn, find_drawn
 
 Made = TypeVar("Made")
 
@@ -133,6 +134,18 @@ class Session:
     def alone(self) -> Look:
         """What the pipeline gives its denoiser for one candidate of this prompt, guidance off."""
         return look(self.asked, self._encodings, 1, self.facts.off)
+
+    @functools.cached_property
+    def drawn(self) -> Drawn:
+        """How the pipeline draws its noise and lays it out; no evaluation is run.
+
+        Raises NotSupported where its latents are not one drawn noise, packed.
+        """
+        facts = self.facts
+        drawn: Drawn = remembered(
+            self.asked, ("drawn", facts.entry), lambda: find_drawn(self.asked, self._encodings, facts)
+        )
+        return drawn
 
     def shrinking(self, candidates: int) -> Shrinking:
         """For a forward of so many candidates, from which the handler may drop some on the way.

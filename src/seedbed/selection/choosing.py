@@ -11,12 +11,14 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
+import torch
+
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
-from seedbed.errors import BadInput, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe, Prior, prior_named
+from seedbed.errors import BadInput, NotSupported, shown, whole
+from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
@@ -298,6 +300,7 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     Raises:
         BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`; a prior over frames where the
             latents have no axis of them.
+        NotSupported: how the pipeline draws its noise cannot be told, where that is asked.
     """
     spec = session.spec
     shape = tuple(spec.shape)
@@ -309,7 +312,16 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
             f"at most {most:,} of {session.asked.name}"
         )
     kind = Gaussian() if prior is None else prior_named(prior)
-    first = NoiseRecipe(seed, 0, shape, text_of(kind), spec.frame_axis)
+    axis, packing = spec.frame_axis, None
+    if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):
+        drawn = session.drawn
+        axis, packing = drawn.frame_axis, drawn.packing
+        if isinstance(kind, Torch):
+            if drawn.unseeded is not None:
+                raise NotSupported(drawn.unseeded)
+            if kind.dtype is None and drawn.dtype != torch.float32:
+                kind = Torch(str(drawn.dtype).removeprefix("torch."))
+    first = NoiseRecipe(seed, 0, shape, text_of(kind), axis, packing=packing)
     return Pool.of([replace(first, candidate=index) for index in range(candidates)])
 
 
