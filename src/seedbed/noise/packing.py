@@ -71,4 +71,4 @@ class Packing:
         found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
         if not torch.equal(found.pack(torch.arange(len(order)), (len(order),)), order):
             return None
-        return found if torch.equal(order.sort().values, numbers) else None
+        return found if torch.equal(order.sort().values, torch.arange(len(order))) else None

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from seedbed.acquisition.base import Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import GivenNoise, NoiseRecipe, sha256_of
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
+from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
 from seedbed.refinement.base import Refiner, model_sha256
@@ -31,6 +32,7 @@ __all__ = [
     "Refiner",
     "Variation",
     "Walk",
+    "correlate_steps",
     "given_pool",
     "listed",
     "rebuilt",
@@ -125,6 +127,8 @@ def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) ->
                 )
         noise = _applied(refiner, noise, session, before)
         before = before.refined(entry, noise)
+    if session is not None:
+        correlate_steps(session, recipe, noise)
     if recipe.sha256 in (None, sha256_of(noise)):
         return noise, ""
     return noise, f"noise {recipe.candidate} has other values here than recorded"
@@ -165,9 +169,17 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
     return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
 
 
+def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
+    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
+    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
+        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+
+
 def _applied(
     refiner: Refiner, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise
 ) -> Tensor:
+    if session is not None:
+        correlate_steps(session, recipe, noise)
     found = refiner.refine(noise.clone(), session, recipe).detach().cpu().float().contiguous()
     if found.shape != noise.shape:
         raise BadInput(

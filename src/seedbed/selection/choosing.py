@@ -22,7 +22,7 @@ from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
-from seedbed.refinement import Noises, Refine, given_pool, listed, refined, refiners_named
+from seedbed.refinement import Noises, Refine, correlate_steps, given_pool, listed, refined, refiners_named
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
 from seedbed.texts import text_of
@@ -373,6 +373,8 @@ def choose(
             pool, strayed = refined(pool, refiners, session, show)
         notes += strayed
         seconds["refinement"] = perf_counter() - started
+    for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
+        correlate_steps(session, recipe, noise)
     started = perf_counter()
     if len(pool) == 1 and not even_one:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
