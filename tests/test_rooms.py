@@ -11,6 +11,7 @@ ROOMS = (
     "errors",
     "files",
     "progress",
+    "texts",
     "attention",
     "noise",
     "report",
@@ -87,7 +88,7 @@ def wrong_imports(path, package=PACKAGE):
 
 
 def test_the_package_is_read():
-    assert {"errors.py", "files.py", "progress.py"} <= {path.name for path in FILES}
+    assert {"errors.py", "files.py", "progress.py", "texts.py"} <= {path.name for path in FILES}
     assert {module_of(path, PACKAGE)[1] for path in FILES} <= set(ROOMS)
 
 

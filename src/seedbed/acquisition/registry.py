@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
 from typing import Any
 
+from seedbed import texts
 from seedbed.acquisition.bansa import Bansa, Entropy
 from seedbed.acquisition.base import Acquisition, Random
 from seedbed.acquisition.dropout import BansaDropout
 from seedbed.acquisition.learned import Learned
 from seedbed.acquisition.previews import Previews
-from seedbed.errors import BadInput, shown
+from seedbed.errors import BadInput
 
 REGISTRY: dict[str, type[Acquisition]] = {
     kind.name: kind for kind in (Random, Entropy, Bansa, BansaDropout, Learned, Previews)
 }
 
 
-# Up to the next comma, but lists as a whole.
-_SETTING = re.compile(r"[^,=]+=\[.*?\](?=,[^,=\[]+=|$)|[^,]+")
+_WHAT = ("acquisition function", " or auto")
 
 
 def create(name: str, **options: Any) -> Acquisition:
@@ -29,21 +26,8 @@ def create(name: str, **options: Any) -> Acquisition:
     Raises:
         BadInput: no such name, or an option that it does not have or whose value it refuses.
     """
-    kind = REGISTRY.get(name)
-    if kind is None:
-        raise BadInput(f"no acquisition function {shown(name)}: choose one of {', '.join(REGISTRY)} or auto")
-    options_of = {known: [f.name for f in dataclasses.fields(kind)] for known, kind in REGISTRY.items()}
-    for option in options:
-        if option not in options_of[name]:
-            others = ", ".join(known for known, its in options_of.items() if option in its)
-            raise BadInput(
-                f"{name} has no option {shown(option)}{', which is for ' * bool(others)}{others}: it has "
-                + ", ".join(options_of[name])
-            )
-    try:
-        return kind(**options)
-    except TypeError as error:  # an option that it cannot be without
-        raise BadInput(f"{name} cannot be made of these options: {error}") from error
+    what, also = _WHAT
+    return texts.create(REGISTRY, what, name, options, also)
 
 
 def resolve(acquisition: str | Acquisition) -> Acquisition:
@@ -60,16 +44,5 @@ def resolve(acquisition: str | Acquisition) -> Acquisition:
         raise BadInput(
             f"acquisition must be a name or an Acquisition instance, not {type(acquisition).__name__}"
         )
-    name, _, settings = acquisition.partition(":")
-    options: dict[str, Any] = {}
-    for setting in _SETTING.findall(settings):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise BadInput(
-                f"cannot read {shown(setting)} in acquisition {shown(acquisition)}: write option=value"
-            )
-        try:
-            options[key.strip()] = json.loads(value)
-        except ValueError:
-            options[key.strip()] = value.strip()
-    return create(name.strip(), **options)
+    what, also = _WHAT
+    return texts.parse(REGISTRY, what, acquisition, also)

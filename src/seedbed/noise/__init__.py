@@ -1,5 +1,30 @@
 """Initial noise: recipes that draw the very same tensor anywhere, and the priors they draw from."""
 
-from seedbed.noise.recipe import Gaussian, GivenNoise, NoiseRecipe, Prior, prior_named, sha256_of
+from seedbed.noise.packing import Packing
+from seedbed.noise.priors import (
+    Covariance,
+    Gaussian,
+    Mixed,
+    Prior,
+    Progressive,
+    Repeated,
+    Shuffled,
+    Torch,
+)
+from seedbed.noise.recipe import GivenNoise, NoiseRecipe, prior_named, sha256_of
 
-__all__ = ["Gaussian", "GivenNoise", "NoiseRecipe", "Prior", "prior_named", "sha256_of"]
+__all__ = [
+    "Covariance",
+    "Gaussian",
+    "GivenNoise",
+    "Mixed",
+    "NoiseRecipe",
+    "Packing",
+    "Prior",
+    "Progressive",
+    "Repeated",
+    "Shuffled",
+    "Torch",
+    "prior_named",
+    "sha256_of",
+]

@@ -1,4 +1,4 @@
-"""Low-pass filters over frames and positions, and noises mixed from one's low and another's high frequencies."""
+"""Low-pass filters over frames and positions, and one noise's low with another's high frequencies."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def low_pass(
 ) -> Tensor:
     """How much of each frequency passes, 0 to 1.
 
-    As FreeInit defines them (arXiv 2312.07537, and its authors' code): with d the distance from frequency 0 in
-    units of the highest one, frames scaled by `stop / frame_stop`: Butterworth `1/(1 + (d/stop)^(2 order))`,
-    Gaussian `exp(−d²/(2 stop²))`, ideal `d² <= 2 stop` (the paper says d <= stop: their code is followed),
-    box: each axis by itself within its stop.
+    As FreeInit defines them (arXiv 2312.07537, and its authors' code): with d the distance from frequency 0
+    in units of the highest one, frames scaled by `stop / frame_stop`: Butterworth
+    `1/(1 + (d/stop)^(2 order))`, Gaussian `exp(−d²/(2 stop²))`, ideal `d² <= 2 stop` (the paper says
+    d <= stop: their code is followed), box: each axis by itself within its stop.
 
     Args:
         lengths: of (frames, height, width), or of (height, width) for images.
@@ -82,4 +82,5 @@ def mix_frequencies(low: Tensor, high: Tensor, passing: Tensor, *, keep_variance
     others = (1 - passing**2).sqrt() if keep_variance else 1 - passing
     spectrum = torch.fft.fftn(low.float(), dim=axes) * passing
     spectrum = spectrum + torch.fft.fftn(high.float(), dim=axes) * others
-    return torch.fft.ifftn(spectrum, dim=axes).real
+    mixed: Tensor = torch.fft.ifftn(spectrum, dim=axes).real
+    return mixed

@@ -36,8 +36,8 @@ def gaussianity(noise: Tensor, frame_axis: int | None = None) -> list[Statistic]
 
     Mean, norm (a chi-square of n: the shell that Gaussian noise lies on), third and fourth moment. For each
     axis longer than 3 the share of the lowest quarter of the frequencies in the power: the coefficients of an
-    orthonormal cosine transform are N(0, 1) again, so that a band is a chi-square too. With an axis of frames,
-    the mean product of frames 1, 2, 3 apart.
+    orthonormal cosine transform are N(0, 1) again, so that a band is a chi-square too. With an axis of
+    frames, the mean product of frames 1, 2, 3 apart.
 
     Args:
         noise: any shape, at least two elements, without a batch axis.

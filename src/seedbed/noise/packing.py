@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from seedbed.errors import BadInput, shown, whole
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,27 @@ class Packing:
     Attributes:
         shape: of the noise as it is drawn, without a batch axis.
         extents, strides: of equal length; the strides are counted in elements of the drawn noise.
+
+    Raises:
+        BadInput: no whole numbers of at least 1, or they do not fit one another.
     """
 
     shape: tuple[int, ...]
     extents: tuple[int, ...]
     strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if not isinstance(values, (tuple, list)):
+                raise BadInput(f"a packing's {field.name} must be whole numbers, not {shown(values)}")
+            numbers = tuple(whole(f"each of a packing's {field.name}", value) for value in values)
+            object.__setattr__(self, field.name, numbers)
+        size, axes = math.prod(self.shape), list(zip(self.extents, self.strides, strict=False))
+        if len(self.extents) != len(self.strides) or math.prod(self.extents) != size:
+            raise BadInput(f"a packing of {self.extents} and {self.strides} does not fit {self.shape}")
+        if sum((extent - 1) * stride for extent, stride in axes) >= size:
+            raise BadInput(f"a packing of {self.extents} and {self.strides} leads beyond {self.shape}")
 
     def pack(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A noise of `self.shape` as latents of `shape`, both without a batch axis."""
@@ -46,9 +65,10 @@ class Packing:
             extents.append(extent)
             strides.append(stride)
             rest = rest[::extent]
-        found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
-        numbers = torch.arange(len(order))
         reach = sum((extent - 1) * stride for extent, stride in zip(extents, strides, strict=True))
-        if reach >= len(order) or not torch.equal(found.pack(numbers, (len(order),)), order):
+        if reach >= len(order):
             return None
-        return found if torch.equal(order.sort().values, numbers) else None
+        found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
+        if not torch.equal(found.pack(torch.arange(len(order)), (len(order),)), order):
+            return None
+        return found if torch.equal(order.sort().values, torch.arange(len(order))) else None

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, whole
 
 Matrix = NDArray[np.float64]
 
@@ -79,6 +79,36 @@ class Gaussian(Prior):
         """See `Prior.draw`; `frame_axis` plays no part in an independent prior."""
         # Drawn in float64: rounding then hides a last-digit difference between two C libraries' logarithms.
         return torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Torch(Gaussian):
+    """The noise that a pipeline draws for `torch.Generator("cpu").manual_seed(seed)`, independent too.
+
+    For seeds that people know from other tools. Torch may draw otherwise on another machine.
+
+    Args:
+        dtype: in which it is drawn: "float32" (None), "float16", "bfloat16" or "float64".
+
+    Raises:
+        BadInput: another dtype.
+    """
+
+    name = "torch"
+
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, "float32", "float16", "bfloat16", "float64"):
+            raise BadInput(
+                f"the prior torch draws in float32, float16, bfloat16 or float64, not {self.dtype!r:.40}"
+            )
+
+    def seeded(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """One noise, float32 (*shape), of a seed below 2**64."""
+        generator = torch.Generator("cpu").manual_seed(whole("the seed of torch", seed, 0, 2**64 - 1))
+        dtype = getattr(torch, self.dtype or "float32")
+        return torch.randn((1, *shape), generator=generator, dtype=dtype, device="cpu")[0].float()
 
 
 @dataclass(frozen=True)
@@ -224,7 +254,7 @@ class Covariance(Prior):
 
 
 PRIORS: dict[str, type[Prior]] = {
-    kind.name: kind for kind in (Gaussian, Mixed, Progressive, Repeated, Shuffled, Covariance)
+    kind.name: kind for kind in (Gaussian, Torch, Mixed, Progressive, Repeated, Shuffled, Covariance)
 }
 
 

@@ -75,6 +75,8 @@ class Session:
         prompt: the text.
         call: the arguments, merged.
         ledger: what was spent so far.
+        correlate: by the `values_digest` of an initial noise, what is made of the noise (*spec.shape) that a
+            stochastic scheduler then draws for its steps.
 
     Raises:
         BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
@@ -86,6 +88,7 @@ class Session:
         self.asked = Call.of(pipe, prompt, call)
         self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
+        self.correlate: dict[str, Callable[[Tensor], Tensor]] = {}
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
@@ -373,6 +376,9 @@ class Session:
             progress=progress,
         ) as run:
             run.before_evaluations(check)
+            if self.correlate:
+                made = [self.correlate.get(values_digest(noise), lambda drawn: drawn) for noise in noises]
+                run.preparation.correlate = itertools.cycle(made)
             try:
                 yield run
             except Enough:

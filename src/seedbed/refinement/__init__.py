@@ -1,1 +1,190 @@
-"""Refinement: one method per file; noise in, noise out, its cost declared."""
+"""Refinement: one method per file; noise in, noise out, its cost declared.
+
+The refiners by name, a pool refined before it is scored, a refined noise made again, and given noises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seedbed.acquisition.base import Pool
+from seedbed.errors import BadInput, BadOutput, BadRecord, shown
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
+from seedbed.noise.gaussianity import leaves_shell
+from seedbed.pipelines.discover import values_digest
+from seedbed.pipelines.session import Session
+from seedbed.progress import Show, silent
+from seedbed.refinement.base import Refiner, model_sha256
+from seedbed.refinement.erasure import Erasure
+from seedbed.refinement.variation import Variation, Walk, variations, walk
+from seedbed.texts import parse, text_of
+
+__all__ = [
+    "REFINERS",
+    "Erasure",
+    "Noises",
+    "Refine",
+    "Refiner",
+    "Variation",
+    "Walk",
+    "correlate_steps",
+    "given_pool",
+    "listed",
+    "rebuilt",
+    "refined",
+    "refiners_named",
+    "variations",
+    "walk",
+]
+
+REFINERS: dict[str, type[Refiner]] = {kind.name: kind for kind in (Erasure, Variation, Walk)}
+
+Refine = str | Refiner | Sequence[str | Refiner] | None
+"""One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
+
+Noises = Tensor | Sequence[NoiseRecipe | Tensor]
+"""Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
+
+
+def refiners_named(refine: Refine) -> tuple[Refiner, ...]:
+    """The refiners that are meant; BadInput where there is no such refiner, or it refuses an option."""
+    several = refine if isinstance(refine, (list, tuple)) else [refine] * (refine is not None)
+    return tuple(each if isinstance(each, Refiner) else parse(REFINERS, "refiner", each) for each in several)
+
+
+def refined(
+    pool: Pool, refiners: Sequence[Refiner], session: Session, show: Show = silent
+) -> tuple[Pool, tuple[str, ...]]:
+    """Every noise of a pool, refined: one at a time, so that it is the same whatever the others are.
+
+    Warns where a refinement leads off what N(0, I) draws.
+
+    Returns:
+        The pool, whose recipes say what was done, and what is to be said of it, a few words each.
+
+    Raises:
+        BadInput: a refiner that cannot be used here, or that returns another shape.
+        BadOutput: a refined noise that is not finite.
+    """
+    if not refiners:
+        return pool, ()
+    model = {"model": model_sha256(session.pipe)} if any(each.needs_model for each in refiners) else {}
+    recipes, noises, strayed = [], [], []
+    for done, (recipe, drawn) in enumerate(zip(pool.recipes, pool.noises, strict=True)):
+        show("refinement", done, len(pool))
+        noise = drawn
+        for refiner in refiners:
+            noise = _applied(refiner, noise, session, recipe)
+            entry = {"refiner": text_of(refiner), **(model if refiner.needs_model else {})}
+            recipe = recipe.refined(entry, noise)
+        recipes.append(recipe)
+        noises.append(noise)
+        if noise.numel() > 1 and not leaves_shell(drawn) and (why := leaves_shell(noise)):
+            strayed.append(f"refined noise {recipe.candidate} is no draw of N(0, I): {why}")
+    show("refinement", len(pool), len(pool))
+    if not strayed:
+        return Pool(tuple(recipes), torch.stack(noises)), ()
+    note = strayed[0] + f" (and {len(strayed) - 1} more)" * (len(strayed) > 1)
+    warnings.warn(note, stacklevel=2)
+    return Pool(tuple(recipes), torch.stack(noises)), (note,)
+
+
+def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) -> tuple[Tensor, str]:
+    """The noise of a recipe, its refinements done again.
+
+    Args:
+        session: as the noise was refined with; only refiners that ask no model do without.
+
+    Returns:
+        float32 (*shape) on the CPU; and in a few words how it differs from the recorded one, "" if it does
+        not: torch may draw otherwise on another machine, and models round otherwise.
+
+    Raises:
+        BadInput: the session has another model.
+        BadRecord: a noise that only its owner has, a plain noise of an altered recipe, or no session where a
+            refiner needs one.
+    """
+    before = recipe.plain
+    noise, model = before.draw(), ""
+    for entry in () if isinstance(recipe, GivenNoise) else recipe.refinements:
+        refiner = parse(REFINERS, "refiner", entry["refiner"])
+        if refiner.needs_model:
+            if session is None:
+                raise BadRecord(
+                    f"noise {recipe.candidate} was refined by {entry['refiner']}, which needs the model: "
+                    "replay(record) makes it again"
+                )
+            model = model or model_sha256(session.pipe)
+            if entry.get("model") != model:
+                raise BadInput(
+                    f"noise {recipe.candidate} was refined by another model, or by this one in another "
+                    f"dtype: {entry['refiner']} cannot be repeated with this pipeline"
+                )
+        noise = _applied(refiner, noise, session, before)
+        before = before.refined(entry, noise)
+    if session is not None:
+        correlate_steps(session, recipe, noise)
+    if recipe.sha256 in (None, sha256_of(noise)):
+        return noise, ""
+    return noise, f"noise {recipe.candidate} has other values here than recorded"
+
+
+def listed(noises: Noises) -> Noises:
+    """The caller's own noises, if there are any; errors as `seedbed.score`."""
+    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
+        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
+    if len(noises) < 1:
+        raise BadInput("there is no noise to score: pass at least one")
+    return noises
+
+
+def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
+    """The caller's own noises, checked, and what is to be said of them; errors as `seedbed.score`."""
+    recipes: list[NoiseRecipe | GivenNoise] = []
+    drawn: list[Tensor] = []
+    notes: list[str] = []
+    for index, noise in enumerate(noises):
+        if not isinstance(noise, (Tensor, NoiseRecipe)):
+            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
+        if tuple(noise.shape) != tuple(session.spec.shape):
+            raise BadInput(
+                f"noise {index} has shape {tuple(noise.shape)}, "
+                f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
+            )
+        if isinstance(noise, NoiseRecipe):
+            values, change = rebuilt(noise, session)
+            notes += [change] * bool(change)
+            recipes.append(dataclasses.replace(noise, sha256=sha256_of(values)))
+        elif bool(noise.isfinite().all()):
+            values = noise.detach().cpu().float().contiguous()
+            recipes.append(GivenNoise.of(values, index))
+        else:
+            raise BadInput(f"noise {index} has values that are not finite")
+        drawn.append(values)
+    return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
+
+
+def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
+    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
+    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
+        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+
+
+def _applied(
+    refiner: Refiner, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise
+) -> Tensor:
+    if session is not None:
+        correlate_steps(session, recipe, noise)
+    found = refiner.refine(noise.clone(), session, recipe).detach().cpu().float().contiguous()
+    if found.shape != noise.shape:
+        raise BadInput(
+            f"{refiner.name} returned a noise of shape {tuple(found.shape)}, not {tuple(noise.shape)}"
+        )
+    if not found.isfinite().all():
+        raise BadOutput(f"{refiner.name} of noise {recipe.candidate} is not finite")
+    return found

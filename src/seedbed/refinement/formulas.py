@@ -20,8 +20,8 @@ Rescale = Literal["standardise", "spherical", "none"]
 def erase(noises: Tensor) -> Tensor:
     """`Σ z_i / √n` (arXiv 2511.07756, semantic erasure).
 
-    Exactly N(0, I) for every n where the z_i are: on average over seeds it changes no distribution, and serves
-    as a control.
+    Exactly N(0, I) for every n where the z_i are: on average over seeds it changes no distribution, and
+    serves as a control.
 
     Args:
         noises: (n, *shape).
@@ -85,9 +85,9 @@ def add_direction(
         noise, direction: of one shape.
         delta: strength, at least 0; 0 leaves the noise bit by bit as it is.
         sign: -1 subtracts.
-        rescale: "standardise": to the mean and the norm that the noise had. "spherical": along the great circle
-            from the noise towards the direction (at the noise's norm), by the angle atan δ: the same as
-            published where the two are orthogonal. "none": as published.
+        rescale: "standardise": to the mean and the norm that the noise had. "spherical": along the great
+            circle from the noise towards the direction (at the noise's norm), by the angle atan δ: the same
+            as published where the two are orthogonal. "none": as published.
 
     Raises:
         BadInput: a strength that is negative or not finite, another sign or rescale.
@@ -104,7 +104,7 @@ def add_direction(
         case "standardise":
             mixed = noise + sign * delta * direction
             mixed = mixed - mixed.mean()
-            spread = (noise - noise.mean()).norm() / mixed.norm()
+            spread: Tensor = (noise - noise.mean()).norm() / mixed.norm()
             return mixed * spread + noise.mean()
         case "spherical":
             return rotate(noise, sign * direction, math.atan(delta))
@@ -118,10 +118,11 @@ def rotate(noise: Tensor, towards: Tensor, angle: float) -> Tensor:
     Where the two are parallel there is no such plane, and the noise stays.
     """
     aside = towards - noise * ((noise * towards).sum() / noise.square().sum())
-    length = aside.norm()
+    length: Tensor = aside.norm()
     if length <= 1e-6 * towards.norm():
         return noise
-    return math.cos(angle) * noise + math.sin(angle) * aside * (noise.norm() / length)
+    radius: Tensor = noise.norm()
+    return math.cos(angle) * noise + math.sin(angle) * aside * (radius / length)
 
 
 def interpolate(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -1,0 +1,91 @@
+"""What a refiner is, and which model a noise was refined with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.pipelines.compiled import eager_module
+from seedbed.pipelines.session import Session
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """A method that makes another initial noise of one, without training.
+
+    A subclass names itself and implements `refine`; its fields are its options, checked in `__post_init__`,
+    which texts can hold: numbers, words, lists. It keeps no state, and its result depends on its arguments
+    alone: then a record can repeat it.
+
+    Attributes:
+        name: how texts and records call it.
+        needs_model: whether it asks the session's model, so that another model would refine otherwise.
+    """
+
+    name: ClassVar[str]
+    needs_model: ClassVar[bool] = False
+
+    def evaluations(self, session: Session) -> float:
+        """What it costs for one candidate, in full conditional forwards of the denoiser."""
+        return 0.0
+
+    def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
+        """Refine one noise.
+
+        Args:
+            noise: float32 (*recipe.shape) on the CPU, its own to change.
+            session: the pipeline, the prompt and the call; its ledger counts what is spent, under
+                "refinement". None only where `needs_model` is false.
+            recipe: of this noise, with the refinements before this one; `recipe.beside(k)` draws companions.
+
+        Returns:
+            (*recipe.shape), of any dtype and on any device; it is kept in float32.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement refine")
+
+
+def model_sha256(pipe: Any) -> str:
+    """Which model a pipeline has: of the configurations and weights that a denoiser's output depends on.
+
+    Of every tensor up to 4,096 values, evenly spaced. Without the autoencoder, and without the configurations
+    of transformers' models, which its next version writes otherwise.
+    """
+    digest = hashlib.sha256()
+    for name, component in sorted(pipe.components.items()):
+        if not isinstance(component, nn.Module) or name.startswith("vae"):
+            continue
+        module = eager_module(component)
+        config = getattr(module, "config", None)
+        settings = dict(config) if isinstance(config, Mapping) else {}
+        own = {key: value for key, value in settings.items() if not key.startswith("_")}
+        # As JSON, which knows no tuples: a loaded configuration has lists where a new one has tuples.
+        text = json.dumps(own, sort_keys=True, default=str)
+        digest.update(f"{name} {type(module).__name__} {text}".encode())
+        for place, tensor in _weights(module):
+            digest.update(f"{place} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            values = tensor.detach().flatten()
+            some = values[:: -(-len(values) // 4096) or 1].contiguous()
+            digest.update(some.view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and saved buffers by name, also those that sequential offloading keeps in its hooks."""
+    for place, part in module.named_modules():
+        passing = part._non_persistent_buffers_set
+        saved = {name: buffer for name, buffer in part._buffers.items() if name not in passing}
+        for name, tensor in {**part._parameters, **saved}.items():
+            if tensor is None:
+                continue
+            if tensor.is_meta:
+                hook: Any = part._hf_hook
+                maps = (getattr(each, "weights_map", None) for each in (hook, *getattr(hook, "hooks", ())))
+                tensor = next(weights for weights in maps if weights is not None)[name]
+            yield f"{place}.{name}", tensor
