@@ -92,7 +92,7 @@ class Preparation(TorchFunctionMode):
         drawn, later: the noises that were drawn meanwhile and after it, while none are given.
         added: the noises that were added to given latents.
         draws: of all that was drawn the shape, the dtype, and whether it came from the caller's generator.
-        numbered: elements of the noises in whose place numbers are put, other ones for each; 0 for none.
+        numbered: elements of the noises in whose place numbers are put while latents are prepared.
         correlate: what is made of the noise that is drawn for a candidate's steps, candidate after candidate
             and again from the first; None for nothing.
         refuse: called before each preparation; it may raise.
