@@ -163,6 +163,13 @@ def eagerly(module: nn.Module) -> Iterator[None]:
         yield
 
 
+def caches_steps(module: nn.Module) -> bool:
+    """Whether a cache of diffusers is on it, which must see the evaluations of all steps."""
+    registries = (vars(part).get("_diffusers_hook") for part in module.modules())
+    hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
+    return any(hook._is_stateful for hook in hooks)
+
+
 def _cache_hooks(module: nn.Module) -> list[Any]:
     """The references through which diffusers calls the hooks of a cache: all of a module that keeps state."""
     hooks = [

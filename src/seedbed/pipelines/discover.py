@@ -88,6 +88,7 @@ class Look:
         args, kwargs: of that call.
         rows: batch rows of its input.
         steps: of the schedule.
+        scheduler: the run's own copy, before its first step; None for a pipeline without.
         guided: whether the pipeline says that it would guide all the same.
     """
 
@@ -103,6 +104,7 @@ class Look:
     kwargs: dict[str, Any]
     rows: int
     steps: int
+    scheduler: Any
     guided: bool
 
 
@@ -132,7 +134,8 @@ def look(
         several = isinstance(prepared, tuple)
         noise = prepared[0] if several else prepared
         # Of the pipeline's own loop, which may leave out the first of its schedule.
-        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+        scheduler: Any = getattr(pipe, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
         steps = getattr(pipe, "_num_timesteps", None) or (None if timesteps is None else len(timesteps))
         if isinstance(noise, Tensor):
             found.append(
@@ -149,6 +152,7 @@ def look(
                     kwargs=kwargs,
                     rows=rows_of(module, args, kwargs),
                     steps=int(steps or call.arguments.get("num_inference_steps") or 1),
+                    scheduler=scheduler,
                     guided=bool(getattr(pipe, "do_classifier_free_guidance", False)),
                 )
             )

@@ -1,0 +1,253 @@
+"""Predictions for one noise at chosen timesteps, without denoising it; and its denoising without decoding.
+
+Both run the pipeline's own `__call__`, whose scheduler goes through its timesteps as always. For predictions
+the sample that each of its steps gives back is replaced by the one that the run started from, so that the
+denoiser is given the same noise at all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seedbed.errors import BadInput, BadOutput, NotSupported, whole
+from seedbed.pipelines.compiled import caches_steps
+from seedbed.pipelines.discover import Enough, rows_of
+from seedbed.pipelines.drawing import replace
+from seedbed.pipelines.interception import Run
+from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
+from seedbed.pipelines.session import Session
+
+Follow = Callable[[Prediction], Tensor | None]
+"""What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
+timestep, from which it goes on; None to stay where the sample is."""
+
+
+def levels_of(session: Session) -> tuple[Level, ...]:
+    """The noise level of every step of the schedule, in plain numbers; no evaluation is run.
+
+    Raises NotSupported where the pipeline's schedule cannot be read.
+    """
+    seen = session.alone
+    if getattr(seen.scheduler, "timesteps", None) is None:
+        raise NotSupported(f"{session.asked.name} has no scheduler whose timesteps could be read")
+    levels = []
+    for step, timestep in enumerate(seen.scheduler.timesteps[-seen.steps :]):
+        level = level_at(seen.scheduler, step, timestep, torch.empty(0))
+        levels.append(Level(float(timestep), float(level.alpha), float(level.sigma), level.scale, level.flow))
+    return tuple(levels)
+
+
+def evaluations_of(steps: Sequence[int]) -> int:
+    """What `predict` costs without guidance: one evaluation for each step, and one to get to a later one."""
+    return len(steps) + (steps[0] > 0)
+
+
+def predict(
+    session: Session,
+    noise: Tensor,
+    steps: Sequence[int],
+    *,
+    follow: Follow | None = None,
+    guided: bool = False,
+    what: str = "refinement",
+) -> list[Prediction]:
+    """What the denoiser predicts at chosen steps, at each of them of the very same noise.
+
+    Evaluations of other steps are answered with the denoiser's latest output; the first one is always run.
+
+    Args:
+        noise: session.spec.shape.
+        steps: of the schedule, numbers from 0 to session.facts.steps - 1, ascending.
+        follow: called at each of them; twice where the pipeline calls its scheduler twice for a step.
+        guided: the caller's own call; else guidance is off.
+        what: the ledger's entry, by `evaluations_of(steps)`; guided evaluations count each batch row.
+
+    Returns:
+        One for each step, tensors of the noise's shape on the pipeline's device.
+
+    Raises:
+        BadInput: no steps, or not ascending, or outside of the schedule; noise of another shape.
+        BadOutput: a prediction is not finite.
+        NotSupported: guidance cannot be turned off, the prediction type cannot be told, or the scheduler is
+            given samples of another shape than the noise.
+    """
+    wanted = [whole("a step", step, 0, session.facts.steps - 1) for step in steps]
+    if not wanted or wanted != sorted(set(wanted)):
+        raise BadInput(f"steps must be ascending numbers of the schedule, each once, not {list(steps)}")
+    noises, levels = session._checked(noise[None]), levels_of(session)
+    for name, module in session.asked.denoisers.items():
+        if guided and caches_steps(module):
+            raise NotSupported(
+                f"the {name} caches between steps, which cannot be left out: disable its cache"
+            )
+
+    def attempt() -> list[Prediction]:
+        held = _Held(levels, wanted, follow, tuple(session.spec.shape))
+        latest: list[Any] = []  # what the denoiser returned in the last step that was run
+        at, number = -1, 0  # the step, and the evaluation within it
+
+        def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            nonlocal at, number
+            at, number = held.steps, number + 1 if held.steps == at else 0
+            if at > wanted[-1]:
+                raise Enough
+            if at not in wanted and latest:
+                return copy.deepcopy(latest[min(number, len(latest) - 1)])
+            rows = rows_of(module, args, kwargs)
+            if rows != 1 and not guided:
+                raise NotSupported(
+                    f"{session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
+                    "guidance cannot be turned off by its arguments"
+                )
+            session.ledger.add(what, rows)
+            del latest[number:]
+            latest.append(own(*args, **kwargs))
+            return latest[-1]
+
+        with session.running(noises, guided=guided) as run, ExitStack() as undo:
+            _stand_in(run, held, undo)
+            for module in dict.fromkeys(run.denoisers.values()):
+                replace(module, "forward", functools.partial(forward, module, module.forward), undo)
+            run(noises, output_type="latent")
+        if missing := [step for step in wanted if step not in held.predictions]:
+            raise NotSupported(f"{session.asked.name} takes no step {missing[0]} with all of its latents")
+        return [held.predictions[step] for step in wanted]
+
+    return session.arriving(attempt)
+
+
+def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor:
+    """The latents that the caller's own call, guidance included, makes of a noise, before they are decoded.
+
+    Args:
+        noise: session.spec.shape.
+        what: the ledger's entry; guided evaluations count each batch row.
+
+    Returns:
+        x0 in the scheduler's sample space, of the noise's shape, on the pipeline's device.
+
+    Raises:
+        BadInput: noise of another shape.
+        BadOutput: the latents are not finite.
+        NotSupported: the scheduler gives back samples of another shape than the noise.
+    """
+    noises = session._checked(noise[None])
+
+    def attempt() -> Tensor:
+        held = _Held((), (), None, tuple(session.spec.shape))
+        with session.running(noises, guided=True) as run, ExitStack() as undo:
+            _stand_in(run, held, undo)
+            run.before_evaluations(lambda *given: session.ledger.add(what, rows_of(*given)))
+            run(noises, output_type="latent")
+        return _finite(held.in_shape(held.last), "the latents")
+
+    return session.arriving(attempt)
+
+
+def _stand_in(run: Run, held: _Held, undo: ExitStack) -> None:
+    scheduler: Any = getattr(run.pipe, "scheduler", None)
+    if not hasattr(scheduler, "step"):
+        raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
+    held.name = type(run.pipe).__name__
+    held.take = scheduler.step
+    functools.update_wrapper(held, scheduler.step)
+    replace(scheduler, "step", held, undo)
+
+
+class _Held:
+    """Stands in for the `step` of a scheduler that is used once, and holds its sample where it is.
+
+    What the pipeline does with a copy of its scheduler (LTX-2, for the sound) is held too, and not looked at.
+
+    Args:
+        levels: of the schedule; none to denoise.
+        wanted: the steps whose predictions are kept.
+        follow: see `Follow`.
+        shape: of the noise.
+
+    Attributes:
+        steps: how many have begun. A second call with the very same timestep belongs to the first.
+        last: what the last step gave back.
+        predictions: by their step.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        wanted: Collection[int],
+        follow: Follow | None,
+        shape: tuple[int, ...],
+    ) -> None:
+        self.levels, self.wanted, self.follow, self.shape = levels, wanted, follow, shape
+        self.take: Any = None
+        self.name = ""
+        self.steps = 0
+        self.last: Any = None
+        self.predictions: dict[int, Prediction] = {}
+        self._timestep: Any = None
+        self._held: tuple[Tensor, float] | None = None  # a sample, and the scale of its timestep
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(self.take).bind(*args, **kwargs).arguments
+        if not (isinstance(given["timestep"], Tensor) and given["timestep"] is self._timestep):
+            self.steps += 1
+        self._timestep, step = given["timestep"], self.steps - 1
+        sample = given["sample"].clone()
+        prediction = None
+        if self.wanted:
+            own = self.in_shape(sample)  # also of ChronoEditPipeline, which drops frames on the way
+            if step in self.wanted:
+                found = predicted(self.take.__self__, step, given)
+                output = _finite(self.in_shape(found.output).clone(), "the denoiser's output")
+                prediction = dataclasses.replace(found, sample=own, output=output)
+                self.predictions[step] = prediction
+        result = self.take(**given)
+        if not self.levels:
+            self.last = result[0]
+            return result
+        last = len(self.levels) - 1
+        scale, following = (self.levels[min(number, last)].scale for number in (step, step + 1))
+        if step == 0 or self._held is None:
+            self._held = sample, scale
+        chosen = self.follow(prediction) if self.follow is not None and prediction is not None else None
+        if chosen is not None:
+            self._held = chosen.reshape(sample.shape).to(sample), following
+        start, scale = self._held
+        handed = start.clone() if scale == following else start * (scale / following)
+        if isinstance(result, tuple):
+            return (handed, *result[1:])
+        return type(result)(**{**result, "prev_sample": handed})
+
+    def in_shape(self, tensor: Any) -> Tensor:
+        """A sample of the scheduler, or an output, as the noise; NotSupported where it has not its shape."""
+        shape = getattr(tensor, "shape", None)
+        # CosmosTextToWorldPipeline steps with its negative prompt's row too, then without: the second counts.
+        if shape is None or tuple(shape[1:]) != self.shape:
+            raise NotSupported(
+                f"the scheduler of {self.name} is given samples of shape {tuple(shape or ())[1:]} for "
+                f"noise of shape {self.shape}: what is predicted of the noise cannot be told"
+            )
+        found: Tensor = tensor[0]
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
+        """For a pipeline that copies its scheduler."""
+        twin = _Held(self.levels, (), None, self.shape)
+        twin.name, twin.take = self.name, copy.deepcopy(self.take, memo)
+        functools.update_wrapper(twin, twin.take)
+        return twin
+
+
+def _finite(values: Tensor, what: str) -> Tensor:
+    if not torch.isfinite(values).all():
+        raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")
+    return values
