@@ -61,7 +61,7 @@ def test_each_prompt_may_have_a_generator(pipe):
     ("prompts", "options", "message"),
     [
         ([], {}, "the list of prompts is empty"),
-        (["a", " "], {}, "prompt 1 of the list must be a text that is not empty"),
+        (["a", " "], {}, "prompt 1 of the list must be a text that is not blank"),
         (["a", 3], {}, "prompt 1 of the list must be a text"),
         (["a", "b"], {"negative_prompt": ["c"]}, "negative_prompt is a list of 1, but there are 2 prompts"),
         (["a", "b"], {"seed": 0.5}, "seed must be a whole number"),

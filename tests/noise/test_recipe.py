@@ -1,5 +1,6 @@
 """A recipe draws the very same noise everywhere, and says so when it cannot."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed.errors import BadInput, BadRecord
-from seedbed.noise import NoiseRecipe, sha256_of
+from seedbed.noise import GivenNoise, Mixed, NoiseRecipe, Packing, prior_named, sha256_of
 
 GOLDEN = NoiseRecipe(
     seed=7,
@@ -263,3 +264,126 @@ def test_missing_files_and_folders_are_named(tmp_path):
         NoiseRecipe.load(tmp_path)
     with pytest.raises(BadInput, match=r"the folder .*nowhere does not exist"):
         GOLDEN.save(tmp_path / "nowhere" / "noise.json")
+
+
+# Of LTX: frames, height and width as tokens, channels beside them, from a noise (channels, frames, ...).
+PACKING = Packing((3, 4, 2, 5), (4, 2, 5, 3), (10, 5, 1, 40))
+
+
+def test_a_recipe_without_the_new_is_written_as_before():
+    old = GOLDEN.to_dict()
+    assert set(old) == {
+        "schema",
+        "seed",
+        "candidate",
+        "shape",
+        "prior",
+        "frame_axis",
+        "refinements",
+        "sha256",
+    }
+    assert old["schema"]["version"] == 1
+    for change in ({"prior": "mixed:1"}, {"refinements": ({"refiner": "erasure:n=2"},)}):
+        recipe = dataclasses.replace(GOLDEN, sha256=None, **change)
+        content = json.loads(json.dumps(recipe.to_dict()))
+        assert content["schema"]["version"] == 2 and NoiseRecipe.from_dict(content) == recipe
+
+
+def test_a_prior_over_frames_draws_from_the_numbers_of_the_recipe():
+    plain = NoiseRecipe(5, 2, (4, 3, 2, 2), frame_axis=0)
+    assert dataclasses.replace(plain, prior="mixed:0").draw().equal(plain.draw())
+    recipe = dataclasses.replace(plain, prior=Mixed(2))
+    assert recipe.prior == "mixed:alpha=2.0" and recipe == dataclasses.replace(plain, prior="mixed:2")
+    frames = recipe.draw()
+    weights = Mixed(2).factor(4, np.random.default_rng())
+    wanted = np.einsum("ij,jchw->ichw", weights, plain.draw().double().numpy())
+    assert np.abs(frames.numpy() - wanted).max() < 1e-6
+    assert recipe.sealed().draw().equal(frames)
+    with pytest.raises(BadInput, match="this noise has no axis of frames"):
+        dataclasses.replace(recipe, frame_axis=None).draw()
+
+
+@pytest.mark.parametrize("prior", ["mixed:1", "torch", "gaussian", "shuffled:2,stride=1"])
+def test_a_packed_noise_is_drawn_and_then_laid_out(prior):
+    recipe = NoiseRecipe(1, 2, (40, 3), prior=prior, frame_axis=1, packing=PACKING)
+    drawn = NoiseRecipe(1, 2, PACKING.shape, prior=prior, frame_axis=1).draw()
+    assert recipe.draw().equal(drawn.permute(1, 2, 3, 0).reshape(40, 3))
+    assert recipe.beside(1).shape == (40, 3)
+    content = json.loads(json.dumps(recipe.sealed().to_dict()))
+    assert content["schema"]["version"] == 2 and NoiseRecipe.from_dict(content) == recipe.sealed()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((3, 4), (4, 2), (1, 1)),  # fewer numbers
+        ((3, 4), (4, 3), (1, 5)),  # beyond the last
+        ((3, 4), (4, 3), (1,)),
+        ((3, 4), (12,), (-1,)),
+        ((3, 4), 12, (1,)),
+        ((0, 4), (0,), (1,)),
+    ],
+)
+def test_a_packing_that_does_not_fit_is_refused(fields):
+    with pytest.raises(BadInput):
+        Packing(*fields)
+    names = ("shape", "extents", "strides")
+    damaged = {
+        **NoiseRecipe(0, 0, (40, 3), packing=PACKING).to_dict(),
+        "packing": dict(zip(names, fields, strict=True)),
+    }
+    with pytest.raises(BadRecord, match="damaged"):
+        NoiseRecipe.from_dict(damaged)
+    with pytest.raises(BadInput, match="does not fit its shape"):
+        NoiseRecipe(0, 0, (40, 4), packing=PACKING)
+
+
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
+def test_the_noise_of_torch_is_that_of_a_pipelines_generator(dtype):
+    from diffusers.utils.torch_utils import randn_tensor
+
+    recipe = NoiseRecipe(7, 2, (4, 3, 2, 2), prior=prior_named(f"torch:{dtype}" if dtype else "torch"))
+    generator = torch.Generator("cpu").manual_seed(9)
+    wanted = randn_tensor((1, 4, 3, 2, 2), generator, torch.device("cpu"), getattr(torch, dtype or "float32"))
+    assert recipe.draw().equal(wanted[0].float()) and recipe.draw().dtype == torch.float32
+    assert recipe.torch_seed == 9 and GOLDEN.torch_seed is None
+    other = dataclasses.replace(recipe, sha256="0" * 64)  # as another machine would have sealed it
+    assert other.draw().equal(recipe.draw())
+    with pytest.raises(BadInput, match="the seed of torch must be"):
+        NoiseRecipe(2**64 - 1, 1, (4,), prior="torch").draw()
+
+
+def test_companions_are_other_noises_of_the_same_prior():
+    recipes = [NoiseRecipe(s, c, (4, 8), "repeated", frame_axis=0) for s, c in ((0, 1), (1, 0))]
+    recipes += [dataclasses.replace(recipes[0], refinements=({"refiner": "erasure:n=2"},))]
+    found = [recipe.beside(number) for recipe in recipes for number in (1, 2, 3)]
+    found += [recipe.plain.draw() for recipe in recipes[:2]]
+    assert len({sha256_of(noise) for noise in found}) == 11
+    assert all(noise[1:].equal(noise[:-1]) for noise in found)
+    assert recipes[0].beside(2).equal(recipes[0].sealed().beside(2))
+    with pytest.raises(BadInput, match="number must be"):
+        recipes[0].beside(0)
+    given = GivenNoise.of(found[0], 3)
+    assert given.beside(1).shape == (4, 8) and not given.beside(1).equal(given.beside(2))
+
+
+def test_a_refined_noise_is_not_drawn_by_its_recipe_alone(tmp_path):
+    recipe = GOLDEN.refined({"refiner": "injection:delta=0.1", "model": "a" * 64}, GOLDEN.draw() * 2)
+    assert recipe.sha256 == sha256_of(GOLDEN.draw() * 2) and recipe.plain == dataclasses.replace(
+        GOLDEN, sha256=None
+    )
+    assert hash(recipe) is not None
+    with pytest.raises(BadRecord, match=r"refined by injection:delta=0.1: replay\(record\)") as caught:
+        recipe.draw()
+    assert "\n" not in str(caught.value)
+    assert NoiseRecipe.load(recipe.save(tmp_path / "noise.json")) == recipe
+    with pytest.raises(BadRecord):
+        dataclasses.replace(recipe, sha256=None).save(tmp_path / "noise.json")
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"refiner": 3}, {"refiner": "a", "model": "b"}, {"refiner": "a", "step": 1}, "erasure"]
+)
+def test_refinements_that_are_none_are_refused(entry):
+    with pytest.raises(BadInput, match="refinements must be dictionaries"):
+        NoiseRecipe(0, 0, (4,), refinements=(entry,))

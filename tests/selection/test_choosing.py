@@ -350,7 +350,7 @@ def test_bad_arguments_are_refused_in_one_line(pipe, options, message):
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("", "empty"), (" \n", "empty"), (None, "prompt or prompt_embeds"), ([], "list of prompts is empty")],
+    [(" \n", "blank"), (None, "prompt or prompt_embeds"), ([], "list of prompts is empty")],
 )
 def test_a_prompt_is_one_text(pipe, prompt, message):
     with pytest.raises(BadInput, match=message):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 import seedbed
 from seedbed.cli import options as opt
@@ -123,6 +125,8 @@ def contact_sheet(
     verifier: str | None = opt.choosing(
         None, metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
     ),
+    prior: str | None = opt.PRIOR,
+    refine: list[str] | None = opt.REFINE,
     out: Path | None = opt.OUT,
     fps: float = opt.FPS,
     run: opt.Run,
@@ -137,6 +141,7 @@ def contact_sheet(
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
+    asked |= opt.shaping(prior, refine)
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
     then = f"finish  seedbed replay {shlex.quote(str(path))} --candidate N"
@@ -200,6 +205,8 @@ def replay(
     else:
         verdict = {True: "identical frames", False: "other frames", None: "new"}[result.identical]
         print(f"video   {video} ({verdict})")
+    if result.identical is None and result.changes:
+        print(f"warning: not as recorded: {'; '.join(result.changes)}", file=sys.stderr)
     if result.identical is False:
         then = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
         line = f"warning: the frames differ from the record's, made on {made.device} with {then}"
@@ -208,7 +215,53 @@ def replay(
         raise typer.Exit(1)
 
 
+noise = typer.Typer(help="Look at initial noises.", no_args_is_help=True)
+
+
+@noise.command()
+@opt.grouped
+def inspect(
+    *,
+    file: Path = typer.Argument(
+        metavar="FILE", help="A .json record or noise recipe, or an .mp4 or .png that carries a record."
+    ),
+    candidate: int | None = opt.choosing(None, min=0, help="Of a record (else the chosen one)."),
+    as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
+) -> None:
+    """Compare a noise with N(0, I): moments, spectrum by axis and correlation of frames, each with its p."""
+    from seedbed.noise.gaussianity import gaussianity
+    from seedbed.refinement import rebuilt
+    from seedbed.report.video import read_record
+
+    content = read_record(file)
+    recipe: Any
+    if "recipes" in content:
+        selection = seedbed.Selection.load(file)
+        index = selection.best if candidate is None else candidate
+        if index >= len(selection.recipes):
+            raise BadInput(
+                f"there is no candidate {index}: choose one from 0 to {len(selection.recipes) - 1}"
+            )
+        recipe = selection.recipes[index]
+    else:
+        recipe = seedbed.NoiseRecipe.load(file)
+    values, change = rebuilt(recipe)
+    packed = getattr(recipe, "packing", None) is not None
+    found = gaussianity(values, None if packed else getattr(recipe, "frame_axis", None))
+    if as_json:
+        rows = [vars(statistic) for statistic in found]
+        print_json({}, recipe=recipe.to_dict(), statistics=rows, changes=[change] * bool(change))
+        return
+    table = Table("", "value", "N(0, I)", "p", box=None, pad_edge=False, header_style="dim")
+    for one in found:
+        table.add_row(one.name, f"{one.value:.4g}", f"{one.expected:.4g}", f"{one.p:.2g}")
+    Console(highlight=False).print(table)
+    if change:
+        print(f"warning: {change}", file=sys.stderr)
+
+
 app.command()(opt.grouped(calibrate))
+app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 
 

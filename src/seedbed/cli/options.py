@@ -32,10 +32,10 @@ _SILENT = {
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-def _check_prompt(prompt: str) -> str:
-    if not prompt.strip():
-        raise BadInput("the prompt is empty: say what to generate")
-    return prompt
+def _check_prompt(context: typer.Context, prompt: str) -> str:
+    if not prompt.strip() and not context.params.get("unconditional"):
+        raise BadInput('the prompt is empty: say what to generate, or add --unconditional to mean ""')
+    return prompt.strip() and prompt
 
 
 def _check_scale(scale: float | None) -> float | None:
@@ -52,6 +52,15 @@ ACQUISITION = choosing(
     help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
     "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
     "else bansa.",
+)
+PRIOR = choosing(
+    None,
+    metavar="TEXT",
+    help="Distribution of the noises: gaussian (else), mixed:1, progressive:2, repeated, shuffled:16; or "
+    "torch: candidate i is what the pipeline itself draws for the seed SEED + i.",
+)
+REFINE = choosing(
+    None, metavar="TEXT", help="What is done to every noise before it is scored (erasure:n=8); repeatable."
 )
 OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
 FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
@@ -77,13 +86,24 @@ class Choice:
         help="Choose by previews that this judges, shapes, clip:FOLDER or aesthetic:FOLDER: short for "
         "--acquisition previews:verifier=NAME.",
     )
+    prior: str | None = PRIOR
+    refine: list[str] | None = REFINE
 
     def arguments(self) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
         from seedbed.selection.choosing import named
 
         function = named(self.acquisition, self.verifier)
-        return {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
+        chosen = {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
+        return {**chosen, **shaping(self.prior, self.refine)}
+
+
+def shaping(prior: str | None, refine: list[str] | None) -> dict[str, Any]:
+    """The prior and the refiners, checked before a model is loaded."""
+    from seedbed.noise import prior_named
+    from seedbed.refinement import refiners_named
+
+    return {"prior": None if prior is None else prior_named(prior), "refine": refiners_named(refine)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +136,7 @@ class Run(Terminal):
         help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
         "shapes-cogvideox).",
     )
+    unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
     batch_size: int | None = running(
         None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )

@@ -107,13 +107,14 @@ def deliver(
     if as_json:
         print_json(files, record=record)
         return
-    from seedbed.report.page import amount  # loads more than --help needs
+    from seedbed.report.page import amount, origin  # loads more than --help needs
 
     console = Console(highlight=False)
     if ranking:
         console.print(_ranking(record))
     recipe, ledger, count = record["recipes"][record["best"]], record["ledger"], len(record["recipes"])
-    noise = f"noise {recipe['candidate']}" + f" of seed {recipe['seed']}" * (recipe["seed"] is not None)
+    noise, seed, made = origin(recipe)
+    noise += f" of {seed}" * (recipe["seed"] is not None and bool(seed)) + f" ({made})" * bool(made)
     end = "one" if "picked" in record["options"] else {"low": "lowest", "high": "highest"}[record["prefer"]]
     choice = f"{noise}, {end} of {count} by {record['acquisition']} ({record['reason']})"
     items = ", ".join(f"{what} {amount(evaluations)}" for what, evaluations in ledger.items())
@@ -131,7 +132,7 @@ def deliver(
 
 def _ranking(record: dict[str, Any]) -> Table:
     """The candidates of a record, best first."""
-    from seedbed.report.page import figure
+    from seedbed.report.page import figure, origin
 
     headings = [Column(heading, justify="right") for heading in ("rank", "seed", "noise", "score")]
     table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
@@ -144,7 +145,7 @@ def _ranking(record: dict[str, Any]) -> Table:
         dropped = f"dropped after layer {seen[index]}" if seen[index] < max(seen) else ""
         table.add_row(
             str(rank),
-            "–" if recipe["seed"] is None else str(recipe["seed"]),
+            "–" if recipe["seed"] is None else (origin(recipe)[1] or origin(recipe)[0]).removeprefix("seed "),
             str(recipe["candidate"]),
             figure(total, spread),
             "chosen" if chosen else dropped,

@@ -107,6 +107,11 @@ class NoiseRecipe:
             object.__setattr__(self, name, value)
 
     @property
+    def torch_seed(self) -> int | None:
+        """The number that any tool draws this noise for, under the prior "torch"; else None."""
+        return self.seed + self.candidate if isinstance(prior_named(self.prior), Torch) else None
+
+    @property
     def plain(self) -> NoiseRecipe:
         """The recipe of the noise before its refinements; itself where there are none."""
         return dataclasses.replace(self, refinements=(), sha256=None) if self.refinements else self

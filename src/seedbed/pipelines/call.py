@@ -116,8 +116,9 @@ class Call:
             raise BadInput(f"generator must be a torch.Generator, not {type(given).__name__}")
 
     def _check_prompt(self) -> None:
-        if self.prompt is not None and not (isinstance(self.prompt, str) and self.prompt.strip()):
-            raise BadInput(f"the prompt must be one text that is not empty, not {shown(self.prompt)}")
+        blank = isinstance(self.prompt, str) and self.prompt and not self.prompt.strip()
+        if blank or not isinstance(self.prompt, (str, NoneType)):
+            raise BadInput(f"the prompt must be one text that is not blank, not {shown(self.prompt)}")
         if "prompt" not in self.parameters and "prompt_embeds" not in self.parameters:
             if self.prompt is not None:
                 raise BadInput(f"{self.name} takes no prompt: pass None")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,8 +64,10 @@ def model_sha256(pipe: Any) -> str:
         module = eager_module(component)
         config = getattr(module, "config", None)
         settings = dict(config) if isinstance(config, Mapping) else {}
-        own = sorted((key, repr(value)) for key, value in settings.items() if not key.startswith("_"))
-        digest.update(f"{name} {type(module).__name__} {own}".encode())
+        own = {key: value for key, value in settings.items() if not key.startswith("_")}
+        # As JSON, which knows no tuples: a loaded configuration has lists where a new one has tuples.
+        text = json.dumps(own, sort_keys=True, default=str)
+        digest.update(f"{name} {type(module).__name__} {text}".encode())
         for place, tensor in _weights(module):
             digest.update(f"{place} {tensor.dtype} {tuple(tensor.shape)}".encode())
             values = tensor.detach().flatten()

@@ -40,9 +40,12 @@ def selection_page(data: dict[str, Any]) -> str:
     totals, scores = (np.array(data[key], np.float64) for key in ("totals", "scores"))  # None becomes nan
     previews = _pictures(data, 160, fps)
     rungs = [dict(zip(rung["candidates"], rung["scores"], strict=True)) for rung in data.get("rungs") or []]
-    names = [f"noise {recipe['candidate']}" for recipe in data["recipes"]]
-    if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds
-        names = [f"seed {recipe['seed']}" for recipe in data["recipes"]]
+    origins = [origin(recipe) for recipe in data["recipes"]]
+    names = [name for name, _, _ in origins]
+    if len(set(names)) < len(names):  # noises of the user's own, told apart by their seeds, else numbered
+        names = [seed for _, seed, _ in origins]
+    if len(set(names)) < len(names):
+        names = [f"noise {index}" for index in range(len(names))]
 
     seen = np.isfinite(scores).sum(axis=1)
     # Means over fewer layers do not compare with those of the candidates that stayed to the end.
@@ -51,7 +54,7 @@ def selection_page(data: dict[str, Any]) -> str:
     rows = [
         {
             "name": names[candidate],
-            "seed": data["recipes"][candidate]["seed"],
+            "origin": ", ".join(filter(None, origins[candidate][1:])),
             "chosen": candidate == best,
             "total": figure(totals[candidate], high - low),
             "dropped": seen[candidate] if seen[candidate] < seen.max() else None,
@@ -122,12 +125,15 @@ def sheet_page(data: dict[str, Any]) -> str:
         KeyError: the record lacks one of its keys.
     """
     totals, previews = np.array(data["totals"], np.float64), _pictures(data, 320, data["fps"])  # None: nan
-    judged = np.isfinite(totals).any()
+    judged, named = np.isfinite(totals).any(), [origin(recipe) for recipe in data["recipes"]]
     spread = float(np.nanmax(totals) - np.nanmin(totals)) if judged else 0.0
     cards = [
         {
             "number": candidate,
-            "name": f"noise {data['recipes'][candidate]['candidate']}",
+            "name": f"noise {candidate}",
+            "origin": ", ".join(
+                word for word in named[candidate][::2] if word not in ("", f"noise {candidate}")
+            ),
             "preview": previews.get(candidate),
             "score": figure(totals[candidate], spread) if judged else None,
             "first": bool(spread) and totals[candidate] == np.nanmax(totals),
@@ -146,6 +152,20 @@ def sheet_page(data: dict[str, Any]) -> str:
         elapsed=f"{sum(data['seconds'].values()):,.1f}",
         rest=data["sheet"]["of"] - data["sheet"]["steps"],
     )
+
+
+def origin(recipe: dict[str, Any]) -> tuple[str, str, str]:
+    """From a recipe's record: what a noise is called, the seed of its pool, and how it was made.
+
+    One that torch draws is called by the seed that any other tool takes, and its pool's plays no part. How it
+    was made is its prior and its refiners, "" for plain Gaussian noise.
+    """
+    prior, seed = recipe.get("prior", "gaussian"), recipe["seed"]
+    drawn = prior if prior != "gaussian" else ""
+    made = ", ".join(filter(None, [drawn, *(each["refiner"] for each in recipe.get("refinements", ()))]))
+    if prior.partition(":")[0] == "torch":
+        return f"torch seed {seed + recipe['candidate']}", "", made
+    return f"noise {recipe['candidate']}", "given" if seed is None else f"seed {seed}", made
 
 
 def _pictures(data: dict[str, Any], side: int, fps: float) -> dict[int, dict[str, Any]]:

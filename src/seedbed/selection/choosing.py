@@ -7,9 +7,11 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
+import torch
 from torch import Tensor
 
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
@@ -17,12 +19,14 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.errors import BadInput, shown, whole
-from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Prior, prior_named, sha256_of
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
+from seedbed.refinement import Refine, rebuilt, refined, refiners_named
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
+from seedbed.texts import text_of
 from seedbed.verifiers import Verifier, judged_text
 from seedbed.verifiers import resolve as verifier_named
 
@@ -33,6 +37,9 @@ MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
 Options = ParamSpec("Options")
+
+Noises = Tensor | Sequence[NoiseRecipe | Tensor]
+"""Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
 
 # What pipelines call the number of videos or images of one prompt.
 _COUNTS = ("num_videos_per_prompt", "num_images_per_prompt")
@@ -81,9 +88,9 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
         first, call = whole("seed", options.get("seed", seed), least=0), options.get("call")
         made = []
         for index, text in enumerate(prompt):
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or (text and not text.strip()):
                 raise BadInput(
-                    f"prompt {index} of the list must be a text that is not empty, not {shown(text)}"
+                    f"prompt {index} of the list must be a text that is not blank, not {shown(text)}"
                 )
             own = {**_entries(options, index, len(prompt)), "seed": first + index}
             if isinstance(call, Mapping):
@@ -131,6 +138,8 @@ def select(
     acquisition: str | Acquisition | Profile = "auto",
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
+    prior: str | Prior | None = None,
+    refine: Refine = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -140,9 +149,9 @@ def select(
 
     Args:
         pipe: any diffusers pipeline whose call takes `latents`; unchanged afterwards.
-        prompt: what to generate; or pass `prompt_embeds=`. For a list of prompts, the result is a list of
-            selections: prompt number i has the noises of seed + i. Lists of `negative_prompt` or `generator`
-            then have one entry for each prompt.
+        prompt: what to generate, which may be empty (""); or pass `prompt_embeds=`. For a list of prompts,
+            the result is a list of selections: prompt number i has the noises of seed + i. Lists of
+            `negative_prompt` or `generator` then have one entry for each prompt.
         candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
             single one is taken as it is, without an evaluation. None: what the profile was measured with, 6
             for previews, else 10.
@@ -153,6 +162,12 @@ def select(
             it names; without one it is BANSA as published (arXiv 2505.17561), for which our models show no
             gain: calibrate (docs/evidence.md).
         verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
+        prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: Gaussian.
+            With "torch", candidate i is what the pipeline itself draws for the seed `seed + i`.
+        refine: what is done to every noise before it is scored, one `seedbed.refinement.Refiner` or several
+            in their order, or texts ("erasure:n=8"). What is scored is then what is generated from, and all
+            candidates pay. The winner alone, refined after the choice, is cheaper:
+            `generate(pipe, prompt, noises=[selection.recipe], refine=...)`.
         batch_size: rows of one forward; "auto": what fits (previews: one). Where an acquisition runs several
             copies of a candidate, each is a row, and they stay together.
         progress: True for a bar on stderr, or a callable (what, done, total).
@@ -170,17 +185,20 @@ def select(
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(pipe, prompt, function, given, candidates, seed, batch_size, progress)[0]
+    return choose(
+        pipe, prompt, function, given, candidates, seed, batch_size, progress, prior=prior, refine=refine
+    )[0]
 
 
 def score(
     pipe: Any,
     prompt: str | None,
-    noises: Tensor | Sequence[NoiseRecipe | Tensor],
+    noises: Noises,
     *,
     acquisition: str | Acquisition | Profile = "auto",
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
+    refine: Refine = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -189,23 +207,32 @@ def score(
     """Score noises that you already have; arguments, result and errors as in `select`.
 
     Args:
-        noises: (candidates, *shape), or a list of noises (*shape) and recipes. A record can redraw recipes,
-            not tensors: of these it keeps the sha256.
+        noises: (candidates, *shape), or a list of noises (*shape) and recipes, refined ones included. A
+            record can redraw recipes, not tensors: of these it keeps the sha256.
 
     Raises:
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
+    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    return choose(
+        pipe, prompt, function, given, None, 0, batch_size, progress, noises, even_one=True, refine=refine
+    )[0]
+
+
+def _listed(noises: Noises) -> Noises:
+    """The caller's own noises, if there are any; errors as `score`."""
     if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
         raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
     if len(noises) < 1:
         raise BadInput("there is no noise to score: pass at least one")
-    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(pipe, prompt, function, given, len(noises), 0, batch_size, progress, noises)[0]
+    return noises
 
 
-def given_pool(session: Session, noises: Tensor | Sequence[NoiseRecipe | Tensor]) -> Pool:
-    """The caller's own noises, checked; arguments and errors as `score`."""
+def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
+    """The caller's own noises, checked, and what is to be said of them; arguments and errors as `score`."""
     recipes: list[NoiseRecipe | GivenNoise] = []
+    drawn: list[Tensor] = []
+    notes: list[str] = []
     for index, noise in enumerate(noises):
         if not isinstance(noise, (Tensor, NoiseRecipe)):
             raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
@@ -215,12 +242,16 @@ def given_pool(session: Session, noises: Tensor | Sequence[NoiseRecipe | Tensor]
                 f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
             )
         if isinstance(noise, NoiseRecipe):
-            recipes.append(noise)
+            values, change = rebuilt(noise, session)
+            notes += [change] * bool(change)
+            recipes.append(replace(noise, sha256=sha256_of(values)))
         elif bool(noise.isfinite().all()):
-            recipes.append(GivenNoise.of(noise.detach().cpu().float().contiguous(), index))
+            values = noise.detach().cpu().float().contiguous()
+            recipes.append(GivenNoise.of(values, index))
         else:
             raise BadInput(f"noise {index} has values that are not finite")
-    return Pool.of(recipes)
+        drawn.append(values)
+    return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
 
 
 def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,11 +330,15 @@ def chosen_function(
     return function, count or usual, reason
 
 
-def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
+def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior | None = None) -> Pool:
     """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline.
 
+    Args:
+        prior: as in `select`.
+
     Raises:
-        BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`.
+        BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`; a prior over frames where the
+            latents have no axis of them.
     """
     spec = session.spec
     shape = tuple(spec.shape)
@@ -314,12 +349,9 @@ def draw_pool(session: Session, candidates: int, seed: int) -> Pool:
             f"{candidates:,} candidates are too many for one choice (noises of {size:,.1f} GiB): ask for "
             f"at most {most:,} of {session.asked.name}"
         )
-    return Pool.of(
-        [
-            NoiseRecipe(seed=seed, candidate=index, shape=shape, frame_axis=spec.frame_axis)
-            for index in range(candidates)
-        ]
-    )
+    kind = Gaussian() if prior is None else prior_named(prior)
+    first = NoiseRecipe(seed, 0, shape, text_of(kind), spec.frame_axis)
+    return Pool.of([replace(first, candidate=index) for index in range(candidates)])
 
 
 def choose(
@@ -331,9 +363,11 @@ def choose(
     seed: int,
     batch_size: BatchSize,
     progress: Progress,
-    noises: Tensor | Sequence[NoiseRecipe | Tensor] | None = None,
+    noises: Noises | None = None,
     *,
     even_one: bool = False,
+    prior: str | Prior | None = None,
+    refine: Refine = None,
 ) -> tuple[Selection, Scores, Session]:
     """Score a pool and make the record of it; what was denoised for it is in the scores.
 
@@ -341,19 +375,35 @@ def choose(
         acquisition: as `named` returns it.
         given: the arguments of the pipeline's call.
         noises: the caller's own instead of those of the seed.
-        even_one: a single candidate of a seed is scored too, as one of the caller's own is.
+        even_one: a single candidate is scored too.
+        prior, refine: as in `select`.
     """
+    refiners, candidates = refiners_named(refine), candidates if noises is None else len(_listed(noises))
+    prior = prior if prior is None else prior_named(prior)
+    if noises is not None and prior is not None:
+        raise BadInput("a prior is for noises that are drawn, and these are given: leave one out")
     wanted = several(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     function, count, reason = chosen_function(session, acquisition, candidates, given)
     for name, kept in wanted.items():
         if kept > count:
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
-    pool = draw_pool(session, count, seed) if noises is None else given_pool(session, noises)
+    notes: tuple[str, ...] = ()
+    if noises is None:
+        pool = draw_pool(session, count, seed, prior)
+    else:
+        pool, notes = given_pool(session, noises)
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         batch_size = whole("batch_size", batch_size)
+    seconds = {}
+    if refiners:
+        started = perf_counter()
+        with reporting(progress) as show:
+            pool, strayed = refined(pool, refiners, session, show)
+        notes += strayed
+        seconds["refinement"] = perf_counter() - started
     started = perf_counter()
-    if len(pool) == 1 and noises is None and not even_one:
+    if len(pool) == 1 and not even_one:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
             plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
         scores = Scores.unranked(1)
@@ -364,7 +414,8 @@ def choose(
     if not session.ledger.entries:  # or the first evaluation would have shown it
         session.arrive(pool.noises[0])
     what = "scoring" if scores.previews is None else "preview"  # as the ledger has it
-    seconds = {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
+    seconds |= {what: perf_counter() - started - sum(scores.seconds.values()), **scores.seconds}
+    scores = replace(scores, notes=(*scores.notes, *notes))
     call, missing = recordable({**session.call, **wanted})
     selection = Selection(
         prompt=session.prompt,

@@ -21,11 +21,13 @@ from seedbed.acquisition.base import Acquisition, BatchSize, Pool, Scores
 from seedbed.acquisition.previews import counting, judged_rung
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
+from seedbed.noise import Prior
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
+from seedbed.refinement import Refine, rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import CANDIDATES, choose, merged, named
+from seedbed.selection.choosing import CANDIDATES, Noises, choose, merged, named
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged_text, name_of
@@ -191,7 +193,14 @@ class ContactSheet:
             why = "its first steps were made on another device"
         if why:
             reason += f"; started over, as {why}"
-        rollout = Rollout(session, selection.recipe.draw()[None])
+        if selection.pool is None:
+            noise, change = rebuilt(selection.recipe, session)
+        else:
+            noise, change = selection.pool[index], ""
+        if change:
+            why = change
+            reason += f"; started over, as {why}"
+        rollout = Rollout(session, noise[None])
         started = perf_counter()
         with reporting(progress) as show:
             if not why and self.evaluations is not None:
@@ -218,6 +227,9 @@ def contact_sheet(
     after: int | None = None,
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
+    prior: str | Prior | None = None,
+    refine: Refine = None,
+    noises: Noises | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -231,6 +243,7 @@ def contact_sheet(
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
+        noises: as in `score`, instead of those of the seed: variations of a noise, or a walk between two.
         batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
             bit those that `replay` makes; more round differently.
 
@@ -246,14 +259,14 @@ def contact_sheet(
     judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
     function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt)
-    selection, scores, _ = choose(
-        pipe, prompt, function, given, candidates, seed, batch_size, progress, even_one=True
-    )
+    choice = (function, given, candidates, seed, batch_size, progress, noises)
+    selection, scores, _ = choose(pipe, prompt, *choice, even_one=True, prior=prior, refine=refine)
     rollout = scores.rollout
     assert rollout is not None
     selection = replace(
         selection,
-        reason=f"previews after {rollout.step} of {rollout.steps} steps, for a person to choose from",
+        reason="; ".join([f"previews after {rollout.step} of {rollout.steps} steps", *scores.notes])
+        + ", for a person to choose from",
         options={**selection.options, "after": rollout.step, "verifier": judge and name_of(judge)},
     )
     evaluations = [rollout.memory(candidate) for candidate in rollout.alive]

@@ -22,13 +22,15 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
 from seedbed.errors import BadInput, SeedbedError, number, shown
 from seedbed.files import write_bytes_atomically
+from seedbed.noise import Prior
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import load, reason
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
+from seedbed.refinement import Refine, rebuilt
 from seedbed.report.video import read_record, write_video
-from seedbed.selection.choosing import choose, merged, named, per_prompt, several
+from seedbed.selection.choosing import Noises, choose, merged, named, per_prompt, several
 from seedbed.selection.profile import Profile
 from seedbed.selection.record import Selection, sealed
 from seedbed.verifiers import Verifier
@@ -45,8 +47,9 @@ class Generation:
         selection: how the noise was chosen; its ledger and seconds include the generation.
         identical: after `replay`: whether the frames are those of the record, bit by bit; None where there is
             nothing to compare with.
-        changes: after `replay`: in what the pipeline, the device and the packages are not as recorded, a few
-            words each: what may be why frames are not identical.
+        changes: after `replay`: in what the pipeline, the device and the packages are not as recorded, and
+            the noise where torch or a refiner makes another one here, a few words each: what may be why
+            frames are not identical.
     """
 
     frames: np.ndarray[Any, Any] = field(repr=False)
@@ -97,6 +100,9 @@ def generate(
     acquisition: str | Acquisition | Profile = "auto",
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
+    prior: str | Prior | None = None,
+    refine: Refine = None,
+    noises: Noises | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -104,7 +110,8 @@ def generate(
 ) -> Generation:
     """Choose a noise as `select` does, then let the pipeline generate from it.
 
-    Arguments and errors are those of `select`; a list of prompts gives a list of generations. A choice by
+    Arguments and errors are those of `select`, and `noises`, as in `score`, to choose from instead of those
+    of the seed: of a single one nothing is scored. A list of prompts gives a list of generations. A choice by
     previews goes on from the steps that it has done: its ledger has the winner's own evaluations as
     "generation", and all others as "preview". Where the caller passes no `generator`, the pipeline gets one
     with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
@@ -115,7 +122,8 @@ def generate(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
-    selection, scores, session = choose(pipe, prompt, function, given, candidates, seed, batch_size, progress)
+    choice = (function, given, candidates, seed, batch_size, progress, noises)
+    selection, scores, session = choose(pipe, prompt, *choice, prior=prior, refine=refine)
     started = perf_counter()
     with reporting(progress) as show:
         if scores.rungs and scores.rollout is not None:
@@ -140,7 +148,8 @@ def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
 def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
     """What was spent, split into the winner's own evaluations and those of the others."""
     own = float(rollout.spent(winner))
-    entries = {"preview": spent.total - own, "generation": own}
+    refined = spent.entries.get("refinement", 0.0)
+    entries = {"refinement": refined, "preview": spent.total - refined - own, "generation": own}
     return Ledger({what: evaluations for what, evaluations in entries.items() if evaluations})
 
 
@@ -153,8 +162,10 @@ def replay(
 ) -> Generation:
     """Generate again from a record, and say whether the very same frames came out.
 
-    The noise is the recorded one bit by bit, or an error. The frames are too, on the same kind of device with
-    the same packages; elsewhere kernels may round differently, and then `Generation.identical` is False.
+    The noise is the recorded one bit by bit, or an error; where torch drew it or a model refined it, it may
+    differ on another machine, and `Generation.changes` says so. The frames are the recorded ones too, on the
+    same kind of device with the same packages; elsewhere kernels may round differently, and then
+    `Generation.identical` is False.
 
     Args:
         record: a record, or the path of a .json, .mp4 or .png that carries one.
@@ -169,7 +180,8 @@ def replay(
         The frames, with the recorded selection; `identical` is None for a record of a selection alone.
 
     Raises:
-        BadInput: no such file or model, an argument that the record lacks or already has, another pipeline.
+        BadInput: no such file or model, an argument that the record lacks or already has, another pipeline,
+            or another model than the noise was refined with.
         BadRecord: a damaged, altered or foreign record, or noise that only its owner has.
     """
     content = record if isinstance(record, Mapping) else read_record(record)
@@ -178,11 +190,13 @@ def replay(
         raise BadInput(
             "nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)"
         )
-    noise = selection.recipe.draw()
+    selection.recipe.plain.draw()  # a record that cannot be replayed is refused before a model is loaded
     session = reopened(selection, pipe, missing)
     with reporting(progress) as show, _as_recorded():
+        noise, change = rebuilt(selection.recipe, session)
         frames = session.generate(noise, progress=partial(show, "generation"))
-    replayed = Generation(frames, selection, changes=tuple(selection.changes(session.pipe)))
+    changes = [*selection.changes(session.pipe), *[change] * bool(change)]
+    replayed = Generation(frames, selection, changes=tuple(changes))
     if "frames_sha256" not in content:
         return replayed
     same = content["frames_shape"] == list(replayed.frames.shape)

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import changed, dtype_named, has_device, recorded_name, switches
+from seedbed.refinement import rebuilt
 from seedbed.report.video import read_record
 
 SCHEMA = "seedbed.selection/3"
@@ -61,8 +63,11 @@ def device_of(pipe: Any) -> str:
 
 def _recipe(entry: Any) -> NoiseRecipe | GivenNoise:
     if isinstance(entry, dict) and entry.get("given"):
-        known = NoiseRecipe(0, entry["candidate"], entry["shape"], sha256=entry["sha256"])
-        return GivenNoise(known.candidate, known.shape, str(known.sha256))
+        refinements = entry.get("refinements", ())
+        known = NoiseRecipe(
+            0, entry["candidate"], entry["shape"], sha256=entry["sha256"], refinements=refinements
+        )
+        return GivenNoise(known.candidate, known.shape, str(known.sha256), refinements=known.refinements)
     return NoiseRecipe.from_dict(entry)
 
 
@@ -262,16 +267,26 @@ class Selection:
 
     @property
     def noise(self) -> Tensor:
-        """The `kept` best noises, best first, as the pipeline's `latents=`: (kept, *shape), on the CPU."""
+        """The `kept` best noises, best first, as the pipeline's `latents=`: (kept, *shape), on the CPU.
+
+        Those of a loaded selection are drawn again; BadRecord where the model was needed to refine them.
+        """
         best = self.order[: self.kept]
-        drawn = self.pool[list(best)] if self.pool is not None else [self.recipes[i].draw() for i in best]
-        return torch.stack([*drawn]).to(self.noise_dtype)
+        if self.pool is not None:
+            return self.pool[list(best)].to(self.noise_dtype)
+        drawn = [rebuilt(self.recipes[index]) for index in best]
+        for change in filter(None, (change for _, change in drawn)):
+            warnings.warn(change, stacklevel=2)
+        return torch.stack([noise for noise, _ in drawn]).to(self.noise_dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """The record, in plain JSON types, with a `digest` that shows whether it was altered."""
         content = json.loads(_SELECTIONS.dump_json(self, exclude_defaults=True))
         about = {"schema": SCHEMA, "seedbed": __version__, **content.pop("model")}
-        return sealed({**about, **content, "seed": self.recipe.seed, "best": self.best})
+        about |= {"seed": self.recipe.seed, "best": self.best}
+        if (number := getattr(self.recipe, "torch_seed", None)) is not None:
+            about["torch_seed"] = number
+        return sealed({**about, **content})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Selection:
