@@ -36,6 +36,10 @@ class Refiner:
         """What it costs for one candidate, in full conditional forwards of the denoiser."""
         return 0.0
 
+    def caution(self, session: Session) -> str:
+        """What is to be known of it in this call, in one line; "" for nothing. No evaluation is run."""
+        return ""
+
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """Refine one noise.
 
