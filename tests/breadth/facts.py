@@ -24,6 +24,7 @@ class Facts:
     latents: str
     frame_axis: str
     noise: str
+    seed: str
     guidance: str
     scored: str
     selection: str
@@ -40,7 +41,7 @@ def facts(family: Family) -> Facts:
     """Raises `tests.pipelines.family.Missing` where the installed diffusers is too old for the family."""
     name = type(runs.pipeline(family)).__name__
     selection = answer(lambda: runs.generation(family) and None)
-    known = dict.fromkeys(("attention", "latents", "frame_axis", "noise", "guidance", "scored"), "–")
+    known = dict.fromkeys(("attention", "latents", "frame_axis", "noise", "seed", "guidance", "scored"), "–")
     if selection == "yes":
         known = seen(family)
     return Facts(
@@ -62,7 +63,8 @@ def seen(family: Family) -> dict[str, str]:
     if family.kind == "image":
         axis = "none"
     elif spec.frame_axis is None:
-        axis = "within the tokens"
+        found = session.drawn.frame_axis
+        axis = "within the tokens" if found is None else f"{found + 1} before packing"
     else:
         axis = str(spec.frame_axis + 1)
     return dict(
@@ -70,6 +72,7 @@ def seen(family: Family) -> dict[str, str]:
         latents=f"`{spec.layout}`",
         frame_axis=axis,
         noise="`latents=`" if runs.takes_the_noise(family) else "through `seedbed.generate`",
+        seed=answer(lambda: runs.seeded(family)),
         guidance=session.guidance,
         scored=scored(family),
     )

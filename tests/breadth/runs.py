@@ -109,6 +109,32 @@ def takes_the_noise(family: Family) -> bool:
     return np.array_equal(frames, made.frames)
 
 
+@cache
+def seeded(family: Family) -> str | None:
+    """Where the pipeline makes of the noise of a seed, bit by bit, what it makes of a generator of that seed.
+
+    None where its own call does so with `latents=` alone. Raises NotSupported where it draws other noises.
+    """
+    pipe, asked = pipeline(family), session(family)
+    noise = asked.drawn.from_seed(7, asked.spec.shape)
+    call: dict[str, Any] = {**family.call, **({} if family.prompt is None else {"prompt": family.prompt})}
+    generator = torch.Generator("cpu").manual_seed(7)
+    if asked.facts.entry.startswith("latents"):
+        own = pipe(**call, generator=generator, output_type="latent")[0]
+        try:
+            given = pipe(**call, latents=noise[None].clone(), output_type="latent")[0]
+        except ValueError:  # SkyReels-V2 with diffusion forcing fails with latents
+            pass
+        else:
+            return None if torch.equal(own, given) else "the same noise; its steps draw more"
+        generator.manual_seed(7)
+    pixels = np.asarray(pipe(**call, generator=generator, output_type="np")[0], dtype=np.float32)
+    frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8).reshape(-1, *pixels.shape[-3:])
+    generator.manual_seed(7)
+    made = Session(pipe, family.prompt, **family.call, generator=generator).generate(noise)
+    return "through `seedbed.generate`" if np.array_equal(made, frames) else "the same noise, other frames"
+
+
 def weights(pipe: Any) -> dict[str, Tensor]:
     modules = {n: m for n, m in pipe.components.items() if isinstance(m, nn.Module)}
     return {f"{n}.{key}": value.clone() for n, m in modules.items() for key, value in m.state_dict().items()}

@@ -20,6 +20,7 @@ HEADER = (
     "latents",
     "frame axis",
     "noise goes in",
+    "noise of a seed",
     "guidance while scoring",
     "scored",
     "selection",

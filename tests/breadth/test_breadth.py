@@ -13,6 +13,9 @@ from tests.breadth.table import COMMAND, PAGE, line, written
 from tests.pipelines import CALLS, DEFAULT, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
 
+# Where a seed names the noise, and with which the frames of the pipeline's own call.
+SEEDED = ("yes", "through `seedbed.generate`", "the same noise; its steps draw more")
+
 
 class Broken(Exception):
     pass
@@ -66,6 +69,13 @@ def test_selects_by_attention(family):
 def test_replays(family):
     needs(family, "replay")
     assert runs.replayed(family).identical
+
+
+def test_the_noise_of_a_seed_is_what_the_pipeline_draws(family):
+    """Bit by bit, or a line says why it is not."""
+    if "selection" not in family.unsupported:
+        seed = facts(family).seed
+        assert seed in SEEDED or seed.startswith('no prior="torch" for '), seed
 
 
 def test_scores_are_the_same_in_every_batch(family):

@@ -154,6 +154,29 @@ def test_independent_noise_in_the_steps_of_a_stochastic_sampler_breaks_the_margi
     assert found[0] < error < 0.15 < found[1]
 
 
+def test_ancestral_sampling_keeps_the_marginals_only_with_the_priors_noise_in_its_steps():
+    """DDPM (arXiv 2006.11239, equations 6, 7) of one known video, where each step's posterior is exact.
+
+    Then x_t has mean √ᾱ x0 and covariance (1 − ᾱ) C at every t.
+    """
+    prior, video = Progressive(2), generator(6).standard_normal((FRAMES, 1))
+    factor, wanted = prior.factor(FRAMES, generator()), prior.correlation(FRAMES)
+    beta = np.linspace(1e-3, 0.2, 30)
+    left = np.cumprod(1 - beta)
+    error = 5 * math.sqrt(2 / POSITIONS)
+    start = apply_factor(factor, generator(7).standard_normal((FRAMES, POSITIONS)), 0)
+    for correlated in (True, False):
+        x, numbers = math.sqrt(left[-1]) * video + math.sqrt(1 - left[-1]) * start, generator(8)
+        for t in range(29, 10, -1):
+            mean = math.sqrt(left[t - 1]) * beta[t] * video + math.sqrt(1 - beta[t]) * (1 - left[t - 1]) * x
+            z = numbers.standard_normal(x.shape)
+            z = apply_factor(factor, z, 0) if correlated else z
+            x = mean / (1 - left[t]) + math.sqrt((1 - left[t - 1]) / (1 - left[t]) * beta[t]) * z
+        rest = (x - math.sqrt(left[10]) * video) / math.sqrt(1 - left[10])
+        off = np.abs(rest @ rest.T / POSITIONS - wanted).max()
+        assert off < error if correlated else off > 0.3
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import struct
 import tempfile
 
 import numpy as np
@@ -266,6 +267,9 @@ def test_missing_files_and_folders_are_named(tmp_path):
         GOLDEN.save(tmp_path / "nowhere" / "noise.json")
 
 
+# Of the generator of seed 3, candidate 1.
+KEY = int.from_bytes(hashlib.sha256(b"seedbed noise" + struct.pack("<QQ", 3, 1)).digest()[:16], "little")
+
 # Of LTX: frames, height and width as tokens, channels beside them, from a noise (channels, frames, ...).
 PACKING = Packing((3, 4, 2, 5), (4, 2, 5, 3), (10, 5, 1, 40))
 
@@ -387,3 +391,16 @@ def test_a_refined_noise_is_not_drawn_by_its_recipe_alone(tmp_path):
 def test_refinements_that_are_none_are_refused(entry):
     with pytest.raises(BadInput, match="refinements must be dictionaries"):
         NoiseRecipe(0, 0, (4,), refinements=(entry,))
+
+
+@pytest.mark.parametrize("prior", ["mixed:1", "progressive:2", "repeated", "shuffled:2,stride=2"])
+def test_what_steps_add_has_the_correlation_of_the_noise_itself(prior):
+    recipe = NoiseRecipe(3, 1, (40, 3), prior=prior, frame_axis=1, packing=PACKING)
+    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    factor = prior_named(prior).factor(4, np.random.Generator(np.random.Philox(key=KEY)))
+    frames = noise.view(4, 2, 5, 3).permute(3, 0, 1, 2).double().numpy()
+    wanted = np.einsum("ij,cjhw->cihw", factor, frames).transpose(1, 2, 3, 0).reshape(40, 3)
+    assert np.abs(recipe.correlate(noise).numpy() - wanted).max() < 1e-6
+    assert recipe.correlate(noise.half()).dtype == torch.float16
+    for independent in ("gaussian", "torch"):
+        assert dataclasses.replace(recipe, prior=independent).correlate(noise).equal(noise)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 
 import seedbed
 from seedbed import zoo
@@ -292,3 +294,50 @@ def test_the_embedded_model_end_to_end(tmp_path):
     video.save(tmp_path / "circle.mp4")
     assert "mixed:alpha=1.0, erasure:n=8" in video.report(tmp_path / "circle.html").read_text()
     assert seedbed.replay(tmp_path / "circle.mp4", **QUIET).identical
+
+
+@pytest.mark.parametrize("prior", ["repeated", "shuffled:2,stride=2"])
+def test_stochastic_steps_add_noise_of_the_same_correlation(monkeypatch, prior):
+    """AnimateDiff by DDPM: frames of each step's noise repeat as those of the candidate's own noise do."""
+    pipe, call = BUILDERS["animatediff"](), {**QUIET, **CALLS["animatediff"], "num_inference_steps": 3}
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    noises = []
+
+    def drawn(shape, **others):
+        noises.append(randn_tensor(shape, **others))
+        return noises[-1]
+
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", drawn)
+    sheet = seedbed.contact_sheet(pipe, PROMPT, prior=prior, candidates=4, batch_size=2, after=2, **call)
+    assert [len(noise) for noise in noises] == [2] * 4  # two steps of two batches
+    for number, start in enumerate(sheet.selection.pool):
+        batch, row = divmod(number, 2)
+        own, *steps = (
+            [noise[:, -1].equal(noise[:, frame]) for frame in range(2)]
+            for noise in (start, noises[2 * batch][row], noises[2 * batch + 1][row])
+        )
+        assert any(own) and steps == [own, own]
+    video = sheet.finish(1, progress=False)
+    assert seedbed.replay(video.record(), pipe, progress=False).frames.shape == video.frames.shape
+    alone = seedbed.contact_sheet(pipe, PROMPT, prior=prior, candidates=2, after=2, **call).finish(1, **QUIET)
+    assert seedbed.replay(alone.record(), pipe, progress=False).identical
+    noises.clear()
+    seedbed.generate(pipe, PROMPT, candidates=1, **call)
+    assert all(not noise[:, :, 0].equal(noise[:, :, 1]) for noise in noises)
+
+
+def test_packed_latents_have_priors_over_frames_too():
+    pipe, call = BUILDERS["ltx"](), {**QUIET, **CALLS["ltx"], "acquisition": "random", "candidates": 2}
+    video = seedbed.generate(pipe, PROMPT, prior="repeated", refine="erasure:2", **call)
+    recipe = video.selection.recipe
+    drawn = torch.empty(recipe.packing.shape)
+    order = recipe.packing.pack(torch.arange(drawn.numel()).view(drawn.shape), recipe.shape).flatten()
+    drawn.view(-1)[order] = video.selection.pool[video.selection.best].flatten()
+    frames = drawn.movedim(recipe.frame_axis, 0)
+    assert len(frames) > 1 and torch.equal(frames[1:], frames[:-1])
+    assert seedbed.replay(json.loads(json.dumps(video.record())), pipe, progress=False).identical
+    choice = seedbed.select(pipe, PROMPT, prior="torch", **call)
+    generator = torch.Generator("cpu").manual_seed(choice.recipe.torch_seed)
+    theirs = pipe(PROMPT, generator=generator, output_type="latent", **CALLS["ltx"]).frames
+    assert pipe(PROMPT, latents=choice.noise, output_type="latent", **CALLS["ltx"]).frames.equal(theirs)
+    assert "packing" not in seedbed.select(pipe, PROMPT, **call).recipe.to_dict()

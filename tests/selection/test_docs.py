@@ -3,10 +3,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import CogVideoXPipeline
 
 import seedbed
 import seedbed.verifiers.clip
+from seedbed.noise import prior_named
+from seedbed.noise.priors import PRIORS
+from seedbed.refinement import REFINERS, refiners_named
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -46,6 +50,16 @@ def test_the_documented_previews_run(tmp_path, monkeypatch):
     assert names["picked"].sha256 == names["sheet"].finish(2, progress=False).sha256
     for file in ("koala.mp4", "koala.html", "koala-sheet.html", "koala-2.mp4"):
         assert (tmp_path / file).stat().st_size > 0
+
+
+def test_the_documented_priors_and_refiners_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_all("noise.md", tmp_path, torch=torch)
+    assert names["video"].selection.best == 2 and len(names["way"].selection.recipes) == 3
+    texts = re.findall(r"^\| `(\w[^`]*)`", (DOCS / "noise.md").read_text(), re.MULTILINE)
+    assert {text.partition(":")[0] for text in texts} == {*PRIORS, *REFINERS}
+    for text in texts:
+        prior_named(text) if text.partition(":")[0] in PRIORS else refiners_named(text)
 
 
 @pytest.mark.parametrize("page", ["../README.md", "index.md"])

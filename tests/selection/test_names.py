@@ -12,7 +12,7 @@ import seedbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
 OURS = {"candidates", "seed", "acquisition", "batch_size", "progress", "call", "prior", "refine"}
-OURS |= {"verifier", "verifier_prompt"}
+OURS |= {"verifier", "verifier_prompt", "noises"}
 
 
 def classes():

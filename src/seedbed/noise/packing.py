@@ -1,10 +1,11 @@
-"""How a pipeline lays out the noise that it drew as its latents: other axes over the same numbers."""
+"""How a pipeline lays out the noise that it draws in its latents: plain numbers, which a recipe can hold."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, shown, whole
@@ -12,14 +13,16 @@ from seedbed.errors import BadInput, shown, whole
 
 @dataclass(frozen=True)
 class Packing:
-    """From the noise as it is drawn to the latents, as LTX packs patches into tokens.
+    """A permutation of the elements of a drawn noise, as packing patches into tokens is one.
+
+    `latents = drawn.flatten().as_strided(extents, strides)`, reshaped to the latents' shape.
 
     Attributes:
-        shape: of the drawn noise, without a batch axis.
-        extents, strides: `drawn.flatten().as_strided(extents, strides)` has the latents' order of elements.
+        shape: of the noise as it is drawn, without a batch axis.
+        extents, strides: of equal length; the strides are counted in elements of the drawn noise.
 
     Raises:
-        BadInput: no lengths of at least 1 and steps of at least 0, or they lead beyond the noise.
+        BadInput: no whole numbers of at least 1, or they do not fit one another.
     """
 
     shape: tuple[int, ...]
@@ -31,15 +34,41 @@ class Packing:
             values = getattr(self, field.name)
             if not isinstance(values, (tuple, list)):
                 raise BadInput(f"a packing's {field.name} must be whole numbers, not {shown(values)}")
-            least = 0 if field.name == "strides" else 1
-            numbers = tuple(whole(f"each of a packing's {field.name}", value, least) for value in values)
+            numbers = tuple(whole(f"each of a packing's {field.name}", value) for value in values)
             object.__setattr__(self, field.name, numbers)
-        if len(self.extents) != len(self.strides) or math.prod(self.extents) != math.prod(self.shape):
+        size, axes = math.prod(self.shape), list(zip(self.extents, self.strides, strict=False))
+        if len(self.extents) != len(self.strides) or math.prod(self.extents) != size:
             raise BadInput(f"a packing of {self.extents} and {self.strides} does not fit {self.shape}")
-        last = sum((extent - 1) * stride for extent, stride in zip(self.extents, self.strides, strict=True))
-        if last >= math.prod(self.shape):
+        if sum((extent - 1) * stride for extent, stride in axes) >= size:
             raise BadInput(f"a packing of {self.extents} and {self.strides} leads beyond {self.shape}")
 
     def pack(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The latents, of `shape`, from the drawn noise, of `self.shape`."""
-        return drawn.flatten().as_strided(self.extents, self.strides).reshape(shape)
+        """A noise of `self.shape` as latents of `shape`, both without a batch axis."""
+        return drawn.contiguous().flatten().as_strided(self.extents, self.strides).reshape(shape)
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], order: Tensor) -> Packing | None:
+        """The packing that puts element `order[i]` of a drawn noise in place i; None where none does.
+
+        Args:
+            shape: of the drawn noise, without a batch axis.
+            order: (elements,) whole numbers.
+        """
+        extents, strides, rest = [], [], order
+        while len(rest) > 1:
+            # The longest run of equal distances is one axis, as the next would otherwise belong to it.
+            stride = int(rest[1] - rest[0])
+            breaks = (rest.diff() != stride).nonzero()
+            extent = int(breaks[0]) + 1 if len(breaks) else len(rest)
+            if stride < 1 or len(rest) % extent:
+                return None
+            extents.append(extent)
+            strides.append(stride)
+            rest = rest[::extent]
+        reach = sum((extent - 1) * stride for extent, stride in zip(extents, strides, strict=True))
+        if reach >= len(order):
+            return None
+        found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
+        if not torch.equal(found.pack(torch.arange(len(order)), (len(order),)), order):
+            return None
+        return found if torch.equal(order.sort().values, torch.arange(len(order))) else None

@@ -21,7 +21,7 @@ from torch import Tensor
 from seedbed.errors import BadInput, BadRecord, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.noise.packing import Packing
-from seedbed.noise.priors import PRIORS, Gaussian, Prior, Torch
+from seedbed.noise.priors import PRIORS, Gaussian, Prior, Torch, apply_factor
 from seedbed.texts import parse, text_of
 
 SCHEMA = "seedbed.noise-recipe"
@@ -137,8 +137,7 @@ class NoiseRecipe:
         prior = prior_named(self.prior)
         if isinstance(prior, Torch):
             return self._packed(prior.seeded(self._drawn_shape, self.seed + self.candidate))
-        numbers = _numbers(b"seedbed noise" + struct.pack("<QQ", self.seed, self.candidate))
-        noise = self._packed(prior.draw(self._drawn_shape, self.frame_axis, numbers))
+        noise = self._packed(prior.draw(self._drawn_shape, self.frame_axis, self._numbers()))
         if self.sha256 is not None and (found := sha256_of(noise)) != self.sha256:
             raise BadRecord(
                 f"the noise of seed {self.seed}, candidate {self.candidate}, shape {self.shape} has sha256 "
@@ -158,6 +157,25 @@ class NoiseRecipe:
         key = struct.pack("<QQQQ", self.seed, self.candidate, len(self.refinements), whole("number", number))
         prior, numbers = prior_named(self.prior), _numbers(b"seedbed noise beside" + key)
         return self._packed(prior.draw(self._drawn_shape, self.frame_axis, numbers))
+
+    def correlate(self, noise: Tensor) -> Tensor:
+        """Independent noise, (*shape), with the correlation that this noise's frames have.
+
+        It is what a stochastic sampler has to add in its steps: with independent noise there, the marginals
+        differ from those of training (arXiv 2305.10474). An independent prior changes nothing.
+        """
+        prior, shape = prior_named(self.prior), self._drawn_shape
+        if isinstance(prior, Gaussian) or self.frame_axis is None:
+            return noise
+        order = self._packed(torch.arange(noise.numel()).view(shape)).flatten().to(noise.device)
+        drawn = torch.empty(noise.numel(), device=noise.device)
+        drawn[order] = noise.flatten().float()
+        factor = prior.factor(shape[self.frame_axis], self._numbers())
+        mixed: Tensor = apply_factor(factor, drawn.view(shape), self.frame_axis)
+        return self._packed(mixed).to(noise.dtype)
+
+    def _numbers(self) -> np.random.Generator:
+        return _numbers(b"seedbed noise" + struct.pack("<QQ", self.seed, self.candidate))
 
     @property
     def _drawn_shape(self) -> tuple[int, ...]:

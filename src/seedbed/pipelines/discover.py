@@ -84,6 +84,7 @@ class Look:
         several: whether it returned others beside it.
         drawn, added: the noises that it drew, and added to what it was given, meanwhile.
         later: the noises that it drew afterwards.
+        draws: of all that it drew the dtype, and whether from the caller's generator.
         denoiser: the module that it was about to call, of the name `denoiser_name`.
         args, kwargs: of that call.
         rows: batch rows of its input.
@@ -98,6 +99,7 @@ class Look:
     drawn: list[Tensor]
     added: list[Tensor]
     later: list[Tensor]
+    draws: list[tuple[torch.dtype, bool]]
     denoiser: nn.Module
     denoiser_name: str
     args: tuple[Any, ...]
@@ -117,10 +119,11 @@ def look(
     repeats: tuple[str, ...] = (),
     entry: Entry = "latents",
     noises: Tensor | None = None,
+    numbered: int = 0,
 ) -> Look:
     """Runs the pipeline, guidance off, until it is about to call its denoiser.
 
-    It draws its own noise unless `noises` are given.
+    It draws its own noise unless `noises` are given; see `Preparation` for `numbered`.
 
     Raises:
         BadInput: the pipeline fails.
@@ -146,6 +149,7 @@ def look(
                     drawn=shown.drawn,
                     added=shown.added,
                     later=shown.later,
+                    draws=shown.draws,
                     denoiser=module,
                     denoiser_name=next(name for name, each in run.denoisers.items() if each is module),
                     args=args,
@@ -161,6 +165,7 @@ def look(
     with intercepted(call, count, encodings, off=off, entry=entry, repeats=repeats) as run:
         vars(run.pipe).pop("_num_timesteps", None)  # of an earlier call
         run.before_evaluations(begin)
+        run.preparation.numbered = numbered
         try:
             run(noises, output_type="latent")
         except Enough:

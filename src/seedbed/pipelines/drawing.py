@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -90,6 +90,10 @@ class Preparation(TorchFunctionMode):
         prepared: what `prepare_latents` returned, each time.
         drawn, later: the noises that were drawn meanwhile and after it, while none are given.
         added: the noises that were added to given latents.
+        draws: of all that was drawn its dtype, and whether from the caller's generator.
+        numbered: elements of the noises in whose place numbers are put, other ones for each; 0 for none.
+        correlate: what is made of the noise that is drawn for a candidate's steps, candidate after candidate
+            and again from the first; None for nothing.
         refuse: called before each preparation; it may raise.
     """
 
@@ -101,6 +105,9 @@ class Preparation(TorchFunctionMode):
         self.drawn: list[Tensor] = []
         self.later: list[Tensor] = []
         self.added: list[Tensor] = []
+        self.draws: list[tuple[torch.dtype, bool]] = []
+        self.numbered = 0
+        self.correlate: Iterator[Callable[[Tensor], Tensor]] | None = None
         self.refuse: Callable[[], None] = lambda: None
         self._generator, self._count = generator, count
         self._name = type(twin).__name__
@@ -170,14 +177,22 @@ class Preparation(TorchFunctionMode):
             return func(*args, **kwargs)
         given = kwargs.get("generator") is not None
         noise = func(*args, **kwargs) if given else _seeded(self._generator, self._count, func, args, kwargs)
+        self.draws.append((noise.dtype, given))
         return self._met(noise) if func is torch.randn else noise
 
     def _met(self, noise: Tensor) -> Tensor:
         """The candidates' own for a noise of their shape: at once for all, or one after the other where each
         has a generator."""
+        if noise.numel() == self.numbered:
+            # Exact in float64: half precision would not tell them apart.
+            numbers = torch.arange(noise.numel(), dtype=torch.float64, device=noise.device).view(noise.shape)
+            noise = numbers + (1 + (len(self.draws) - 1) * noise.numel())
         if self.noises is None:
             # A copy, as SkyReels-V2 writes its picture into the noise that it drew.
             (self.drawn if self._preparing else self.later).append(noise.clone())
+        given = self.noises is not None and not self._preparing and not self._left
+        if self.correlate is not None and given and noise.shape[1:] == self.noises.shape[1:]:  # type: ignore[union-attr]
+            return torch.stack([next(self.correlate)(row) for row in noise])
         if not self._left or self._preparing != (self.entry == "drawn"):
             return noise
         if noise.shape[1:] != self._left[0].shape[1:] or len(noise) > len(self._left):

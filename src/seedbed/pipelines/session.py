@@ -32,6 +32,7 @@ from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
 from seedbed.pipelines.ledger import Ledger
+from seedbed.pipelines.seeding import Drawn, find_drawn
 
 Made = TypeVar("Made")
 
@@ -74,6 +75,8 @@ class Session:
         prompt: the text.
         call: the arguments, merged.
         ledger: what was spent so far.
+        correlate: by the `values_digest` of an initial noise, what is made of the noise (*spec.shape) that a
+            stochastic scheduler then draws for its steps.
 
     Raises:
         BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
@@ -85,6 +88,7 @@ class Session:
         self.asked = Call.of(pipe, prompt, call)
         self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
+        self.correlate: dict[str, Callable[[Tensor], Tensor]] = {}
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
@@ -133,6 +137,18 @@ class Session:
     def alone(self) -> Look:
         """What the pipeline gives its denoiser for one candidate of this prompt, guidance off."""
         return look(self.asked, self._encodings, 1, self.facts.off)
+
+    @functools.cached_property
+    def drawn(self) -> Drawn:
+        """How the pipeline draws its noise and lays it out; no evaluation is run.
+
+        Raises NotSupported where its latents are not one drawn noise, packed.
+        """
+        facts = self.facts
+        drawn: Drawn = remembered(
+            self.asked, ("drawn", facts.entry), lambda: find_drawn(self.asked, self._encodings, facts)
+        )
+        return drawn
 
     def shrinking(self, candidates: int) -> Shrinking:
         """For a forward of so many candidates, from which the handler may drop some on the way.
@@ -359,6 +375,9 @@ class Session:
             progress=progress,
         ) as run:
             run.before_evaluations(check)
+            if self.correlate:
+                made = [self.correlate.get(values_digest(noise), lambda drawn: drawn) for noise in noises]
+                run.preparation.correlate = itertools.cycle(made)
             try:
                 yield run
             except Enough:

@@ -152,6 +152,8 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
             _stand_in(run, held, undo)
             run.before_evaluations(lambda *given: session.ledger.add(what, rows_of(*given)))
             run(noises, output_type="latent")
+        if held.last is None:
+            raise NotSupported(f"{session.asked.name} takes no step with all of its latents")
         return _finite(held.in_shape(held.last), "the latents")
 
     return session.arriving(attempt)
@@ -265,7 +267,7 @@ class _Held:
         self.take: Any = None
         self.name = ""
         self.steps = 0
-        self.last: Any = None
+        self.last: Tensor | None = None
         self.predictions: dict[int, Prediction] = {}
         self._timestep: Any = None
         self._held: tuple[Tensor, float] | None = None  # a sample, and the scale of its timestep
@@ -301,17 +303,17 @@ class _Held:
             return (handed, *result[1:])
         return type(result)(**{**result, "prev_sample": handed})
 
-    def in_shape(self, tensor: Any) -> Tensor:
+    def in_shape(self, tensor: Tensor) -> Tensor:
         """A sample of the scheduler, or an output, as the noise; NotSupported where it has not its shape."""
-        shape = getattr(tensor, "shape", None)
         # CosmosTextToWorldPipeline steps with its negative prompt's row too, then without: the second counts.
-        if shape is None or tuple(shape[1:]) != self.shape:
+        first = tensor[0]
+        # Cosmos3OmniPipeline has one more axis of length 1.
+        if [n for n in first.shape if n > 1] != [n for n in self.shape if n > 1]:
             raise NotSupported(
-                f"the scheduler of {self.name} is given samples of shape {tuple(shape or ())[1:]} for "
-                f"noise of shape {self.shape}: what is predicted of the noise cannot be told"
+                f"the scheduler of {self.name} is given samples of shape {tuple(first.shape)} for noise of shape "
+                f"{self.shape}: what is predicted of the noise cannot be told"
             )
-        found: Tensor = tensor[0]
-        return found
+        return first.reshape(self.shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
         """For a pipeline that copies its scheduler."""

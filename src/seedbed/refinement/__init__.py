@@ -1,10 +1,11 @@
 """Refinement: one method per file; noise in, noise out, its cost declared.
 
-The refiners by name, a pool refined before it is scored, and a refined noise made again.
+The refiners by name, a pool refined before it is scored, a refined noise made again, and given noises.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import Pool
-from seedbed.errors import BadInput, BadOutput, BadRecord
-from seedbed.noise import GivenNoise, NoiseRecipe, sha256_of
+from seedbed.errors import BadInput, BadOutput, BadRecord, shown
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
+from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
 from seedbed.refinement.base import Refiner, model_sha256
@@ -33,10 +35,14 @@ __all__ = [
     "FreeInit",
     "GuidanceGap",
     "Injection",
+    "Noises",
     "Refine",
     "Refiner",
     "Variation",
     "Walk",
+    "correlate_steps",
+    "given_pool",
+    "listed",
     "rebuilt",
     "refined",
     "refiners_named",
@@ -50,6 +56,9 @@ REFINERS: dict[str, type[Refiner]] = {
 
 Refine = str | Refiner | Sequence[str | Refiner] | None
 """One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
+
+Noises = Tensor | Sequence[NoiseRecipe | Tensor]
+"""Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
 
 
 def refiners_named(refine: Refine) -> tuple[Refiner, ...]:
@@ -129,14 +138,59 @@ def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) ->
                 )
         noise = _applied(refiner, noise, session, before)
         before = before.refined(entry, noise)
+    if session is not None:
+        correlate_steps(session, recipe, noise)
     if recipe.sha256 in (None, sha256_of(noise)):
         return noise, ""
     return noise, f"noise {recipe.candidate} has other values here than recorded"
 
 
+def listed(noises: Noises) -> Noises:
+    """The caller's own noises, if there are any; errors as `seedbed.score`."""
+    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
+        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
+    if len(noises) < 1:
+        raise BadInput("there is no noise to score: pass at least one")
+    return noises
+
+
+def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
+    """The caller's own noises, checked, and what is to be said of them; errors as `seedbed.score`."""
+    recipes: list[NoiseRecipe | GivenNoise] = []
+    drawn: list[Tensor] = []
+    notes: list[str] = []
+    for index, noise in enumerate(noises):
+        if not isinstance(noise, (Tensor, NoiseRecipe)):
+            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
+        if tuple(noise.shape) != tuple(session.spec.shape):
+            raise BadInput(
+                f"noise {index} has shape {tuple(noise.shape)}, "
+                f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
+            )
+        if isinstance(noise, NoiseRecipe):
+            values, change = rebuilt(noise, session)
+            notes += [change] * bool(change)
+            recipes.append(dataclasses.replace(noise, sha256=sha256_of(values)))
+        elif bool(noise.isfinite().all()):
+            values = noise.detach().cpu().float().contiguous()
+            recipes.append(GivenNoise.of(values, index))
+        else:
+            raise BadInput(f"noise {index} has values that are not finite")
+        drawn.append(values)
+    return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
+
+
+def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
+    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
+    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
+        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+
+
 def _applied(
     refiner: Refiner, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise
 ) -> Tensor:
+    if session is not None:
+        correlate_steps(session, recipe, noise)
     found = refiner.refine(noise.clone(), session, recipe).detach().cpu().float().contiguous()
     if found.shape != noise.shape:
         raise BadInput(

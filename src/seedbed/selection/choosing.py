@@ -5,25 +5,24 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
-from torch import Tensor
 
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
-from seedbed.errors import BadInput, shown, whole
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Prior, prior_named, sha256_of
+from seedbed.errors import BadInput, NotSupported, shown, whole
+from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
-from seedbed.refinement import Refine, rebuilt, refined, refiners_named
+from seedbed.refinement import Noises, Refine, correlate_steps, given_pool, listed, refined, refiners_named
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
 from seedbed.texts import text_of
@@ -37,9 +36,6 @@ MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
 Options = ParamSpec("Options")
-
-Noises = Tensor | Sequence[NoiseRecipe | Tensor]
-"""Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
 
 # What pipelines call the number of videos or images of one prompt.
 _COUNTS = ("num_videos_per_prompt", "num_images_per_prompt")
@@ -219,41 +215,6 @@ def score(
     )[0]
 
 
-def _listed(noises: Noises) -> Noises:
-    """The caller's own noises, if there are any; errors as `score`."""
-    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
-        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
-    if len(noises) < 1:
-        raise BadInput("there is no noise to score: pass at least one")
-    return noises
-
-
-def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
-    """The caller's own noises, checked, and what is to be said of them; arguments and errors as `score`."""
-    recipes: list[NoiseRecipe | GivenNoise] = []
-    drawn: list[Tensor] = []
-    notes: list[str] = []
-    for index, noise in enumerate(noises):
-        if not isinstance(noise, (Tensor, NoiseRecipe)):
-            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
-        if tuple(noise.shape) != tuple(session.spec.shape):
-            raise BadInput(
-                f"noise {index} has shape {tuple(noise.shape)}, "
-                f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
-            )
-        if isinstance(noise, NoiseRecipe):
-            values, change = rebuilt(noise, session)
-            notes += [change] * bool(change)
-            recipes.append(replace(noise, sha256=sha256_of(values)))
-        elif bool(noise.isfinite().all()):
-            values = noise.detach().cpu().float().contiguous()
-            recipes.append(GivenNoise.of(values, index))
-        else:
-            raise BadInput(f"noise {index} has values that are not finite")
-        drawn.append(values)
-    return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
-
-
 def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The pipeline's arguments, from both places they may be given in.
 
@@ -339,6 +300,7 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     Raises:
         BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`; a prior over frames where the
             latents have no axis of them.
+        NotSupported: how the pipeline draws its noise cannot be told, where that is asked.
     """
     spec = session.spec
     shape = tuple(spec.shape)
@@ -350,7 +312,16 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
             f"at most {most:,} of {session.asked.name}"
         )
     kind = Gaussian() if prior is None else prior_named(prior)
-    first = NoiseRecipe(seed, 0, shape, text_of(kind), spec.frame_axis)
+    axis, packing = spec.frame_axis, None
+    if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):
+        drawn = session.drawn
+        axis, packing = drawn.frame_axis, drawn.packing
+        if isinstance(kind, Torch):
+            if drawn.unseeded is not None:
+                raise NotSupported(drawn.unseeded)
+            if kind.dtype is None and drawn.dtype != torch.float32:
+                kind = Torch(str(drawn.dtype).removeprefix("torch."))
+    first = NoiseRecipe(seed, 0, shape, text_of(kind), axis, packing=packing)
     return Pool.of([replace(first, candidate=index) for index in range(candidates)])
 
 
@@ -378,7 +349,7 @@ def choose(
         even_one: a single candidate is scored too.
         prior, refine: as in `select`.
     """
-    refiners, candidates = refiners_named(refine), candidates if noises is None else len(_listed(noises))
+    refiners, candidates = refiners_named(refine), candidates if noises is None else len(listed(noises))
     prior = prior if prior is None else prior_named(prior)
     if noises is not None and prior is not None:
         raise BadInput("a prior is for noises that are drawn, and these are given: leave one out")
@@ -402,6 +373,8 @@ def choose(
             pool, strayed = refined(pool, refiners, session, show)
         notes += strayed
         seconds["refinement"] = perf_counter() - started
+    for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
+        correlate_steps(session, recipe, noise)
     started = perf_counter()
     if len(pool) == 1 and not even_one:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):

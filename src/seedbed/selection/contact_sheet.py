@@ -25,9 +25,9 @@ from seedbed.noise import Prior
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
-from seedbed.refinement import Refine, rebuilt
+from seedbed.refinement import Noises, Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import CANDIDATES, Noises, choose, merged, named
+from seedbed.selection.choosing import CANDIDATES, choose, merged, named
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged_text, name_of
@@ -197,6 +197,7 @@ class ContactSheet:
             noise, change = rebuilt(selection.recipe, session)
         else:
             noise, change = selection.pool[index], ""
+            correlate_steps(session, selection.recipe, noise)
         if change:
             why = change
             reason += f"; started over, as {why}"

@@ -1,0 +1,111 @@
+"""How a pipeline draws its initial noise: in which shape, how it is packed, and whether a seed names it.
+
+Found by one more run up to the denoiser, in which what it draws is replaced by numbers that count its
+elements: where they turn up in the latents is how it packs them. No evaluation is run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seedbed.errors import NotSupported
+from seedbed.noise.packing import Packing
+from seedbed.pipelines.call import Call
+from seedbed.pipelines.discover import Facts, look
+from seedbed.pipelines.drawing import latent_channels, spec_of
+from seedbed.pipelines.interception import Encodings
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The noise of one candidate as the pipeline draws it, before it makes its latents of it.
+
+    Attributes:
+        shape: without a batch axis.
+        frame_axis: the axis of `shape` that counts frames; None for images.
+        dtype: that it is drawn in.
+        packing: how its elements are laid out in the latents; None where they stay as they are.
+        scale: what the pipeline multiplies it with.
+        others: how many more tensors it draws from the caller's generator before its first evaluation.
+        unseeded: why its noise is not the first that it draws from the caller's generator; None where it is.
+    """
+
+    shape: tuple[int, ...]
+    frame_axis: int | None
+    dtype: torch.dtype
+    packing: Packing | None
+    scale: float
+    others: int
+    unseeded: str | None
+
+    def laid_out(self, noise: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A noise of `self.shape` as latents of `shape`, the pipeline's spec's."""
+        return noise.reshape(shape) if self.packing is None else self.packing.pack(noise, shape)
+
+    def from_seed(self, seed: int, shape: tuple[int, ...]) -> Tensor:
+        """The latents, float32 of `shape`, that the pipeline draws for `torch.Generator("cpu")` of that seed.
+
+        Raises NotSupported where it draws others.
+        """
+        if self.unseeded is not None:
+            raise NotSupported(self.unseeded)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.randn((1, *self.shape), generator=generator, dtype=self.dtype, device="cpu")
+        return self.laid_out(noise[0].float(), shape)
+
+
+def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
+    """How the pipeline draws the noise of one candidate.
+
+    Raises:
+        NotSupported: its latents are not the elements of one drawn noise, each once, in another order.
+    """
+    shape, count = facts.spec.shape, math.prod(facts.spec.shape)
+    seen = look(call, encodings, 1, facts.off, entry=facts.entry, numbered=count)
+    counted = [noise for noise in seen.drawn + seen.later if noise.numel() == count]
+    latents = seen.added[0] if facts.entry == "added" else seen.noise
+    if facts.entry.startswith("drawn"):  # in place of which the candidates' noises are put
+        latents = next((noise for noise in counted if noise.shape[1:] == shape), latents)
+    values = latents.detach().double().cpu().flatten()
+    for noise in counted:
+        first = float(noise.min())
+        scale = float(values.min()) / first
+        order = (values / scale - first).round().long() if scale > 0 else torch.zeros(0, dtype=torch.long)
+        drawn = tuple(noise.shape[1:] if len(noise) == 1 else noise.shape)
+        packing = Packing.of(drawn, order) if len(order) == count else None
+        if packing is not None and torch.allclose(values, (order.double() + first) * scale, rtol=1e-6):
+            break
+    else:
+        raise NotSupported(
+            f"the latents of {call.name} are not one drawn noise in another order: where its frames are "
+            "cannot be told"
+        )
+    axis, same = facts.spec.frame_axis, drawn == shape and packing.strides == (1,)
+    if not same:
+        channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
+        axis = spec_of(call.name, noise, call.device, channels).frame_axis
+        if axis is not None and drawn[axis] == 1:  # QwenImagePipeline draws images as videos of one frame
+            axis = None
+    place = int(first) // count
+    dtype, seeded = seen.draws[place]
+    before = any(given for _, given in seen.draws[:place])
+    why = (
+        "its noise is not drawn from"
+        if not seeded
+        else "something else is drawn first from"
+        if before
+        else ""
+    )
+    return Drawn(
+        shape=drawn,
+        frame_axis=axis,
+        dtype=dtype,
+        packing=None if same else packing,
+        scale=scale,
+        others=sum(given for _, given in seen.draws) - 1,
+        unseeded=f'no prior="torch" for {call.name}: {why} the generator of its call' if why else None,
+    )
