@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, finite, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.noise.filters import Shape, low_pass, mix_frequencies
+from seedbed.noise.packing import Packing
+from seedbed.pipelines.drawing import latent_channels, spec_of
 from seedbed.pipelines.prediction import Level
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, guided_evaluations, levels_of
@@ -34,7 +37,8 @@ class FreeInit(Refiner):
             passes a part.
 
     Raises:
-        BadInput: an option out of its range; later, noise that the pipeline packs, or adds to something else.
+        BadInput: an option out of its range; later, noise that the pipeline adds to something else, or
+            whose axes cannot be told.
     """
 
     name = "freeinit"
@@ -62,7 +66,7 @@ class FreeInit(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
-        if self._level(session).has_signal:
+        if not self.rounds or self._level(session).has_signal:
             return ""
         return (
             "freeinit noises the video again where nothing is left of it, so that its low frequencies are "
@@ -72,17 +76,21 @@ class FreeInit(Refiner):
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
         assert session is not None
-        axes, level = _axes(session), self._level(session)
+        (axes, packing), level = _axes(session), self._level(session)
         alpha, sigma = level.alpha * level.scale, level.sigma * level.scale  # of unit noise
-        last = tuple(range(-len(axes), 0))
-        passing = self._filter(tuple(noise.shape[axis] for axis in axes))
-        first = noise.movedim(axes, last)
+        shape, last = noise.shape, tuple(range(-len(axes), 0))
+
+        def spread(latents: Tensor) -> Tensor:
+            latents = latents.float().cpu()
+            return (packing.unpack(latents) if packing else latents).movedim(axes, last)
+
+        first = spread(noise)
+        passing = self._filter(tuple(first.shape[axis] for axis in last))
         for number in range(1, self.rounds + 1):
-            clean = denoise(session, noise).float().cpu().movedim(axes, last)
-            fresh = recipe.beside(number).movedim(axes, last)
-            low = alpha * clean + sigma * first
-            mixed = mix_frequencies(low, fresh, passing, keep_variance=self.keep_variance)
-            noise = mixed.movedim(last, axes)
+            low = alpha * spread(denoise(session, noise)) + sigma * first
+            fresh = spread(recipe.beside(number))
+            mixed = mix_frequencies(low, fresh, passing, keep_variance=self.keep_variance).movedim(last, axes)
+            noise = packing.pack(mixed, shape) if packing else mixed
         return noise
 
     def _filter(self, lengths: tuple[int, ...]) -> Tensor:
@@ -97,19 +105,18 @@ class FreeInit(Refiner):
         return Level(len(scheduler.alphas_cumprod) - 1, power**0.5, (1 - power) ** 0.5)
 
 
-def _axes(session: Session) -> tuple[int, ...]:
-    """The axes of the noise, without a batch, that hold frames, height and width.
+def _axes(session: Session) -> tuple[tuple[int, ...], Packing | None]:
+    """The axes that hold frames, if several, height and width; of the drawn noise, where that is packed.
 
-    Raises BadInput where they cannot be told, or noise is no initial noise alone.
+    Raises BadInput where they cannot be told, or noise is added to something else.
     """
-    spec = session.spec
+    spec, name, packing = session.spec, session.asked.name, None
     if session.facts.entry == "added":
-        raise BadInput(f"{session.asked.name} adds its noise to what it is given, so no freeinit")
-    names = spec.layout.split()[1:]
-    axes = tuple(axis for axis, name in enumerate(names) if name in ("f", "h", "w"))
+        raise BadInput(f"{name} adds its noise to what it is given, so no freeinit")
+    if "tokens" in spec.layout and (packing := session.drawn.packing) is not None:
+        channels = latent_channels([*session.asked.denoisers.values(), getattr(session.pipe, "vae", None)])
+        spec = spec_of(name, torch.empty(1, *packing.shape), spec.device, channels)
+    axes = [(axis, each) for axis, each in enumerate(spec.layout.split()[1:]) if each in ("f", "h", "w")]
     if len(axes) < 2:
-        raise BadInput(
-            f"freeinit filters frames and positions, and the latents of {session.asked.name} ({spec.layout}) "
-            "have no such axes"
-        )
-    return axes
+        raise BadInput(f"freeinit finds no height and width in the latents of {name} ({spec.layout})")
+    return tuple(axis for axis, each in axes if each != "f" or spec.shape[axis] > 1), packing

@@ -62,7 +62,8 @@ class GuidanceGap(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
-        return without_signal(self.name, session, [self.time] if self.target == "epsilon" else [])
+        asked = self.rate and self.target == "epsilon"
+        return without_signal(self.name, session, [step_at(session, self.time)] if asked else [])
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
@@ -127,9 +128,8 @@ def step_at(session: Session, time: float) -> int:
     return int(time * (session.facts.steps - 1) + 0.5)
 
 
-def without_signal(name: str, session: Session, times: Sequence[float]) -> str:
-    """A caution where the noise that is predicted at one of these times is the noise itself; else ""."""
-    steps = sorted({step_at(session, time) for time in times})
+def without_signal(name: str, session: Session, steps: Sequence[int]) -> str:
+    """A caution where the noise that is predicted at one of these steps is the noise itself; else ""."""
     blind = [step for step in steps if not levels_of(session)[step].has_signal]
     if not blind:
         return ""

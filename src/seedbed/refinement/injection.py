@@ -77,7 +77,7 @@ class Injection(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
-        return without_signal(self.name, session, self.times if self.target == "epsilon" else ())
+        return without_signal(self.name, session, [*self._pushes(session)[0]] * (self.target == "epsilon"))
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
