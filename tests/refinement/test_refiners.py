@@ -20,6 +20,8 @@ from seedbed.noise import GivenNoise, Mixed, NoiseRecipe, sha256_of
 from seedbed.pipelines.session import Session
 from seedbed.refinement import REFINERS, Erasure, Refiner, Variation, Walk, rebuilt, refined, variations, walk
 from seedbed.refinement.base import model_sha256
+from tests.compat.test_offloading import blocks, leaves, model, sequential
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox
 
 QUIET = {"progress": False}
@@ -138,7 +140,7 @@ def test_the_choice_is_among_refined_noises_whatever_the_batch(nudge):
     assert noise.equal(choice.pool[choice.best]) and change == ""
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "animatediff", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cogvideox", "animatediff", slow("sdxl")])
 def test_a_record_repeats_what_was_done(nudge, name):
     pipe, call = BUILDERS[name](), {**QUIET, **CALLS[name], "acquisition": "random", "candidates": 2}
     prior = None if name == "sdxl" else "progressive:1"
@@ -251,7 +253,7 @@ def test_bad_arguments_are_refused_in_one_line(pipe_of, options, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "animatediff", pytest.param("ltx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cogvideox", slow("animatediff"), slow("ltx")])
 def test_a_model_is_known_by_its_weights_and_settings(name, tmp_path):
     pipe = BUILDERS[name]()
     before = model_sha256(pipe)
@@ -274,15 +276,12 @@ def test_a_model_is_known_by_its_weights_and_settings(name, tmp_path):
         before = now
 
 
-def test_an_offloaded_model_is_the_same_model():
-    from accelerate import cpu_offload
-
-    pipe = cogvideox()
-    before = model_sha256(pipe)
-    for part in (pipe.transformer, pipe.text_encoder):
-        cpu_offload(part, "cpu")
-    assert next(pipe.transformer.parameters()).is_meta
-    assert model_sha256(pipe) == before
+@pytest.mark.parametrize("offload", [model, sequential, blocks, leaves])
+def test_an_offloaded_model_is_the_same_model(nudge, offload):
+    pipe, call = cogvideox(), {**QUIET, **CALLS["cogvideox"], "acquisition": "random", "candidates": 2}
+    plain = seedbed.select(pipe, PROMPT, refine=nudge, **call)
+    offload(pipe)
+    assert seedbed.select(pipe, PROMPT, refine=nudge, **call).recipes == plain.recipes
 
 
 def test_the_embedded_model_end_to_end(tmp_path):
@@ -296,7 +295,7 @@ def test_the_embedded_model_end_to_end(tmp_path):
     assert seedbed.replay(tmp_path / "circle.mp4", **QUIET).identical
 
 
-@pytest.mark.parametrize("prior", ["repeated", "shuffled:2,stride=2"])
+@pytest.mark.parametrize("prior", [slow("repeated"), "shuffled:2,stride=2"])
 def test_stochastic_steps_add_noise_of_the_same_correlation(monkeypatch, prior):
     """AnimateDiff by DDPM: frames of each step's noise repeat as those of the candidate's own noise do."""
     pipe, call = BUILDERS["animatediff"](), {**QUIET, **CALLS["animatediff"], "num_inference_steps": 3}

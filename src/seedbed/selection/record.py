@@ -38,7 +38,6 @@ from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import changed, dtype_named, has_device, recorded_name, switches
-from seedbed.refinement import rebuilt
 from seedbed.report.video import read_record
 
 SCHEMA = "seedbed.selection/3"
@@ -274,6 +273,8 @@ class Selection:
         best = self.order[: self.kept]
         if self.pool is not None:
             return self.pool[list(best)].to(self.noise_dtype)
+        from seedbed.refinement import rebuilt  # loads diffusers, without which a record is read
+
         drawn = [rebuilt(self.recipes[index]) for index in best]
         for change in filter(None, (change for _, change in drawn)):
             warnings.warn(change, stacklevel=2)
