@@ -17,6 +17,7 @@ from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.refinement import DenoiseInvert, GuidanceGap, Injection, refined
 from seedbed.refinement.guidance_gap import without_prompt
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.sessions.test_timesteps import VARIANCE, Optimal, noise_of, session_of, shares
 
@@ -85,11 +86,11 @@ def prompted(name, **call):
     [
         ("cogvideox", "prediction"),
         ("cogvideox", "guidance_gap"),
-        ("ddim", "prediction"),
-        ("euler", "x0"),
-        ("euler v", "velocity"),
+        ("euler", "prediction"),
         ("wan", "prediction"),
-        ("wan", "guidance_gap"),
+        pytest.param("wan", "guidance_gap", marks=pytest.mark.slow),
+        pytest.param("ddim", "x0", marks=pytest.mark.slow),
+        pytest.param("euler v", "velocity", marks=pytest.mark.slow),
     ],
 )
 def test_injection_is_that_of_the_paper(name, target):
@@ -119,7 +120,7 @@ def test_injection_is_that_of_the_paper(name, target):
 
 
 def test_a_delta_of_each_time_and_times_on_one_step():
-    fake, session, noise, (mean, _) = prompted("ddim")
+    fake, session, noise, (mean, _) = prompted("euler")
     z, deltas = noise.numpy(), (0.5, 0.2, 0.0, 0.3)
     found = Injection(deltas, (0.5, 1.0, 0.25, 0.55), (1, 2, 3, 1), rescale="none").refine(
         noise, session, None
@@ -140,7 +141,7 @@ def test_a_delta_of_each_time_and_times_on_one_step():
 
 
 @pytest.mark.parametrize(
-    ("name", "target"), [("cogvideox", "velocity"), ("ddim", "epsilon"), ("euler", "epsilon")]
+    ("name", "target"), [("cogvideox", "velocity"), pytest.param("euler", "epsilon", marks=pytest.mark.slow)]
 )
 def test_noise_level_guidance(name, target):
     fake, session, noise, means = prompted(name)
@@ -157,8 +158,8 @@ def test_noise_level_guidance(name, target):
     assert session.ledger.to_dict() == {"refinement": how.evaluations(session)} == {"refinement": 6}
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "ddim", "euler", "wan"])
-@pytest.mark.parametrize("to", [1, 0.5])
+@pytest.mark.parametrize("name", ["cogvideox", "euler", slow("wan"), slow("ddim")])
+@pytest.mark.parametrize("to", [1, slow(0.5)])
 def test_inversion_leaves_the_guidance_in_the_noise(name, to):
     scale = 6.0
     fake, session, noise, means = prompted(name, guidance_scale=scale)

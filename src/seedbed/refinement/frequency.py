@@ -15,7 +15,7 @@ from seedbed.pipelines.drawing import latent_channels, spec_of
 from seedbed.pipelines.prediction import Level
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, guided_evaluations, levels_of
-from seedbed.refinement.base import Refiner
+from seedbed.refinement.base import Refiner, correlate_steps
 from seedbed.refinement.guidance_gap import step_at
 
 
@@ -87,6 +87,7 @@ class FreeInit(Refiner):
         first = spread(noise)
         passing = self._filter(tuple(first.shape[axis] for axis in last))
         for number in range(1, self.rounds + 1):
+            correlate_steps(session, recipe, noise)
             low = alpha * spread(denoise(session, noise)) + sigma * first
             fresh = spread(recipe.beside(number))
             mixed = mix_frequencies(low, fresh, passing, keep_variance=self.keep_variance).movedim(last, axes)
