@@ -68,3 +68,13 @@ def fraction(name: str, value: Any) -> float:
     if found is None or not 0 < found <= 1:
         raise BadInput(f"{name} must be a number in (0, 1], not {shown(value)}")
     return float(found)
+
+
+def finite(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """An argument as a finite number from `least` to `most`; else BadInput."""
+    found = number(value)
+    if found is None or not math.isfinite(found) or not least <= found <= most:
+        bounds = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        bounds = "" if least == -math.inf else f" {bounds}"
+        raise BadInput(f"{name} must be a finite number{bounds}, not {shown(value)}")
+    return float(found)

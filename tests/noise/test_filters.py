@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.free_init_utils import FreeInitMixin
 
 from seedbed.errors import BadInput
+from seedbed.noise import Mixed
 from seedbed.noise.filters import low_pass, mix_frequencies
 
 LENGTHS = (5, 6, 8)
@@ -46,6 +48,36 @@ def test_variance_after_mixing(keep_variance):
     assert mixed.var().item() == pytest.approx(wanted, abs=5 * math.sqrt(2 / mixed.numel()) + 2e-3)
     assert (wanted == pytest.approx(1, abs=1e-12)) == keep_variance
     assert keep_variance or wanted < 0.95
+
+
+def covariance_error(noises):
+    """Distance of the sample covariance of (draws, ...) from the identity, Frobenius."""
+    flat = noises.flatten(1).double()
+    return (flat.T @ flat / len(flat) - torch.eye(flat.shape[1])).norm().item()
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_covariance_errors_of_freqprior(alpha):
+    """Of arXiv 2502.03496: of a mixed prior `α²/(1 + α²) √((T − 1) T H W)`, of its own mix 0.
+
+    FreeInit's mix leaves `LPF² + (1 − LPF)²` of the variance at each frequency.
+    """
+    frames, height, width, draws = 4, 2, 3, 40_000
+    size = frames * height * width
+    sampling = (
+        1.5 * size / math.sqrt(draws)
+    )  # what a sample of the identity is off by, and half as much again
+    noise = Mixed(alpha).draw((draws, frames, height, width), 1, np.random.default_rng(0))
+    wanted = alpha**2 / (1 + alpha**2) * math.sqrt((frames - 1) * size)
+    assert covariance_error(noise) == pytest.approx(wanted, abs=sampling)
+    low, high = torch.randn(2, draws, frames, height, width, generator=torch.Generator().manual_seed(7))
+    passing = low_pass((frames, height, width), stop=0.6)
+    assert covariance_error(mix_frequencies(low, high, passing, keep_variance=True)) < sampling
+    shifted = torch.fft.ifftshift(passing)
+    shifted = (shifted + shifted.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))) / 2
+    lost = (1 - shifted**2 - (1 - shifted) ** 2).norm().item()
+    assert lost > 2 * sampling
+    assert covariance_error(mix_frequencies(low, high, passing)) == pytest.approx(lost, abs=sampling)
 
 
 def test_all_low_or_all_high():

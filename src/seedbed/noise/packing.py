@@ -46,6 +46,13 @@ class Packing:
         """A noise of `self.shape` as latents of `shape`, both without a batch axis."""
         return drawn.contiguous().flatten().as_strided(self.extents, self.strides).reshape(shape)
 
+    def unpack(self, latents: Tensor) -> Tensor:
+        """What `pack` makes latents of: a noise of `self.shape`."""
+        order = self.pack(torch.arange(latents.numel(), device=latents.device), tuple(latents.shape))
+        drawn = torch.empty_like(latents).flatten()
+        drawn[order.flatten()] = latents.flatten()
+        return drawn.view(self.shape)
+
     @classmethod
     def of(cls, shape: tuple[int, ...], order: Tensor) -> Packing | None:
         """The packing that puts element `order[i]` of a drawn noise in place i; None where none does.

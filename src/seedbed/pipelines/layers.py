@@ -48,9 +48,11 @@ class Recorder:
         calls: the modules that the denoiser's own forward calls, in their order, by name, with the
             `shapes_of` its arguments.
         layers, rows: the layer and the batch rows of each attention call.
+        output: what the denoiser returned, zeros in the place of its values.
     """
 
     def __init__(self) -> None:
+        self.output: Any = None
         self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
@@ -122,7 +124,10 @@ def _run_without_data(
         undo.callback(logger.removeFilter, elsewhere)
         args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
         with Tap(twin, recorder.attention, recorder.inputs):
-            twin(*args, **kwargs)
+            output = twin(*args, **kwargs)
+    recorder.output = tree_map_only(
+        Tensor, lambda fake: torch.zeros((), dtype=fake.dtype, device=device).expand(fake.shape), output
+    )
 
 
 class Shrinking:

@@ -11,18 +11,22 @@ import copy
 import dataclasses
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from seedbed.errors import BadInput, NotSupported, whole
+from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import caches_steps
-from seedbed.pipelines.discover import Enough, rows_of
+from seedbed.pipelines.discover import Enough, remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
+from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
 from seedbed.pipelines.session import Session, require_finite
 
@@ -150,6 +154,76 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
         latents = held.in_shape(held.last)
         require_finite(latents, "what the scheduler gives back")
         return latents
+
+    return session.arriving(attempt)
+
+
+def guided_evaluations(session: Session) -> tuple[int, ...]:
+    """What each step of the caller's own call costs, by the ledger: every batch row. No evaluation is run.
+
+    The call runs on zeros, of the noise's shape or, where it cannot use these (LTX-2 wants sound too), of the
+    shapes of what its denoisers return.
+
+    Raises:
+        NotSupported: it runs on neither.
+    """
+    found: tuple[int, ...] = remembered(session.asked, "guided", lambda: _guided_evaluations(session))
+    return found
+
+
+class _Unknown(Exception):
+    """What a denoiser returns for such arguments has yet to be found: (key, args, kwargs)."""
+
+
+def _guided_evaluations(session: Session) -> tuple[int, ...]:
+    spec, answers = session.spec, dict[Any, Any]()
+
+    def like_noise(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        zeros = torch.zeros(rows_of(module, args, kwargs), *spec.shape, dtype=spec.dtype, device=spec.device)
+        return Transformer2DModelOutput(sample=zeros) if kwargs.get("return_dict", True) else (zeros,)
+
+    def in_shape(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        key = module, shapes_of((args, kwargs))
+        if key not in answers:
+            raise _Unknown(key, args, kwargs)
+        return tree_map_only(Tensor, torch.clone, answers[key])
+
+    try:
+        return _rows_by_step(session, like_noise)
+    except SeedbedError:
+        raise
+    except Exception as error:
+        refused = error
+    while True:
+        try:
+            return _rows_by_step(session, in_shape)
+        except _Unknown as unknown:
+            key, args, kwargs = unknown.args
+        shown = recorded(key[0], args, kwargs, spec.device)
+        if shown is None:
+            raise NotSupported(
+                f"what a guided call of {session.asked.name} costs cannot be told without running it"
+            ) from refused
+        answers[key] = shown.output
+
+
+def _rows_by_step(session: Session, answer: Callable[[nn.Module, Any, Any], Any]) -> tuple[int, ...]:
+    """The rows of all evaluations of the caller's own call by their step, each of them answered."""
+    noises = session._checked(torch.zeros(1, *session.spec.shape))
+
+    def attempt() -> tuple[int, ...]:
+        rows = Counter[int]()
+
+        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            rows[held.steps] += rows_of(module, args, kwargs)
+            return answer(module, args, kwargs)
+
+        with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
+            held = _stand_in(run, undo, session.spec.shape)
+            for module in dict.fromkeys(run.denoisers.values()):
+                replace(module, "forward", functools.partial(forward, module), undo)
+            run(noises, output_type="latent")
+        return tuple(rows[step] for step in range(max(rows) + 1))
 
     return session.arriving(attempt)
 

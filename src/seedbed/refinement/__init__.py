@@ -14,19 +14,26 @@ from torch import Tensor
 
 from seedbed.acquisition.base import Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
+from seedbed.noise import GivenNoise, NoiseRecipe, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
-from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.refinement.base import Refiner, model_sha256
+from seedbed.refinement.base import Refiner, correlate_steps, model_sha256
 from seedbed.refinement.erasure import Erasure
+from seedbed.refinement.frequency import FreeInit
+from seedbed.refinement.guidance_gap import GuidanceGap
+from seedbed.refinement.injection import Injection
+from seedbed.refinement.inversion import DenoiseInvert
 from seedbed.refinement.variation import Variation, Walk, variations, walk
 from seedbed.texts import parse, text_of
 
 __all__ = [
     "REFINERS",
+    "DenoiseInvert",
     "Erasure",
+    "FreeInit",
+    "GuidanceGap",
+    "Injection",
     "Noises",
     "Refine",
     "Refiner",
@@ -42,7 +49,9 @@ __all__ = [
     "walk",
 ]
 
-REFINERS: dict[str, type[Refiner]] = {kind.name: kind for kind in (Erasure, Variation, Walk)}
+REFINERS: dict[str, type[Refiner]] = {
+    kind.name: kind for kind in (Erasure, Injection, GuidanceGap, DenoiseInvert, FreeInit, Variation, Walk)
+}
 
 Refine = str | Refiner | Sequence[str | Refiner] | None
 """One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
@@ -62,7 +71,7 @@ def refined(
 ) -> tuple[Pool, tuple[str, ...]]:
     """Every noise of a pool, refined: one at a time, so that it is the same whatever the others are.
 
-    Warns where a refinement leads off what N(0, I) draws.
+    Warns where a refiner has something to say of this call, and where one leads off what N(0, I) draws.
 
     Returns:
         The pool, whose recipes say what was done, and what is to be said of it, a few words each.
@@ -74,6 +83,7 @@ def refined(
     if not refiners:
         return pool, ()
     model = {"model": model_sha256(session.pipe)} if any(each.needs_model for each in refiners) else {}
+    notes = [said for refiner in refiners if (said := refiner.caution(session))]
     recipes, noises, strayed = [], [], []
     for done, (recipe, drawn) in enumerate(zip(pool.recipes, pool.noises, strict=True)):
         show("refinement", done, len(pool))
@@ -87,11 +97,11 @@ def refined(
         if noise.numel() > 1 and not leaves_shell(drawn) and (why := leaves_shell(noise)):
             strayed.append(f"refined noise {recipe.candidate} is no draw of N(0, I): {why}")
     show("refinement", len(pool), len(pool))
-    if not strayed:
-        return Pool(tuple(recipes), torch.stack(noises)), ()
-    note = strayed[0] + f" (and {len(strayed) - 1} more)" * (len(strayed) > 1)
-    warnings.warn(note, stacklevel=2)
-    return Pool(tuple(recipes), torch.stack(noises)), (note,)
+    if strayed:
+        notes.append(strayed[0] + f" (and {len(strayed) - 1} more)" * (len(strayed) > 1))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Pool(tuple(recipes), torch.stack(noises)), tuple(notes)
 
 
 def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) -> tuple[Tensor, str]:
@@ -167,12 +177,6 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
             raise BadInput(f"noise {index} has values that are not finite")
         drawn.append(values)
     return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
-
-
-def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
-    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
-    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
-        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
 
 
 def _applied(

@@ -1,0 +1,123 @@
+"""FreeInit: the low frequencies of a finished video, noised again, with the high ones of fresh noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seedbed.errors import BadInput, finite, whole
+from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.noise.filters import Shape, low_pass, mix_frequencies
+from seedbed.noise.packing import Packing
+from seedbed.pipelines.drawing import latent_channels, spec_of
+from seedbed.pipelines.prediction import Level
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import denoise, guided_evaluations, levels_of
+from seedbed.refinement.base import Refiner, correlate_steps
+from seedbed.refinement.guidance_gap import step_at
+
+
+@dataclass(frozen=True)
+class FreeInit(Refiner):
+    """The noise for another round of FreeInit (arXiv 2312.07537), on every pipeline.
+
+    A round denoises the noise by the caller's own call, noises the result again with the first noise, and
+    replaces what the filter stops by that of a companion (`recipe.beside`): a generation each. With the
+    noise of n rounds a pipeline makes what diffusers does with `enable_free_init(num_iters=n + 1)`.
+
+    Args:
+        rounds: 0 leaves the noise as it is.
+        time: share of the schedule at whose level the result is noised; 0 is its first step. None: at the
+            last timestep of training, as the authors do, with which some schedules do not begin; where they
+            are of sigmas alone (flow matching), at the first step.
+        shape, stop, frame_stop, order: of the filter, see `seedbed.noise.filters.low_pass`.
+        keep_variance: as FreqPrior mixes (arXiv 2502.03496); FreeInit itself loses variance where the filter
+            passes a part.
+
+    Raises:
+        BadInput: an option out of its range; later, noise that the pipeline adds to something else, or
+            whose axes cannot be told.
+    """
+
+    name = "freeinit"
+    needs_model = True
+
+    rounds: int = 1
+    time: float | None = None
+    shape: Shape = "butterworth"
+    stop: float = 0.25
+    frame_stop: float = 0.25
+    order: int = 4
+    keep_variance: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rounds", whole("freeinit's rounds", self.rounds, 0))
+        if self.time is not None:
+            object.__setattr__(self, "time", finite("freeinit's time", self.time, 0, 1))
+        if not isinstance(self.keep_variance, bool):
+            raise BadInput(f"keep_variance must be true or false, not {self.keep_variance!r:.40}")
+        self._filter((1, 1, 1))
+
+    def evaluations(self, session: Session) -> float:
+        """See `Refiner.evaluations`."""
+        return float(self.rounds and self.rounds * sum(guided_evaluations(session)))
+
+    def caution(self, session: Session) -> str:
+        """See `Refiner.caution`."""
+        if not self.rounds or self._level(session).has_signal:
+            return ""
+        return (
+            "freeinit noises the video again where nothing is left of it, so that its low frequencies are "
+            "the first noise's: give a later time, such as time=0.1"
+        )
+
+    def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
+        """See `Refiner.refine`."""
+        assert session is not None
+        (axes, packing), level = _axes(session), self._level(session)
+        alpha, sigma = level.alpha * level.scale, level.sigma * level.scale  # of unit noise
+        shape, last = noise.shape, tuple(range(-len(axes), 0))
+
+        def spread(latents: Tensor) -> Tensor:
+            latents = latents.float().cpu()
+            return (packing.unpack(latents) if packing else latents).movedim(axes, last)
+
+        first = spread(noise)
+        passing = self._filter(tuple(first.shape[axis] for axis in last))
+        for number in range(1, self.rounds + 1):
+            correlate_steps(session, recipe, noise)
+            low = alpha * spread(denoise(session, noise)) + sigma * first
+            fresh = spread(recipe.beside(number))
+            mixed = mix_frequencies(low, fresh, passing, keep_variance=self.keep_variance).movedim(last, axes)
+            noise = packing.pack(mixed, shape) if packing else mixed
+        return noise
+
+    def _filter(self, lengths: tuple[int, ...]) -> Tensor:
+        return low_pass(lengths, self.shape, stop=self.stop, frame_stop=self.frame_stop, order=self.order)
+
+    def _level(self, session: Session) -> Level:
+        """The level at which the result is noised again."""
+        levels, scheduler = levels_of(session), session.alone.scheduler
+        if self.time is not None or levels[0].flow or not hasattr(scheduler, "alphas_cumprod"):
+            return levels[step_at(session, self.time or 0.0)]
+        power = float(scheduler.alphas_cumprod[-1])
+        return Level(len(scheduler.alphas_cumprod) - 1, power**0.5, (1 - power) ** 0.5)
+
+
+def _axes(session: Session) -> tuple[tuple[int, ...], Packing | None]:
+    """The axes that hold frames, if several, height and width; of the drawn noise, where that is packed.
+
+    Raises BadInput where they cannot be told, or noise is added to something else.
+    """
+    spec, name, packing = session.spec, session.asked.name, None
+    if session.facts.entry == "added":
+        raise BadInput(f"{name} adds its noise to what it is given, so no freeinit")
+    if "tokens" in spec.layout and (packing := session.drawn.packing) is not None:
+        channels = latent_channels([*session.asked.denoisers.values(), getattr(session.pipe, "vae", None)])
+        spec = spec_of(name, torch.empty(1, *packing.shape), spec.device, channels)
+    axes = [(axis, each) for axis, each in enumerate(spec.layout.split()[1:]) if each in ("f", "h", "w")]
+    if len(axes) < 2:
+        raise BadInput(f"freeinit finds no height and width in the latents of {name} ({spec.layout})")
+    return tuple(axis for axis, each in axes if each != "f" or spec.shape[axis] > 1), packing
