@@ -50,7 +50,12 @@ class DenoiseInvert(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return guided_evaluations(session)[0] + 2.0 * (self._down(session) > 0)
+        return guided_evaluations(session)[0] + 2.0
+
+    def caution(self, session: Session) -> str:
+        """See `Refiner.caution`."""
+        self._down(session)
+        return ""
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
