@@ -14,7 +14,7 @@ from tests.pipelines import CALLS, DEFAULT, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
 
 # Where a seed names the noise, and with which the frames of the pipeline's own call.
-SEEDED = ("yes", "through `seedbed.generate`", "the same noise; its steps draw more")
+SEEDED = ("yes", "through `seedbed.generate`", "the same noise, but more is drawn after it")
 
 
 class Broken(Exception):

@@ -9,6 +9,8 @@ import torch
 import seedbed
 from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews
 from seedbed.attention import bansa_expected, bansa_masked, energy, row_statistics
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import denoise, predict
 from tests.breadth.runs import first, traces, weights
 from tests.elsewhere.device import Elsewhere, Generator
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
@@ -110,6 +112,23 @@ def test_every_function_elsewhere(function, monkeypatch):
     here = seedbed.select(BUILDERS["cogvideox"](), PROMPT, **options)
     there = seedbed.select(BUILDERS["cogvideox"]().to("elsewhere"), PROMPT, **options)
     torch.testing.assert_close(there.scores, here.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["ltx", pytest.param("sdxl", marks=pytest.mark.slow)])
+def test_predictions_and_seeds_elsewhere(family):
+    here, there = (Session(pipe, PROMPT, **CALLS[family]) for pipe in (BUILDERS[family](), moved(family)))
+    shape = here.spec.shape
+    assert there.drawn == here.drawn
+    noise = there.drawn.from_seed(7, shape)
+    for one, other in zip(predict(here, noise, [0, 1]), predict(there, noise, [0, 1]), strict=True):
+        assert other.clean.device.type == other.epsilon.device.type == "elsewhere"
+        torch.testing.assert_close(other.clean.cpu(), one.clean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other.velocity.cpu(), one.velocity, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoise(there, noise).cpu(), denoise(here, noise), rtol=1e-4, atol=1e-4)
+
+
+def moved(family: str) -> Any:
+    return BUILDERS[family]().to("elsewhere")
 
 
 def test_weights_that_are_offloaded():

@@ -68,7 +68,7 @@ def test_strength_cost_and_what_is_left(family, monkeypatch):
         alone = how.refine(pool.noises[1].clone(), session, pool.recipes[1])
         assert torch.equal(alone.float(), made.noises[1])
         session.ledger.entries.clear()
-    monkeypatch.setattr(timesteps, "_finite", breaks)
+    monkeypatch.setattr(timesteps, "require_finite", breaks)
     for how in SOME:
         with pytest.raises(Broken):
             how.refine(pool.noises[0].clone(), session, pool.recipes[0])

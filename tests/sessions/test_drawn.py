@@ -1,5 +1,6 @@
 """How pipelines draw their noise, and that a seed gives it: `tests/breadth` compares on every pipeline."""
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +9,9 @@ from seedbed.errors import NotSupported
 from seedbed.noise.packing import Packing
 from seedbed.pipelines import discover
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
+from tests.pipelines.parts import quiet
 from tests.sessions.test_restoring import snapshot
 
 
@@ -52,7 +55,7 @@ def test_what_stays_as_it_is_has_no_packing(family, scale, pipe_of):
     assert (drawn.dtype, drawn.others, drawn.unseeded) == (torch.float32, 0, None)
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "ltx", "sdxl"])
+@pytest.mark.parametrize("family", ["ltx", slow("cogvideox"), slow("sdxl")])
 def test_a_seed_is_that_of_a_pipeline_in_half_precision(family):
     """Which draws other numbers than in float32."""
     pipe = BUILDERS[family]().to(torch.bfloat16)
@@ -148,3 +151,15 @@ def test_a_picture_that_is_sampled_first_is_told_from_the_noise():
     drawn = of("CogVideoX, video to video").drawn
     assert (drawn.shape, drawn.packing, drawn.others) == ((3, 4, 4, 4), None, 1)
     assert "something else is drawn first" in drawn.unseeded
+
+
+def test_a_noise_that_is_drawn_after_the_preparation_is_found():
+    """LTXI2VLongMultiPromptPipeline prepares zeros, as only a run shows."""
+    if not hasattr(diffusers, "LTXI2VLongMultiPromptPipeline"):
+        pytest.skip("this diffusers is older than the pipeline")
+    parts = {**BUILDERS["ltx"]().components, "scheduler": diffusers.LTXEulerAncestralRFScheduler()}
+    call = CALLS["ltx"] | dict(decode_horizontal_tiles=1, decode_vertical_tiles=1, guidance_scale=3.0)
+    session = Session(quiet(diffusers.LTXI2VLongMultiPromptPipeline(**parts)), PROMPT, **call)
+    drawn = session.drawn
+    assert session.facts.entry == "drawn later" and not session.ledger.entries
+    assert (drawn.shape, drawn.frame_axis) == (session.spec.shape, session.spec.frame_axis)

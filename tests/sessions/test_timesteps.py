@@ -10,11 +10,15 @@ from seedbed.pipelines.prediction import Level, Prediction
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, evaluations_of, levels_of, predict
 from tests.compat.test_offloading import blocks, model, sequential
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
+from tests.pipelines.family import Missing
 from tests.sessions.test_restoring import snapshot
 
 MEAN, VARIANCE = 0.3, 0.49  # of the data
 
+QUICK = ("ddim v, no signal at first", "euler", "dpm++", "lcm")
+OTHERS = ("cogvideox dpm", "wan flow euler")
 IMAGE = dict(height=16, width=16, num_inference_steps=5)
 SD15 = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}),
@@ -35,6 +39,24 @@ SD15 = {
     "unipc": ("UniPCMultistepScheduler", {"prediction_type": "sample"}),
     "lcm": ("LCMScheduler", {}),
 }
+
+
+# Whose schedulers are given other frames than those of the noise, or all of them in another layout.
+REFUSED = (
+    "ChronoEdit",  # at its last step
+    "HunyuanVideo, image to video",
+    "SkyReels-V2, diffusion forcing",
+    "SkyReels-V2, diffusion forcing, image to video",
+    "SkyReels-V2, diffusion forcing, video to video",
+    "AnimateDiff, video to video",
+    "LTX-2, image to video",
+    "LTX-Video, image to video",
+    "LTX-Video, conditions",
+    "Kandinsky 5, image to video",
+    "Sana-Video, image to video",
+    "ModelScope, Zeroscope",
+    "ModelScope, Zeroscope, video to video",
+)
 
 
 def matches_flow(scheduler):
@@ -104,7 +126,10 @@ def noise_of(session):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", [*SD15, "cogvideox", "cogvideox dpm", "wan", "wan flow euler"])
+@pytest.mark.parametrize(
+    "name",
+    ["cogvideox", "wan", *QUICK, *(slow(name) for name in [*SD15, *OTHERS] if name not in QUICK)],
+)
 def test_predictions_are_those_of_the_closed_form_at_every_timestep(name):
     optimal, session = session_of(name)
     noise, levels = noise_of(session), levels_of(session)
@@ -223,7 +248,7 @@ def test_the_callers_own_guidance():
     assert not torch.allclose(plain.output, guided.output)
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "ltx", "sdxl"])
+@pytest.mark.parametrize("name", ["ltx", slow("cogvideox"), slow("sdxl")])
 def test_denoises_as_the_pipeline_does(name, pipe_of):
     pipe, call = pipe_of(name), CALLS[name]
     session = Session(pipe, PROMPT, **call)
@@ -242,7 +267,7 @@ def broken(prediction):
     raise Broken
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "ltx"])
+@pytest.mark.parametrize("name", ["ltx", slow("cogvideox")])
 @pytest.mark.parametrize("follow", [None, broken], ids=["whole", "error"])
 def test_the_pipeline_is_as_before(name, follow):
     pipe = BUILDERS[name]()
@@ -262,7 +287,7 @@ def test_the_pipeline_is_as_before(name, follow):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.parametrize("way", [model, sequential, blocks])
+@pytest.mark.parametrize("way", [slow(model), sequential, slow(blocks)])
 def test_offloaded_models_predict_the_same(way, pipe_of):
     noise = None
     found = []
@@ -293,9 +318,38 @@ def test_bad_steps_and_pipelines_are_refused_in_one_line(pipe_of, monkeypatch):
         predict(session, noise * float("nan"), [0])
     (family,) = (family for family in FAMILIES if family.name == "LTX-Video, image to video")
     pictured = Session(family.built(), PROMPT, **family.call)
-    with pytest.raises(NotSupported, match="LTXImageToVideoPipeline is given samples of shape"):
+    with pytest.raises(NotSupported, match="scheduler is given samples of shape"):
         predict(pictured, torch.zeros(pictured.spec.shape), [0])
     pipe = BUILDERS["wan"]()
     pipe.scheduler.register_to_config(prediction_type="other")
     with pytest.raises(NotSupported, match="predicts 'other'"):
         predict(Session(pipe, PROMPT, **CALLS["wan"]), noise, [0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [pytest.param(each, id=each.name) for each in FAMILIES])
+def test_every_pipeline_is_asked_or_refuses_in_one_line(family):
+    """The parts make up the sample, the levels are as foretold, and what is spent is what was declared."""
+    try:
+        session = Session(family.built(), family.prompt, **family.call)
+    except Missing as error:
+        pytest.skip(str(error))
+    noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(1))
+    try:
+        levels = levels_of(session)
+        steps = [0] if len(levels) == 1 else [0, len(levels) - 1]
+        found = predict(session, noise, steps)
+    except NotSupported as error:
+        assert "\n" not in str(error) and family.name in REFUSED
+        return
+    assert family.name not in REFUSED
+    assert session.ledger.to_dict() == {"refinement": evaluations_of(steps)}
+    for step, each in zip(steps, found, strict=True):
+        level = levels[step]
+        assert (tuple(each.sample.shape) == session.spec.shape and each.kind != "sample") or level.alpha == 1
+        assert torch.as_tensor(each.sigma).flatten()[-1].item() == pytest.approx(level.sigma, rel=1e-5)
+        mixed = each.alpha * each.clean + each.sigma * each.epsilon
+        torch.testing.assert_close(mixed, each.sample.float(), rtol=1e-4, atol=1e-4 * max(1, level.sigma))
+        if family.name != "SDXL, inpainting":  # which puts the noised picture around its mask at every step
+            same = found[0].sample * levels[0].scale
+            torch.testing.assert_close(each.sample * level.scale, same, rtol=1e-4, atol=1e-6)

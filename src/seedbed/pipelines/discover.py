@@ -84,7 +84,7 @@ class Look:
         several: whether it returned others beside it.
         drawn, added: the noises that it drew, and added to what it was given, meanwhile.
         later: the noises that it drew afterwards.
-        draws: of all that it drew the dtype, and whether from the caller's generator.
+        draws: of all that it drew the shape, the dtype, and whether from the caller's generator.
         denoiser: the module that it was about to call, of the name `denoiser_name`.
         args, kwargs: of that call.
         rows: batch rows of its input.
@@ -99,7 +99,7 @@ class Look:
     drawn: list[Tensor]
     added: list[Tensor]
     later: list[Tensor]
-    draws: list[tuple[torch.dtype, bool]]
+    draws: list[tuple[tuple[int, ...], torch.dtype, bool]]
     denoiser: nn.Module
     denoiser_name: str
     args: tuple[Any, ...]

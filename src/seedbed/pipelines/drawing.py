@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._pytree import tree_map_only
 
 from seedbed.errors import NotSupported
 
@@ -90,8 +91,8 @@ class Preparation(TorchFunctionMode):
         prepared: what `prepare_latents` returned, each time.
         drawn, later: the noises that were drawn meanwhile and after it, while none are given.
         added: the noises that were added to given latents.
-        draws: of all that was drawn its dtype, and whether from the caller's generator.
-        numbered: elements of the noises in whose place numbers are put, other ones for each; 0 for none.
+        draws: of all that was drawn the shape, the dtype, and whether it came from the caller's generator.
+        numbered: elements of the noises in whose place numbers are put while latents are prepared.
         correlate: what is made of the noise that is drawn for a candidate's steps, candidate after candidate
             and again from the first; None for nothing.
         refuse: called before each preparation; it may raise.
@@ -105,7 +106,7 @@ class Preparation(TorchFunctionMode):
         self.drawn: list[Tensor] = []
         self.later: list[Tensor] = []
         self.added: list[Tensor] = []
-        self.draws: list[tuple[torch.dtype, bool]] = []
+        self.draws: list[tuple[tuple[int, ...], torch.dtype, bool]] = []
         self.numbered = 0
         self.correlate: Iterator[Callable[[Tensor], Tensor]] | None = None
         self.refuse: Callable[[], None] = lambda: None
@@ -167,6 +168,11 @@ class Preparation(TorchFunctionMode):
         if isinstance(prepared, tuple):  # a pipeline may return the noise, to add it again in its steps
             prepared = tuple(next((n for o, n in self._swapped if o is part), part) for part in prepared)
         self.prepared.append(prepared)
+        if self.numbered and self.drawn:  # what runs before the denoiser, as a ControlNet, takes no float64
+            usual = self.draws[-1][1]
+            prepared = tree_map_only(
+                Tensor, lambda t: t.to(usual) if t.dtype is torch.float64 else t, prepared
+            )
         return prepared
 
     def __torch_function__(
@@ -177,14 +183,14 @@ class Preparation(TorchFunctionMode):
             return func(*args, **kwargs)
         given = kwargs.get("generator") is not None
         noise = func(*args, **kwargs) if given else _seeded(self._generator, self._count, func, args, kwargs)
-        self.draws.append((noise.dtype, given))
+        self.draws.append((tuple(noise.shape), noise.dtype, given))
         return self._met(noise) if func is torch.randn else noise
 
     def _met(self, noise: Tensor) -> Tensor:
         """The candidates' own for a noise of their shape: at once for all, or one after the other where each
         has a generator."""
-        if noise.numel() == self.numbered:
-            # Exact in float64: half precision would not tell them apart.
+        if self._preparing and noise.numel() == self.numbered:
+            # Other ones for each draw, in float64: half precision would not tell them apart.
             numbers = torch.arange(noise.numel(), dtype=torch.float64, device=noise.device).view(noise.shape)
             noise = numbers + (1 + (len(self.draws) - 1) * noise.numel())
         if self.noises is None:

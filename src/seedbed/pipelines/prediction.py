@@ -12,9 +12,6 @@ from torch import Tensor
 
 from seedbed.errors import NotSupported
 
-# Below this share of the data against the noise, a sample tells nothing of the data.
-_NO_SIGNAL = 1e-3
-
 _KINDS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
@@ -39,11 +36,11 @@ class Level:
 
     @property
     def has_signal(self) -> bool:
-        """Whether samples tell anything of the data: else ε is the sample itself, `x / sigma`.
+        """Whether samples tell anything of the data, a thousandth of the noise: else ε is `x / sigma`.
 
         They do not at the first step under zero terminal SNR, nor where flow matching starts at sigma 1.
         """
-        return bool(torch.as_tensor(self.alpha > _NO_SIGNAL * self.sigma).any())
+        return bool(torch.as_tensor(self.alpha > 1e-3 * self.sigma).any())
 
 
 @dataclass(frozen=True)

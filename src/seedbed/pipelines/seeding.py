@@ -1,7 +1,7 @@
 """How a pipeline draws its initial noise: in which shape, how it is packed, and whether a seed names it.
 
-Found by one more run up to the denoiser, in which what it draws is replaced by numbers that count its
-elements: where they turn up in the latents is how it packs them. No evaluation is run.
+Found by one more run up to the denoiser, in which what it draws for its latents is replaced by numbers that
+count its elements: where they turn up is how it packs them. No evaluation is run.
 """
 
 from __future__ import annotations
@@ -65,47 +65,47 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
         NotSupported: its latents are not the elements of one drawn noise, each once, in another order.
     """
     shape, count = facts.spec.shape, math.prod(facts.spec.shape)
-    seen = look(call, encodings, 1, facts.off, entry=facts.entry, numbered=count)
-    counted = [noise for noise in seen.drawn + seen.later if noise.numel() == count]
-    latents = seen.added[0] if facts.entry == "added" else seen.noise
-    if facts.entry.startswith("drawn"):  # in place of which the candidates' noises are put
-        latents = next((noise for noise in counted if noise.shape[1:] == shape), latents)
-    values = latents.detach().double().cpu().flatten()
-    for noise in counted:
-        first = float(noise.min())
-        scale = float(values.min()) / first
-        order = (values / scale - first).round().long() if scale > 0 else torch.zeros(0, dtype=torch.long)
-        drawn = tuple(noise.shape[1:] if len(noise) == 1 else noise.shape)
-        packing = Packing.of(drawn, order) if len(order) == count else None
-        if packing is not None and torch.allclose(values, (order.double() + first) * scale, rtol=1e-6):
-            break
+    replaced = facts.entry.startswith("drawn")  # by the candidates' noises, as it is
+    seen = look(call, encodings, 1, facts.off, entry=facts.entry, numbered=0 if replaced else count)
+    if replaced:
+        place = next(i for i, (size, *_) in enumerate(seen.draws) if size[1:] == shape)
+        noise, drawn, scale, packing = torch.empty(1, *shape), shape, 1.0, None
     else:
-        raise NotSupported(
-            f"the latents of {call.name} are not one drawn noise in another order: where its frames are "
-            "cannot be told"
-        )
-    axis, same = facts.spec.frame_axis, drawn == shape and packing.strides == (1,)
-    if not same:
+        latents = seen.added[0] if facts.entry == "added" else seen.noise
+        values = latents.detach().double().cpu().flatten()
+        for noise in (noise for noise in seen.drawn if noise.numel() == count):
+            first = float(noise.min())
+            scale = float(values.min()) / first
+            order = (values / scale - first).round().long() if scale > 0 else torch.zeros(0).long()
+            drawn = tuple(noise.shape[1:] if len(noise) == 1 else noise.shape)
+            packing = Packing.of(drawn, order) if len(order) == count else None
+            if packing is not None and torch.allclose(values, (order.double() + first) * scale, rtol=1e-6):
+                break
+        else:
+            raise NotSupported(
+                f"the latents of {call.name} are not one drawn noise in another order: where its frames are "
+                "cannot be told"
+            )
+        place = int(first) // count
+    axis = facts.spec.frame_axis
+    if packing is not None and drawn == shape and packing.strides == (1,):
+        packing = None
+    if packing is not None:
         channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
         axis = spec_of(call.name, noise, call.device, channels).frame_axis
         if axis is not None and drawn[axis] == 1:  # QwenImagePipeline draws images as videos of one frame
             axis = None
-    place = int(first) // count
-    dtype, seeded = seen.draws[place]
-    before = any(given for _, given in seen.draws[:place])
+    _, dtype, seeded = seen.draws[place]
+    before = any(given for *_, given in seen.draws[:place])
     why = (
-        "its noise is not drawn from"
-        if not seeded
-        else "something else is drawn first from"
-        if before
-        else ""
+        "something else is drawn first from" if before else None if seeded else "its noise is not drawn from"
     )
     return Drawn(
         shape=drawn,
         frame_axis=axis,
         dtype=dtype,
-        packing=None if same else packing,
+        packing=packing,
         scale=scale,
-        others=sum(given for _, given in seen.draws) - 1,
+        others=sum(given for *_, given in seen.draws) - 1,
         unseeded=f'no prior="torch" for {call.name}: {why} the generator of its call' if why else None,
     )

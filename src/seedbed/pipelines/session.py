@@ -144,6 +144,7 @@ class Session:
 
         Raises NotSupported where its latents are not one drawn noise, packed.
         """
+        self.arrive(torch.zeros(self.spec.shape))  # else where the noise comes in is not certain
         facts = self.facts
         drawn: Drawn = remembered(
             self.asked, ("drawn", facts.entry), lambda: find_drawn(self.asked, self._encodings, facts)
@@ -224,7 +225,7 @@ class Session:
             seen += call.step == 0
             answer = handler(call) if handler is not None else None
             if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
-                _require_finite(call.query, f"the queries of {call.layer}")
+                require_finite(call.query, f"the queries of {call.layer}")
                 call.stop()
             return answer
 
@@ -251,7 +252,7 @@ class Session:
             if tap.steps == 1:
                 first = output if isinstance(output, Tensor) else output[0]
                 predictions.append(first if isinstance(first, Tensor) else torch.stack(first))
-                _require_finite(predictions[0], f"the output of the {name}")
+                require_finite(predictions[0], f"the output of the {name}")
             if tap.steps == steps:
                 raise Enough
 
@@ -441,6 +442,7 @@ def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:
     return list(pixels if pixels.ndim == 5 else pixels[:, None])
 
 
-def _require_finite(values: Tensor, what: str) -> None:
+def require_finite(values: Tensor, what: str) -> None:
+    """Raises BadOutput where values that a model has computed are not finite."""
     if not torch.isfinite(values).all():
         raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")

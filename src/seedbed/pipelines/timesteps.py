@@ -21,14 +21,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from seedbed.errors import BadInput, BadOutput, NotSupported, SeedbedError, whole
+from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import caches_steps
 from seedbed.pipelines.discover import Enough, remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
-from seedbed.pipelines.session import Session
+from seedbed.pipelines.session import Session, require_finite
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
@@ -95,7 +95,6 @@ def predict(
             )
 
     def attempt() -> list[Prediction]:
-        held = _Held(levels, wanted, follow, tuple(session.spec.shape))
         latest: list[Any] = []  # what the denoiser returned in the last step that was run
         at, number = -1, 0  # the step, and the evaluation within it
 
@@ -113,12 +112,11 @@ def predict(
                     "guidance cannot be turned off by its arguments"
                 )
             session.ledger.add(what, rows)
-            del latest[number:]
-            latest.append(own(*args, **kwargs))
+            latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
 
         with session.running(noises, guided=guided) as run, ExitStack() as undo:
-            _stand_in(run, held, undo)
+            held = _stand_in(run, undo, session.spec.shape, levels, wanted, follow)
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module, module.forward), undo)
             run(noises, output_type="latent")
@@ -147,14 +145,15 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
     noises = session._checked(noise[None])
 
     def attempt() -> Tensor:
-        held = _Held((), (), None, tuple(session.spec.shape))
         with session.running(noises, guided=True) as run, ExitStack() as undo:
-            _stand_in(run, held, undo)
+            held = _stand_in(run, undo, session.spec.shape)
             run.before_evaluations(lambda *given: session.ledger.add(what, rows_of(*given)))
             run(noises, output_type="latent")
         if held.last is None:
             raise NotSupported(f"{session.asked.name} takes no step with all of its latents")
-        return _finite(held.in_shape(held.last), "the latents")
+        latents = held.in_shape(held.last)
+        require_finite(latents, "what the scheduler gives back")
+        return latents
 
     return session.arriving(attempt)
 
@@ -213,14 +212,14 @@ def _rows_by_step(session: Session, answer: Callable[[nn.Module, Any, Any], Any]
     noises = session._checked(torch.zeros(1, *session.spec.shape))
 
     def attempt() -> tuple[int, ...]:
-        held, rows = _Held((), (), None, tuple(session.spec.shape)), Counter[int]()
+        rows = Counter[int]()
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             rows[held.steps] += rows_of(module, args, kwargs)
             return answer(module, args, kwargs)
 
         with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
-            _stand_in(run, held, undo)
+            held = _stand_in(run, undo, session.spec.shape)
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module), undo)
             run(noises, output_type="latent")
@@ -229,14 +228,13 @@ def _rows_by_step(session: Session, answer: Callable[[nn.Module, Any, Any], Any]
     return session.arriving(attempt)
 
 
-def _stand_in(run: Run, held: _Held, undo: ExitStack) -> None:
+def _stand_in(run: Run, undo: ExitStack, *options: Any) -> _Held:
     scheduler: Any = getattr(run.pipe, "scheduler", None)
     if not hasattr(scheduler, "step"):
         raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
-    held.name = type(run.pipe).__name__
-    held.take = scheduler.step
-    functools.update_wrapper(held, scheduler.step)
+    held = _Held(scheduler.step, *options)
     replace(scheduler, "step", held, undo)
+    return held
 
 
 class _Held:
@@ -245,10 +243,11 @@ class _Held:
     What the pipeline does with a copy of its scheduler (LTX-2, for the sound) is held too, and not looked at.
 
     Args:
-        levels: of the schedule; none to denoise.
+        take: the step.
+        shape: of the noise.
+        levels: of the schedule; none to let the sample go on.
         wanted: the steps whose predictions are kept.
         follow: see `Follow`.
-        shape: of the noise.
 
     Attributes:
         steps: how many have begun. A second call with the very same timestep belongs to the first.
@@ -258,45 +257,43 @@ class _Held:
 
     def __init__(
         self,
-        levels: Sequence[Level],
-        wanted: Collection[int],
-        follow: Follow | None,
+        take: Any,
         shape: tuple[int, ...],
+        levels: Sequence[Level] = (),
+        wanted: Collection[int] = (),
+        follow: Follow | None = None,
     ) -> None:
-        self.levels, self.wanted, self.follow, self.shape = levels, wanted, follow, shape
-        self.take: Any = None
-        self.name = ""
+        self.take, self.shape, self.levels, self.wanted, self.follow = take, shape, levels, wanted, follow
         self.steps = 0
         self.last: Tensor | None = None
         self.predictions: dict[int, Prediction] = {}
         self._timestep: Any = None
         self._held: tuple[Tensor, float] | None = None  # a sample, and the scale of its timestep
+        functools.update_wrapper(self, take)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(self.take).bind(*args, **kwargs).arguments
         if not (isinstance(given["timestep"], Tensor) and given["timestep"] is self._timestep):
             self.steps += 1
         self._timestep, step = given["timestep"], self.steps - 1
-        sample = given["sample"].clone()
-        prediction = None
+        sample, chosen = given["sample"].clone(), None
+        following = self.levels[min(self.steps, len(self.levels) - 1)].scale if self.levels else 1.0
         if self.wanted:
             own = self.in_shape(sample)  # also of ChronoEditPipeline, which drops frames on the way
             if step in self.wanted:
                 found = predicted(self.take.__self__, step, given)
-                output = _finite(self.in_shape(found.output).clone(), "the denoiser's output")
-                prediction = dataclasses.replace(found, sample=own, output=output)
-                self.predictions[step] = prediction
+                output = self.in_shape(found.output).clone()
+                require_finite(output, "the denoiser's output")
+                self.predictions[step] = dataclasses.replace(found, sample=own, output=output)
+                chosen = self.follow(self.predictions[step]) if self.follow is not None else None
         result = self.take(**given)
         if not self.levels:
             self.last = result[0]
             return result
-        last = len(self.levels) - 1
-        scale, following = (self.levels[min(number, last)].scale for number in (step, step + 1))
-        if step == 0 or self._held is None:
-            self._held = sample, scale
-        chosen = self.follow(prediction) if self.follow is not None and prediction is not None else None
         if chosen is not None:
             self._held = chosen.reshape(sample.shape).to(sample), following
+        elif step == 0 or self._held is None:
+            self._held = sample, self.levels[0].scale
         start, scale = self._held
         handed = start.clone() if scale == following else start * (scale / following)
         if isinstance(result, tuple):
@@ -310,20 +307,11 @@ class _Held:
         # Cosmos3OmniPipeline has one more axis of length 1.
         if [n for n in first.shape if n > 1] != [n for n in self.shape if n > 1]:
             raise NotSupported(
-                f"the scheduler of {self.name} is given samples of shape {tuple(first.shape)} for noise of shape "
+                f"the scheduler is given samples of shape {tuple(first.shape)}, not of the noise's "
                 f"{self.shape}: what is predicted of the noise cannot be told"
             )
         return first.reshape(self.shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
         """For a pipeline that copies its scheduler."""
-        twin = _Held(self.levels, (), None, self.shape)
-        twin.name, twin.take = self.name, copy.deepcopy(self.take, memo)
-        functools.update_wrapper(twin, twin.take)
-        return twin
-
-
-def _finite(values: Tensor, what: str) -> Tensor:
-    if not torch.isfinite(values).all():
-        raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")
-    return values
+        return _Held(copy.deepcopy(self.take, memo), self.shape, self.levels)
