@@ -96,7 +96,7 @@ def told(prediction: Prediction, target: str) -> Tensor:
             found = prediction.clean
         case _:
             found = prediction.velocity
-    return found.double().cpu()
+    return found.cpu().double()
 
 
 def without_prompt(session: Session) -> Session:

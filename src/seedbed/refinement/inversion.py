@@ -72,10 +72,10 @@ class DenoiseInvert(Refiner):
         _, back = predict(session, noise, [0, down], follow=follow)
         raised = start.alpha * back.clean + start.sigma * back.epsilon
         # As a change of the sample: half precision then rounds no more than that.
-        began = guided.sample.double().cpu()
+        began = guided.sample.cpu().double()
         drawn = noise.double()
         scale = (began * drawn).sum() / drawn.square().sum()  # what the pipeline multiplies its noise with
-        moved = (raised.double().cpu() - began) / scale
+        moved = (raised.cpu().double() - began) / scale
         return add_direction(drawn, moved, 1.0) if self.rescale == "standardise" else drawn + moved
 
     def _down(self, session: Session) -> int:
