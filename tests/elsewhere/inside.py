@@ -9,8 +9,10 @@ import torch
 import seedbed
 from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews
 from seedbed.attention import bansa_expected, bansa_masked, energy, row_statistics
+from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, predict
+from seedbed.refinement import DenoiseInvert, FreeInit, GuidanceGap, Injection
 from tests.breadth.runs import first, traces, weights
 from tests.elsewhere.device import Elsewhere, Generator
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
@@ -125,6 +127,11 @@ def test_predictions_and_seeds_elsewhere(family):
         torch.testing.assert_close(other.clean.cpu(), one.clean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other.velocity.cpu(), one.velocity, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoise(there, noise).cpu(), denoise(here, noise), rtol=1e-4, atol=1e-4)
+    recipe = NoiseRecipe(7, 0, shape)
+    for how in (Injection(target="guidance_gap"), GuidanceGap(1), DenoiseInvert(), FreeInit(time=0.5)):
+        assert how.evaluations(there) == how.evaluations(here)
+        found, wanted = (how.refine(recipe.draw(), session, recipe) for session in (there, here))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def moved(family: str) -> Any:

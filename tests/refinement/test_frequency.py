@@ -12,7 +12,7 @@ from seedbed.errors import BadInput
 from seedbed.noise import NoiseRecipe
 from seedbed.noise.filters import low_pass, mix_frequencies
 from seedbed.pipelines.session import Session
-from seedbed.refinement import DenoiseInvert, FreeInit
+from seedbed.refinement import DenoiseInvert, FreeInit, correlate_steps
 from tests.conftest import slow
 from tests.pipelines import CALLS, FAMILIES, PROMPT, animatediff
 
@@ -121,6 +121,17 @@ def test_without_rounds_the_noise_stays(pipe_of):
     noise = recipe_of(session).draw()
     assert FreeInit(0).refine(noise, session, recipe_of(session)) is noise
     assert FreeInit(0).evaluations(session) == 0 and not session.ledger.entries
+
+
+def test_stochastic_steps_of_every_round_are_correlated_as_the_prior_is(pipe_of):
+    session = Session(pipe_of("cogvideox"), PROMPT, **CALLS["cogvideox"])
+    recipe, other = recipe_of(session, "mixed:1"), recipe_of(session)
+    FreeInit(2).refine(other.draw(), session, other)
+    assert not session.correlate
+    noise = recipe.draw()
+    correlate_steps(session, recipe, noise)
+    FreeInit(2).refine(noise, session, recipe)
+    assert len(session.correlate) == 2  # of the first round's noise, and of the second's
 
 
 def test_says_where_the_low_frequencies_carry_nothing(pipe_of):

@@ -9,7 +9,7 @@ import torch
 
 import seedbed
 from seedbed.acquisition import Bansa, Pool
-from seedbed.errors import NotSupported
+from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines import timesteps
 from seedbed.pipelines.session import Session
@@ -68,7 +68,7 @@ def test_strength_cost_and_what_is_left(family, monkeypatch):
         alone = how.refine(pool.noises[1].clone(), session, pool.recipes[1])
         assert torch.equal(alone.float(), made.noises[1])
         session.ledger.entries.clear()
-    monkeypatch.setattr(timesteps, "_finite", breaks)
+    monkeypatch.setattr(timesteps, "require_finite", breaks)
     for how in SOME:
         with pytest.raises(Broken):
             how.refine(pool.noises[0].clone(), session, pool.recipes[0])
@@ -131,6 +131,21 @@ def test_at_strength_0_frames_are_those_of_the_plain_noise(pipe_of):
         seedbed.generate(pipe_of("cogvideox"), PROMPT, refine=each, **call) for each in options
     )
     assert still.sha256 == plain.sha256 != other.sha256
+
+
+def test_what_cannot_be_used_is_refused_before_anything_runs(pipe_of):
+    (added,) = (each for each in FAMILIES if each.name == "CogVideoX, video to video")
+    call = dict(prompt_embeds=torch.zeros(1, 8, 16), **CALLS["cogvideox"])
+    for session, hows in [
+        (Session(added.built(), PROMPT, **added.call), (FreeInit(), DenoiseInvert())),
+        (Session(pipe_of("cogvideox"), **call), (GuidanceGap(), Injection(target="guidance_gap"))),
+        (asked(pipe_of("cogvideox"), "cogvideox")[0], (DenoiseInvert(2), Injection(0.1, (1, 1), (1, -1)))),
+    ]:
+        pool = Pool.of([NoiseRecipe(0, 0, tuple(session.spec.shape))])
+        for how in hows:
+            with pytest.raises(BadInput) as caught:
+                refined(pool, [SOME[2], how], session)
+            assert "\n" not in str(caught.value) and not session.ledger.entries
 
 
 def test_what_is_to_be_said_stands_in_the_record(pipe_of):

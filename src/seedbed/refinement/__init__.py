@@ -14,11 +14,12 @@ from torch import Tensor
 
 from seedbed.acquisition.base import Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import GivenNoise, NoiseRecipe, sha256_of
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
+from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.refinement.base import Refiner, correlate_steps, model_sha256
+from seedbed.refinement.base import Refiner, model_sha256
 from seedbed.refinement.erasure import Erasure
 from seedbed.refinement.frequency import FreeInit
 from seedbed.refinement.guidance_gap import GuidanceGap
@@ -177,6 +178,12 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
             raise BadInput(f"noise {index} has values that are not finite")
         drawn.append(values)
     return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
+
+
+def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
+    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
+    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
+        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
 
 
 def _applied(

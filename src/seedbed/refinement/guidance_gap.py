@@ -62,6 +62,7 @@ class GuidanceGap(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
+        without_prompt(session)
         asked = self.rate and self.target == "epsilon"
         return without_signal(self.name, session, [step_at(session, self.time)] if asked else [])
 
@@ -95,7 +96,7 @@ def told(prediction: Prediction, target: str) -> Tensor:
             found = prediction.clean
         case _:
             found = prediction.velocity
-    return found.double().cpu()
+    return found.cpu().double()
 
 
 def without_prompt(session: Session) -> Session:
@@ -104,13 +105,12 @@ def without_prompt(session: Session) -> Session:
     Raises BadInput where there is no prompt, or it is embedded and the negative one is not.
     """
     call = session.call
-    negative = {name: value for name, value in call.items() if name.startswith("negative_")}
     changed = {}
     for name, value in call.items():
         other = call.get(f"negative_{name}")
         if re.fullmatch(r"prompt_\d", name):
             changed[name] = other or call.get("negative_prompt") or ""
-        elif "prompt" in name and name not in negative and isinstance(value, (Tensor, list)):
+        elif "prompt" in name and "negative" not in name and isinstance(value, (Tensor, list)):
             if other is None:
                 raise BadInput(f"without its prompt, a call with {name} needs negative_{name}: pass that too")
             changed[name] = other
@@ -119,7 +119,7 @@ def without_prompt(session: Session) -> Session:
     text = call.get("negative_prompt") or ""
     text = None if session.prompt is None else text[0] if isinstance(text, list) else text
     plain = Session(session.pipe, text, **{**call, **changed})
-    plain.ledger = session.ledger
+    plain.ledger, plain._encodings = session.ledger, session._encodings
     return plain
 
 

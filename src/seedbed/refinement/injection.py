@@ -77,6 +77,8 @@ class Injection(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
+        if self.target == "guidance_gap":
+            without_prompt(session)
         return without_signal(self.name, session, [*self._pushes(session)[0]] * (self.target == "epsilon"))
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
@@ -87,7 +89,7 @@ class Injection(Refiner):
             return noise
         gap = self.target == "guidance_gap"
         target = "prediction" if gap else self.target
-        plain = without_prompt(session) if gap else None  # before anything is asked
+        plain = without_prompt(session) if gap else None
         found = {each.step: told(each, target) for each in predict(session, noise, [*pushes])}
         for each in predict(plain, noise, [*pushes]) if plain is not None else ():
             found[each.step] -= told(each, target)

@@ -50,7 +50,12 @@ class DenoiseInvert(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return guided_evaluations(session)[0] + 2.0 * (self._down(session) > 0)
+        return guided_evaluations(session)[0] + 2.0
+
+    def caution(self, session: Session) -> str:
+        """See `Refiner.caution`."""
+        self._down(session)
+        return ""
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
@@ -67,10 +72,10 @@ class DenoiseInvert(Refiner):
         _, back = predict(session, noise, [0, down], follow=follow)
         raised = start.alpha * back.clean + start.sigma * back.epsilon
         # As a change of the sample: half precision then rounds no more than that.
-        began = guided.sample.double().cpu()
+        began = guided.sample.cpu().double()
         drawn = noise.double()
         scale = (began * drawn).sum() / drawn.square().sum()  # what the pipeline multiplies its noise with
-        moved = (raised.double().cpu() - began) / scale
+        moved = (raised.cpu().double() - began) / scale
         return add_direction(drawn, moved, 1.0) if self.rescale == "standardise" else drawn + moved
 
     def _down(self, session: Session) -> int:
