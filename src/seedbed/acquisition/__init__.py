@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         Acquisition,
         AttentionScore,
         NoiseScore,
-        Pool,
         Random,
         RolloutScore,
         Scores,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from seedbed.acquisition.learned import Learned
     from seedbed.acquisition.previews import Previews
     from seedbed.acquisition.registry import REGISTRY, create, resolve
+    from seedbed.noise import Pool
 
 _MODULES = {
     "bansa": ("Bansa", "Entropy"),

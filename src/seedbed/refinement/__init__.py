@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session

@@ -13,12 +13,12 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
 
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.errors import BadInput, NotSupported, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
+from seedbed.noise import Gaussian, NoiseRecipe, Pool, Prior, Torch, prior_named
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
