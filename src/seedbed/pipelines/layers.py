@@ -48,12 +48,14 @@ class Recorder:
         calls: the modules that the denoiser's own forward calls, in their order, by name, with the
             `shapes_of` its arguments.
         layers, rows: the layer and the batch rows of each attention call.
+        output: what the forward returned, of tensors without data.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
+        self.output: Any = None
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a direct call; changes nothing."""
@@ -122,7 +124,7 @@ def _run_without_data(
         undo.callback(logger.removeFilter, elsewhere)
         args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
         with Tap(twin, recorder.attention, recorder.inputs):
-            twin(*args, **kwargs)
+            recorder.output = twin(*args, **kwargs)
 
 
 class Shrinking:

@@ -17,14 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from seedbed.attention.kinds import named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.compiled import caches_steps
-from seedbed.pipelines.discover import Enough, rows_of
+from seedbed.pipelines.discover import Enough, remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
+from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
+from seedbed.pipelines.rollout import result_of
 from seedbed.pipelines.session import Session, require_finite
+from seedbed.pipelines.steps import watch_steps
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
@@ -49,6 +54,58 @@ def levels_of(session: Session) -> tuple[Level, ...]:
 def evaluations_of(steps: Sequence[int]) -> int:
     """What `predict` costs without guidance: one evaluation for each step, and one to get to a later one."""
     return len(steps) + (steps[0] > 0)
+
+
+def evaluations_until(session: Session, to: int) -> int:
+    """What one candidate spends in a rollout until `to` steps are done; none is run to tell.
+
+    The caller's own call runs with a denoiser that answers with zeros, in the shapes of its output.
+
+    Raises NotSupported where the scheduler's steps cannot be seen.
+    """
+    noise = torch.randn(1, *session.spec.shape, generator=torch.Generator().manual_seed(2))
+    answers: dict[Any, Any] = {}
+    asked: list[tuple[str, Any, Any]] = []  # what has no answer yet: the run ends, and begins anew with one
+
+    def attempt() -> int:
+        spent = 0
+
+        def answer(name: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            nonlocal spent
+            key = name, shapes_of((args, kwargs))
+            if key not in answers:
+                asked.append((name, args, kwargs))
+                raise Enough
+            spent += 0 if watch.ended else rows_of(module, args, kwargs)
+            return answers[key]
+
+        with session.running(noise, guided=True) as run, ExitStack() as undo:
+            watch = watch_steps(run, undo, to if to < session.facts.steps else None)
+            for name, module in run.denoisers.items():
+                replace(module, "forward", functools.partial(answer, name, module), undo)
+            run(noise, output_type="latent")
+        return spent
+
+    while True:
+        spent = session.arriving(attempt)
+        if not asked:
+            return spent
+        name, args, kwargs = asked.pop()
+        answers[name, shapes_of((args, kwargs))] = _nothing(session, name, args, kwargs)
+
+
+def _nothing(session: Session, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What a denoiser would return, in zeros: as its forward without data shows, or in the noise's shape."""
+    module, device = session.asked.denoisers[name], session.spec.device
+    key = name, shapes_of((args, kwargs))
+    shown = remembered(session.asked, key, lambda: recorded(module, args, kwargs, device))
+    if shown is not None:
+        return tree_map_only(
+            Tensor, lambda found: torch.zeros(found.shape, dtype=found.dtype, device=device), shown.output
+        )
+    given = named_arguments(parameter_names(type(module)), args, kwargs)
+    zeros = torch.zeros(rows_of(module, args, kwargs), *session.spec.shape, device=device)
+    return result_of((zeros.to(session.spec.dtype),), module, given)
 
 
 def predict(
