@@ -20,11 +20,12 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
 from seedbed.refinement.base import Refiner, model_sha256
 from seedbed.refinement.erasure import Erasure
-from seedbed.refinement.variation import Variation, Walk, variations, walk
+from seedbed.refinement.variation import CrossEntropy, Variation, Walk, variations, walk
 from seedbed.texts import parse, text_of
 
 __all__ = [
     "REFINERS",
+    "CrossEntropy",
     "Erasure",
     "Noises",
     "Refine",
@@ -41,7 +42,7 @@ __all__ = [
     "walk",
 ]
 
-REFINERS: dict[str, type[Refiner]] = {kind.name: kind for kind in (Erasure, Variation, Walk)}
+REFINERS: dict[str, type[Refiner]] = {kind.name: kind for kind in (Erasure, Variation, Walk, CrossEntropy)}
 
 Refine = str | Refiner | Sequence[str | Refiner] | None
 """One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
