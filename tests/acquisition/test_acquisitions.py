@@ -30,6 +30,8 @@ from tests.acquisition.calls import attention_call, attention_map
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
 # What cannot be made without an option.
 NEEDED = {"learned": {"coefficients": {"entropy/0": 1.0}}, "previews": {"verifier": "shapes"}}
+SEARCHES = ["random-search", "neighbours", "low-frequencies"]
+NEEDED |= {name: {"verifier": "shapes", "budget": 100} for name in SEARCHES}
 
 
 def test_every_name_makes_the_function_of_that_name():
@@ -128,7 +130,7 @@ def test_options_are_what_makes_the_function_again():
 
 def test_the_papers_functions_prefer_low_until_they_are_told_otherwise():
     ends = {name: kind.better for name, kind in REGISTRY.items()}
-    assert [name for name, end in ends.items() if end == "high"] == ["learned", "previews"]
+    assert [name for name, end in ends.items() if end == "high"] == ["learned", "previews", *SEARCHES]
     for name in ("random", "entropy", "bansa", "bansa-dropout"):
         assert (create(name).end, create(name, prefer="high").end) == ("low", "high")
     assert Previews(verifier="shapes", prefer="low").end == "low"

@@ -8,8 +8,9 @@ import torch
 
 from seedbed import BadInput
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.base import AttentionScore, Pool, rows_that_fit
+from seedbed.acquisition.base import AttentionScore, rows_that_fit
 from seedbed.attention.tap import SplitBatch
+from seedbed.noise import Pool
 from seedbed.selection.choosing import select
 from tests.acquisition.calls import attention_call
 from tests.pipelines import CALLS, PROMPT, cogvideox

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.acquisition import AttentionScore, Pool, create
+from seedbed.acquisition import AttentionScore, create
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput, BadOutput
-from seedbed.noise import GivenNoise
+from seedbed.noise import GivenNoise, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from tests.pipelines import CALLS, PROMPT, cogvideox

@@ -97,6 +97,25 @@ def test_generate_with_a_verifier_chooses_by_previews(seedbed, model, tmp_path: 
     refused(seedbed("generate", PROMPT, *arguments, "--acquisition", "bansa"), "leave one out")
 
 
+def test_generate_with_a_search(seedbed, model, tmp_path: Path) -> None:
+    search = "neighbours:verifier=shapes,budget=20,steps=1"
+    arguments = ["--model", model, "--steps", 2, "--fps", 4, "--acquisition", search]
+    code, out, err = seedbed("generate", PROMPT, *arguments)
+    assert (code, err) == (0, "") and "judged 9 noises after 1 of 2 steps" in out
+    record = json.loads((tmp_path / f"{STEM}.json").read_text())
+    assert record["acquisition"] == "neighbours" and record["options"]["budget"] == 20
+    assert record["ledger"] == {"preview": 16, "generation": 4}
+    assert (tmp_path / f"{STEM}.html").read_text().count("<video") == 10
+    code, out, _ = seedbed("replay", f"{STEM}.mp4")
+    assert code == 0 and "identical" in out
+    files = names(tmp_path)
+    refused(seedbed("generate", PROMPT, *arguments, "--candidates", 3), "makes its own pool")
+    refused(
+        seedbed("generate", PROMPT, *arguments[:-1], search.replace("20", "3")), "is below one generation"
+    )
+    assert names(tmp_path) == files
+
+
 def test_an_image_is_finished_too(seedbed, model_of, tmp_path: Path) -> None:
     code, _, err = seedbed(
         "contact-sheet", PROMPT, "--model", model_of("sdxl"), "--candidates", 2, "--out", "i.json"

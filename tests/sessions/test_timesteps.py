@@ -7,8 +7,9 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from seedbed.errors import BadInput, BadOutput, NotSupported
 from seedbed.pipelines.prediction import Level, Prediction
+from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.timesteps import denoise, evaluations_of, levels_of, predict
+from seedbed.pipelines.timesteps import denoise, evaluations_of, guided_evaluations, levels_of, predict
 from tests.compat.test_offloading import blocks, model, sequential
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
@@ -353,3 +354,23 @@ def test_every_pipeline_is_asked_or_refuses_in_one_line(family):
         if family.name != "SDXL, inpainting":  # which puts the noised picture around its mask at every step
             same = found[0].sample * levels[0].scale
             torch.testing.assert_close(each.sample * level.scale, same, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [slow(f.name) if f.name != "CogVideoX" else f.name for f in FAMILIES])
+def test_what_a_rollout_costs_is_told_without_an_evaluation(name):
+    family = next(family for family in FAMILIES if family.name == name)
+    try:
+        session = Session(family.built(), family.prompt, **family.call)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    steps = session.facts.steps
+    noise = torch.randn(1, *session.spec.shape, generator=torch.Generator().manual_seed(0))
+    for to in sorted({max(1, steps // 2), steps}):
+        session.ledger.entries.clear()
+        told = sum(guided_evaluations(session)[:to])
+        assert not session.ledger.entries
+        try:
+            Rollout(session, noise).advance(to)
+        except NotSupported:
+            continue
+        assert told == session.ledger.total

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         Acquisition,
         AttentionScore,
         NoiseScore,
-        Pool,
         Random,
         RolloutScore,
         Scores,
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from seedbed.acquisition.learned import Learned
     from seedbed.acquisition.previews import Previews
     from seedbed.acquisition.registry import REGISTRY, create, resolve
+    from seedbed.acquisition.search import LowFrequencies, Neighbours, RandomSearch, Search
+    from seedbed.noise import Pool
 
 _MODULES = {
     "bansa": ("Bansa", "Entropy"),
@@ -28,6 +29,7 @@ _MODULES = {
     "learned": ("Learned",),
     "previews": ("Previews",),
     "registry": ("REGISTRY", "create", "resolve"),
+    "search": ("LowFrequencies", "Neighbours", "RandomSearch", "Search"),
 }
 
 __all__ = [
@@ -38,12 +40,16 @@ __all__ = [
     "BansaDropout",
     "Entropy",
     "Learned",
+    "LowFrequencies",
+    "Neighbours",
     "NoiseScore",
     "Pool",
     "Previews",
     "Random",
+    "RandomSearch",
     "RolloutScore",
     "Scores",
+    "Search",
     "create",
     "resolve",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, BadOutput, fraction, shown, whole
-from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.noise import Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
@@ -29,28 +29,6 @@ BatchSize = int | Literal["auto"]
 # Latent values per batch: two candidates at CogVideoX's full size and one of larger videos, which is what a
 # guided step holds, and every candidate of a small model.
 _VALUES = 2_500_000
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Candidate noises, drawn once.
-
-    Attributes:
-        recipes: sealed with the noise's sha256, or `GivenNoise`.
-        noises: (candidates, *shape) float32 on the CPU.
-    """
-
-    recipes: tuple[NoiseRecipe | GivenNoise, ...]
-    noises: Tensor
-
-    @classmethod
-    def of(cls, recipes: Sequence[NoiseRecipe | GivenNoise]) -> Pool:
-        """Draw and seal; BadRecord where a sealed recipe draws another noise."""
-        drawn = [recipe.drawn() for recipe in recipes]
-        return cls(tuple(recipe for recipe, _ in drawn), torch.stack([noise for _, noise in drawn]))
-
-    def __len__(self) -> int:
-        return len(self.recipes)
 
 
 @dataclass(frozen=True, eq=False)

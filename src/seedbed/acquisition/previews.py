@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seedbed.acquisition.base import BatchSize, Pool, RolloutScore, Scores
+from seedbed.acquisition.base import BatchSize, RolloutScore, Scores
 from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.errors import BadInput, shown
+from seedbed.noise import Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent

@@ -10,10 +10,15 @@ from seedbed.acquisition.base import Acquisition, Random
 from seedbed.acquisition.dropout import BansaDropout
 from seedbed.acquisition.learned import Learned
 from seedbed.acquisition.previews import Previews
+from seedbed.acquisition.search import LowFrequencies, Neighbours, RandomSearch
 from seedbed.errors import BadInput
 
 REGISTRY: dict[str, type[Acquisition]] = {
-    kind.name: kind for kind in (Random, Entropy, Bansa, BansaDropout, Learned, Previews)
+    kind.name: kind
+    for kind in (
+        *(Random, Entropy, Bansa, BansaDropout, Learned, Previews),
+        *(RandomSearch, Neighbours, LowFrequencies),
+    )
 }
 
 

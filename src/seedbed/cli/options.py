@@ -50,8 +50,9 @@ ACQUISITION = choosing(
     "auto",
     metavar="TEXT",
     help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
-    "(bansa:keep=0.5,layers=joint); a profile's file (profile.json); or auto: the profile beside the model, "
-    "else bansa.",
+    "(bansa:keep=0.5,layers=joint); random-search, neighbours or low-frequencies, which make their own "
+    "noises (neighbours:verifier=shapes,budget=400); a profile's file (profile.json); or auto: the profile "
+    "beside the model, else bansa.",
 )
 PRIOR = choosing(
     None,

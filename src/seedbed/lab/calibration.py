@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from seedbed import __version__
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, RolloutScore
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
@@ -37,7 +37,7 @@ from seedbed.lab.experiment import Row
 from seedbed.lab.presentation import Table, signal_table
 from seedbed.lab.replays import fitted_previews, fitted_race
 from seedbed.lab.work import Store
-from seedbed.noise import NoiseRecipe
+from seedbed.noise import NoiseRecipe, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting

@@ -11,7 +11,7 @@ from seedbed.noise.priors import (
     Shuffled,
     Torch,
 )
-from seedbed.noise.recipe import GivenNoise, NoiseRecipe, prior_named, sha256_of
+from seedbed.noise.recipe import GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
 
 __all__ = [
     "Covariance",
@@ -20,6 +20,7 @@ __all__ = [
     "Mixed",
     "NoiseRecipe",
     "Packing",
+    "Pool",
     "Prior",
     "Progressive",
     "Repeated",

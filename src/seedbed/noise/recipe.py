@@ -9,7 +9,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -351,6 +351,28 @@ class GivenNoise:
         noise = {"candidate": self.candidate, "shape": list(self.shape), "sha256": self.sha256}
         refined = {"refinements": [*self.refinements]} if self.refinements else {}
         return {"given": True, "seed": None, **noise, **refined}
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Candidate noises, drawn once.
+
+    Attributes:
+        recipes: sealed with the noise's sha256, or `GivenNoise`.
+        noises: (candidates, *shape) float32 on the CPU.
+    """
+
+    recipes: tuple[NoiseRecipe | GivenNoise, ...]
+    noises: Tensor
+
+    @classmethod
+    def of(cls, recipes: Sequence[NoiseRecipe | GivenNoise]) -> Pool:
+        """Draw and seal; BadRecord where a sealed recipe draws another noise."""
+        drawn = [recipe.drawn() for recipe in recipes]
+        return cls(tuple(recipe for recipe, _ in drawn), torch.stack([noise for _, noise in drawn]))
+
+    def __len__(self) -> int:
+        return len(self.recipes)
 
 
 def sha256_of(noise: Tensor) -> str:

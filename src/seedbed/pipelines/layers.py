@@ -56,6 +56,7 @@ class Recorder:
         self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []
+        self.output: Any = None
 
     def inputs(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a direct call; changes nothing."""

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named, sha256_of
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
@@ -25,11 +24,12 @@ from seedbed.refinement.frequency import FreeInit
 from seedbed.refinement.guidance_gap import GuidanceGap
 from seedbed.refinement.injection import Injection
 from seedbed.refinement.inversion import DenoiseInvert
-from seedbed.refinement.variation import Variation, Walk, variations, walk
+from seedbed.refinement.variation import CrossEntropy, Variation, Walk, variations, walk
 from seedbed.texts import parse, text_of
 
 __all__ = [
     "REFINERS",
+    "CrossEntropy",
     "DenoiseInvert",
     "Erasure",
     "FreeInit",
@@ -51,7 +51,8 @@ __all__ = [
 ]
 
 REFINERS: dict[str, type[Refiner]] = {
-    kind.name: kind for kind in (Erasure, Injection, GuidanceGap, DenoiseInvert, FreeInit, Variation, Walk)
+    kind.name: kind
+    for kind in (Erasure, Injection, GuidanceGap, DenoiseInvert, FreeInit, Variation, Walk, CrossEntropy)
 }
 
 Refine = str | Refiner | Sequence[str | Refiner] | None

@@ -1,13 +1,16 @@
-"""Noises near a good one, and noises between two: points on the sphere of Gaussian noise."""
+"""Noises near a good one, between two, and like several: points on the sphere of Gaussian noise."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, number, shown, whole
+from seedbed.errors import BadInput, fraction, number, shown, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.refinement.base import Refiner
@@ -73,15 +76,118 @@ class Walk(Refiner):
         return interpolate(noise.double(), other.draw().double(), self.share)
 
 
-def variations(recipe: NoiseRecipe, strength: float = 0.3, count: int = 9) -> list[NoiseRecipe]:
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Refiner):
+    """The noise with other low frequencies, like those of the best that a search has visited.
+
+    What `seedbed.acquisition.search.LowFrequencies` visits. The coefficients c of the lowest cosines along
+    `axes` are drawn anew, `c = mean + std ε`, at the norm that the noise's own have: the noise stays on its
+    shell. Mean and std are those of the elite, which are drawn again in the same way to tell.
+
+    Args:
+        index: of the noise among all visited, which keys ε.
+        batch: noises of a round.
+        axes: of the drawn noise, that hold positions and frames.
+        share: of the frequencies of each axis, in (0, 1]; at least one, the mean.
+        smoothing: how much of the mean and std before stays, from 0 to 1.
+        elites: after each round before this one, the indices of the best so far.
+
+    Raises:
+        BadInput: one of them is out of its range.
+    """
+
+    name = "cross-entropy"
+
+    index: int
+    batch: int
+    axes: tuple[int, ...]
+    share: float = 1 / 16
+    smoothing: float = 0.0
+    elites: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", fraction("share", self.share))
+        object.__setattr__(self, "smoothing", _share("smoothing", self.smoothing))
+        try:
+            axes, elites = tuple(self.axes), tuple(map(tuple, self.elites))
+        except TypeError:
+            raise BadInput(
+                f"axes and elites must be lists, not {shown(self.axes)} and {shown(self.elites)}"
+            ) from None
+        object.__setattr__(self, "axes", tuple(whole("each of axes", axis, 0) for axis in axes))
+        object.__setattr__(self, "elites", elites)
+        last = whole("batch", self.batch) - 1
+        whole("index", self.index, 0, last + self.batch * len(elites))
+        for before, elite in enumerate(elites):
+            for index in elite:
+                whole("each of an elite", index, 0, last + self.batch * before)
+
+    def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
+        """See `Refiner.refine`; it costs no evaluation."""
+        packing = recipe.packing if isinstance(recipe, NoiseRecipe) else None
+        shape = packing.shape if packing else recipe.shape
+        if max(self.axes, default=0) >= len(shape):
+            raise BadInput(f"cross-entropy along the axes {self.axes}, but the noise has shape {shape}")
+        places = torch.arange(noise.numel())
+        if packing:
+            places = packing.pack(places.reshape(shape), recipe.shape).flatten()
+        bases = [(axis, _cosines(shape[axis], self.share)) for axis in self.axes]
+        # Of independent numbers, whatever the prior's are.
+        white = dataclasses.replace(recipe, prior="gaussian") if isinstance(recipe, NoiseRecipe) else recipe
+
+        def low(values: Tensor) -> Tensor:
+            drawn = torch.empty(values.numel(), dtype=torch.float64)
+            drawn[places] = values.flatten().double()
+            drawn = drawn.reshape(shape)
+            for axis, basis in bases:
+                drawn = (drawn.movedim(axis, -1) @ basis.T).movedim(-1, axis)
+            return drawn
+
+        own = low(noise)
+        moments: list[tuple[Tensor, Tensor]] = [(torch.zeros_like(own), torch.ones_like(own))]
+
+        @functools.cache
+        def coefficients(index: int) -> Tensor:
+            if index < self.batch:
+                found = low(recipe.beside(index + 1))
+            else:
+                mean, spread = moments[index // self.batch]
+                found = mean + spread * low(white.beside(index + 1))
+            scale: Tensor = own.norm() / found.norm()
+            return found * scale
+
+        for best in self.elites:
+            elite = torch.stack([coefficients(index) for index in best])
+            fitted = (elite.mean(0), elite.std(0))
+            kept = zip(moments[-1], fitted, strict=True)
+            mean, spread = (self.smoothing * old + (1 - self.smoothing) * new for old, new in kept)
+            moments.append((mean, spread))
+        change = coefficients(self.index) - own
+        for axis, basis in bases:
+            change = (change.movedim(axis, -1) @ basis).movedim(-1, axis)
+        return noise.double() + change.flatten()[places].reshape(recipe.shape)
+
+
+def _cosines(length: int, share: float) -> Tensor:
+    """The lowest frequencies of the orthonormal cosine transform (DCT-II): (frequencies, length) float64."""
+    number = torch.arange(math.ceil(share * length), dtype=torch.float64)[:, None]
+    basis = torch.cos(math.pi / length * (torch.arange(length, dtype=torch.float64) + 0.5) * number)
+    length_of: Tensor = basis.norm(dim=1, keepdim=True)
+    return basis / length_of
+
+
+def variations(
+    recipe: NoiseRecipe, strength: float = 0.3, count: int = 9, first: int = 1
+) -> list[NoiseRecipe]:
     """Recipes of noises near one, for `contact_sheet(pipe, prompt, noises=...)` and `score`.
 
     Args:
         strength: see `Variation`.
         count: how many, each towards another companion.
+        first: the number of the first companion.
     """
-    indices = range(1, whole("count", count) + 1)
-    return [_then(recipe, Variation(strength, index)) for index in indices]
+    indices = range(first, first + whole("count", count))
+    return [continued(recipe, Variation(strength, index)) for index in indices]
 
 
 def walk(start: NoiseRecipe, end: NoiseRecipe, count: int = 9) -> list[NoiseRecipe]:
@@ -95,10 +201,11 @@ def walk(start: NoiseRecipe, end: NoiseRecipe, count: int = 9) -> list[NoiseReci
     if end.refinements or same != start.plain:
         raise BadInput("a walk ends at a noise of the same shape and prior as its start, and not refined")
     between = [Walk(step / (count - 1), end.candidate, end.seed) for step in range(1, count - 1)]
-    return [start, *(_then(start, refiner) for refiner in between), end]
+    return [start, *(continued(start, refiner) for refiner in between), end]
 
 
-def _then(recipe: NoiseRecipe, refiner: Refiner) -> NoiseRecipe:
+def continued(recipe: NoiseRecipe, refiner: Refiner) -> NoiseRecipe:
+    """The recipe of the noise that a refiner makes of one; `seedbed.refinement.rebuilt` makes it."""
     refinements = (*recipe.refinements, {"refiner": text_of(refiner)})
     return dataclasses.replace(recipe, refinements=refinements, sha256=None)
 

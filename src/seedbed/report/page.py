@@ -93,7 +93,7 @@ def selection_page(data: dict[str, Any]) -> str:
         pictures=PICTURES,
         plotted=PLOTTED,
         rows=rows,
-        by_previews=data["acquisition"] in ("preview", "previews"),
+        by_previews=bool(rungs) or data["acquisition"] in ("preview", "previews"),
         picked="picked" in data.get("options", {}),
         low=figure(low, high - low),
         high=figure(high, high - low),

@@ -13,12 +13,13 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
 
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Pool, Previews, Scores, resolve
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
+from seedbed.acquisition.search import Search
 from seedbed.errors import BadInput, NotSupported, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
+from seedbed.noise import Gaussian, NoiseRecipe, Pool, Prior, Torch, prior_named
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
@@ -356,18 +357,26 @@ def choose(
     wanted = several(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     function, count, reason = chosen_function(session, acquisition, candidates, given)
+    search = function if isinstance(function, Search) else None
+    if search is not None:
+        if candidates is not None:
+            raise BadInput(
+                f"{search.name} makes its own pool, and its budget says how large: leave candidates and "
+                "noises out"
+            )
+        count = search.visits(session, refiners)
     for name, kept in wanted.items():
         if kept > count:
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
     notes: tuple[str, ...] = ()
     if noises is None:
-        pool = draw_pool(session, count, seed, prior)
+        pool = draw_pool(session, count if search is None else 1, seed, prior)
     else:
         pool, notes = given_pool(session, noises)
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         batch_size = whole("batch_size", batch_size)
     seconds = {}
-    if refiners:
+    if refiners and search is None:
         started = perf_counter()
         with reporting(progress) as show:
             pool, strayed = refined(pool, refiners, session, show)
@@ -376,7 +385,11 @@ def choose(
     for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
         correlate_steps(session, recipe, noise)
     started = perf_counter()
-    if len(pool) == 1 and not even_one:
+    if search is not None:
+        start = cast(NoiseRecipe, pool.recipes[0])
+        with reporting(progress) as show:
+            pool, scores = search.search(session, start, refiners, batch_size=batch_size, show=show)
+    elif len(pool) == 1 and not even_one:
         if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
             plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
         scores = Scores.unranked(1)

@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import Acquisition, BatchSize, Pool, Scores
+from seedbed.acquisition.base import Acquisition, BatchSize, Scores
 from seedbed.acquisition.previews import counting, judged_rung
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import Prior
+from seedbed.noise import Pool, Prior
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
