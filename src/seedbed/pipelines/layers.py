@@ -52,7 +52,6 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.output: Any = None
         self.calls: list[tuple[str, tuple[Leaf, ...]]] = []
         self.layers: list[LayerInfo] = []
         self.rows: list[int] = []

@@ -221,7 +221,7 @@ class _Pass:
             kept = zip(*(memory[number] for memory in self.memories), strict=True)
             # Candidates fastest, as pipelines stack them; a copy, which they may write into.
             parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in kept)
-            result = result_of(parts, module, given)
+            result = _result_of(parts, module, given)
         else:
             if not self.fresh:
                 self.fresh = True
@@ -296,7 +296,7 @@ def _parts_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Pa
     return parts
 
 
-def result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
+def _result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
     """The tensors as the denoiser would return them: one that is given its rows as a list returns such."""
     as_list = isinstance(next(iter(given.values())), list)
     values = tuple(list(part.unbind()) if as_list else part for part in parts)
