@@ -1,5 +1,7 @@
 """Predictions at chosen timesteps of one noise, against the closed form of Gaussian data."""
 
+from pathlib import Path
+
 import diffusers
 import pytest
 import torch
@@ -374,3 +376,9 @@ def test_what_a_rollout_costs_is_told_without_an_evaluation(name):
         except NotSupported:
             continue
         assert told == session.ledger.total
+
+
+def test_the_page_names_those_that_are_refused():
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+    listed = page.partition("<!-- refused -->\n")[2].partition("<!-- /refused -->")[0]
+    assert [line[2:].partition(" (")[0] for line in listed.splitlines()] == [*REFUSED]
