@@ -51,7 +51,7 @@ def test_the_first_option_may_go_without_its_name():
         (lambda: prior_named("torch:int8"), "torch draws in float32, float16"),
         (lambda: prior_named("covariance"), "covariance cannot be made of these options"),
         (lambda: prior_named(3), "no noise prior 3: choose one of gaussian"),
-        (lambda: refiners_named("erase"), "no refiner 'erase': choose one of erasure, variation, walk"),
+        (lambda: refiners_named("erase"), "no refiner 'erase': choose one of erasure, injection, "),
         (lambda: refiners_named("erasure:n=0"), "erasure's n must be a whole number of at least 1, not 0"),
         (lambda: refiners_named("erasure:n=1.5"), "erasure's n must be a whole number"),
         (lambda: refiners_named(["variation:1.5"]), "a variation's strength must be a number from 0 to 1"),
