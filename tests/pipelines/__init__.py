@@ -84,9 +84,8 @@ FAMILIES: list[Family] = [
     *zeroscope.FAMILIES,
 ]
 
-# One pipeline for each kind of denoiser, what the default tests run: joint, self and cross, packed latents with
-# sound, linear attention, frames with timesteps of their own, U-Nets over frames and over images. The others are
-# slow.
+# One pipeline for each kind of denoiser, what the default tests run: joint, self and cross, packed latents
+# with sound, linear attention, frames with their own timesteps, U-Nets over frames and over images.
 _FILES = (hunyuan, skyreels, mochi, helios, svd, images, ltx2, sana, zeroscope)
 DEFAULT = {
     *(file.FAMILIES[0].name for file in _FILES),
