@@ -40,9 +40,13 @@ def create(
                 f"{name} has no option {shown(option)}{', which is for ' * bool(others)}{others}: it has "
                 + (", ".join(options_of[name]) or "none")
             )
+    empty = dataclasses.MISSING
+    for field in dataclasses.fields(kinds[name]):  # type: ignore[arg-type]
+        if field.default is field.default_factory is empty and field.name not in options:
+            raise BadInput(f"{name} needs {field.name}: write {name}:{field.name}=...")
     try:
         return kinds[name](**options)
-    except TypeError as error:  # an option that it cannot be without
+    except TypeError as error:  # of an option whose value has another type
         raise BadInput(f"{name} cannot be made of these options: {error}") from error
 
 

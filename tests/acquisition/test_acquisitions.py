@@ -96,7 +96,7 @@ def test_options_follow_the_name_after_a_colon():
             "random:depth=1",
             "random has no option 'depth', which is for entropy, bansa, bansa-dropout: it has prefer, seed",
         ),
-        ("previews", "previews cannot be made of these options"),
+        ("previews", "previews needs verifier: write previews:verifier=..."),
         ("previews:verifier=os.system", "there is no verifier 'os.system'"),
     ],
 )

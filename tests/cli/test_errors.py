@@ -33,7 +33,7 @@ def one_line(outcome, *fragments: str) -> None:
         (["--acquisition", "random", "--verifier", "shapes"], "random takes no verifier, only previews does"),
         (["--acquisition", "random:layers=joint"], "which is for entropy, bansa, bansa-dropout"),
         (["--candidates", "100000000"], "--candidates': Input should be less than or equal to 10000"),
-        (["--acquisition", "previews"], "previews cannot be made of these options"),
+        (["--acquisition", "previews"], "previews needs verifier: write previews:verifier=..."),
         (["--acquisition", "bansa:reversed=true"], "bansa has no option 'reversed'"),
         (["--acquisition", "none.json"], "cannot read the profile none.json: No such file or directory"),
         (["--verifier", "eyes"], "there is no verifier 'eyes'"),
