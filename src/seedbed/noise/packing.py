@@ -34,15 +34,15 @@ class Packing:
     def __post_init__(self) -> None:
         for field in fields(self):
             values = getattr(self, field.name)
-            if not isinstance(values, (tuple, list)):
+            if not isinstance(values, (tuple, list)) or not values:
                 raise BadInput(f"a packing's {field.name} must be whole numbers, not {shown(values)}")
             numbers = tuple(whole(f"each of a packing's {field.name}", value) for value in values)
             object.__setattr__(self, field.name, numbers)
         # From the shortest stride on, each must lead just beyond what the axes before it reach.
         axes = sorted(zip(self.strides, self.extents, strict=False))
         reached = [*itertools.accumulate((extent for _, extent in axes), operator.mul, initial=1)]
-        whole_noise = len(self.extents) == len(self.strides) and reached.pop() == math.prod(self.shape)
-        if not whole_noise or reached != [stride for stride, _ in axes]:
+        fits = reached == [*(stride for stride, _ in axes), math.prod(self.shape)]
+        if not fits or len(self.extents) != len(self.strides):
             raise BadInput(
                 f"a packing of {shown(self.extents)} and {shown(self.strides)} is no permutation of "
                 f"{shown(self.shape)}"
