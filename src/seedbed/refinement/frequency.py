@@ -57,7 +57,7 @@ class FreeInit(Refiner):
     keep_variance: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rounds", whole("freeinit's rounds", self.rounds, 0))
+        object.__setattr__(self, "rounds", whole("freeinit's rounds", self.rounds, 0, 10_000))
         if self.time is not None:
             object.__setattr__(self, "time", finite("freeinit's time", self.time, 0, 1))
         if not isinstance(self.keep_variance, bool):
