@@ -13,7 +13,7 @@ from seedbed.errors import BadInput, shown
 Kind = TypeVar("Kind")
 
 # Up to the next comma, but lists as a whole.
-_SETTING = re.compile(r"[^,=]+=\[.*?\](?=,[^,=\[]+=|$)|[^,]+")
+_SETTING = re.compile(r"(?:[^,=\[]+=)?\[.*?\](?=,[^,=\[]+=|$)|[^,]+")
 
 
 def create(

@@ -352,7 +352,7 @@ def test_packed_latents_are_searched_where_the_pipeline_says_how_it_packs(pipe_o
         ({"steps": 3}, "steps=3, but the schedule has only 2"),
         ({"verifier": "eyes"}, "there is no verifier 'eyes'"),
         ({"verifier_prompt": 3}, "verifier_prompt must be a text, not 3"),
-        ({"strength": 1.5}, "a variation's strength must be a number from 0 to 1, not 1.5"),
+        ({"strength": 1.5}, "a variation's strength must be a finite number from 0 to 1, not 1.5"),
         ({"batch": 0}, "batch must be a whole number of at least 1, not 0"),
     ],
 )
@@ -370,7 +370,7 @@ def test_bad_options_are_one_line_before_anything_runs(pipe, options, fragment):
         ({"elite": 1}, "elite must be a whole number from 2 to 10, not 1"),
         ({"elite": 11}, "elite must be a whole number from 2 to 10, not 11"),
         ({"share": 0}, r"share must be a number in \(0, 1\], not 0"),
-        ({"smoothing": 1.1}, "smoothing must be a number from 0 to 1"),
+        ({"smoothing": 1.1}, "smoothing must be a finite number from 0 to 1"),
     ],
 )
 def test_bad_options_of_low_frequencies(options, fragment):

@@ -87,7 +87,16 @@ def test_all_low_or_all_high():
 
 
 @pytest.mark.parametrize(
-    "options", [{"shape": "round"}, {"stop": 0}, {"frame_stop": 1.5}, {"order": 0}, {"stop": math.nan}]
+    "options",
+    [
+        {"shape": "round"},
+        {"stop": 0},
+        {"frame_stop": 1.5},
+        {"order": 0},
+        {"stop": math.nan},
+        {"stop": "abc"},
+        {"order": "4"},
+    ],
 )
 def test_bad_input_is_one_line(options):
     with pytest.raises(BadInput):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seedbed.errors import BadInput
+from seedbed.noise import prior_named
 from seedbed.noise.priors import (
     PRIORS,
     Covariance,
@@ -119,6 +120,18 @@ def test_no_weight_is_the_gaussian_prior_itself():
         assert torch.equal(prior.draw((FRAMES, 4), 0, generator()), plain), prior
 
 
+@pytest.mark.parametrize("kind", [Mixed, Progressive])
+def test_a_huge_weight_repeats_the_first_frame(kind):
+    assert np.array_equal(kind(1e200).correlation(5), np.ones((5, 5)))
+    share = 1e-6 / (1 + 1e-6)
+    assert kind(1e-3).correlation(2)[0, 1] == pytest.approx(share if kind is Mixed else math.sqrt(share))
+
+
+def test_a_matrix_may_be_the_first_option():
+    assert prior_named("covariance:[[1,0.5],[0.5,1]]") == Covariance([[1, 0.5], [0.5, 1]])
+    assert prior_named("covariance:matrix=[[1,0.5],[0.5,1]]") == Covariance([[1, 0.5], [0.5, 1]])
+
+
 @pytest.mark.parametrize("frames", [1, 2, 13, 49])
 def test_cholesky_equals_that_of_numpy(frames):
     for prior in (Mixed(1), Mixed(3), Progressive(2)):
@@ -195,6 +208,8 @@ def test_ancestral_sampling_keeps_the_marginals_only_with_the_priors_noise_in_it
         lambda: Covariance([[1, math.nan], [math.nan, 1]]),
         lambda: Covariance([]),
         lambda: Covariance("text"),
+        lambda: Covariance([[10**400]]),
+        lambda: Mixed(10**400),
         lambda: NARROW.draw((4, 4), 0, generator()),
         lambda: Mixed(1).draw((4, 4), None, generator()),
     ],

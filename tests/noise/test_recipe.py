@@ -326,6 +326,10 @@ def test_a_packed_noise_is_drawn_and_then_laid_out(prior):
         ((3, 4), (12,), (-1,)),
         ((3, 4), 12, (1,)),
         ((0, 4), (0,), (1,)),
+        ((), (), ()),
+        ((2, 3), (2, 3), (1, 1)),  # twice the same element
+        ((4, 4), (4, 4), (3, 1)),
+        ((4, 4), (4, 2, 2), (4, 1, 1)),
     ],
 )
 def test_a_packing_that_does_not_fit_is_refused(fields):
@@ -340,6 +344,28 @@ def test_a_packing_that_does_not_fit_is_refused(fields):
         NoiseRecipe.from_dict(damaged)
     with pytest.raises(BadInput, match="does not fit its shape"):
         NoiseRecipe(0, 0, (40, 4), packing=PACKING)
+
+
+@pytest.mark.parametrize(
+    "packing",
+    [
+        5,
+        0,
+        False,
+        "tokens",
+        [],
+        {},
+        {"shape": [4]},
+        {"shape": [4], "extents": [4], "strides": [1], "step": 1},
+    ],
+)
+def test_what_is_no_packing_is_refused_in_one_line(packing):
+    damaged = {**NoiseRecipe(0, 0, (40, 3), packing=PACKING).to_dict(), "packing": packing}
+    with pytest.raises(
+        BadRecord, match="damaged: a noise recipe's packing must have shape, extents"
+    ) as caught:
+        NoiseRecipe.from_dict(damaged)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
@@ -367,6 +393,10 @@ def test_companions_are_other_noises_of_the_same_prior():
     assert recipes[0].beside(2).equal(recipes[0].sealed().beside(2))
     with pytest.raises(BadInput, match="number must be"):
         recipes[0].beside(0)
+    for own in (recipes[0], GivenNoise.of(found[0], 3)):
+        assert own.beside(2**64 - 1).shape == (4, 8)
+        with pytest.raises(BadInput, match="number must be"):
+            own.beside(2**64)
     given = GivenNoise.of(found[0], 3)
     assert given.beside(1).shape == (4, 8) and not given.beside(1).equal(given.beside(2))
 
@@ -402,5 +432,10 @@ def test_what_steps_add_has_the_correlation_of_the_noise_itself(prior):
     wanted = np.einsum("ij,cjhw->cihw", factor, frames).transpose(1, 2, 3, 0).reshape(40, 3)
     assert np.abs(recipe.correlate(noise).numpy() - wanted).max() < 1e-6
     assert recipe.correlate(noise.half()).dtype == torch.float16
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert recipe.correlate(noise).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
     for independent in ("gaussian", "torch"):
         assert dataclasses.replace(recipe, prior=independent).correlate(noise).equal(noise)

@@ -21,6 +21,7 @@ def draw(seed, *batch):
 def test_erasure_stays_gaussian(n):
     noises = draw(1, n)
     erased = erase(noises)
+    assert torch.equal(erased, erase(each for each in noises))
     wanted = sum(each.numpy() for each in noises) / np.sqrt(n)
     assert np.abs(erased.numpy() - wanted).max() < 1e-12
     assert leaves_shell(erased) == ""
@@ -67,6 +68,15 @@ def test_spherical_is_as_published_where_the_terms_are_orthogonal():
         assert (spherical - add_direction(noise, other, delta, rescale="none")).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("rescale", ["standardise", "spherical", "none"])
+def test_a_huge_strength_leaves_the_direction_alone(rescale):
+    noise, other = draw(5), draw(6)
+    other = other - noise * (noise * other).sum() / noise.square().sum()
+    found = inject(noise, lambda z, t: other, [0, 1], weights=[1e200, 0], delta=1e200, rescale=rescale)
+    assert torch.cosine_similarity(found.flatten(), other.flatten(), 0).item() == pytest.approx(1, abs=1e-4)
+    assert found.norm().item() == pytest.approx(noise.norm().item(), rel=0.05)
+
+
 def test_strength_zero_leaves_the_noise_bit_by_bit():
     noise = draw(7)
     for rescale in ("standardise", "spherical", "none"):
@@ -111,6 +121,10 @@ def test_guidance_of_the_noise():
         lambda z: inject(z, lambda z, t: z, []),
         lambda z: inject(z, lambda z, t: z, [1], weights=[1, 2]),
         lambda z: inject(z, lambda z, t: z, [1, 2], weights=[0, 0]),
+        lambda z: inject(z, lambda z, t: z, [1], weights=[10**400]),
+        lambda z: add_direction(z, z, 10**400),
+        lambda z: interpolate(z, z, "half"),
+        lambda z: guide_noise(z, lambda z: z, steps=2.5),
         lambda z: interpolate(z, z, 1.5),
         lambda z: guide_noise(z, lambda z: z, steps=0),
     ],

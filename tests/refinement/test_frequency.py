@@ -12,7 +12,8 @@ from seedbed.errors import BadInput
 from seedbed.noise import NoiseRecipe
 from seedbed.noise.filters import low_pass, mix_frequencies
 from seedbed.pipelines.session import Session
-from seedbed.refinement import DenoiseInvert, FreeInit, correlate_steps
+from seedbed.refinement import DenoiseInvert, FreeInit, correlate_steps, refiners_named
+from seedbed.texts import text_of
 from tests.conftest import slow
 from tests.pipelines import CALLS, FAMILIES, PROMPT, animatediff
 
@@ -152,6 +153,21 @@ def test_says_where_the_low_frequencies_carry_nothing(pipe_of):
     assert (at_first - own).abs().max() < 1e-5 < 1e-3 < (at_last - own).abs().max()
 
 
+def test_options_of_numpy_are_kept_as_pythons_own():
+    how = FreeInit(np.int64(2), stop=np.float32(0.5), frame_stop=np.float64(1), order=np.int32(3))
+    text = "freeinit:rounds=2,shape=butterworth,stop=0.5,frame_stop=1.0,order=3,keep_variance=false"
+    assert text_of(how) == text and refiners_named(text) == (how,)
+
+
+@pytest.mark.parametrize(("steps", "later"), [(2, "time=0.5"), (6, "time=0.1"), (1, "num_inference_steps")])
+def test_the_time_that_is_advised_has_signal(pipe_of, steps, later):
+    session = Session(pipe_of("cogvideox"), PROMPT, **{**CALLS["cogvideox"], "num_inference_steps": steps})
+    said = FreeInit().caution(session)
+    assert said.endswith(later)
+    if steps > 1:
+        assert FreeInit(time=float(later.removeprefix("time="))).caution(session) == ""
+
+
 def test_bad_input_is_one_line(pipe_of):
     for make in (
         lambda: FreeInit(-1),
@@ -161,6 +177,9 @@ def test_bad_input_is_one_line(pipe_of):
         lambda: FreeInit(stop=0),
         lambda: FreeInit(order=0),
         lambda: FreeInit(keep_variance=1),
+        lambda: FreeInit(stop="abc"),
+        lambda: FreeInit(frame_stop=math.inf),
+        *(lambda order=order: FreeInit(order=order) for order in ("4", math.nan, 2.5, True, 10**400)),
     ):
         with pytest.raises(BadInput) as caught:
             make()

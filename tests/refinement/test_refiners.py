@@ -7,6 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -18,8 +19,23 @@ from seedbed.acquisition import Bansa, Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord
 from seedbed.noise import GivenNoise, Mixed, NoiseRecipe, sha256_of
 from seedbed.pipelines.session import Session
-from seedbed.refinement import REFINERS, Erasure, Refiner, Variation, Walk, rebuilt, refined, variations, walk
+from seedbed.refinement import (
+    REFINERS,
+    CrossEntropy,
+    Erasure,
+    FreeInit,
+    GuidanceGap,
+    Injection,
+    Refiner,
+    Variation,
+    Walk,
+    rebuilt,
+    refined,
+    variations,
+    walk,
+)
 from seedbed.refinement.base import model_sha256
+from seedbed.texts import text_of
 from tests.compat.test_offloading import blocks, leaves, model, sequential
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox
@@ -63,6 +79,48 @@ def test_erasure_is_the_normalised_sum_of_the_noise_and_its_companions():
     assert (noise - noises.sum(0) / math.sqrt(8)).abs().max() < 1e-6
     assert made.refinements == ({"refiner": "erasure:n=8"},) and made.sha256 == sha256_of(noise)
     assert refine(recipe, Erasure(1))[1].equal(recipe.draw())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Injection(delta=[]),
+        lambda: Injection(times=[]),
+        lambda: Injection(times=[], delta=[]),
+        lambda: Injection(delta=1e200),
+        lambda: Injection(times=[0], weights=[1e200]),
+        lambda: Injection(weights=[10**400, 1, 1]),
+        lambda: Erasure(10_001),
+        lambda: GuidanceGap(10**400),
+        lambda: GuidanceGap(rate=1e200),
+        lambda: GuidanceGap(clip=1e200),
+        lambda: FreeInit(10**400),
+        lambda: Variation(0.1, 10**20),
+        lambda: Walk(0.5, 2**64),
+        lambda: Walk(0.5, 1, 2**64),
+        lambda: CrossEntropy(index=0, batch=2, axes=[0, 0]),
+        lambda: CrossEntropy(index=2, batch=2, axes=[0], elites=[[]]),
+        lambda: CrossEntropy(index=2, batch=2, axes=[0], elites=[[1]]),
+        lambda: CrossEntropy(index=2, batch=2, axes=[0], elites=[[1, 1]]),
+        lambda: CrossEntropy(index=0, batch=10**20, axes=[0]),
+        lambda: variations(torch.zeros(SHAPE)),
+        lambda: variations(None),
+        lambda: variations(NoiseRecipe(0, 0, SHAPE), first="a"),
+        lambda: walk(torch.zeros(SHAPE), NoiseRecipe(0, 0, SHAPE)),
+        lambda: walk(NoiseRecipe(0, 0, SHAPE), "noise", 2),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(make):
+    with pytest.raises(BadInput) as caught:
+        make()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_whole_options_of_numpy_are_kept_as_pythons_own():
+    index, batch = np.arange(2, 4)
+    how = CrossEntropy(index=index, batch=batch, axes=np.arange(1), elites=np.arange(2)[None])
+    assert text_of(how) == "cross-entropy:index=2,batch=3,axes=[0],share=0.0625,smoothing=0.0,elites=[[0,1]]"
+    assert "sign=-1" in text_of(Injection(sign=np.int64(-1)))
 
 
 def test_erased_noise_keeps_the_prior_also_erased_twice():

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, fraction, whole
 
 Shape = Literal["butterworth", "gaussian", "ideal", "box"]
 
@@ -37,15 +37,12 @@ def low_pass(
         a step beside it, as in FreeInit's and diffusers' code).
 
     Raises:
-        BadInput: no such filter, a stop outside (0, 1], an order below 1.
+        BadInput: no such filter, a stop outside (0, 1], an order that is no whole number from 1 to 1000.
     """
     if shape not in get_args(Shape):
         raise BadInput(f"there is no filter {shape!r:.40}: choose one of {', '.join(get_args(Shape))}")
-    for name, value in (("stop", stop), ("frame_stop", frame_stop)):
-        if not 0 < value <= 1:
-            raise BadInput(f"{name} must be in (0, 1], not {value!r:.40}")
-    if order < 1:
-        raise BadInput(f"order must be at least 1, not {order!r:.40}")
+    stop, frame_stop = fraction("stop", stop), fraction("frame_stop", frame_stop)
+    order = whole("order", order, 1, 1000)
     grids = [2 * torch.arange(length, dtype=torch.float64) / length - 1 for length in lengths]
     if len(grids) == 3:
         grids[0] = grids[0] * (stop / frame_stop)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,7 +24,7 @@ class Packing:
         extents, strides: of equal length; the strides are counted in elements of the drawn noise.
 
     Raises:
-        BadInput: no whole numbers of at least 1, or they do not fit one another.
+        BadInput: no whole numbers of at least 1, or no permutation.
     """
 
     shape: tuple[int, ...]
@@ -32,15 +34,19 @@ class Packing:
     def __post_init__(self) -> None:
         for field in fields(self):
             values = getattr(self, field.name)
-            if not isinstance(values, (tuple, list)):
+            if not isinstance(values, (tuple, list)) or not values:
                 raise BadInput(f"a packing's {field.name} must be whole numbers, not {shown(values)}")
             numbers = tuple(whole(f"each of a packing's {field.name}", value) for value in values)
             object.__setattr__(self, field.name, numbers)
-        size, axes = math.prod(self.shape), list(zip(self.extents, self.strides, strict=False))
-        if len(self.extents) != len(self.strides) or math.prod(self.extents) != size:
-            raise BadInput(f"a packing of {self.extents} and {self.strides} does not fit {self.shape}")
-        if sum((extent - 1) * stride for extent, stride in axes) >= size:
-            raise BadInput(f"a packing of {self.extents} and {self.strides} leads beyond {self.shape}")
+        # From the shortest stride on, each must lead just beyond what the axes before it reach.
+        axes = sorted(zip(self.strides, self.extents, strict=False))
+        reached = [*itertools.accumulate((extent for _, extent in axes), operator.mul, initial=1)]
+        fits = reached == [*(stride for stride, _ in axes), math.prod(self.shape)]
+        if not fits or len(self.extents) != len(self.strides):
+            raise BadInput(
+                f"a packing of {shown(self.extents)} and {shown(self.strides)} is no permutation of "
+                f"{shown(self.shape)}"
+            )
 
     def pack(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A noise of `self.shape` as latents of `shape`, both without a batch axis."""
@@ -72,10 +78,8 @@ class Packing:
             extents.append(extent)
             strides.append(stride)
             rest = rest[::extent]
-        reach = sum((extent - 1) * stride for extent, stride in zip(extents, strides, strict=True))
-        if reach >= len(order):
+        try:
+            found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
+        except BadInput:
             return None
-        found = cls(tuple(shape), tuple(extents[::-1]) or (1,), tuple(strides[::-1]) or (1,))
-        if not torch.equal(found.pack(torch.arange(len(order)), (len(order),)), order):
-            return None
-        return found if torch.equal(order.sort().values, torch.arange(len(order))) else None
+        return found if torch.equal(found.pack(torch.arange(len(order)), (len(order),)), order) else None

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seedbed.errors import BadInput, whole
+from seedbed.errors import BadInput, finite, whole
 
 Matrix = NDArray[np.float64]
 
@@ -130,12 +130,11 @@ class Mixed(Prior):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", _weight(self.alpha))
+        object.__setattr__(self, "alpha", finite("a prior's alpha", self.alpha, 0))
 
     def correlation(self, frames: int) -> Matrix:
         """α²/(1 + α²) off the diagonal."""
-        common = self.alpha**2 / (1 + self.alpha**2)
-        return np.where(np.eye(frames, dtype=bool), 1.0, common)
+        return np.where(np.eye(frames, dtype=bool), 1.0, 1 - 1 / (1 + self.alpha * self.alpha))
 
 
 @dataclass(frozen=True)
@@ -157,12 +156,12 @@ class Progressive(Prior):
     alpha: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", _weight(self.alpha))
+        object.__setattr__(self, "alpha", finite("a prior's alpha", self.alpha, 0))
 
     def correlation(self, frames: int) -> Matrix:
         """(α/√(1 + α²))^k at lag k."""
         lag = np.abs(np.subtract.outer(np.arange(frames), np.arange(frames)))
-        correlation: Matrix = (self.alpha / math.sqrt(1 + self.alpha**2)) ** lag
+        correlation: Matrix = (self.alpha / math.hypot(1, self.alpha)) ** lag
         return correlation
 
 
@@ -198,12 +197,8 @@ class Shuffled(Prior):
     stride: int = 4
 
     def __post_init__(self) -> None:
-        plain = all(type(value) is int for value in (self.window, self.stride))
-        if not plain or not 1 <= self.stride <= self.window:
-            raise BadInput(
-                "the prior shuffled needs whole numbers 1 <= stride <= window, not "
-                f"stride={self.stride!r:.40}, window={self.window!r:.40}"
-            )
+        object.__setattr__(self, "window", whole("shuffled's window", self.window))
+        object.__setattr__(self, "stride", whole("shuffled's stride", self.stride, 1, self.window))
 
     def factor(self, frames: int, generator: np.random.Generator) -> Matrix:
         """One 1 in each row: the frame of z that this frame repeats."""
@@ -232,7 +227,7 @@ class Covariance(Prior):
     def __post_init__(self) -> None:
         try:
             values = np.array(self.matrix, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             values = np.empty(0)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
             raise BadInput("the prior covariance needs a square matrix of numbers, a row for each frame")
@@ -287,10 +282,3 @@ def apply_factor(factor: Matrix, noise: Any, frame_axis: int) -> Any:
             if weight:
                 mixed[row] += frames[source] * weight
     return mixed.swapaxes(0, frame_axis)
-
-
-def _weight(alpha: Any) -> float:
-    number = isinstance(alpha, (int, float, np.number)) and not isinstance(alpha, bool)
-    if not number or not 0 <= alpha < math.inf:
-        raise BadInput(f"a prior's alpha must be a finite number of at least 0, not {alpha!r:.40}")
-    return float(alpha)

@@ -85,7 +85,11 @@ class NoiseRecipe:
         lengths, own = self.shape, "a noise recipe's"
         if not isinstance(lengths, (tuple, list)) or not lengths:
             raise BadInput(f"{own} shape must be a tuple of lengths, not {shown(lengths)}")
-        packing = Packing(**self.packing) if isinstance(self.packing, dict) else self.packing
+        packing: Any = self.packing
+        if isinstance(packing, dict) and {*packing} == {each.name for each in dataclasses.fields(Packing)}:
+            packing = Packing(**packing)
+        if packing is not None and not isinstance(packing, Packing):
+            raise BadInput(f"{own} packing must have shape, extents and strides, not be {shown(packing)}")
         axes = len(packing.shape if packing else lengths)
         found: dict[str, Any] = {
             "seed": whole(f"{own} seed", self.seed, 0, _LARGEST),
@@ -154,7 +158,8 @@ class NoiseRecipe:
         Returns:
             float32 CPU tensor of `shape`.
         """
-        key = struct.pack("<QQQQ", self.seed, self.candidate, len(self.refinements), whole("number", number))
+        number = whole("number", number, 1, _LARGEST)
+        key = struct.pack("<QQQQ", self.seed, self.candidate, len(self.refinements), number)
         prior, numbers = prior_named(self.prior), _numbers(b"seedbed noise beside" + key)
         return self._packed(prior.draw(self._drawn_shape, self.frame_axis, numbers))
 
@@ -164,14 +169,12 @@ class NoiseRecipe:
         It is what a stochastic sampler has to add in its steps: with independent noise there, the marginals
         differ from those of training (arXiv 2305.10474). An independent prior changes nothing.
         """
-        prior, shape = prior_named(self.prior), self._drawn_shape
+        prior = prior_named(self.prior)
         if isinstance(prior, Gaussian) or self.frame_axis is None:
             return noise
-        order = self._packed(torch.arange(noise.numel()).view(shape)).flatten().to(noise.device)
-        drawn = torch.empty(noise.numel(), device=noise.device)
-        drawn[order] = noise.flatten().float()
-        factor = prior.factor(shape[self.frame_axis], self._numbers())
-        mixed: Tensor = apply_factor(factor, drawn.view(shape), self.frame_axis)
+        drawn = self.packing.unpack(noise.float()) if self.packing else noise.float()
+        factor = prior.factor(drawn.shape[self.frame_axis], self._numbers())
+        mixed: Tensor = apply_factor(factor, drawn, self.frame_axis)
         return self._packed(mixed).to(noise.dtype)
 
     def _numbers(self) -> np.random.Generator:
@@ -334,7 +337,7 @@ class GivenNoise:
 
     def beside(self, number: int) -> Tensor:
         """A companion of this noise, Gaussian, keyed by its values and `number`; see `NoiseRecipe.beside`."""
-        key = bytes.fromhex(self.sha256) + struct.pack("<Q", whole("number", number))
+        key = bytes.fromhex(self.sha256) + struct.pack("<Q", whole("number", number, 1, _LARGEST))
         return Gaussian().draw(self.shape, None, _numbers(b"seedbed noise beside" + key))
 
     def refined(self, how: dict[str, str], noise: Tensor) -> GivenNoise:

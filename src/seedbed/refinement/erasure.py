@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from seedbed.errors import whole
@@ -21,10 +21,10 @@ class Erasure(Refiner):
     It is distributed as the noise itself: on average over seeds it changes nothing, and serves as a control.
 
     Args:
-        n: noises in the sum; 1 leaves the noise as it is. The paper does not say how many.
+        n: noises in the sum, up to 10,000; 1 leaves the noise as it is. The paper does not say how many.
 
     Raises:
-        BadInput: n is no whole number of at least 1.
+        BadInput: n is no such whole number.
     """
 
     name = "erasure"
@@ -32,10 +32,10 @@ class Erasure(Refiner):
     n: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", whole("erasure's n", self.n))
+        object.__setattr__(self, "n", whole("erasure's n", self.n, 1, 10_000))
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`; it costs no evaluation."""
-        others = [recipe.beside(number) for number in range(1, self.n)]
+        others = (recipe.beside(number) for number in range(1, self.n))
         # In float64, so that rounding hides in which order a machine adds.
-        return erase(torch.stack([noise, *others]).double())
+        return erase(each.double() for each in itertools.chain([noise], others))

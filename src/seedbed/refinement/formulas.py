@@ -6,30 +6,34 @@ A noise z has any shape; a batch axis is no other axis: what is standardised or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, finite, whole
 
 Rescale = Literal["standardise", "spherical", "none"]
 
 
-def erase(noises: Tensor) -> Tensor:
+def erase(noises: Iterable[Tensor]) -> Tensor:
     """`Σ z_i / √n` (arXiv 2511.07756, semantic erasure).
 
     Exactly N(0, I) for every n where the z_i are: on average over seeds it changes no distribution, and
     serves as a control.
 
     Args:
-        noises: (n, *shape).
+        noises: (n, *shape), or n of (*shape) one after another; at least one.
 
     Returns:
         (*shape).
     """
-    return noises.sum(0) / math.sqrt(len(noises))
+    others, count = iter(noises), 1
+    total = next(others)
+    for noise in others:
+        total, count = total + noise, count + 1
+    return total / math.sqrt(count)
 
 
 def inject(
@@ -56,16 +60,16 @@ def inject(
     Raises:
         BadInput: no times, or weights that are not one finite number for each, or all zero.
     """
-    weights = [1.0] * len(times) if weights is None else list(weights)
+    weights = [1.0] * len(times) if weights is None else [finite("a weight", each) for each in weights]
     if not len(times) or len(weights) != len(times):
         raise BadInput(f"injection needs a weight for each time, not {len(weights)} for {len(times)}")
-    length = math.sqrt(sum(weight**2 for weight in weights))
+    length = math.hypot(*weights)
     if not 0 < length < math.inf:
         raise BadInput("injection needs finite weights that are not all zero")
     total = torch.zeros_like(noise)
     for time, weight in zip(times, weights, strict=True):
-        total = total + weight * predict(noise, time)
-    return add_direction(noise, total / length, delta, sign=sign, rescale=rescale)
+        total = total + weight / length * predict(noise, time)
+    return add_direction(noise, total, delta, sign=sign, rescale=rescale)
 
 
 def add_direction(
@@ -92,17 +96,17 @@ def add_direction(
     Raises:
         BadInput: a strength that is negative or not finite, another sign or rescale.
     """
-    if not isinstance(delta, (int, float)) or isinstance(delta, bool) or not 0 <= delta < math.inf:
-        raise BadInput(f"delta must be a finite number of at least 0, not {delta!r:.40}")
+    delta = finite("delta", delta, 0)
     if sign not in (1, -1):
         raise BadInput(f"sign must be 1 or -1, not {sign!r:.40}")
     if delta == 0:
         return noise
+    length = math.hypot(1, delta)
+    mixed = noise / length + sign * delta / length * direction
     match rescale:
         case "none":
-            return (noise + sign * delta * direction) / math.sqrt(1 + delta**2)
+            return mixed
         case "standardise":
-            mixed = noise + sign * delta * direction
             mixed = mixed - mixed.mean()
             spread: Tensor = (noise - noise.mean()).norm() / mixed.norm()
             return mixed * spread + noise.mean()
@@ -130,8 +134,7 @@ def interpolate(start: Tensor, end: Tensor, share: float) -> Tensor:
 
     Raises BadInput where the share is outside [0, 1].
     """
-    if not 0 <= share <= 1:
-        raise BadInput(f"the strength of a variation must be in [0, 1], not {share!r:.40}")
+    share = finite("the strength of a variation", share, 0, 1)
     if share in (0, 1):
         return end if share else start
     cosine = ((start * end).sum() / (start.norm() * end.norm())).clamp(-1, 1)
@@ -159,10 +162,8 @@ def guide_noise(
     Raises:
         BadInput: no steps.
     """
-    if steps < 1:
-        raise BadInput(f"guidance of the noise needs at least one step, not {steps!r:.40}")
     radius = noise.norm()
-    for _ in range(steps):
+    for _ in range(whole("the steps of guidance", steps)):
         step = rate * gap(noise)
         step = step * torch.clamp(clip * radius / step.norm().clamp_min(1e-30), max=1.0)
         moved = noise - step

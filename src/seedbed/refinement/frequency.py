@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, finite, whole
+from seedbed.errors import BadInput, finite, fraction, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.noise.filters import Shape, low_pass, mix_frequencies
 from seedbed.noise.packing import Packing
@@ -22,7 +22,10 @@ from seedbed.refinement.guidance_gap import step_at
 
 @dataclass(frozen=True)
 class FreeInit(Refiner):
-    """The noise for another round of FreeInit (arXiv 2312.07537), on every pipeline.
+    """The noise for another round of FreeInit (arXiv 2312.07537).
+
+    On every pipeline whose latents have height and width, or are packed from such, and whose noise is not
+    added to given latents.
 
     A round denoises the noise by the caller's own call, noises the result again with the first noise, and
     replaces what the filter stops by that of a companion (`recipe.beside`): a generation each. With the
@@ -54,11 +57,14 @@ class FreeInit(Refiner):
     keep_variance: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rounds", whole("freeinit's rounds", self.rounds, 0))
+        object.__setattr__(self, "rounds", whole("freeinit's rounds", self.rounds, 0, 10_000))
         if self.time is not None:
             object.__setattr__(self, "time", finite("freeinit's time", self.time, 0, 1))
         if not isinstance(self.keep_variance, bool):
             raise BadInput(f"keep_variance must be true or false, not {self.keep_variance!r:.40}")
+        for name in ("stop", "frame_stop"):
+            object.__setattr__(self, name, fraction(f"freeinit's {name}", getattr(self, name)))
+        object.__setattr__(self, "order", whole("freeinit's order", self.order, 1, 1000))
         self._filter((1, 1, 1))
 
     def evaluations(self, session: Session) -> float:
@@ -70,9 +76,12 @@ class FreeInit(Refiner):
         _axes(session)
         if not self.rounds or self._level(session).has_signal:
             return ""
+        levels, shares = levels_of(session), [part / 100 for part in range(101)]
+        later = [share for share in shares if levels[step_at(session, share)].has_signal]
         return (
             "freeinit noises the video again where nothing is left of it, so that its low frequencies are "
-            "the first noise's: give a later time, such as time=0.1"
+            "the first noise's: "
+            + (f"give a later time, such as time={later[0]:g}" if later else "raise num_inference_steps")
         )
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:

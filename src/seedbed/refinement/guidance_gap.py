@@ -50,9 +50,9 @@ class GuidanceGap(Refiner):
     target: Target = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", whole("a guidance gap's steps", self.steps))
-        object.__setattr__(self, "rate", finite("a guidance gap's rate", self.rate, 0))
-        object.__setattr__(self, "clip", finite("a guidance gap's clip", self.clip, 0))
+        object.__setattr__(self, "steps", whole("a guidance gap's steps", self.steps, 1, 10_000))
+        object.__setattr__(self, "rate", finite("a guidance gap's rate", self.rate, 0, 1e100))
+        object.__setattr__(self, "clip", finite("a guidance gap's clip", self.clip, 0, 1e100))
         object.__setattr__(self, "time", finite("a guidance gap's time", self.time, 0, 1))
         one_of("a guidance gap's target", self.target, get_args(Target))
 

@@ -59,14 +59,15 @@ class Injection(Refiner):
         deltas = _numbers("delta", self.delta if several else [self.delta], 0)
         weights = None if self.weights is None else _numbers("weights", self.weights)
         counts = [len(times), len(times if weights is None else weights), len(deltas if several else times)]
-        if len({0, *counts}) != 2:
+        if not times or len(set(counts)) > 1:
             raise BadInput(f"injection needs times, and a weight and a delta for each, not {counts}")
         if weights is not None and not any(weights):
             raise BadInput("injection's weights are all zero: give one time a weight")
         one_of("injection's target", self.target, get_args(Target))
         one_of("injection's sign", self.sign, (1, -1))
         one_of("injection's rescale", self.rescale, get_args(Rescale))
-        checked = {"times": times, "weights": weights, "delta": deltas if several else deltas[0]}
+        checked: dict[str, Any] = {"times": times, "weights": weights, "sign": int(self.sign)}
+        checked["delta"] = deltas if several else deltas[0]
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -112,7 +113,7 @@ class Injection(Refiner):
         return {step: pushes[step] for step in sorted(pushes) if pushes[step]}, strength
 
 
-def _numbers(name: str, values: Any, least: float = -math.inf, most: float = math.inf) -> tuple[float, ...]:
+def _numbers(name: str, values: Any, least: float = -1e100, most: float = 1e100) -> tuple[float, ...]:
     if not isinstance(values, (tuple, list)):
         raise BadInput(f"injection's {name} must be a list of numbers, not {shown(values)}")
     return tuple(finite(f"injection's {name}", value, least, most) for value in values)

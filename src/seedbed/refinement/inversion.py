@@ -86,5 +86,7 @@ class DenoiseInvert(Refiner):
         steps = session.facts.steps
         down = self.to if isinstance(self.to, int) else max(1, step_at(session, self.to))
         if down >= steps:
-            raise BadInput(f"to={self.to}, but the schedule has {steps} steps: raise num_inference_steps")
+            raise BadInput(
+                f"to={shown(self.to)}, but the schedule has {steps} steps: raise num_inference_steps"
+            )
         return down

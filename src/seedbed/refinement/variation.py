@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, fraction, number, shown, whole
+from seedbed.errors import BadInput, finite, fraction, shown, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import interpolate
 from seedbed.texts import text_of
+
+_LARGEST = 2**64 - 1  # of the numbers that key a noise, see `NoiseRecipe`
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Variation(Refiner):
     index: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _share("a variation's strength", self.strength))
-        object.__setattr__(self, "index", whole("a variation's index", self.index))
+        object.__setattr__(self, "strength", finite("a variation's strength", self.strength, 0, 1))
+        object.__setattr__(self, "index", whole("a variation's index", self.index, 1, _LARGEST))
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`; it costs no evaluation."""
@@ -63,9 +65,9 @@ class Walk(Refiner):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", _share("a walk's share", self.share))
-        object.__setattr__(self, "candidate", whole("a walk's candidate", self.candidate, 0))
-        object.__setattr__(self, "seed", whole("a walk's seed", self.seed, 0, optional=True))
+        object.__setattr__(self, "share", finite("a walk's share", self.share, 0, 1))
+        object.__setattr__(self, "candidate", whole("a walk's candidate", self.candidate, 0, _LARGEST))
+        object.__setattr__(self, "seed", whole("a walk's seed", self.seed, 0, _LARGEST, True))
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`; it costs no evaluation."""
@@ -87,10 +89,10 @@ class CrossEntropy(Refiner):
     Args:
         index: of the noise among all visited, which keys ε.
         batch: noises of a round.
-        axes: of the drawn noise, that hold positions and frames.
+        axes: of the drawn noise, that hold positions and frames, each once.
         share: of the frequencies of each axis, in (0, 1]; at least one, the mean.
         smoothing: how much of the mean and std before stays, from 0 to 1.
-        elites: after each round before this one, the indices of the best so far.
+        elites: after each round before this one, the indices of the best so far, at least two.
 
     Raises:
         BadInput: one of them is out of its range.
@@ -107,20 +109,28 @@ class CrossEntropy(Refiner):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "share", fraction("share", self.share))
-        object.__setattr__(self, "smoothing", _share("smoothing", self.smoothing))
+        object.__setattr__(self, "smoothing", finite("smoothing", self.smoothing, 0, 1))
         try:
             axes, elites = tuple(self.axes), tuple(map(tuple, self.elites))
         except TypeError:
             raise BadInput(
                 f"axes and elites must be lists, not {shown(self.axes)} and {shown(self.elites)}"
             ) from None
-        object.__setattr__(self, "axes", tuple(whole("each of axes", axis, 0) for axis in axes))
-        object.__setattr__(self, "elites", elites)
-        last = whole("batch", self.batch) - 1
-        whole("index", self.index, 0, last + self.batch * len(elites))
-        for before, elite in enumerate(elites):
-            for index in elite:
-                whole("each of an elite", index, 0, last + self.batch * before)
+        batch = whole("batch", self.batch, 1, 2**32)
+        elites = tuple(
+            tuple(whole("each of an elite", index, 0, batch * number - 1) for index in elite)
+            for number, elite in enumerate(elites, 1)
+        )
+        checked = {
+            "axes": tuple(whole("each of axes", axis, 0) for axis in axes),
+            "batch": batch,
+            "index": whole("index", self.index, 0, batch * (len(elites) + 1) - 1),
+            "elites": elites,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if len(set(self.axes)) < len(axes) or any(len(set(elite)) < 2 for elite in elites):
+            raise BadInput("cross-entropy needs each of axes once, and two indices or more in each of elites")
 
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`; it costs no evaluation."""
@@ -128,17 +138,12 @@ class CrossEntropy(Refiner):
         shape = packing.shape if packing else recipe.shape
         if max(self.axes, default=0) >= len(shape):
             raise BadInput(f"cross-entropy along the axes {self.axes}, but the noise has shape {shape}")
-        places = torch.arange(noise.numel())
-        if packing:
-            places = packing.pack(places.reshape(shape), recipe.shape).flatten()
         bases = [(axis, _cosines(shape[axis], self.share)) for axis in self.axes]
         # Of independent numbers, whatever the prior's are.
         white = dataclasses.replace(recipe, prior="gaussian") if isinstance(recipe, NoiseRecipe) else recipe
 
         def low(values: Tensor) -> Tensor:
-            drawn = torch.empty(values.numel(), dtype=torch.float64)
-            drawn[places] = values.flatten().double()
-            drawn = drawn.reshape(shape)
+            drawn = packing.unpack(values.double()) if packing else values.double()
             for axis, basis in bases:
                 drawn = (drawn.movedim(axis, -1) @ basis.T).movedim(-1, axis)
             return drawn
@@ -165,7 +170,7 @@ class CrossEntropy(Refiner):
         change = coefficients(self.index) - own
         for axis, basis in bases:
             change = (change.movedim(axis, -1) @ basis).movedim(-1, axis)
-        return noise.double() + change.flatten()[places].reshape(recipe.shape)
+        return noise.double() + (packing.pack(change, recipe.shape) if packing else change)
 
 
 def _cosines(length: int, share: float) -> Tensor:
@@ -186,6 +191,7 @@ def variations(
         count: how many, each towards another companion.
         first: the number of the first companion.
     """
+    first = whole("first", first)
     indices = range(first, first + whole("count", count))
     return [continued(recipe, Variation(strength, index)) for index in indices]
 
@@ -197,6 +203,8 @@ def walk(start: NoiseRecipe, end: NoiseRecipe, count: int = 9) -> list[NoiseReci
         BadInput: a count below 2; an end that was refined, or is of another shape or prior.
     """
     count = whole("count", count, 2)
+    if not isinstance(start, NoiseRecipe) or not isinstance(end, NoiseRecipe):
+        raise BadInput(f"a walk leads from one recipe to another, not from {shown(start)} to {shown(end)}")
     same = dataclasses.replace(end, candidate=start.candidate, seed=start.seed, sha256=start.plain.sha256)
     if end.refinements or same != start.plain:
         raise BadInput("a walk ends at a noise of the same shape and prior as its start, and not refined")
@@ -206,12 +214,7 @@ def walk(start: NoiseRecipe, end: NoiseRecipe, count: int = 9) -> list[NoiseReci
 
 def continued(recipe: NoiseRecipe, refiner: Refiner) -> NoiseRecipe:
     """The recipe of the noise that a refiner makes of one; `seedbed.refinement.rebuilt` makes it."""
+    if not isinstance(recipe, NoiseRecipe):
+        raise BadInput(f"variations are of a noise's recipe, not of {shown(recipe)}")
     refinements = (*recipe.refinements, {"refiner": text_of(refiner)})
     return dataclasses.replace(recipe, refinements=refinements, sha256=None)
-
-
-def _share(name: str, value: object) -> float:
-    found = number(value)
-    if found is None or not 0 <= found <= 1:
-        raise BadInput(f"{name} must be a number from 0 to 1, not {shown(value)}")
-    return float(found)
