@@ -298,7 +298,7 @@ def test_a_list_of_prompts_is_refined_prompt_by_prompt():
         ({"prior": "mixed:1"}, "the prior mixed correlates frames, and this noise has no axis of frames"),
         ({"prior": "mixed:-1"}, "alpha must be a finite number of at least 0"),
         ({"refine": ["erasure", "sharpen"]}, "no refiner 'sharpen'"),
-        ({"refine": "walk:0.5"}, "walk cannot be made"),
+        ({"refine": "walk:0.5"}, "walk needs candidate"),
         (
             {"prior": "gaussian", "noises": [NoiseRecipe(0, 0, (4, 8, 8))]},
             "a prior is for noises that are drawn",
