@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
-from seedbed.pipelines.compiled import caches_steps
+from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import Enough, remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
@@ -88,11 +88,8 @@ def predict(
     if not wanted or wanted != sorted(set(wanted)):
         raise BadInput(f"steps must be ascending numbers of the schedule, each once, not {list(steps)}")
     noises, levels = session._checked(noise[None]), levels_of(session)
-    for name, module in session.asked.denoisers.items():
-        if guided and caches_steps(module):
-            raise NotSupported(
-                f"the {name} caches between steps, which cannot be left out: disable its cache"
-            )
+    if guided:
+        refuse_caches(session.asked.denoisers)
 
     def attempt() -> list[Prediction]:
         latest: list[Any] = []  # what the denoiser returned in the last step that was run
