@@ -13,7 +13,7 @@ from seedbed import BadInput, BadOutput, Selection, generate, replay, select
 from seedbed.acquisition import LowFrequencies, Neighbours, RandomSearch, resolve
 from seedbed.noise import NoiseRecipe, Packing
 from seedbed.pipelines.session import Session
-from seedbed.refinement import CrossEntropy, Refiner, rebuilt
+from seedbed.refinement import REFINERS, CrossEntropy, Refiner, rebuilt
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
 CALL = {**CALLS["cogvideox"], "num_inference_steps": 2, "guidance_scale": 3.0}
@@ -469,13 +469,22 @@ class Costly(Refiner):
     def evaluations(self, session):
         return 1.0
 
+    def caution(self, session):
+        return "costly has no effect"
+
     def refine(self, noise, session, recipe):
         session.evaluate(noise[None], what="refinement")
         return noise
 
 
-def test_refinement_is_paid_from_the_budget_too(pipe):
-    chosen = run(pipe, function("neighbours", budget=19), refine=Costly())
+def test_refinement_is_paid_from_the_budget_too(pipe, monkeypatch):
+    monkeypatch.setitem(REFINERS, "costly", Costly)
+    hashed = []
+    monkeypatch.setattr("seedbed.refinement.model_sha256", lambda pipe: hashed.append(pipe) or "0" * 64)
+    with pytest.warns(UserWarning, match="costly") as caught:
+        chosen = run(pipe, function("neighbours", budget=19), refine=Costly())
+    assert len(hashed) == len(caught) == 1 and chosen.seconds["refinement"] > 0
+    assert "costly has no effect" in chosen.reason
     assert chosen.ledger.entries == {"refinement": 3, "preview": 3 * ONE}
     with pytest.raises(BadInput, match="budget=4 is below one generation, which takes 5 evaluations"):
         run(pipe, function("neighbours", budget=4), refine=Costly())

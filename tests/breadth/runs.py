@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import seedbed
 from seedbed.acquisition import Bansa, Previews
 from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool
 from seedbed.selection.generation import Generation
 from tests.pipelines import Family
 
@@ -116,7 +117,7 @@ def seeded(family: Family) -> str | None:
     None where its own call does so with `latents=` alone. Raises NotSupported where it draws other noises.
     """
     pipe, asked = pipeline(family), session(family)
-    noise = asked.drawn.from_seed(7, asked.spec.shape)
+    noise = draw_pool(asked, 1, 7, "torch").noises[0]
     call: dict[str, Any] = {**family.call, **({} if family.prompt is None else {"prompt": family.prompt})}
     generator = torch.Generator("cpu").manual_seed(7)
     own = pipe(**call, generator=generator, output_type="latent")[0]

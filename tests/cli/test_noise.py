@@ -54,6 +54,8 @@ def test_inspect_prints_the_statistics_of_a_record_and_of_a_recipe(seedbed, mode
     recipe.save("noise.json")
     shown = json.loads(seedbed("noise", "inspect", "noise.json", "--json").out)
     assert shown["statistics"] == [vars(one) for one in found] and shown["recipe"] == recipe.to_dict()
+    code, _, err = seedbed("noise", "inspect", "noise.json", "--candidate", 3)
+    assert (code, err) == (2, "error: noise.json is the recipe of one noise: leave --candidate out\n")
     best = json.loads(seedbed("noise", "inspect", "a.json", "--json").out)
     assert best["recipe"] == record["recipes"][record["best"]]
 

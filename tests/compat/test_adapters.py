@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
+from seedbed.refinement.base import model_sha256
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.pipelines.parts import seeded
@@ -186,3 +187,17 @@ def test_pictures_are_asked_for_by_a_replay(pictured):
     assert made.selection.missing == {"ip_adapter_image_embeds": "list"}
     again = seedbed.replay(made.record(), pipe, progress=False, ip_adapter_image_embeds=embeddings(0))
     assert again.identical
+
+
+def test_a_model_is_known_by_the_scale_of_its_lora_too():
+    pipe = with_lora("cogvideox")
+    one = model_sha256(pipe)
+    layers = [part for part in pipe.transformer.modules() if isinstance(part, BaseTunerLayer)]
+    for layer in layers:
+        layer.scale_layer(0.3)
+    other = model_sha256(pipe)
+    for layer in layers:
+        layer.unscale_layer(0.3)
+    assert model_sha256(pipe) == one != other
+    pipe.transformer.disable_adapters()
+    assert model_sha256(pipe) not in (one, other)

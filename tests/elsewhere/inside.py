@@ -13,6 +13,7 @@ from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, predict
 from seedbed.refinement import DenoiseInvert, FreeInit, GuidanceGap, Injection
+from seedbed.selection.choosing import draw_pool
 from tests.breadth.runs import first, traces, weights
 from tests.elsewhere.device import Elsewhere, Generator
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
@@ -119,15 +120,14 @@ def test_every_function_elsewhere(function, monkeypatch):
 @pytest.mark.parametrize("family", ["ltx", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_predictions_and_seeds_elsewhere(family):
     here, there = (Session(pipe, PROMPT, **CALLS[family]) for pipe in (BUILDERS[family](), moved(family)))
-    shape = here.spec.shape
     assert there.drawn == here.drawn
-    noise = there.drawn.from_seed(7, shape)
+    noise = draw_pool(there, 1, 7, "torch").noises[0]
     for one, other in zip(predict(here, noise, [0, 1]), predict(there, noise, [0, 1]), strict=True):
         assert other.clean.device.type == other.epsilon.device.type == "elsewhere"
         torch.testing.assert_close(other.clean.cpu(), one.clean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other.velocity.cpu(), one.velocity, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoise(there, noise).cpu(), denoise(here, noise), rtol=1e-4, atol=1e-4)
-    recipe = NoiseRecipe(7, 0, shape)
+    recipe = NoiseRecipe(7, 0, here.spec.shape)
     for how in (Injection(target="guidance_gap"), GuidanceGap(1), DenoiseInvert(), FreeInit(time=0.5)):
         assert how.evaluations(there) == how.evaluations(here)
         found, wanted = (how.refine(recipe.draw(), session, recipe) for session in (there, here))

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 import seedbed
 from seedbed import zoo
 from seedbed.acquisition import Bansa, Pool
-from seedbed.errors import BadInput, BadOutput, BadRecord
+from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported
 from seedbed.noise import GivenNoise, Mixed, NoiseRecipe, sha256_of
 from seedbed.pipelines.session import Session
 from seedbed.refinement import (
@@ -38,7 +38,7 @@ from seedbed.refinement.base import model_sha256
 from seedbed.texts import text_of
 from tests.compat.test_offloading import blocks, leaves, model, sequential
 from tests.conftest import slow
-from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox
+from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, cogvideox
 
 QUIET = {"progress": False}
 SHAPE = (6, 4, 5, 5)
@@ -59,6 +59,14 @@ class Nudge(Refiner):
     def refine(self, noise, session, recipe):
         output = session.evaluate(noise[None], what="refinement").prediction[0].float()
         return noise + self.rate * output.mean().cpu()
+
+
+class Inherited(Erasure):
+    """Under the name of another."""
+
+
+class Wider(Mixed):
+    """Under the name of another."""
 
 
 @pytest.fixture
@@ -292,6 +300,39 @@ def test_a_list_of_prompts_is_refined_prompt_by_prompt():
     assert alone.recipes == both[1].recipes and alone.prompt == ""
 
 
+def test_a_mistake_is_found_before_anything_is_paid(pipe_of, monkeypatch):
+    """In the layers to score, and of a refiner after one that asks the model."""
+    paid = []
+    monkeypatch.setattr(Session, "generate", lambda *_, **__: paid.append(1))
+    monkeypatch.setattr(
+        "seedbed.refinement.frequency.denoise", lambda session, noise: paid.append(1) or noise
+    )
+    pipe, call = pipe_of("cogvideox"), {**QUIET, **CALLS["cogvideox"]}
+    for acquisition in ("bansa:layers=nosuch", "bansa:depth=99"):
+        with pytest.raises(BadInput, match=r"no layer matches 'nosuch'|beyond the last layer"):
+            seedbed.select(pipe, PROMPT, candidates=2, acquisition=acquisition, refine=FreeInit(), **call)
+    shape = Session(pipe, PROMPT, **CALLS["cogvideox"]).spec.shape
+    with pytest.raises(BadInput, match="noise 1 is a tensor of your own"):
+        noises = [NoiseRecipe(0, 0, tuple(shape)), torch.randn(shape)]
+        seedbed.score(pipe, PROMPT, noises, refine=[FreeInit(), Walk(0.5, 1)], **call)
+    (family,) = (each for each in FAMILIES if each.name == "LTX-Video, image to video")
+    with pytest.raises(NotSupported, match="the scheduler is given samples of shape"):
+        seedbed.select(family.built(), PROMPT, refine=FreeInit(), candidates=1, **QUIET, **family.call)
+    assert not paid
+
+
+def test_a_refined_noise_of_ones_own_is_taken_again(pipe_of):
+    pipe, call = pipe_of("cogvideox"), {**QUIET, **CALLS["cogvideox"], "acquisition": "random"}
+    mine = torch.randn(2, *Session(pipe, PROMPT, **CALLS["cogvideox"]).spec.shape)
+    choice = seedbed.score(pipe, PROMPT, mine, refine="erasure:2", **call)
+    again = seedbed.generate(pipe, PROMPT, noises=[choice.recipe], **call).selection
+    assert again.recipe.refinements == choice.recipe.refinements and again.recipe.candidate == 0
+    assert again.pool[0].equal(choice.pool[choice.best]) and "refinement" in again.seconds
+    lost = dataclasses.replace(choice.recipe, values=None)
+    with pytest.raises(BadRecord, match="was the caller's own"):
+        seedbed.generate(pipe, PROMPT, noises=[lost], **call)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -303,6 +344,13 @@ def test_a_list_of_prompts_is_refined_prompt_by_prompt():
             {"prior": "gaussian", "noises": [NoiseRecipe(0, 0, (4, 8, 8))]},
             "a prior is for noises that are drawn",
         ),
+        (
+            {"candidates": 1, "noises": [NoiseRecipe(0, 0, (4, 8, 8))]},
+            "candidates are for noises that are drawn",
+        ),
+        ({"refine": Nudge()}, "the refiner Nudge: add it to seedbed.refinement.REFINERS"),
+        ({"refine": Inherited()}, "the refiner Inherited: add it to seedbed.refinement.REFINERS"),
+        ({"prior": Wider()}, "the prior Wider: add it to seedbed.noise.priors.PRIORS"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(pipe_of, options, message):

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from seedbed import BadInput, BadRecord, ContactSheet, Selection, contact_sheet, replay, select
+from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.selection.record import sealed
@@ -101,6 +102,14 @@ def test_memory_that_is_not_the_sheets_is_not_used_and_it_says_so(pipe, sheet, s
     assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
     assert "; started over, as " in video.selection.reason and message in video.selection.reason
     assert "\n" not in video.selection.reason
+
+
+def test_both_reasons_to_start_over_are_said_at_once(pipe, saved, monkeypatch):
+    made = NoiseRecipe(0, 1, (3, 4, 4, 4)).draw()
+    monkeypatch.setattr("seedbed.selection.contact_sheet.rebuilt", lambda *_: (made, "another noise"))
+    saved.with_suffix(".safetensors").unlink()
+    reason = finish(saved, 1, pipe).selection.reason
+    assert reason.count("started over") == 1 and reason.endswith("is not there and another noise")
 
 
 def test_memory_of_other_packages_is_not_used(pipe, saved):

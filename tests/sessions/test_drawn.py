@@ -9,6 +9,7 @@ from seedbed.errors import NotSupported
 from seedbed.noise.packing import Packing
 from seedbed.pipelines import discover
 from seedbed.pipelines.session import Session
+from seedbed.selection.choosing import draw_pool
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
 from tests.pipelines.parts import quiet
@@ -24,9 +25,9 @@ def test_packed_frames_are_found(pipe_of):
     session = Session(pipe_of("ltx"), PROMPT, **CALLS["ltx"])
     drawn = session.drawn
     assert (session.spec.shape, session.spec.frame_axis) == ((12, 8), None)
-    assert (drawn.shape, drawn.frame_axis, drawn.scale) == ((8, 3, 2, 2), 1, 1.0)
+    assert (drawn.shape, drawn.frame_axis) == ((8, 3, 2, 2), 1)
     noise = torch.randn(drawn.shape)
-    assert torch.equal(drawn.laid_out(noise, (12, 8)), session.pipe._pack_latents(noise[None], 1, 1)[0])
+    assert torch.equal(drawn.packing.pack(noise, (12, 8)), session.pipe._pack_latents(noise[None], 1, 1)[0])
     assert not session.ledger.entries
 
 
@@ -36,7 +37,7 @@ def test_patches_are_found():
     drawn = session.drawn
     noise = torch.randn(drawn.shape)
     expected = pipe._pack_latents(noise[None], 1, *drawn.shape)[0]
-    assert torch.equal(drawn.laid_out(noise, session.spec.shape), expected)
+    assert torch.equal(drawn.packing.pack(noise, session.spec.shape), expected)
     assert drawn.frame_axis is None
 
 
@@ -45,14 +46,13 @@ def test_an_image_that_is_drawn_as_a_video_of_one_frame_has_none():
     assert len(session.drawn.shape) == 4 and session.drawn.frame_axis is None
 
 
-@pytest.mark.parametrize("family, scale", [("wan", 1.0), ("sdxl", None)])
-def test_what_stays_as_it_is_has_no_packing(family, scale, pipe_of):
+@pytest.mark.parametrize("family", ["wan", "sdxl"])
+def test_what_stays_as_it_is_has_no_packing(family, pipe_of):
+    """Also where the pipeline scales it, as SDXL does."""
     session = Session(pipe_of(family), PROMPT, **CALLS[family])
     drawn, spec = session.drawn, session.spec
     assert (drawn.shape, drawn.frame_axis, drawn.packing) == (spec.shape, spec.frame_axis, None)
-    expected = scale or float(session.alone.scheduler.init_noise_sigma)
-    assert drawn.scale == pytest.approx(expected, rel=1e-6)
-    assert (drawn.dtype, drawn.others, drawn.unseeded) == (torch.float32, 0, None)
+    assert (drawn.dtype, drawn.unseeded) == (torch.float32, None)
 
 
 @pytest.mark.parametrize("family", ["ltx", slow("cogvideox"), slow("sdxl")])
@@ -60,7 +60,7 @@ def test_a_seed_is_that_of_a_pipeline_in_half_precision(family):
     """Which draws other numbers than in float32."""
     pipe = BUILDERS[family]().to(torch.bfloat16)
     session = Session(pipe, PROMPT, **CALLS[family])
-    noise = session.drawn.from_seed(7, session.spec.shape)
+    noise = draw_pool(session, 1, 7, "torch").noises[0]
     assert noise.dtype == torch.float32
     options = dict(output_type="latent", **CALLS[family])
     own = pipe(PROMPT, generator=torch.Generator().manual_seed(7), **options)[0]
@@ -143,13 +143,13 @@ def test_a_seed_that_does_not_name_the_noise_is_refused(monkeypatch, change):
     why = "something else is drawn first" if change == "before" else "its noise is not drawn"
     assert session.drawn.packing is None
     with pytest.raises(NotSupported, match=f'no prior="torch" for WanPipeline: {why} from the generator'):
-        session.drawn.from_seed(0, session.spec.shape)
+        draw_pool(session, 1, 0, "torch")
 
 
 def test_a_picture_that_is_sampled_first_is_told_from_the_noise():
     """CogVideoXVideoToVideoPipeline samples the video from as many numbers as its noise has."""
     drawn = of("CogVideoX, video to video").drawn
-    assert (drawn.shape, drawn.packing, drawn.others) == ((3, 4, 4, 4), None, 1)
+    assert (drawn.shape, drawn.packing) == ((3, 4, 4, 4), None)
     assert "something else is drawn first" in drawn.unseeded
 
 

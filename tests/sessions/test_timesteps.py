@@ -161,8 +161,8 @@ def test_predictions_are_those_of_the_closed_form_at_every_timestep(name):
         close(prediction.velocity, velocity)
         mixed = level.alpha * prediction.clean + level.sigma * prediction.epsilon
         close(mixed, prediction.sample, exact * max(1, level.sigma))
-        assert float(prediction.alpha) == pytest.approx(level.alpha, rel=1e-6, abs=1e-9)
-        assert float(prediction.sigma) == pytest.approx(level.sigma, rel=1e-6)
+        assert float(prediction.level.alpha) == pytest.approx(level.alpha, rel=1e-6, abs=1e-9)
+        assert float(prediction.level.sigma) == pytest.approx(level.sigma, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cogvideox", "wan"])
@@ -173,8 +173,8 @@ def test_the_first_step_of_these_tells_nothing_of_the_data(name):
     first, second = predict(session, noise, [0, 1])
     assert [level.has_signal for level in levels_of(session)] == [False, True, True]
     assert not first.level.has_signal and second.level.has_signal
-    torch.testing.assert_close(first.epsilon, first.sample / first.sigma, rtol=1e-5, atol=1e-5)
-    assert (second.epsilon - second.sample / second.sigma).abs().max() > 0.05
+    torch.testing.assert_close(first.epsilon, first.sample / first.level.sigma, rtol=1e-5, atol=1e-5)
+    assert (second.epsilon - second.sample / second.level.sigma).abs().max() > 0.05
     assert first.clean.std() > 0.05 and torch.equal(first.sample, second.sample)
 
 

@@ -25,7 +25,7 @@ from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.progress import Show, silent
-from seedbed.refinement import Refiner, correlate_steps, rebuilt, refined
+from seedbed.refinement import Refiner, correlate_steps, prepare, rebuilt, refine_each, tell
 from seedbed.refinement.variation import CrossEntropy, Variation, continued, variations
 from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
@@ -139,30 +139,37 @@ class Search(Acquisition):
         verifier = resolve(self.verifier)
         text = judged_text(verifier, session, self.verifier_prompt)
         rows = 1 if batch_size == "auto" else batch_size
+        model, notes = prepare(refiners, session, [start])
         progress = counting(show, "preview", count * steps)
         pools: list[Pool] = []
         seen: list[tuple[NoiseRecipe, float]] = []
         columns: dict[str, list[float]] = {}
         previews: list[np.ndarray[Any, Any]] = []
-        strayed: tuple[str, ...] = ()
-        best, memory, seconds = -1, list[Parts](), 0.0
+        strayed: list[str] = []
+        best, memory = -1, list[Parts]()
+        seconds = {"verifier": 0.0, **dict.fromkeys(["refinement"] * bool(refiners), 0.0)}
         while (before := len(seen)) < count:
             proposed = itertools.islice(self.propose(session, start, tuple(seen)), count - before)
             while chunk := list(itertools.islice(proposed, rows)):
                 made = [rebuilt(recipe, session)[0] for recipe in chunk]
                 drawn = tuple(replace(r, sha256=sha256_of(z)) for r, z in zip(chunk, made, strict=True))
-                pool, notes = refined(Pool(drawn, torch.stack(made)), refiners, session)
+                pool = Pool(drawn, torch.stack(made))
+                if refiners:
+                    started = perf_counter()
+                    pool, those = refine_each(pool, refiners, session, model)
+                    strayed += those
+                    seconds["refinement"] += perf_counter() - started
                 for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
                     correlate_steps(session, recipe, noise)
                 rollout = Rollout(session, pool.noises, batch_size=rows, progress=progress)
                 frames = rollout.advance(steps)
                 started, first = perf_counter(), len(seen)
                 verdict = judged(verifier, frames, text, range(first, first + len(chunk)))
-                seconds += perf_counter() - started
+                seconds["verifier"] += perf_counter() - started
                 seen += zip(chunk, verdict.pop("score").tolist(), strict=True)
                 for name, values in verdict.items():
                     columns.setdefault(name, []).extend(values.tolist())
-                pools, previews, strayed = [*pools, pool], [*previews, *frames], strayed or notes
+                pools, previews = [*pools, pool], [*previews, *frames]
                 if (leader := self.ranked(seen)[0]) >= first:
                     best, memory = leader, rollout.memory(leader - first)
         noises, order = torch.cat([pool.noises for pool in pools]), self.ranked(seen)
@@ -177,10 +184,10 @@ class Search(Acquisition):
             order,
             torch.zeros(count, 0, dtype=torch.float64),
             rungs=(Rung(steps, tuple(range(count)), totals, order[:1], others),),
-            notes=(told, *strayed),
+            notes=(told, *tell(notes, strayed)),
             previews=previews,
             rollout=rollout,
-            seconds={"verifier": seconds},
+            seconds=seconds,
         )
         return Pool(tuple(recipe for pool in pools for recipe in pool.recipes), noises), scores
 

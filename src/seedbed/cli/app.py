@@ -243,6 +243,8 @@ def inspect(
                 f"there is no candidate {index}: choose one from 0 to {len(selection.recipes) - 1}"
             )
         recipe = selection.recipes[index]
+    elif candidate is not None:
+        raise BadInput(f"{file} is the recipe of one noise: leave --candidate out")
     else:
         recipe = seedbed.NoiseRecipe.load(file)
     values, change = rebuilt(recipe)

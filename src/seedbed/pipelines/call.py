@@ -57,7 +57,7 @@ class Call:
         compiled: the names of those that went through `torch.compile`.
 
     Raises:
-        BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
+        BadInput: not a diffusers pipeline, no or a blank prompt, an argument the pipeline does not know or
             that is ours to set.
         NotSupported: a pipeline that prepares no latents, or has no denoiser.
     """

@@ -11,6 +11,8 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from seedbed.errors import NotSupported
+
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
 ORIGINAL = "_torchdynamo_orig_callable"
@@ -163,11 +165,15 @@ def eagerly(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def caches_steps(module: nn.Module) -> bool:
-    """Whether a cache of diffusers is on it, which must see the evaluations of all steps."""
-    registries = (vars(part).get("_diffusers_hook") for part in module.modules())
-    hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
-    return any(hook._is_stateful for hook in hooks)
+def refuse_caches(denoisers: Mapping[str, nn.Module]) -> None:
+    """Raises NotSupported where a cache of diffusers is on one, which must see all evaluations."""
+    for name, module in denoisers.items():
+        registries = (vars(part).get("_diffusers_hook") for part in module.modules())
+        hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
+        if any(hook._is_stateful for hook in hooks):
+            raise NotSupported(
+                f"the {name} caches between steps, of which none may be left out: disable its cache"
+            )
 
 
 def _cache_hooks(module: nn.Module) -> list[Any]:

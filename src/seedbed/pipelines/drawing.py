@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -91,10 +92,9 @@ class Preparation(TorchFunctionMode):
         prepared: what `prepare_latents` returned, each time.
         drawn, later: the noises that were drawn meanwhile and after it, while none are given.
         added: the noises that were added to given latents.
-        draws: of all that was drawn the shape, the dtype, and whether it came from the caller's generator.
+        generators: what the pipeline's call gets as its `generator`.
+        draws: of all that was drawn the shape, the dtype, and whether it came from one of these.
         numbered: elements of the noises in whose place numbers are put while latents are prepared.
-        correlate: what is made of the noise that is drawn for a candidate's steps, candidate after candidate
-            and again from the first; None for nothing.
         refuse: called before each preparation; it may raise.
     """
 
@@ -106,15 +106,16 @@ class Preparation(TorchFunctionMode):
         self.drawn: list[Tensor] = []
         self.later: list[Tensor] = []
         self.added: list[Tensor] = []
+        self.generators: list[torch.Generator] = []
         self.draws: list[tuple[tuple[int, ...], torch.dtype, bool]] = []
         self.numbered = 0
-        self.correlate: Iterator[Callable[[Tensor], Tensor]] | None = None
         self.refuse: Callable[[], None] = lambda: None
         self._generator, self._count = generator, count
         self._name = type(twin).__name__
         self._prepare = twin.prepare_latents
         self._scheduler = getattr(twin, "scheduler", None)
-        self._preparing = False
+        self._preparing = self._stepping = False
+        self._correlate: Iterator[Callable[[Tensor], Tensor]] | None = None
         self._left: list[Tensor] = []
         self._swapped: list[tuple[Tensor, Tensor]] = []
         functools.update_wrapper(self, self._prepare)
@@ -125,6 +126,27 @@ class Preparation(TorchFunctionMode):
         if self.entry.startswith("drawn"):
             self._left = [noise[None] for noise in noises]
         return {"latents": noises} if self.entry.startswith("latents") else {}
+
+    def correlate_steps(self, made: Iterator[Callable[[Tensor], Tensor]], undo: ExitStack) -> None:
+        """From now on, noise that is drawn for the candidates' steps is what `made` makes of it.
+
+        One after the other for each candidate, and again from the first.
+        """
+        self._correlate = made
+        step = getattr(self._scheduler, "step", None)
+        if not isinstance(step, MethodType):
+            return
+
+        @functools.wraps(step.__func__)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._stepping = True
+            try:
+                return step.__func__(*args, **kwargs)
+            finally:
+                self._stepping = False
+
+        # A method again, which a copy of the scheduler binds to itself.
+        replace(self._scheduler, "step", MethodType(watched, step.__self__), undo)
 
     def unseen(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, run without this mode.
@@ -181,10 +203,14 @@ class Preparation(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _DRAWING:
             return func(*args, **kwargs)
-        given = kwargs.get("generator") is not None
-        noise = func(*args, **kwargs) if given else _seeded(self._generator, self._count, func, args, kwargs)
-        self.draws.append((tuple(noise.shape), noise.dtype, given))
-        return self._met(noise) if func is torch.randn else noise
+        given = kwargs.get("generator")
+        seeded = given is None
+        noise = _seeded(self._generator, self._count, func, args, kwargs) if seeded else func(*args, **kwargs)
+        # An autoencoder's sample has a generator of its own (AnimateDiffSparseControlNetPipeline).
+        own = any(given is generator for generator in self.generators)
+        self.draws.append((tuple(noise.shape), noise.dtype, own))
+        normal = func is torch.randn or (func is torch.randn_like and self._stepping)
+        return self._met(noise) if normal else noise
 
     def _met(self, noise: Tensor) -> Tensor:
         """The candidates' own for a noise of their shape: at once for all, or one after the other where each
@@ -197,8 +223,14 @@ class Preparation(TorchFunctionMode):
             # A copy, as SkyReels-V2 writes its picture into the noise that it drew.
             (self.drawn if self._preparing else self.later).append(noise.clone())
         given = self.noises is not None and not self._preparing and not self._left
-        if self.correlate is not None and given and noise.shape[1:] == self.noises.shape[1:]:  # type: ignore[union-attr]
-            return torch.stack([next(self.correlate)(row) for row in noise])
+        if self._correlate is not None and given:
+            if noise.shape[1:] == self.noises.shape[1:]:  # type: ignore[union-attr]
+                return torch.stack([next(self._correlate)(row) for row in noise])
+            if self._stepping:  # frames in the batch (Zeroscope), or without the given one (LTX)
+                raise NotSupported(
+                    f"{self._name} draws noise in its steps in another shape than its latents, so the "
+                    "prior's correlation cannot be kept: use a deterministic scheduler, or the gaussian prior"
+                )
         if not self._left or self._preparing != (self.entry == "drawn"):
             return noise
         if noise.shape[1:] != self._left[0].shape[1:] or len(noise) > len(self._left):

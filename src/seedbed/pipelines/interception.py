@@ -77,6 +77,7 @@ def intercepted(
     repeats: Collection[str] = (),
     eager: bool = False,
     progress: Callable[[], None] | None = None,
+    correlate: Iterator[Callable[[Tensor], Tensor]] | None = None,
 ) -> Iterator[Run]:
     """A run for `count` candidates as one batch, each with a generator of its own, all in the same state.
 
@@ -88,6 +89,7 @@ def intercepted(
         repeats: the arguments with pictures that go in once for every candidate.
         eager: run compiled denoisers eagerly; always so where guidance is off.
         progress: called after every step of the scheduler.
+        correlate: see `Preparation.correlate_steps`.
     """
     arguments = dict(call.arguments)
     for name, value in call.arguments.items():
@@ -97,8 +99,8 @@ def intercepted(
                 arguments[name] = [value] * count
     if call.prompt is not None:
         arguments["prompt"] = call.prompt if count == 1 else [call.prompt] * count
-    if "generator" in call.parameters:
-        copies = [call.generator for _ in range(count)]
+    copies = [call.generator for _ in range(count)] if "generator" in call.parameters else []
+    if copies:
         arguments["generator"] = copies[0] if count == 1 else copies
     if off is not None:
         arguments |= off
@@ -113,6 +115,9 @@ def intercepted(
         twin = _copy_of(call.pipe, undo)
         denoisers = undo.enter_context(denoisers_of(twin, call.denoisers, eager=eager or off is not None))
         preparation = Preparation(twin, entry, call.generator, count)
+        preparation.generators = copies
+        if correlate is not None:
+            preparation.correlate_steps(correlate, undo)
         vars(twin)["prepare_latents"] = preparation
         if hasattr(twin, "encode_prompt"):
             once = functools.partial(_encode_prompt, twin.encode_prompt, encodings, count)

@@ -69,16 +69,6 @@ class Prediction:
     direction: int = 1
 
     @property
-    def alpha(self) -> Any:
-        """Of the level."""
-        return self.level.alpha
-
-    @property
-    def sigma(self) -> Any:
-        """Of the level."""
-        return self.level.sigma
-
-    @property
     def clean(self) -> Tensor:
         """x0-hat: `(x − σ ε)/α`, `α x − σ v` or, for flow matching, `x − σ v`."""
         x, clean = self._floats()
@@ -121,7 +111,8 @@ class Prediction:
             return velocity
         if self.level.flow:
             return self.epsilon - self.clean
-        velocity = (self.alpha * self.epsilon - self.sigma * self.clean) * self.level.scale
+        level = self.level
+        velocity = (level.alpha * self.epsilon - level.sigma * self.clean) * level.scale
         return velocity
 
     def _floats(self) -> tuple[Tensor, Tensor]:

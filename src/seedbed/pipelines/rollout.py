@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, whole
-from seedbed.pipelines.compiled import Kept, caches_steps
+from seedbed.pipelines.compiled import Kept, refuse_caches
 from seedbed.pipelines.discover import TEXT, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
@@ -72,9 +72,7 @@ class Rollout:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         batch_size = whole("batch_size", batch_size)
-        for name, module in session.asked.denoisers.items():
-            if caches_steps(module):
-                raise NotSupported(f"the {name} caches between steps and cannot be paused: disable its cache")
+        refuse_caches(session.asked.denoisers)
         self.session = session
         self.batch_size = batch_size if batch_size == 1 or session.facts.shares else 1
         self.what = what

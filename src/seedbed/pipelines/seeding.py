@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from seedbed.errors import NotSupported
 from seedbed.noise.packing import Packing
@@ -29,8 +28,6 @@ class Drawn:
         frame_axis: the axis of `shape` that counts frames; None for images.
         dtype: that it is drawn in.
         packing: how its elements are laid out in the latents; None where they stay as they are.
-        scale: what the pipeline multiplies it with.
-        others: how many more tensors it draws from the caller's generator before its first evaluation.
         unseeded: why its noise is not the first that it draws from the caller's generator; None where it is.
     """
 
@@ -38,24 +35,7 @@ class Drawn:
     frame_axis: int | None
     dtype: torch.dtype
     packing: Packing | None
-    scale: float
-    others: int
     unseeded: str | None
-
-    def laid_out(self, noise: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A noise of `self.shape` as latents of `shape`, the pipeline's spec's."""
-        return noise.reshape(shape) if self.packing is None else self.packing.pack(noise, shape)
-
-    def from_seed(self, seed: int, shape: tuple[int, ...]) -> Tensor:
-        """The latents, float32 of `shape`, that the pipeline draws for `torch.Generator("cpu")` of that seed.
-
-        Raises NotSupported where it draws others.
-        """
-        if self.unseeded is not None:
-            raise NotSupported(self.unseeded)
-        generator = torch.Generator("cpu").manual_seed(seed)
-        noise = torch.randn((1, *self.shape), generator=generator, dtype=self.dtype, device="cpu")
-        return self.laid_out(noise[0].float(), shape)
 
 
 def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
@@ -69,7 +49,7 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
     seen = look(call, encodings, 1, facts.off, entry=facts.entry, numbered=0 if replaced else count)
     if replaced:
         place = next(i for i, (size, *_) in enumerate(seen.draws) if size[1:] == shape)
-        noise, drawn, scale, packing = torch.empty(1, *shape), shape, 1.0, None
+        noise, drawn, packing = torch.empty(1, *shape), shape, None
     else:
         latents = seen.added[0] if facts.entry == "added" else seen.noise
         values = latents.detach().double().cpu().flatten()
@@ -105,7 +85,5 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
         frame_axis=axis,
         dtype=dtype,
         packing=packing,
-        scale=scale,
-        others=sum(given for *_, given in seen.draws) - 1,
         unseeded=f'no prior="torch" for {call.name}: {why} the generator of its call' if why else None,
     )

@@ -79,7 +79,7 @@ class Session:
             stochastic scheduler then draws for its steps.
 
     Raises:
-        BadInput: not a diffusers pipeline, no or an empty prompt, an argument the pipeline does not know or
+        BadInput: not a diffusers pipeline, no or a blank prompt, an argument the pipeline does not know or
             that is ours to set.
         NotSupported: a pipeline that takes no latents, or prepares none.
     """
@@ -365,6 +365,10 @@ class Session:
                     raise _NotTaken
 
         self._started.setdefault(facts.start, facts.own)
+        correlate = None
+        if self.correlate:
+            made = [self.correlate.get(values_digest(noise), lambda drawn: drawn) for noise in noises]
+            correlate = itertools.cycle(made)
         with intercepted(
             self.asked,
             len(noises),
@@ -374,11 +378,9 @@ class Session:
             repeats=facts.repeats,
             eager=eager,
             progress=progress,
+            correlate=correlate,
         ) as run:
             run.before_evaluations(check)
-            if self.correlate:
-                made = [self.correlate.get(values_digest(noise), lambda drawn: drawn) for noise in noises]
-                run.preparation.correlate = itertools.cycle(made)
             try:
                 yield run
             except Enough:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
-from seedbed.pipelines.compiled import caches_steps
+from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import Enough, remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
@@ -88,11 +88,8 @@ def predict(
     if not wanted or wanted != sorted(set(wanted)):
         raise BadInput(f"steps must be ascending numbers of the schedule, each once, not {list(steps)}")
     noises, levels = session._checked(noise[None]), levels_of(session)
-    for name, module in session.asked.denoisers.items():
-        if guided and caches_steps(module):
-            raise NotSupported(
-                f"the {name} caches between steps, which cannot be left out: disable its cache"
-            )
+    if guided:
+        refuse_caches(session.asked.denoisers)
 
     def attempt() -> list[Prediction]:
         latest: list[Any] = []  # what the denoiser returned in the last step that was run
@@ -149,8 +146,6 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
             held = _stand_in(run, undo, session.spec.shape)
             run.before_evaluations(lambda *given: session.ledger.add(what, rows_of(*given)))
             run(noises, output_type="latent")
-        if held.last is None:
-            raise NotSupported(f"{session.asked.name} takes no step with all of its latents")
         latents = held.in_shape(held.last)
         require_finite(latents, "what the scheduler gives back")
         return latents
@@ -158,24 +153,32 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
     return session.arriving(attempt)
 
 
-def guided_evaluations(session: Session) -> tuple[int, ...]:
+def guided_evaluations(session: Session, *, latents: bool = False) -> tuple[int, ...]:
     """What each step of the caller's own call costs, by the ledger: every batch row. No evaluation is run.
 
     The call runs on zeros, of the noise's shape or, where it cannot use these (LTX-2 wants sound too), of the
     shapes of what its denoisers return.
 
+    Args:
+        latents: whether the call's latents will be asked for, by `denoise`.
+
     Raises:
-        NotSupported: it runs on neither.
+        NotSupported: it runs on neither; with `latents`, the scheduler gives back samples of another shape
+            than the noise.
     """
-    found: tuple[int, ...] = remembered(session.asked, "guided", lambda: _guided_evaluations(session))
-    return found
+    found: tuple[tuple[int, ...], str]
+    found = remembered(session.asked, "guided", lambda: _guided_evaluations(session))
+    evaluations, refused = found
+    if latents and refused:
+        raise NotSupported(refused)
+    return evaluations
 
 
 class _Unknown(Exception):
     """What a denoiser returns for such arguments has yet to be found: (key, args, kwargs)."""
 
 
-def _guided_evaluations(session: Session) -> tuple[int, ...]:
+def _guided_evaluations(session: Session) -> tuple[tuple[int, ...], str]:
     spec, answers = session.spec, dict[Any, Any]()
 
     def like_noise(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -207,12 +210,17 @@ def _guided_evaluations(session: Session) -> tuple[int, ...]:
         answers[key] = shown.output
 
 
-def _rows_by_step(session: Session, answer: Callable[[nn.Module, Any, Any], Any]) -> tuple[int, ...]:
-    """The rows of all evaluations of the caller's own call by their step, each of them answered."""
+def _rows_by_step(
+    session: Session, answer: Callable[[nn.Module, Any, Any], Any]
+) -> tuple[tuple[int, ...], str]:
+    """The rows of all evaluations of the caller's own call by their step, each of them answered.
+
+    And why its latents cannot be taken from the scheduler, "" where they can.
+    """
     noises = session._checked(torch.zeros(1, *session.spec.shape))
 
-    def attempt() -> tuple[int, ...]:
-        rows = Counter[int]()
+    def attempt() -> tuple[tuple[int, ...], str]:
+        refused, rows = "", Counter[int]()
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             rows[held.steps] += rows_of(module, args, kwargs)
@@ -223,7 +231,11 @@ def _rows_by_step(session: Session, answer: Callable[[nn.Module, Any, Any], Any]
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module), undo)
             run(noises, output_type="latent")
-        return tuple(rows[step] for step in range(max(rows) + 1))
+        try:
+            held.in_shape(held.last)
+        except NotSupported as error:
+            refused = str(error)
+        return tuple(rows[step] for step in range(max(rows) + 1)), refused
 
     return session.arriving(attempt)
 
@@ -300,8 +312,10 @@ class _Held:
             return (handed, *result[1:])
         return type(result)(**{**result, "prev_sample": handed})
 
-    def in_shape(self, tensor: Tensor) -> Tensor:
+    def in_shape(self, tensor: Tensor | None) -> Tensor:
         """A sample of the scheduler, or an output, as the noise; NotSupported where it has not its shape."""
+        if tensor is None:
+            raise NotSupported("no step is taken with all of the latents")
         # CosmosTextToWorldPipeline steps with its negative prompt's row too, then without: the second counts.
         first = tensor[0]
         # Cosmos3OmniPipeline has one more axis of length 1.

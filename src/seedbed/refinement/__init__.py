@@ -17,6 +17,7 @@ from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Pool, prior_named, 
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.progress import Show, silent
 from seedbed.refinement.base import Refiner, model_sha256
 from seedbed.refinement.erasure import Erasure
@@ -43,9 +44,12 @@ __all__ = [
     "correlate_steps",
     "given_pool",
     "listed",
+    "prepare",
     "rebuilt",
+    "refine_each",
     "refined",
     "refiners_named",
+    "tell",
     "variations",
     "walk",
 ]
@@ -58,14 +62,24 @@ REFINERS: dict[str, type[Refiner]] = {
 Refine = str | Refiner | Sequence[str | Refiner] | None
 """One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
 
-Noises = Tensor | Sequence[NoiseRecipe | Tensor]
+Noises = Tensor | Sequence[NoiseRecipe | GivenNoise | Tensor]
 """Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
 
 
 def refiners_named(refine: Refine) -> tuple[Refiner, ...]:
-    """The refiners that are meant; BadInput where there is no such refiner, or it refuses an option."""
+    """The refiners that are meant.
+
+    Raises BadInput where there is no such refiner, it refuses an option, or a record could not name it.
+    """
     several = refine if isinstance(refine, (list, tuple)) else [refine] * (refine is not None)
-    return tuple(each if isinstance(each, Refiner) else parse(REFINERS, "refiner", each) for each in several)
+    found = tuple(each if isinstance(each, Refiner) else parse(REFINERS, "refiner", each) for each in several)
+    for kind in map(type, found):
+        if REFINERS.get(getattr(kind, "name", "")) is not kind:
+            raise BadInput(
+                f"no record could name the refiner {kind.__name__}: add it to seedbed.refinement.REFINERS, "
+                "under a name of its own"
+            )
+    return found
 
 
 def refined(
@@ -81,11 +95,39 @@ def refined(
     Raises:
         BadInput: a refiner that cannot be used here, or that returns another shape.
         BadOutput: a refined noise that is not finite.
+        NotSupported: a pipeline of which a refiner cannot get what it asks for.
     """
     if not refiners:
         return pool, ()
-    model = {"model": model_sha256(session.pipe)} if any(each.needs_model for each in refiners) else {}
+    model, notes = prepare(refiners, session, pool.recipes)
+    pool, strayed = refine_each(pool, refiners, session, model, show)
+    return pool, tell(notes, strayed)
+
+
+def prepare(
+    refiners: Sequence[Refiner], session: Session, recipes: Sequence[NoiseRecipe | GivenNoise]
+) -> tuple[dict[str, str], list[str]]:
+    """What `refine_each` wants of the model, and what the refiners have to say; no evaluation is run.
+
+    Errors as `refined`, as far as they can be told before.
+    """
+    if any(isinstance(each, Walk) for each in refiners):
+        for recipe in recipes:
+            if not isinstance(recipe, NoiseRecipe):
+                raise BadInput(f"a walk begins at a recipe: noise {recipe.candidate} is a tensor of your own")
     notes = [said for refiner in refiners if (said := refiner.caution(session))]
+    asking = [refiner for refiner in refiners if refiner.needs_model]
+    for refiner in asking:  # which shows what it cannot be used on
+        refiner.evaluations(session)
+        if isinstance(refiner, FreeInit) and refiner.rounds:  # it begins with a whole generation
+            guided_evaluations(session, latents=True)
+    return {"model": model_sha256(session.pipe)} if asking else {}, notes
+
+
+def refine_each(
+    pool: Pool, refiners: Sequence[Refiner], session: Session, model: dict[str, str], show: Show = silent
+) -> tuple[Pool, list[str]]:
+    """As `refined`, with what `prepare` returned; and which noises are no draws of N(0, I) any more."""
     recipes, noises, strayed = [], [], []
     for done, (recipe, drawn) in enumerate(zip(pool.recipes, pool.noises, strict=True)):
         show("refinement", done, len(pool))
@@ -99,25 +141,32 @@ def refined(
         if noise.numel() > 1 and not leaves_shell(drawn) and (why := leaves_shell(noise)):
             strayed.append(f"refined noise {recipe.candidate} is no draw of N(0, I): {why}")
     show("refinement", len(pool), len(pool))
-    if strayed:
-        notes.append(strayed[0] + f" (and {len(strayed) - 1} more)" * (len(strayed) > 1))
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
-    return Pool(tuple(recipes), torch.stack(noises)), tuple(notes)
+    return Pool(tuple(recipes), torch.stack(noises)), strayed
+
+
+def tell(notes: Sequence[str], strayed: Sequence[str]) -> tuple[str, ...]:
+    """Warns of what `prepare` and `refine_each` had to say, and returns it."""
+    more = f" (and {len(strayed) - 1} more)" * (len(strayed) > 1)
+    told = (*notes, *(each + more for each in strayed[:1]))
+    for note in told:
+        warnings.warn(note, stacklevel=3)
+    return told
 
 
 def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) -> tuple[Tensor, str]:
-    """The noise of a recipe, its refinements done again.
+    """The noise of a recipe, its refinements done again; a given noise as it is kept, refined or not.
+
+    With a session, its stochastic steps from this noise are from now on correlated as the prior is.
 
     Args:
-        session: as the noise was refined with; only refiners that ask no model do without.
+        session: of the pipeline and call that the noise was refined with; None where no refiner asks a model.
 
     Returns:
         float32 (*shape) on the CPU; and in a few words how it differs from the recorded one, "" if it does
         not: torch may draw otherwise on another machine, and models round otherwise.
 
     Raises:
-        BadInput: the session has another model.
+        BadInput: the session has another model, or there is no such refiner.
         BadRecord: a noise that only its owner has, a plain noise of an altered recipe, or no session where a
             refiner needs one.
     """
@@ -161,7 +210,7 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
     drawn: list[Tensor] = []
     notes: list[str] = []
     for index, noise in enumerate(noises):
-        if not isinstance(noise, (Tensor, NoiseRecipe)):
+        if not isinstance(noise, (Tensor, NoiseRecipe, GivenNoise)):
             raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
         if tuple(noise.shape) != tuple(session.spec.shape):
             raise BadInput(
@@ -172,6 +221,9 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
             values, change = rebuilt(noise, session)
             notes += [change] * bool(change)
             recipes.append(dataclasses.replace(noise, sha256=sha256_of(values)))
+        elif isinstance(noise, GivenNoise):
+            values = noise.draw()
+            recipes.append(dataclasses.replace(noise, candidate=index))
         elif bool(noise.isfinite().all()):
             values = noise.detach().cpu().float().contiguous()
             recipes.append(GivenNoise.of(values, index))

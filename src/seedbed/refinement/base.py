@@ -62,7 +62,7 @@ def model_sha256(pipe: Any) -> str:
     """Which model a pipeline has: of the configurations and weights that a denoiser's output depends on.
 
     Of every tensor up to 4,096 values, evenly spaced. Without the autoencoder, and without the configurations
-    of transformers' models, which its next version writes otherwise.
+    of transformers' models, which its next version writes otherwise. Of adapters (peft) the scales too.
     """
     digest = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
@@ -80,6 +80,14 @@ def model_sha256(pipe: Any) -> str:
             values = tensor.detach().flatten()
             some = values[:: -(-len(values) // 4096) or 1].contiguous()
             digest.update(some.view(torch.uint8).cpu().numpy().tobytes())
+        for place, part in module.named_modules():
+            tuner: Any = part
+            if isinstance(scales := vars(part).get("scaling"), dict) and not tuner.disable_adapters:
+                # Rounded, as diffusers scales them for a call, and back.
+                on = [
+                    f"{name} {scales[name]:.6g}" for name in sorted(tuner.active_adapters) if name in scales
+                ]
+                digest.update(f"{place} {on}".encode())
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from seedbed.acquisition.scoring import plan_layers
 from seedbed.acquisition.search import Search
 from seedbed.errors import BadInput, NotSupported, shown, whole
 from seedbed.noise import Gaussian, NoiseRecipe, Pool, Prior, Torch, prior_named
+from seedbed.noise.priors import PRIORS
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
@@ -350,10 +351,19 @@ def choose(
         even_one: a single candidate is scored too.
         prior, refine: as in `select`.
     """
-    refiners, candidates = refiners_named(refine), candidates if noises is None else len(listed(noises))
-    prior = prior if prior is None else prior_named(prior)
-    if noises is not None and prior is not None:
-        raise BadInput("a prior is for noises that are drawn, and these are given: leave one out")
+    refiners = refiners_named(refine)
+    if prior is not None:
+        prior = prior_named(prior)
+        if PRIORS.get(getattr(prior, "name", "")) is not type(prior):
+            raise BadInput(
+                f"no record could name the prior {type(prior).__name__}: add it to "
+                "seedbed.noise.priors.PRIORS, under a name of its own"
+            )
+    if noises is not None:
+        for what, asked in (("a prior is", prior), ("candidates are", candidates)):
+            if asked is not None:
+                raise BadInput(f"{what} for noises that are drawn, and these are given: leave one out")
+        candidates = len(listed(noises))
     wanted = several(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     function, count, reason = chosen_function(session, acquisition, candidates, given)
@@ -368,7 +378,10 @@ def choose(
     for name, kept in wanted.items():
         if kept > count:
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
+    if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
+        plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
     notes: tuple[str, ...] = ()
+    started = perf_counter()
     if noises is None:
         pool = draw_pool(session, count if search is None else 1, seed, prior)
     else:
@@ -377,10 +390,10 @@ def choose(
         batch_size = whole("batch_size", batch_size)
     seconds = {}
     if refiners and search is None:
-        started = perf_counter()
         with reporting(progress) as show:
             pool, strayed = refined(pool, refiners, session, show)
         notes += strayed
+    if any(recipe.refinements for recipe in pool.recipes):
         seconds["refinement"] = perf_counter() - started
     for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
         correlate_steps(session, recipe, noise)
@@ -390,8 +403,6 @@ def choose(
         with reporting(progress) as show:
             pool, scores = search.search(session, start, refiners, batch_size=batch_size, show=show)
     elif len(pool) == 1 and not even_one:
-        if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
-            plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
         scores = Scores.unranked(1)
         reason = "one candidate: nothing to choose, so nothing was scored"
     else:

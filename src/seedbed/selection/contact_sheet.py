@@ -27,7 +27,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Noises, Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import CANDIDATES, choose, merged, named
+from seedbed.selection.choosing import choose, merged, named
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged_text, name_of
@@ -187,19 +187,17 @@ class ContactSheet:
         others = [other for other in self.selection.order if other != index]
         selection = replace(self.selection, order=(index, *others))
         session = reopened(selection, pipe or self.pipe, missing)
-        reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
         why = self.missing
         if selection.model.device != device_of(session.pipe):
             why = "its first steps were made on another device"
-        if why:
-            reason += f"; started over, as {why}"
         if selection.pool is None:
             noise, change = rebuilt(selection.recipe, session)
         else:
             noise, change = selection.pool[index], ""
             correlate_steps(session, selection.recipe, noise)
-        if change:
-            why = change
+        why = " and ".join(filter(None, (why, change)))
+        reason = f"chosen by a person from previews after {self.steps} of {self.all} steps"
+        if why:
             reason += f"; started over, as {why}"
         rollout = Rollout(session, noise[None])
         started = perf_counter()
@@ -223,7 +221,7 @@ def contact_sheet(
     pipe: Any,
     prompt: str | None = None,
     *,
-    candidates: int = CANDIDATES,
+    candidates: int | None = None,
     seed: int = 0,
     after: int | None = None,
     verifier: Verifier | str | None = None,
@@ -241,6 +239,7 @@ def contact_sheet(
     Arguments that are not described here are those of `select`.
 
     Args:
+        candidates: None: 10, or all of `noises`.
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
