@@ -401,6 +401,15 @@ def test_the_embedded_model_end_to_end(tmp_path):
     assert seedbed.replay(tmp_path / "circle.mp4", **QUIET).identical
 
 
+def test_what_a_profile_has_measured_is_not_claimed_for_other_noises():
+    pipe, profile = cogvideox(), seedbed.Profile(Entropy(depth=1), "measured")
+    options = {**QUIET, **CALLS["cogvideox"], "candidates": 2, "acquisition": profile}
+    plain = seedbed.select(pipe, PROMPT, **options)
+    assert plain.reason == "auto: the profile names it: measured"
+    for other in ({"prior": "mixed:1"}, {"refine": "erasure:n=2"}):
+        assert "these are others" in seedbed.select(pipe, PROMPT, **options, **other).reason
+
+
 @pytest.mark.parametrize("prior", [slow("repeated"), "shuffled:2,stride=2"])
 def test_stochastic_steps_add_noise_of_the_same_correlation(monkeypatch, prior):
     """AnimateDiff by DDPM: frames of each step's noise repeat as those of the candidate's own noise do."""

@@ -258,13 +258,16 @@ def chosen_function(
     acquisition: str | Acquisition | Profile,
     candidates: int | None,
     call: Mapping[str, Any],
+    shaped: bool = False,
 ) -> tuple[Acquisition, int, str]:
     """What chooses, from how many candidates, and why; arguments and errors as `select`.
 
     Args:
         acquisition: as `named` returns it.
         call: the arguments of the pipeline's call that were given.
+        shaped: the noises have a prior or refinements with which no profile was measured.
     """
+    other = " (with plain Gaussian noises: these are others)" * shaped
     count = whole("candidates", candidates, optional=True)
     whose, found = "the profile", acquisition
     if isinstance(found, str):
@@ -273,7 +276,7 @@ def chosen_function(
         found = (Profile.beside(session.pipe) if beside else Profile.load(found)) or Bansa()
     plan = None
     if isinstance(found, Profile):
-        function, reason = found.acquisition, f"auto: {whose} names it: {found.why}"
+        function, reason = found.acquisition, f"auto: {whose} names it: {found.why}{other}"
         with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
             if found.preview is not None:
                 judged_text(verifier_named(found.preview.verifier), session)
@@ -287,7 +290,7 @@ def chosen_function(
         own = count is None and "num_inference_steps" not in call
         function = Previews(verifier=plan.verifier, schedule=plan.schedule if own else None)
         measured = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
-        reason = f"auto: as {whose} says: {plan.why}" if own else f"auto: {measured}"
+        reason = f"auto: as {whose} says: {plan.why}{other}" if own else f"auto: {measured}"
         count = count or plan.candidates
     usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
     return function, count or usual, reason
@@ -366,7 +369,9 @@ def choose(
         candidates = len(listed(noises))
     wanted = several(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
-    function, count, reason = chosen_function(session, acquisition, candidates, given)
+    function, count, reason = chosen_function(
+        session, acquisition, candidates, given, prior is not None or bool(refiners)
+    )
     search = function if isinstance(function, Search) else None
     if search is not None:
         if candidates is not None:
