@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 import seedbed
 from seedbed import zoo
-from seedbed.acquisition import Bansa, Pool
+from seedbed.acquisition import Bansa, Entropy, Pool
 from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported
 from seedbed.noise import GivenNoise, Mixed, NoiseRecipe, sha256_of
 from seedbed.pipelines.session import Session
