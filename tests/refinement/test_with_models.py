@@ -49,7 +49,7 @@ def breaks(*_):
 @pytest.mark.parametrize("family", ["cogvideox", "ltx", *map(slow, ("animatediff", "wan", "sdxl"))])
 def test_strength_cost_and_what_is_left(family, monkeypatch):
     """Each noise is refined as it is alone, and the pipeline is as before, also after an exception."""
-    assert {how.name for how in SOME} | {"erasure", "variation", "walk"} == {*REFINERS}
+    assert {how.name for how in SOME} | {"erasure", "variation", "walk", "cross-entropy"} == {*REFINERS}
     pipe = BUILDERS[family]()
     pipe(PROMPT, output_type="latent", **CALLS[family])
     before, random = snapshot(pipe), torch.get_rng_state()
