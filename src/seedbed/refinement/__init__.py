@@ -119,8 +119,6 @@ def prepare(
     asking = [refiner for refiner in refiners if refiner.needs_model]
     for refiner in asking:  # which shows what it cannot be used on
         refiner.evaluations(session)
-        if isinstance(refiner, FreeInit) and refiner.rounds:  # it begins with a whole generation
-            guided_evaluations(session, latents=True)
     return {"model": model_sha256(session.pipe)} if asking else {}, notes
 
 

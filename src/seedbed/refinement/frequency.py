@@ -69,7 +69,7 @@ class FreeInit(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return float(self.rounds and self.rounds * sum(guided_evaluations(session)))
+        return float(self.rounds and self.rounds * sum(guided_evaluations(session, latents=True)))
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
