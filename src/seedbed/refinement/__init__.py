@@ -19,7 +19,7 @@ from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.progress import Show, silent
-from seedbed.refinement.base import Refiner, model_sha256
+from seedbed.refinement.base import Refiner, correlate_steps, model_sha256
 from seedbed.refinement.erasure import Erasure
 from seedbed.refinement.frequency import FreeInit
 from seedbed.refinement.guidance_gap import GuidanceGap
@@ -229,12 +229,6 @@ def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]
             raise BadInput(f"noise {index} has values that are not finite")
         drawn.append(values)
     return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
-
-
-def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
-    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
-    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
-        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
 
 
 def _applied(

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named
 from seedbed.pipelines.compiled import eager_module
+from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
 
 
@@ -56,6 +57,12 @@ class Refiner:
             (*recipe.shape), of any dtype and on any device; it is kept in float32.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement refine")
+
+
+def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
+    """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
+    if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
+        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
 
 
 def model_sha256(pipe: Any) -> str:

@@ -11,12 +11,11 @@ from seedbed.errors import BadInput, finite, fraction, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.noise.filters import Shape, low_pass, mix_frequencies
 from seedbed.noise.packing import Packing
-from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.drawing import latent_channels, spec_of
 from seedbed.pipelines.prediction import Level
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, guided_evaluations, levels_of
-from seedbed.refinement.base import Refiner
+from seedbed.refinement.base import Refiner, correlate_steps
 from seedbed.refinement.guidance_gap import step_at
 
 
@@ -98,10 +97,7 @@ class FreeInit(Refiner):
         first = spread(noise)
         passing = self._filter(tuple(first.shape[axis] for axis in last))
         for number in range(1, self.rounds + 1):
-            if session.correlate and isinstance(
-                recipe, NoiseRecipe
-            ):  # stochastic steps, under a prior of frames
-                session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+            correlate_steps(session, recipe, noise)
             low = alpha * spread(denoise(session, noise)) + sigma * first
             fresh = spread(recipe.beside(number))
             mixed = mix_frequencies(low, fresh, passing, keep_variance=self.keep_variance).movedim(last, axes)
