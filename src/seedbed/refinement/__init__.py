@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, BadOutput, BadRecord, shown
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
+from seedbed.noise import GivenNoise, NoiseRecipe, Pool, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
-from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.progress import Show, silent
 from seedbed.refinement.base import Refiner, correlate_steps, model_sha256
 from seedbed.refinement.erasure import Erasure
