@@ -32,7 +32,7 @@ def slow(parameter: Any) -> Any:
     return pytest.param(parameter, marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["cogvideox", slow("wan"), "ltx", "animatediff", slow("sdxl")])
+@pytest.fixture(params=["cogvideox", slow("wan"), "ltx", slow("animatediff"), slow("sdxl")])
 def family(request: pytest.FixtureRequest) -> str:
     """The name of each tiny pipeline in turn: a joint transformer, packed latents, a U-Net over frames."""
     return str(request.param)

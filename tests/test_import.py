@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import seedbed
 
 RECORDS = Path(__file__).parent / "golden" / "records.jsonl"
@@ -24,6 +26,7 @@ def test_import_loads_nothing_heavy():
     assert not top_level_modules("import seedbed; dir(seedbed); seedbed.BadInput") & HEAVY
 
 
+@pytest.mark.slow
 def test_the_report_of_imports_would_show_what_is_heavy():
     assert {"torch", "numpy"} <= top_level_modules("import seedbed; seedbed.NoiseRecipe")
 

@@ -126,6 +126,7 @@ def test_scoring_a_few_rows_of_one_head_tells_what_all_rows_of_all_heads_cost():
     assert score_operations("masked", (3, 256, 256, 16), None) > real + 10 * 3 * 3 * 256 * 256
 
 
+@pytest.mark.slow
 def test_the_published_depth_counts_blocks():
     found = [published_depth(architecture, counted(i)[0]) for i, architecture in enumerate(SHORT)]
     # All of the short ones. Wan attends twice in each block, and HunyuanVideo refines the text in two layers

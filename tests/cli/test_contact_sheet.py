@@ -116,6 +116,7 @@ def test_generate_with_a_search(seedbed, model, tmp_path: Path) -> None:
     assert names(tmp_path) == files
 
 
+@pytest.mark.slow
 def test_an_image_is_finished_too(seedbed, model_of, tmp_path: Path) -> None:
     code, _, err = seedbed(
         "contact-sheet", PROMPT, "--model", model_of("sdxl"), "--candidates", 2, "--out", "i.json"

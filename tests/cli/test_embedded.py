@@ -25,6 +25,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_generate_needs_no_model_and_leaves_three_files(made):
     assert {path.name for path in made.iterdir()} >= {"video.mp4", "video.json", "video.html"}
     record = json.loads((made / "video.json").read_text())

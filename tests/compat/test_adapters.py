@@ -50,7 +50,7 @@ def lora_state(model):
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [slow(each) if each == "sdxl" else each for each in FAMILIES])
 def test_lora_is_scored_at_its_scale(family, pipe_of):
     pipe, scale = with_lora(family), FAMILIES[family][0]
     model = denoiser(pipe, family)

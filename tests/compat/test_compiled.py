@@ -61,7 +61,7 @@ def forgetful():
     torch._dynamo.reset()
 
 
-@pytest.fixture(params=[wrapped, in_place, slow(repeated_blocks), slow(wrapped_blocks), forward])
+@pytest.fixture(params=[slow(wrapped), in_place, slow(repeated_blocks), slow(wrapped_blocks), forward])
 def compiled(request):
     pipe, backend = wan(), Backend()
     request.param(pipe, backend)

@@ -80,7 +80,7 @@ def bench(tmp_path, write):
         process.communicate()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_kills_change_nothing(bench, tmp_path, kills):
     rng = random.Random(2505)
     limit, progress, unfinished = 0, [], 0

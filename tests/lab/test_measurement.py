@@ -32,6 +32,7 @@ def made():
     return pipe, pool, measure_noises(pipe, PROMPT, pool, OPTIONS)
 
 
+@pytest.mark.slow
 def test_rows_hold_signals_previews_and_the_verdict_on_the_finished_video(made):
     pipe, pool, rows = made
     session = Session(pipe, PROMPT)

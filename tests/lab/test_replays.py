@@ -78,6 +78,7 @@ def test_layers_that_agree_are_raced_early_and_layers_that_do_not_never():
     assert eval(agreeing.why.partition(" with")[0]) == Bansa(depth=None, race=agreeing.schedule)
 
 
+@pytest.mark.slow
 def test_a_schedule_holds_its_promise_on_other_prompts():
     table = scores(own=100.0)
     within, lost = replays.promised(table)

@@ -58,6 +58,7 @@ def test_progress_counts_rows(recipe, out):
     assert seen == [(6, 6)]
 
 
+@pytest.mark.slow
 def test_two_workers_bring_the_same_rows_as_none(recipe, out, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", sys.path[0])
     assert run(recipe(), out, workers=2) == run(recipe(), tmp_path / "alone")

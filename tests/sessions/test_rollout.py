@@ -11,6 +11,7 @@ import torch
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT, cogvideox, sdxl, wan
 from tests.sessions.previews import preview
 
@@ -77,7 +78,7 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", [slow(name) if "two" in name else name for name in SCHEDULERS])
 def test_schedulers_with_noise_and_history(pipe_of, name):
     kind, steps = SCHEDULERS[name]
     pipe = sdxl()
