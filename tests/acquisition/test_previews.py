@@ -257,6 +257,7 @@ def test_a_bad_number_names_its_candidate_in_later_rungs(pipe, video):
         run(pipe, verifier, schedule=((1, 4), (3, 2)))
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_a_prompt_is_judged_by_its_videos():
     (family,) = svd.FAMILIES
     prompts = []

@@ -134,6 +134,7 @@ def test_the_published_depth_counts_blocks():
     assert found == [13, 14, 2 + 4]
 
 
+@pytest.mark.slow
 def test_ours_costs_less_than_the_published_method_and_both_less_than_a_generation():
     narrow = SHORT[0].narrow()
     found = methods(narrow, counted(0)[0], 1)

@@ -106,7 +106,10 @@ def test_without_a_profile(
     assert typed["acquisition"] == acquisition and len(typed["recipes"]) == candidates
 
 
-@pytest.mark.parametrize(("prompt", "options"), [(PROMPT, []), (UNJUDGED, ["--acquisition", "bansa"])])
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [pytest.param(PROMPT, [], marks=pytest.mark.slow), (UNJUDGED, ["--acquisition", "bansa"])],
+)
 def test_generated(seedbed, default, prompt: str, options: list[object]) -> None:
     typed = chosen(seedbed, "generate", prompt, "--fps", 4, "--steps", 6, *options)
     acquisition = str(options[-1]) if options else "auto"

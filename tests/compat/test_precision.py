@@ -15,7 +15,7 @@ QUIET = {"candidates": 3, "progress": False}
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), "animatediff", slow("sdxl")])
+@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), slow("animatediff"), slow("sdxl")])
 def test_half_precision_is_selected_and_replayed(family, dtype):
     pipe = BUILDERS[family]().to(dtype)
     made = seedbed.generate(pipe, PROMPT, **QUIET, **CALLS[family])

@@ -8,6 +8,7 @@ import seedbed
 from seedbed import BadInput, BadRecord, Selection
 from seedbed.acquisition import Bansa
 from seedbed.selection.record import sealed
+from tests.conftest import slow
 from tests.pipelines import CALLS, PROMPT
 
 PROMPTS = ["a red circle moving left", "a koala", "a blue square moving up"]
@@ -20,7 +21,7 @@ def pipe(pipe_of):
     return pipe_of("wan")
 
 
-@pytest.mark.parametrize("family", ["wan", "cogvideox", "animatediff", "sdxl"])
+@pytest.mark.parametrize("family", ["wan", "cogvideox", slow("animatediff"), slow("sdxl")])
 def test_a_list_of_prompts_is_as_many_single_calls(pipe_of, family):
     pipe, call = pipe_of(family), CALLS[family]
     choices = seedbed.select(pipe, PROMPTS, seed=5, **QUIET, **call)
@@ -107,7 +108,7 @@ def test_the_best_noises_are_kept_for_several_videos(pipe_of, family, tmp_path):
     np.testing.assert_allclose(made.frames.squeeze() / 255, together[0], atol=0.003)
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "animatediff"])
+@pytest.mark.parametrize("family", ["cogvideox", slow("animatediff")])
 def test_pipelines_that_ignore_the_number_get_the_prompt_as_often(pipe_of, family):
     pipe, call = pipe_of(family), CALLS[family]
     assert len(pipe(PROMPT, num_videos_per_prompt=2, output_type="latent", **call).frames) == 1

@@ -30,7 +30,7 @@ def select_and_replay(pipe, family):
     return choice
 
 
-@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), "animatediff", slow("sdxl")])
+@pytest.mark.parametrize("family", ["cogvideox", slow("wan"), slow("animatediff"), slow("sdxl")])
 def test_layerwise_casting(family, pipe_of):
     pipe = BUILDERS[family]()
     denoiser = getattr(pipe, denoiser_name(pipe))

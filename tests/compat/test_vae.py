@@ -13,7 +13,7 @@ from tests.pipelines import BUILDERS, CALLS, PROMPT
 QUIET = {"candidates": 3, "progress": False, "acquisition": Bansa(depth=None)}
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "animatediff", slow("wan"), slow("sdxl")])
+@pytest.mark.parametrize("family", ["cogvideox", slow("animatediff"), slow("wan"), slow("sdxl")])
 def test_tiling_and_slicing(family, pipe_of):
     pipe, call = BUILDERS[family](), CALLS[family]
     decoded = []

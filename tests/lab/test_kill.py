@@ -14,7 +14,7 @@ from seedbed.lab.experiment import Recipe
 from seedbed.lab.work import Store, run
 from tests.lab.conftest import start
 
-UNITS, WORKERS = 30, 2
+UNITS, KILLS, WORKERS = 30, 8, 2
 
 
 class Bench:
@@ -80,11 +80,11 @@ def bench(tmp_path, write):
         process.communicate()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_kills_change_nothing(bench, tmp_path, kills):
+@pytest.mark.slow
+def test_kills_change_nothing(bench, tmp_path):
     rng = random.Random(2505)
     limit, progress, unfinished = 0, [], 0
-    for kill in range(kills):
+    for kill in range(KILLS):
         done, before = bench.units_done(), len(bench.calls())
         limit += rng.randint(1, 3)
         bench.open(limit)
@@ -108,8 +108,8 @@ def test_kills_change_nothing(bench, tmp_path, kills):
         assert done <= bench.units_done(), "a finished unit was lost"
         progress.append(len(bench.units_done()))
         unfinished += bool(set(called) - bench.units_done())
-    assert len(set(progress)) >= kills // 2 and progress[-1] < UNITS
-    assert unfinished >= kills // 2  # those kills hit a unit in its middle
+    assert len(set(progress)) >= KILLS // 2 and progress[-1] < UNITS
+    assert unfinished >= KILLS // 2  # those kills hit a unit in its middle
 
     done, before = bench.units_done(), len(bench.calls())
     bench.open(UNITS)
