@@ -78,3 +78,9 @@ def finite(name: str, value: Any, least: float = -math.inf, most: float = math.i
         bounds = "" if least == -math.inf else f" {bounds}"
         raise BadInput(f"{name} must be a finite number{bounds}, not {shown(value)}")
     return float(found)
+
+
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """BadInput where an argument is none of these."""
+    if value not in choices:
+        raise BadInput(f"{name} must be {', '.join(map(str, choices))}, not {shown(value)}")

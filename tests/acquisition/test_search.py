@@ -114,7 +114,8 @@ def slow_low_frequencies(start, score, count, batch, elite, share, smoothing):
 
 def searched(method, start, score, count):
     """What a method visits on a score of the noise alone, and the scores."""
-    session = SimpleNamespace(spec=SimpleNamespace(layout="b f c h w"), asked=SimpleNamespace(name="Toy"))
+    spec = SimpleNamespace(layout="b f c h w", shape=start.shape)
+    session = SimpleNamespace(spec=spec, asked=SimpleNamespace(name="Toy"))
     recipes, noises, scores = [], [], []
     while len(recipes) < count:
         proposed = method.propose(session, start, list(zip(recipes, scores, strict=True)))

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.pipelines.session import Session
-from seedbed.refinement.base import model_sha256
+from seedbed.refinement.refiner import model_sha256
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 from tests.pipelines.parts import seeded

@@ -34,7 +34,7 @@ from seedbed.refinement import (
     variations,
     walk,
 )
-from seedbed.refinement.base import model_sha256
+from seedbed.refinement.refiner import model_sha256
 from seedbed.texts import text_of
 from tests.compat.test_offloading import blocks, leaves, model, sequential
 from tests.conftest import slow

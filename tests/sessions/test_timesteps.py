@@ -182,7 +182,7 @@ def test_what_a_prediction_cannot_tell_is_refused_with_what_can_be_used():
     x = torch.randn(4)
 
     def of(kind, alpha, sigma):
-        return Prediction(3, Level(999, alpha, sigma), x, x / 2, kind)
+        return Prediction(3, Level(alpha, sigma), x, x / 2, kind)
 
     with pytest.raises(NotSupported, match=r"step 3 is all noise.*not give x0 nor the velocity: use epsilon"):
         _ = of("epsilon", 0.0, 1.0).clean
@@ -204,13 +204,14 @@ def test_what_a_prediction_cannot_tell_is_refused_with_what_can_be_used():
 def test_other_steps_are_answered_from_memory():
     optimal, session = session_of("cogvideox")
     noise = noise_of(session)
-    direct = predict(session, noise, [0, 1, 2, 3, 4], what="all")
+    direct = predict(session, noise, [0, 1, 2, 3, 4])
     optimal.given.clear()
+    session.ledger.entries.clear()
     found = predict(session, noise, [2, 4])
     assert [step for step, _ in optimal.given] == [0, 2, 4]
     assert session.ledger.entries["refinement"] == evaluations_of([2, 4]) == 3
     for one, other in zip(found, (direct[2], direct[4]), strict=True):
-        assert (one.step, one.level.timestep) == (other.step, other.level.timestep)
+        assert one.step == other.step
         assert torch.equal(one.clean, other.clean) and torch.equal(one.sample, other.sample)
 
 
@@ -220,8 +221,9 @@ def test_two_denoisers_are_each_asked():
     session = Session(family.built(), PROMPT, **CALLS["wan"] | {"num_inference_steps": 4})
     noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(1))
     _, last = predict(session, noise, [0, 3])
-    (alone,) = predict(session, noise, [3], what="alone")
-    assert torch.equal(last.clean, alone.clean) and session.ledger.to_dict() == {"refinement": 2, "alone": 2}
+    assert session.ledger.to_dict() == {"refinement": 2}
+    (alone,) = predict(session, noise, [3])
+    assert torch.equal(last.clean, alone.clean) and session.ledger.to_dict() == {"refinement": 4}
 
 
 def test_a_sample_that_follows_is_what_the_next_steps_are_given():
@@ -246,8 +248,10 @@ def test_the_callers_own_guidance():
     call = CALLS["cogvideox"] | {"num_inference_steps": 3}
     session = Session(BUILDERS["cogvideox"](), PROMPT, guidance_scale=6.0, **call)
     noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(1))
-    (plain,), (guided,) = predict(session, noise, [1]), predict(session, noise, [1], guided=True, what="both")
-    assert session.ledger.to_dict() == {"refinement": 2, "both": 4}
+    (plain,) = predict(session, noise, [1])
+    assert session.ledger.to_dict() == {"refinement": 2}
+    (guided,) = predict(session, noise, [1], guided=True)
+    assert session.ledger.to_dict() == {"refinement": 2 + 4}
     assert not torch.allclose(plain.output, guided.output)
 
 

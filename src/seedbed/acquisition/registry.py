@@ -22,17 +22,13 @@ REGISTRY: dict[str, type[Acquisition]] = {
 }
 
 
-_WHAT = ("acquisition function", " or auto")
-
-
 def create(name: str, **options: Any) -> Acquisition:
     """The acquisition function of that name with these options, e.g. `create("bansa", keep=0.5)`.
 
     Raises:
         BadInput: no such name, or an option that it does not have or whose value it refuses.
     """
-    what, also = _WHAT
-    return texts.create(REGISTRY, what, name, options, also)
+    return texts.create(REGISTRY, "acquisition function", name, options, " or auto")
 
 
 def resolve(acquisition: str | Acquisition) -> Acquisition:
@@ -49,5 +45,4 @@ def resolve(acquisition: str | Acquisition) -> Acquisition:
         raise BadInput(
             f"acquisition must be a name or an Acquisition instance, not {type(acquisition).__name__}"
         )
-    what, also = _WHAT
-    return texts.parse(REGISTRY, what, acquisition, also)
+    return texts.parse(REGISTRY, "acquisition function", acquisition, " or auto")

@@ -19,13 +19,14 @@ import torch
 from seedbed.acquisition.base import Acquisition, BatchSize, Scores
 from seedbed.acquisition.halving import Rung, ranked
 from seedbed.acquisition.previews import counting
-from seedbed.errors import BadInput, NotSupported, shown, whole
+from seedbed.errors import BadInput, shown, whole
 from seedbed.noise import NoiseRecipe, Pool, sha256_of
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.progress import Show, silent
 from seedbed.refinement import Refiner, correlate_steps, prepare, rebuilt, refine_each, tell
+from seedbed.refinement.refiner import positions_of
 from seedbed.refinement.variation import CrossEntropy, Variation, continued, variations
 from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
@@ -269,20 +270,10 @@ class LowFrequencies(Search):
 
     def propose(self, session: Session, start: NoiseRecipe, seen: Seen) -> Iterable[NoiseRecipe]:
         """See `Search.propose`; NotSupported where the axes of the noise cannot be told."""
-        layout = session.spec.layout
-        axes = [axis for axis, name in enumerate(layout.split()[1:]) if name in ("f", "h", "w")]
-        if "tokens" in layout.split():
-            if start.packing is None:  # candidate 0 as the pipeline would lay it out, frame by frame
-                drawn = session.drawn
-                start = replace(start, packing=drawn.packing, frame_axis=drawn.frame_axis)
-            if start.packing is not None and (count := len(start.packing.shape)) > 2:
-                frames = start.frame_axis
-                axes = [*([] if frames is None else [frames]), count - 2, count - 1]
-        if not axes:
-            raise NotSupported(
-                f"the latents of {session.asked.name} are {layout}: which axes hold positions, and so "
-                "frequencies, cannot be told"
-            )
+        axes, packing = positions_of(session)
+        if packing is not None and start.packing is None:
+            # Candidate 0 as the pipeline would lay it out, frame by frame.
+            start = replace(start, packing=packing, frame_axis=session.drawn.frame_axis)
         rounds = range(self.batch, len(seen) + 1, self.batch)
         options = {name: getattr(self, name) for name in ("batch", "share", "smoothing")}
         options |= {"axes": axes, "elites": [self.ranked(seen[:end])[: self.elite] for end in rounds]}

@@ -63,7 +63,7 @@ class NoiseRecipe:
             tells.
         refinements: what was done to the noise after drawing it, in this order: each a dictionary with
             "refiner", the refiner as a text, and where that needs the model "model", the sha256 of
-            `seedbed.refinement.base.model_sha256`.
+            `seedbed.refinement.refiner.model_sha256`.
         sha256: of the finished noise's little-endian float32 bytes in C order, 64 hexadecimal digits; None
             until `sealed`.
         packing: how the noise, drawn in another shape, is laid out in this one; None if it is drawn so.

@@ -20,7 +20,6 @@ class Level:
     """How much noise a scheduler's samples hold at one of its timesteps: `x = alpha x0 + sigma ε`.
 
     Attributes:
-        timestep: as the scheduler counts it.
         alpha, sigma: in the scheduler's own sample space (alpha is 1 where that grows with sigma, as for
             Euler); numbers, or tensors that broadcast against the sample where each token has its own.
         scale: what brings a sample to the size that the denoiser is given; 1 but for schedulers whose sample
@@ -28,7 +27,6 @@ class Level:
         flow: whether data and noise are mixed along a straight line, as flow matching does.
     """
 
-    timestep: Any
     alpha: Any
     sigma: Any
     scale: Any = 1.0
@@ -169,7 +167,7 @@ def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Ten
     sigmas = getattr(scheduler, "sigmas", None)
     if tokens is not None:
         sigma = tokens[..., None] / config["num_train_timesteps"]
-        return Level(timestep, 1 - sigma, sigma, flow=True)
+        return Level(1 - sigma, sigma, flow=True)
     if sigmas is not None:
         # A pipeline that starts from a given video leaves out the first of the schedule.
         places = (scheduler.timesteps.cpu() == torch.as_tensor(timestep).cpu()).nonzero().flatten()
@@ -181,18 +179,18 @@ def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Ten
         sigma = sigmas[places[0]].to(like.device, dtype)
         scale = _scale_at(scheduler, timestep)
         if config.get("invert_sigmas"):  # time runs from noise at 0 to data at 1
-            return Level(timestep, sigma, 1 - sigma, flow=True)
+            return Level(sigma, 1 - sigma, flow=True)
         if scale != 1:
-            return Level(timestep, torch.ones_like(sigma), sigma, scale)
+            return Level(torch.ones_like(sigma), sigma, scale)
         if _prediction_type(scheduler) == "flow_prediction" or config.get("use_flow_sigmas"):
             if sigmas.max() > 1:  # Cosmos2TextToImagePipeline, which scales its samples itself
-                return Level(timestep, torch.ones_like(sigma), sigma, 1 / (1 + float(sigma)), flow=True)
-            return Level(timestep, 1 - sigma, sigma, flow=True)
+                return Level(torch.ones_like(sigma), sigma, 1 / (1 + float(sigma)), flow=True)
+            return Level(1 - sigma, sigma, flow=True)
         alpha = 1 / (1 + sigma**2) ** 0.5
-        return Level(timestep, alpha, sigma * alpha)
+        return Level(alpha, sigma * alpha)
     if hasattr(scheduler, "alphas_cumprod"):
         power = scheduler.alphas_cumprod[int(timestep)].to(like.device, dtype)
-        return Level(timestep, power**0.5, (1 - power) ** 0.5)
+        return Level(power**0.5, (1 - power) ** 0.5)
     raise NotSupported(f"{name} tells neither its clean latents nor its noise levels")
 
 

@@ -25,17 +25,25 @@ class Drawn:
 
     Attributes:
         shape: without a batch axis.
-        frame_axis: the axis of `shape` that counts frames; None for images.
+        layout: names of all axes, batch first, as in `NoiseSpec`.
         dtype: that it is drawn in.
         packing: how its elements are laid out in the latents; None where they stay as they are.
         unseeded: why its noise is not the first that it draws from the caller's generator; None where it is.
     """
 
     shape: tuple[int, ...]
-    frame_axis: int | None
+    layout: str
     dtype: torch.dtype
     packing: Packing | None
     unseeded: str | None
+
+    @property
+    def frame_axis(self) -> int | None:
+        """The axis of `shape` that counts frames; None for images."""
+        axes = self.layout.split()[1:]
+        axis = axes.index("f") if "f" in axes else None
+        # QwenImagePipeline draws images as videos of one frame, and packs them.
+        return None if axis is None or (self.packing is not None and self.shape[axis] == 1) else axis
 
 
 def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
@@ -67,14 +75,12 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
                 "cannot be told"
             )
         place = int(first) // count
-    axis = facts.spec.frame_axis
+    layout = facts.spec.layout
     if packing is not None and drawn == shape and packing.strides == (1,):
         packing = None
     if packing is not None:
         channels = latent_channels([*call.denoisers.values(), getattr(call.pipe, "vae", None)])
-        axis = spec_of(call.name, noise, call.device, channels).frame_axis
-        if axis is not None and drawn[axis] == 1:  # QwenImagePipeline draws images as videos of one frame
-            axis = None
+        layout = spec_of(call.name, noise, call.device, channels).layout
     _, dtype, seeded = seen.draws[place]
     before = any(given for *_, given in seen.draws[:place])
     why = (
@@ -82,7 +88,7 @@ def find_drawn(call: Call, encodings: Encodings, facts: Facts) -> Drawn:
     )
     return Drawn(
         shape=drawn,
-        frame_axis=axis,
+        layout=layout,
         dtype=dtype,
         packing=packing,
         unseeded=f'no prior="torch" for {call.name}: {why} the generator of its call' if why else None,

@@ -46,7 +46,7 @@ def levels_of(session: Session) -> tuple[Level, ...]:
     levels = []
     for step, timestep in enumerate(seen.scheduler.timesteps[-seen.steps :]):
         level = level_at(seen.scheduler, step, timestep, torch.empty(0))
-        levels.append(Level(float(timestep), float(level.alpha), float(level.sigma), level.scale, level.flow))
+        levels.append(Level(float(level.alpha), float(level.sigma), level.scale, level.flow))
     return tuple(levels)
 
 
@@ -62,18 +62,17 @@ def predict(
     *,
     follow: Follow | None = None,
     guided: bool = False,
-    what: str = "refinement",
 ) -> list[Prediction]:
     """What the denoiser predicts at chosen steps, at each of them of the very same noise.
 
     Evaluations of other steps are answered with the denoiser's latest output; the first one is always run.
+    The ledger counts `evaluations_of(steps)` under `refinement`; guided ones count each batch row.
 
     Args:
         noise: session.spec.shape.
         steps: of the schedule, numbers from 0 to session.facts.steps - 1, ascending.
         follow: called at each of them; twice where the pipeline calls its scheduler twice for a step.
         guided: the caller's own call; else guidance is off.
-        what: the ledger's entry, by `evaluations_of(steps)`; guided evaluations count each batch row.
 
     Returns:
         One for each step, tensors of the noise's shape on the pipeline's device.
@@ -108,7 +107,7 @@ def predict(
                     f"{session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
                     "guidance cannot be turned off by its arguments"
                 )
-            session.ledger.add(what, rows)
+            session.ledger.add("refinement", rows)
             latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
 
@@ -124,12 +123,13 @@ def predict(
     return session.arriving(attempt)
 
 
-def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor:
+def denoise(session: Session, noise: Tensor) -> Tensor:
     """The latents that the caller's own call, guidance included, makes of a noise, before they are decoded.
+
+    The ledger counts each batch row under `refinement`.
 
     Args:
         noise: session.spec.shape.
-        what: the ledger's entry; guided evaluations count each batch row.
 
     Returns:
         x0 in the scheduler's sample space, of the noise's shape, on the pipeline's device.
@@ -144,7 +144,7 @@ def denoise(session: Session, noise: Tensor, what: str = "refinement") -> Tensor
     def attempt() -> Tensor:
         with session.running(noises, guided=True) as run, ExitStack() as undo:
             held = _stand_in(run, undo, session.spec.shape)
-            run.before_evaluations(lambda *given: session.ledger.add(what, rows_of(*given)))
+            run.before_evaluations(lambda *given: session.ledger.add("refinement", rows_of(*given)))
             run(noises, output_type="latent")
         latents = held.in_shape(held.last)
         require_finite(latents, "what the scheduler gives back")

@@ -17,12 +17,12 @@ from seedbed.noise import GivenNoise, NoiseRecipe, Pool, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.refinement.base import Refiner, correlate_steps, model_sha256
 from seedbed.refinement.erasure import Erasure
 from seedbed.refinement.frequency import FreeInit
 from seedbed.refinement.guidance_gap import GuidanceGap
 from seedbed.refinement.injection import Injection
 from seedbed.refinement.inversion import DenoiseInvert
+from seedbed.refinement.refiner import Refiner, correlate_steps, model_sha256
 from seedbed.refinement.variation import CrossEntropy, Variation, Walk, variations, walk
 from seedbed.texts import parse, text_of
 

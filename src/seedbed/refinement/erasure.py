@@ -10,8 +10,8 @@ from torch import Tensor
 from seedbed.errors import whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
-from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import erase
+from seedbed.refinement.refiner import Refiner
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, finite, whole
+from seedbed.errors import BadInput, finite, one_of, whole
 
 Rescale = Literal["standardise", "spherical", "none"]
 
@@ -97,8 +97,8 @@ def add_direction(
         BadInput: a strength that is negative or not finite, another sign or rescale.
     """
     delta = finite("delta", delta, 0)
-    if sign not in (1, -1):
-        raise BadInput(f"sign must be 1 or -1, not {sign!r:.40}")
+    one_of("sign", sign, (1, -1))
+    one_of("rescale", rescale, get_args(Rescale))
     if delta == 0:
         return noise
     length = math.hypot(1, delta)
@@ -110,10 +110,8 @@ def add_direction(
             mixed = mixed - mixed.mean()
             spread: Tensor = (noise - noise.mean()).norm() / mixed.norm()
             return mixed * spread + noise.mean()
-        case "spherical":
-            return rotate(noise, sign * direction, math.atan(delta))
         case _:
-            raise BadInput(f"rescale must be standardise, spherical or none, not {rescale!r:.40}")
+            return rotate(noise, sign * direction, math.atan(delta))
 
 
 def rotate(noise: Tensor, towards: Tensor, angle: float) -> Tensor:

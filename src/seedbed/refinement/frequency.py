@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, finite, fraction, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.noise.filters import Shape, low_pass, mix_frequencies
 from seedbed.noise.packing import Packing
-from seedbed.pipelines.drawing import latent_channels, spec_of
 from seedbed.pipelines.prediction import Level
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, guided_evaluations, levels_of
-from seedbed.refinement.base import Refiner, correlate_steps
-from seedbed.refinement.guidance_gap import step_at
+from seedbed.refinement.refiner import Refiner, correlate_steps, positions_of, step_at
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ class FreeInit(Refiner):
             passes a part.
 
     Raises:
-        BadInput: an option out of its range; later, noise that the pipeline adds to something else, or
-            whose axes cannot be told.
+        BadInput: an option out of its range; later, noise that the pipeline adds to something else.
+        NotSupported: latents whose axes cannot be told.
     """
 
     name = "freeinit"
@@ -72,7 +69,7 @@ class FreeInit(Refiner):
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""
-        _axes(session)
+        self._axes(session)
         if not self.rounds or self._level(session).has_signal:
             return ""
         levels, shares = levels_of(session), [part / 100 for part in range(101)]
@@ -86,7 +83,7 @@ class FreeInit(Refiner):
     def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
         """See `Refiner.refine`."""
         assert session is not None
-        (axes, packing), level = _axes(session), self._level(session)
+        (axes, packing), level = self._axes(session), self._level(session)
         alpha, sigma = level.alpha * level.scale, level.sigma * level.scale  # of unit noise
         shape, last = noise.shape, tuple(range(-len(axes), 0))
 
@@ -104,6 +101,11 @@ class FreeInit(Refiner):
             noise = packing.pack(mixed, shape) if packing else mixed
         return noise
 
+    def _axes(self, session: Session) -> tuple[tuple[int, ...], Packing | None]:
+        if session.facts.entry == "added":
+            raise BadInput(f"{session.asked.name} adds its noise to what it is given, so no freeinit")
+        return positions_of(session)
+
     def _filter(self, lengths: tuple[int, ...]) -> Tensor:
         return low_pass(lengths, self.shape, stop=self.stop, frame_stop=self.frame_stop, order=self.order)
 
@@ -113,21 +115,4 @@ class FreeInit(Refiner):
         if self.time is not None or levels[0].flow or not hasattr(scheduler, "alphas_cumprod"):
             return levels[step_at(session, self.time or 0.0)]
         power = float(scheduler.alphas_cumprod[-1])
-        return Level(len(scheduler.alphas_cumprod) - 1, power**0.5, (1 - power) ** 0.5)
-
-
-def _axes(session: Session) -> tuple[tuple[int, ...], Packing | None]:
-    """The axes that hold frames, if several, height and width; of the drawn noise, where that is packed.
-
-    Raises BadInput where they cannot be told, or noise is added to something else.
-    """
-    spec, name, packing = session.spec, session.asked.name, None
-    if session.facts.entry == "added":
-        raise BadInput(f"{name} adds its noise to what it is given, so no freeinit")
-    if "tokens" in spec.layout and (packing := session.drawn.packing) is not None:
-        channels = latent_channels([*session.asked.denoisers.values(), getattr(session.pipe, "vae", None)])
-        spec = spec_of(name, torch.empty(1, *packing.shape), spec.device, channels)
-    axes = [(axis, each) for axis, each in enumerate(spec.layout.split()[1:]) if each in ("f", "h", "w")]
-    if len(axes) < 2:
-        raise BadInput(f"freeinit finds no height and width in the latents of {name} ({spec.layout})")
-    return tuple(axis for axis, each in axes if each != "f" or spec.shape[axis] > 1), packing
+        return Level(power**0.5, (1 - power) ** 0.5)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from seedbed.errors import BadInput, finite, shown, whole
+from seedbed.errors import finite, one_of, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
-from seedbed.pipelines.prediction import Prediction
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import evaluations_of, levels_of, predict
-from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import guide_noise
+from seedbed.refinement.refiner import Refiner, step_at, told, without_prompt, without_signal
 
 Target = Literal["auto", "epsilon", "velocity"]
 
@@ -81,65 +78,3 @@ class GuidanceGap(Refiner):
             return conditional - unconditional
 
         return guide_noise(noise.double(), gap, steps=self.steps, rate=self.rate, clip=self.clip)
-
-
-def told(prediction: Prediction, target: str) -> Tensor:
-    """What a prediction says of "epsilon", "x0" or "velocity", or of what the model predicts: "prediction".
-
-    In terms of unit noise whatever the scheduler's sample space; float64 on the CPU.
-    """
-    own = {"epsilon": "epsilon", "sample": "x0"}.get(prediction.kind, "velocity")
-    match own if target == "prediction" else target:
-        case "epsilon":
-            found = prediction.epsilon
-        case "x0":
-            found = prediction.clean
-        case _:
-            found = prediction.velocity
-    return found.cpu().double()
-
-
-def without_prompt(session: Session) -> Session:
-    """The same call with the negative prompt, or none (""), as its prompt; it has the session's ledger.
-
-    Raises BadInput where there is no prompt, or it is embedded and the negative one is not.
-    """
-    call = session.call
-    changed = {}
-    for name, value in call.items():
-        other = call.get(f"negative_{name}")
-        if re.fullmatch(r"prompt_\d", name):
-            changed[name] = other or call.get("negative_prompt") or ""
-        elif "prompt" in name and "negative" not in name and isinstance(value, (Tensor, list)):
-            if other is None:
-                raise BadInput(f"without its prompt, a call with {name} needs negative_{name}: pass that too")
-            changed[name] = other
-    if session.prompt is None and not changed:
-        raise BadInput(f"{session.asked.name} is called without a prompt, so no gap can be told")
-    text = call.get("negative_prompt") or ""
-    text = None if session.prompt is None else text[0] if isinstance(text, list) else text
-    plain = Session(session.pipe, text, **{**call, **changed})
-    plain.ledger, plain._encodings = session.ledger, session._encodings
-    return plain
-
-
-def step_at(session: Session, time: float) -> int:
-    """The step at a share of the schedule: 0 its first, 1 its last."""
-    return int(time * (session.facts.steps - 1) + 0.5)
-
-
-def without_signal(name: str, session: Session, steps: Sequence[int]) -> str:
-    """A caution where the noise that is predicted at one of these steps is the noise itself; else ""."""
-    blind = [step for step in steps if not levels_of(session)[step].has_signal]
-    if not blind:
-        return ""
-    return (
-        f"{name} does nothing at step {blind[0]}, which has no signal: the noise that is predicted there is "
-        "the noise itself; use another target, or a later time"
-    )
-
-
-def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """BadInput where an option is none of these."""
-    if value not in choices:
-        raise BadInput(f"{name} must be {', '.join(map(str, choices))}, not {shown(value)}")

@@ -9,13 +9,12 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from seedbed.errors import BadInput, finite, shown
+from seedbed.errors import BadInput, finite, one_of, shown
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import evaluations_of, predict
-from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import Rescale, inject
-from seedbed.refinement.guidance_gap import one_of, step_at, told, without_prompt, without_signal
+from seedbed.refinement.refiner import Refiner, step_at, told, without_prompt, without_signal
 
 Target = Literal["prediction", "epsilon", "x0", "velocity", "guidance_gap"]
 

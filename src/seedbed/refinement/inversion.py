@@ -7,14 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from seedbed.errors import BadInput, number, shown
+from seedbed.errors import BadInput, number, one_of, shown
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.prediction import Prediction
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import guided_evaluations, levels_of, predict
-from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import add_direction
-from seedbed.refinement.guidance_gap import one_of, step_at
+from seedbed.refinement.refiner import Refiner, step_at
 
 
 @dataclass(frozen=True)

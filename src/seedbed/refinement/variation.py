@@ -13,8 +13,8 @@ from torch import Tensor
 from seedbed.errors import BadInput, finite, fraction, shown, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
-from seedbed.refinement.base import Refiner
 from seedbed.refinement.formulas import interpolate
+from seedbed.refinement.refiner import Refiner
 from seedbed.texts import text_of
 
 _LARGEST = 2**64 - 1  # of the numbers that key a noise, see `NoiseRecipe`

@@ -263,10 +263,10 @@ def contact_sheet(
     selection, scores, _ = choose(pipe, prompt, *choice, even_one=True, prior=prior, refine=refine)
     rollout = scores.rollout
     assert rollout is not None
+    previews = f"previews after {rollout.step} of {rollout.steps} steps, for a person to choose from"
     selection = replace(
         selection,
-        reason="; ".join([f"previews after {rollout.step} of {rollout.steps} steps", *scores.notes])
-        + ", for a person to choose from",
+        reason="; ".join([previews, *scores.notes]),
         options={**selection.options, "after": rollout.step, "verifier": judge and name_of(judge)},
     )
     evaluations = [rollout.memory(candidate) for candidate in rollout.alive]

@@ -1,20 +1,25 @@
-"""What a refiner is, and which model a noise was refined with."""
+"""What a refiner is, what it asks of a session, and which model a noise was refined with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named
+from seedbed.noise.packing import Packing
 from seedbed.pipelines.compiled import eager_module
 from seedbed.pipelines.discover import values_digest
+from seedbed.pipelines.prediction import Prediction
 from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import levels_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,80 @@ def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: T
     """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
     if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
         session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+
+
+def told(prediction: Prediction, target: str) -> Tensor:
+    """What a prediction says of "epsilon", "x0" or "velocity", or of what the model predicts: "prediction".
+
+    In terms of unit noise whatever the scheduler's sample space; float64 on the CPU.
+    """
+    own = {"epsilon": "epsilon", "sample": "x0"}.get(prediction.kind, "velocity")
+    match own if target == "prediction" else target:
+        case "epsilon":
+            found = prediction.epsilon
+        case "x0":
+            found = prediction.clean
+        case _:
+            found = prediction.velocity
+    return found.cpu().double()
+
+
+def without_prompt(session: Session) -> Session:
+    """The same call with the negative prompt, or none (""), as its prompt; it has the session's ledger.
+
+    Raises BadInput where there is no prompt, or it is embedded and the negative one is not.
+    """
+    call = session.call
+    changed = {}
+    for name, value in call.items():
+        other = call.get(f"negative_{name}")
+        if re.fullmatch(r"prompt_\d", name):
+            changed[name] = other or call.get("negative_prompt") or ""
+        elif "prompt" in name and "negative" not in name and isinstance(value, (Tensor, list)):
+            if other is None:
+                raise BadInput(f"without its prompt, a call with {name} needs negative_{name}: pass that too")
+            changed[name] = other
+    if session.prompt is None and not changed:
+        raise BadInput(f"{session.asked.name} is called without a prompt, so no gap can be told")
+    text = call.get("negative_prompt") or ""
+    text = None if session.prompt is None else text[0] if isinstance(text, list) else text
+    plain = Session(session.pipe, text, **{**call, **changed})
+    plain.ledger, plain._encodings = session.ledger, session._encodings
+    return plain
+
+
+def step_at(session: Session, time: float) -> int:
+    """The step at a share of the schedule: 0 its first, 1 its last."""
+    return int(time * (session.facts.steps - 1) + 0.5)
+
+
+def without_signal(name: str, session: Session, steps: Sequence[int]) -> str:
+    """A caution where the noise that is predicted at one of these steps is the noise itself; else ""."""
+    blind = [step for step in steps if not levels_of(session)[step].has_signal]
+    if not blind:
+        return ""
+    return (
+        f"{name} does nothing at step {blind[0]}, which has no signal: the noise that is predicted there is "
+        "the noise itself; use another target, or a later time"
+    )
+
+
+def positions_of(session: Session) -> tuple[tuple[int, ...], Packing | None]:
+    """The axes that hold frames, if several, height and width; of the drawn noise, where that is packed.
+
+    Raises NotSupported where they cannot be told.
+    """
+    layout, shape, packing = session.spec.layout, session.spec.shape, None
+    if "tokens" in layout.split():
+        drawn = session.drawn
+        layout, shape, packing = drawn.layout, drawn.shape, drawn.packing
+    axes = [(axis, name) for axis, name in enumerate(layout.split()[1:]) if name in ("f", "h", "w")]
+    if len(axes) < 2:
+        raise NotSupported(
+            f"the latents of {session.asked.name} are {layout}: which axes hold height and width, and so "
+            "frequencies, cannot be told"
+        )
+    return tuple(axis for axis, name in axes if name != "f" or shape[axis] > 1), packing
 
 
 def model_sha256(pipe: Any) -> str:
