@@ -33,7 +33,7 @@ from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, bansa_expected, sample_rows
 from seedbed.lab.statistics import Array, bootstrap
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 from seedbed.worlds import shapes
 
 CALLS: tuple[dict[str, int], ...] = (

@@ -33,7 +33,7 @@ from running import RESULTS, machine, seconds, spread, write
 from seedbed.acquisition import Bansa
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, sample_rows
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -21,7 +21,7 @@ from scoring_memory import LiveBytes
 from seedbed.acquisition import Bansa
 from seedbed.attention import bansa_expected
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 
 # One of every class, with fewer layers, but enough for a race.
 SHORT = [

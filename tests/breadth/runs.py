@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import seedbed
 from seedbed.acquisition import Bansa, Previews
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool
 from seedbed.selection.generation import Generation
+from seedbed.selection.pools import draw_pool
 from tests.pipelines import Family
 
 QUIET: dict[str, Any] = dict(progress=False)

@@ -13,7 +13,7 @@ from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, predict
 from seedbed.refinement import DenoiseInvert, FreeInit, GuidanceGap, Injection
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 from tests.breadth.runs import first, traces, weights
 from tests.elsewhere.device import Elsewhere, Generator
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT

@@ -17,7 +17,8 @@ from seedbed import BadInput, NotSupported, zoo
 from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews, Random
 from seedbed.lab.calibration import calibrate, label, measured, redrawn, weights_sha256
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool, select
+from seedbed.selection.choosing import select
+from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import Profile
 from seedbed.verifiers.ratings import Ratings
 from tests.pipelines import CALLS, WORDS, cogvideox

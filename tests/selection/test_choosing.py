@@ -539,7 +539,7 @@ def test_more_candidates_than_a_machine_holds_are_refused_at_once(pipe_of, monke
     pipe, call = pipe_of("cogvideox"), {"progress": False, **CALLS["cogvideox"]}
     with pytest.raises(BadInput, match=r"100,000,000 candidates are too many .* at most 10,000 of CogV"):
         make(pipe, PROMPT, candidates=10**8, **call)
-    monkeypatch.setattr("seedbed.selection.choosing.MOST_BYTES", 3 * 4 * 192)
+    monkeypatch.setattr("seedbed.selection.pools.MOST_BYTES", 3 * 4 * 192)
     with pytest.raises(BadInput, match="at most 3 of"):
         make(pipe, PROMPT, candidates=4, **call)
     made = make(pipe, PROMPT, candidates=3, **call)

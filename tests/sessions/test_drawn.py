@@ -9,7 +9,7 @@ from seedbed.errors import NotSupported
 from seedbed.noise.packing import Packing
 from seedbed.pipelines import discover
 from seedbed.pipelines.session import Session
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
 from tests.pipelines.parts import quiet

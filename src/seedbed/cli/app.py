@@ -95,7 +95,8 @@ def score(
     run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
-    from seedbed.selection.choosing import draw_pool, named
+    from seedbed.selection.choosing import named
+    from seedbed.selection.pools import draw_pool
 
     function = named(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []

@@ -41,7 +41,7 @@ from seedbed.noise import NoiseRecipe, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
-from seedbed.selection.choosing import draw_pool
+from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import VERIFIERS
 from seedbed.selection.record import Model, jsonable, package_versions, recordable
 from seedbed.verifiers import Frames, Verifier, judged, judged_text, name_of, resolve

@@ -1,18 +1,17 @@
 """Refinement: one method per file; noise in, noise out, its cost declared.
 
-The refiners by name, a pool refined before it is scored, a refined noise made again, and given noises.
+The refiners by name, a pool refined before it is scored, and a refined noise made again.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from seedbed.errors import BadInput, BadOutput, BadRecord, shown
+from seedbed.errors import BadInput, BadOutput, BadRecord
 from seedbed.noise import GivenNoise, NoiseRecipe, Pool, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.session import Session
@@ -34,14 +33,11 @@ __all__ = [
     "FreeInit",
     "GuidanceGap",
     "Injection",
-    "Noises",
     "Refine",
     "Refiner",
     "Variation",
     "Walk",
     "correlate_steps",
-    "given_pool",
-    "listed",
     "prepare",
     "rebuilt",
     "refine_each",
@@ -59,9 +55,6 @@ REFINERS: dict[str, type[Refiner]] = {
 
 Refine = str | Refiner | Sequence[str | Refiner] | None
 """One refiner, or several in their order, as objects or as texts ("erasure:n=8")."""
-
-Noises = Tensor | Sequence[NoiseRecipe | GivenNoise | Tensor]
-"""Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
 
 
 def refiners_named(refine: Refine) -> tuple[Refiner, ...]:
@@ -189,44 +182,6 @@ def rebuilt(recipe: NoiseRecipe | GivenNoise, session: Session | None = None) ->
     if recipe.sha256 in (None, sha256_of(noise)):
         return noise, ""
     return noise, f"noise {recipe.candidate} has other values here than recorded"
-
-
-def listed(noises: Noises) -> Noises:
-    """The caller's own noises, if there are any; errors as `seedbed.score`."""
-    if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
-        raise BadInput(f"the noises must be one tensor, or a list of noises and recipes, not {shown(noises)}")
-    if len(noises) < 1:
-        raise BadInput("there is no noise to score: pass at least one")
-    return noises
-
-
-def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
-    """The caller's own noises, checked, and what is to be said of them; errors as `seedbed.score`."""
-    recipes: list[NoiseRecipe | GivenNoise] = []
-    drawn: list[Tensor] = []
-    notes: list[str] = []
-    for index, noise in enumerate(noises):
-        if not isinstance(noise, (Tensor, NoiseRecipe, GivenNoise)):
-            raise BadInput(f"noise {index} must be a tensor or a recipe, not {type(noise).__name__}")
-        if tuple(noise.shape) != tuple(session.spec.shape):
-            raise BadInput(
-                f"noise {index} has shape {tuple(noise.shape)}, "
-                f"but this pipeline's latents have shape {tuple(session.spec.shape)}"
-            )
-        if isinstance(noise, NoiseRecipe):
-            values, change = rebuilt(noise, session)
-            notes += [change] * bool(change)
-            recipes.append(dataclasses.replace(noise, sha256=sha256_of(values)))
-        elif isinstance(noise, GivenNoise):
-            values = noise.draw()
-            recipes.append(dataclasses.replace(noise, candidate=index))
-        elif bool(noise.isfinite().all()):
-            values = noise.detach().cpu().float().contiguous()
-            recipes.append(GivenNoise.of(values, index))
-        else:
-            raise BadInput(f"noise {index} has values that are not finite")
-        drawn.append(values)
-    return Pool(tuple(recipes), torch.stack(drawn)), tuple(notes)
 
 
 def _applied(

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-import torch
-
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.acquisition.search import Search
-from seedbed.errors import BadInput, NotSupported, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe, Pool, Prior, Torch, prior_named
+from seedbed.errors import BadInput, shown, whole
+from seedbed.noise import NoiseRecipe, Prior, prior_named
 from seedbed.noise.priors import PRIORS
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
-from seedbed.refinement import Noises, Refine, correlate_steps, given_pool, listed, refined, refiners_named
+from seedbed.refinement import Refine, correlate_steps, refined, refiners_named
+from seedbed.selection.pools import Noises, draw_pool, given_pool, listed
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
-from seedbed.texts import text_of
 from seedbed.verifiers import Verifier, judged_text
 from seedbed.verifiers import resolve as verifier_named
 
 CANDIDATES = 10
-# A pool is drawn and held as a whole: 8 GiB are 1,900 noises of CogVideoX-5B, which take half a minute.
-MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
 
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
@@ -294,40 +289,6 @@ def chosen_function(
         count = count or plan.candidates
     usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
     return function, count or usual, reason
-
-
-def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior | None = None) -> Pool:
-    """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline.
-
-    Args:
-        prior: as in `select`.
-
-    Raises:
-        BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`; a prior over frames where the
-            latents have no axis of them.
-        NotSupported: how the pipeline draws its noise cannot be told, where that is asked.
-    """
-    spec = session.spec
-    shape = tuple(spec.shape)
-    most = min(MOST_CANDIDATES, MOST_BYTES // (4 * math.prod(shape)))
-    if candidates > most:
-        size = candidates * 4 * math.prod(shape) / 2**30
-        raise BadInput(
-            f"{candidates:,} candidates are too many for one choice (noises of {size:,.1f} GiB): ask for "
-            f"at most {most:,} of {session.asked.name}"
-        )
-    kind = Gaussian() if prior is None else prior_named(prior)
-    axis, packing = spec.frame_axis, None
-    if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):
-        drawn = session.drawn
-        axis, packing = drawn.frame_axis, drawn.packing
-        if isinstance(kind, Torch):
-            if drawn.unseeded is not None:
-                raise NotSupported(drawn.unseeded)
-            if kind.dtype is None and drawn.dtype != torch.float32:
-                kind = Torch(str(drawn.dtype).removeprefix("torch."))
-    first = NoiseRecipe(seed, 0, shape, text_of(kind), axis, packing=packing)
-    return Pool.of([replace(first, candidate=index) for index in range(candidates)])
 
 
 def choose(

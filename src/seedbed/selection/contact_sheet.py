@@ -25,10 +25,11 @@ from seedbed.noise import Pool, Prior
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
-from seedbed.refinement import Noises, Refine, correlate_steps, rebuilt
+from seedbed.refinement import Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import choose, merged, named
 from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
+from seedbed.selection.pools import Noises
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged_text, name_of
 

@@ -28,9 +28,10 @@ from seedbed.pipelines.loading import load, reason
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
-from seedbed.refinement import Noises, Refine, rebuilt
+from seedbed.refinement import Refine, rebuilt
 from seedbed.report.video import read_record, write_video
 from seedbed.selection.choosing import choose, merged, named, per_prompt, several
+from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile
 from seedbed.selection.record import Selection, sealed
 from seedbed.verifiers import Verifier
