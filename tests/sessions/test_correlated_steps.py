@@ -1,5 +1,9 @@
 """What a stochastic scheduler draws under a prior over frames, and whose generator a draw comes from."""
 
+import importlib
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -8,6 +12,7 @@ import seedbed
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.session import Session
+from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
 
 
@@ -16,16 +21,86 @@ def of(name):
     return family
 
 
-def test_step_noise_of_another_shape_is_refused_under_a_prior_over_frames():
-    """Zeroscope steps with its frames in the batch."""
-    family = of("ModelScope, Zeroscope")
+def stochastic(scheduler):
+    """One of its kind that adds noise in its steps."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return type(scheduler).from_config(scheduler.config, stochastic_sampling=True)
+    return DDPMScheduler.from_config(scheduler.config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ModelScope, Zeroscope",  # steps with its frames in the batch
+        "LTX-Video, image to video",  # and these without the frame that is given
+        *map(slow, ("HunyuanVideo, image to video", "LTX-2, image to video", "LTX-Video, conditions")),
+    ],
+)
+def test_step_noise_of_another_shape_is_refused_under_a_prior_over_frames(name):
+    family = of(name)
     pipe, plain = family.built(), dict(candidates=1, progress=False, **family.call)
     seedbed.generate(pipe, PROMPT, prior="mixed:1", **plain)
-    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = stochastic(pipe.scheduler)
     seedbed.generate(pipe, PROMPT, **plain)
-    with pytest.raises(NotSupported, match="TextToVideoSDPipeline draws noise in its steps in another shape"):
+    with pytest.raises(
+        NotSupported, match=f"{type(pipe).__name__} draws noise in its steps in another shape"
+    ):
         seedbed.generate(pipe, PROMPT, prior="mixed:1", **plain)
     assert "step" not in vars(pipe.scheduler)
+
+
+@pytest.mark.slow
+def test_the_sound_beside_a_video_is_not_correlated():
+    """LTX-2 steps with it by a copy of its scheduler."""
+    family = of("LTX-2")
+    pipe = family.built()
+    pipe.scheduler = stochastic(pipe.scheduler)
+    options = dict(prior="mixed:1", candidates=1, progress=False, **family.call)
+    made = seedbed.generate(pipe, PROMPT, **options)
+    assert seedbed.replay(made.record(), pipe, progress=False).identical
+    session = Session(pipe, PROMPT, **family.call)
+    noise, met = made.selection.pool[0], []
+    session.correlate[values_digest(noise)] = lambda drawn: met.append(drawn.shape) or drawn
+    session.generate(noise)
+    assert met == [noise.shape] * session.facts.steps
+
+
+class BrownianInterval:
+    """As torchsde's, of one interval: it draws with a generator of its own."""
+
+    def __init__(self, t0, t1, size, dtype, device, entropy, **_):
+        self.draw = lambda: torch.randn(
+            size, dtype=dtype, device=device, generator=torch.Generator(device).manual_seed(entropy)
+        )
+
+    def __call__(self, t0, t1):
+        return self.draw() * abs(t1 - t0) ** 0.5
+
+
+def test_the_noise_of_a_brownian_tree_is_correlated_too(monkeypatch):
+    """DPMSolverSDEScheduler of k-diffusion; torchsde, which it needs, is not among what the tests install."""
+    monkeypatch.setitem(sys.modules, "torchsde", SimpleNamespace(BrownianInterval=BrownianInterval))
+    place = "diffusers.schedulers.scheduling_dpmsolver_sde"
+    monkeypatch.delitem(sys.modules, place, raising=False)
+    module = importlib.import_module(place)
+    monkeypatch.delitem(sys.modules, place)
+    drawn = []
+
+    class Watched(module.BrownianTreeNoiseSampler):
+        def __call__(self, *args):
+            drawn.append(super().__call__(*args))
+            return drawn[-1]
+
+    monkeypatch.setattr(module, "BrownianTreeNoiseSampler", Watched)
+    pipe = BUILDERS["animatediff"]()
+    pipe.scheduler = module.DPMSolverSDEScheduler.from_config(pipe.scheduler.config)
+    plain = dict(candidates=1, progress=False, **CALLS["animatediff"])
+    for prior, same in ((None, False), ("repeated", True)):
+        drawn.clear()
+        made = seedbed.generate(pipe, PROMPT, prior=prior, **plain)
+        frames = torch.stack(drawn).movedim(made.selection.recipe.frame_axis + 2, 0)
+        assert torch.equal(frames[0], frames[1]) is same
+        assert seedbed.replay(made.record(), pipe, progress=False).identical
 
 
 def test_noise_like_the_sample_is_correlated_too():

@@ -114,7 +114,8 @@ class Preparation(TorchFunctionMode):
         self._name = type(twin).__name__
         self._prepare = twin.prepare_latents
         self._scheduler = getattr(twin, "scheduler", None)
-        self._preparing = self._stepping = False
+        self._preparing = self._correlated = False
+        self._stepping: Any = None  # the scheduler that takes a step
         self._correlate: Iterator[Callable[[Tensor], Tensor]] | None = None
         self._left: list[Tensor] = []
         self._swapped: list[tuple[Tensor, Tensor]] = []
@@ -138,12 +139,12 @@ class Preparation(TorchFunctionMode):
             return
 
         @functools.wraps(step.__func__)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self._stepping = True
+        def watched(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+            self._stepping = scheduler
             try:
-                return step.__func__(*args, **kwargs)
+                return step.__func__(scheduler, *args, **kwargs)
             finally:
-                self._stepping = False
+                self._stepping = None
 
         # A method again, which a copy of the scheduler binds to itself.
         replace(self._scheduler, "step", MethodType(watched, step.__self__), undo)
@@ -209,7 +210,7 @@ class Preparation(TorchFunctionMode):
         # An autoencoder's sample has a generator of its own (AnimateDiffSparseControlNetPipeline).
         own = any(given is generator for generator in self.generators)
         self.draws.append((tuple(noise.shape), noise.dtype, own))
-        normal = func is torch.randn or (func is torch.randn_like and self._stepping)
+        normal = func is torch.randn or (func is torch.randn_like and self._stepping is not None)
         return self._met(noise) if normal else noise
 
     def _met(self, noise: Tensor) -> Tensor:
@@ -225,8 +226,12 @@ class Preparation(TorchFunctionMode):
         given = self.noises is not None and not self._preparing and not self._left
         if self._correlate is not None and given:
             if noise.shape[1:] == self.noises.shape[1:]:  # type: ignore[union-attr]
+                self._correlated = True
                 return torch.stack([next(self._correlate)(row) for row in noise])
-            if self._stepping:  # frames in the batch (Zeroscope), or without the given one (LTX)
+            # Frames in the batch (Zeroscope), or without the given one (LTX). But what a copy of the
+            # scheduler draws beside the latents' own is of the sound (LTX-2).
+            beside = self._correlated and self._stepping is not self._scheduler
+            if self._stepping is not None and not beside:
                 raise NotSupported(
                     f"{self._name} draws noise in its steps in another shape than its latents, so the "
                     "prior's correlation cannot be kept: use a deterministic scheduler, or the gaussian prior"
