@@ -22,6 +22,7 @@ from seedbed.pipelines.session import Session
 from seedbed.refinement import (
     REFINERS,
     CrossEntropy,
+    DenoiseInvert,
     Erasure,
     FreeInit,
     GuidanceGap,
@@ -114,6 +115,8 @@ def test_erasure_is_the_normalised_sum_of_the_noise_and_its_companions():
         lambda: variations(torch.zeros(SHAPE)),
         lambda: variations(None),
         lambda: variations(NoiseRecipe(0, 0, SHAPE), first="a"),
+        lambda: variations(NoiseRecipe(0, 0, SHAPE), count=10_001),
+        lambda: walk(NoiseRecipe(0, 0, SHAPE), NoiseRecipe(0, 1, SHAPE), 10**9),
         lambda: walk(torch.zeros(SHAPE), NoiseRecipe(0, 0, SHAPE)),
         lambda: walk(NoiseRecipe(0, 0, SHAPE), "noise", 2),
     ],
@@ -298,6 +301,11 @@ def test_a_list_of_prompts_is_refined_prompt_by_prompt():
     assert [choice.recipes[0].torch_seed for choice in both] == [3, 4]
     alone = seedbed.select(pipe, "", prior="torch", refine="erasure", seed=4, **call)
     assert alone.recipes == both[1].recipes and alone.prompt == ""
+    del call["candidates"]
+    mine = seedbed.generate(pipe, [PROMPT, ""], noises=[both[0].recipe], **call)
+    assert [video.selection.recipe for video in mine] == [both[0].recipe] * 2
+    with pytest.raises(BadInput, match="a seed is for noises that are drawn"):
+        seedbed.generate(pipe, [PROMPT, ""], noises=[both[0].recipe], seed=0, **call)
 
 
 def test_a_mistake_is_found_before_anything_is_paid(pipe_of, monkeypatch):
@@ -316,9 +324,11 @@ def test_a_mistake_is_found_before_anything_is_paid(pipe_of, monkeypatch):
         noises = [NoiseRecipe(0, 0, tuple(shape)), torch.randn(shape)]
         seedbed.score(pipe, PROMPT, noises, refine=[FreeInit(), Walk(0.5, 1)], **call)
     (family,) = (each for each in FAMILIES if each.name == "LTX-Video, image to video")
-    with pytest.raises(NotSupported, match="the scheduler is given samples of shape"):
-        seedbed.select(family.built(), PROMPT, refine=FreeInit(), candidates=1, **QUIET, **family.call)
-    assert not paid
+    session = Session(family.built(), PROMPT, **family.call)
+    for how in (FreeInit(), DenoiseInvert()):
+        with pytest.raises(NotSupported, match="the scheduler is given samples of shape"):
+            refined(Pool.of([NoiseRecipe(0, 0, tuple(session.spec.shape))]), [how], session)
+    assert not paid and not session.ledger.entries
 
 
 def test_a_refined_noise_of_ones_own_is_taken_again(pipe_of):
@@ -348,6 +358,7 @@ def test_a_refined_noise_of_ones_own_is_taken_again(pipe_of):
             {"candidates": 1, "noises": [NoiseRecipe(0, 0, (4, 8, 8))]},
             "candidates are for noises that are drawn",
         ),
+        ({"seed": 0, "noises": [NoiseRecipe(0, 0, (4, 8, 8))]}, "a seed is for noises that are drawn"),
         ({"refine": Nudge()}, "the refiner Nudge: add it to seedbed.refinement.REFINERS"),
         ({"refine": Inherited()}, "the refiner Inherited: add it to seedbed.refinement.REFINERS"),
         ({"prior": Wider()}, "the prior Wider: add it to seedbed.noise.priors.PRIORS"),

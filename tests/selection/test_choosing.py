@@ -542,5 +542,8 @@ def test_more_candidates_than_a_machine_holds_are_refused_at_once(pipe_of, monke
     monkeypatch.setattr("seedbed.selection.pools.MOST_BYTES", 3 * 4 * 192)
     with pytest.raises(BadInput, match="at most 3 of"):
         make(pipe, PROMPT, candidates=4, **call)
+    if make is not select:
+        with pytest.raises(BadInput, match="at most 3 of"):
+            make(pipe, PROMPT, noises=[NoiseRecipe(seed=0, candidate=0, shape=(3, 4, 4, 4))] * 4, **call)
     made = make(pipe, PROMPT, candidates=3, **call)
     assert len(getattr(made, "selection", made).recipes) == 3

@@ -11,9 +11,10 @@ from seedbed.noise.priors import (
     Shuffled,
     Torch,
 )
-from seedbed.noise.recipe import GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
+from seedbed.noise.recipe import MOST_CANDIDATES, GivenNoise, NoiseRecipe, Pool, prior_named, sha256_of
 
 __all__ = [
+    "MOST_CANDIDATES",
     "Covariance",
     "Gaussian",
     "GivenNoise",

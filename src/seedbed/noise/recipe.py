@@ -28,6 +28,7 @@ SCHEMA = "seedbed.noise-recipe"
 # Version 1, before packing and refinements, is still written where there are none, under the Gaussian prior.
 SCHEMA_VERSION = 2
 
+MOST_CANDIDATES = 10_000  # of one choice
 _LARGEST = 2**64 - 1  # of seed and candidate, eight bytes each of what keys the generator
 _MOST_ELEMENTS = 2**30  # 4 GiB of float32: far above any latent, far below what would exhaust a machine
 

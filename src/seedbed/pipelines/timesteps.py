@@ -117,7 +117,7 @@ def predict(
                 replace(module, "forward", functools.partial(forward, module, module.forward), undo)
             run(noises, output_type="latent")
         if missing := [step for step in wanted if step not in held.predictions]:
-            raise NotSupported(f"{session.asked.name} takes no step {missing[0]} with all of its latents")
+            raise NotSupported(_missing(session, missing[0]))
         return [held.predictions[step] for step in wanted]
 
     return session.arriving(attempt)
@@ -153,32 +153,38 @@ def denoise(session: Session, noise: Tensor) -> Tensor:
     return session.arriving(attempt)
 
 
-def guided_evaluations(session: Session, *, latents: bool = False) -> tuple[int, ...]:
+def guided_evaluations(session: Session, latents: Collection[int] = ()) -> tuple[int, ...]:
     """What each step of the caller's own call costs, by the ledger: every batch row. No evaluation is run.
 
     The call runs on zeros, of the noise's shape or, where it cannot use these (LTX-2 wants sound too), of the
     shapes of what its denoisers return.
 
     Args:
-        latents: whether the call's latents will be asked for, by `denoise`.
+        latents: the steps whose samples will be asked for, by `predict`; and -1, by `denoise`, for those that
+            the last step gives back.
 
     Raises:
-        NotSupported: it runs on neither; with `latents`, the scheduler gives back samples of another shape
-            than the noise.
+        NotSupported: it runs on neither; or the scheduler's samples have another shape than the noise where
+            they will be asked for.
     """
-    found: tuple[tuple[int, ...], str]
+    found: tuple[tuple[int, ...], dict[int, str]]
     found = remembered(session.asked, "guided", lambda: _guided_evaluations(session))
     evaluations, refused = found
-    if latents and refused:
-        raise NotSupported(refused)
+    for step in latents:
+        if why := refused.get(step, _missing(session, step)):
+            raise NotSupported(why)
     return evaluations
+
+
+def _missing(session: Session, step: int) -> str:
+    return f"{session.asked.name} takes no step {step} with all of its latents"
 
 
 class _Unknown(Exception):
     """What a denoiser returns for such arguments has yet to be found: (key, args, kwargs)."""
 
 
-def _guided_evaluations(session: Session) -> tuple[tuple[int, ...], str]:
+def _guided_evaluations(session: Session) -> tuple[tuple[int, ...], dict[int, str]]:
     spec, answers = session.spec, dict[Any, Any]()
 
     def like_noise(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -212,15 +218,16 @@ def _guided_evaluations(session: Session) -> tuple[tuple[int, ...], str]:
 
 def _rows_by_step(
     session: Session, answer: Callable[[nn.Module, Any, Any], Any]
-) -> tuple[tuple[int, ...], str]:
+) -> tuple[tuple[int, ...], dict[int, str]]:
     """The rows of all evaluations of the caller's own call by their step, each of them answered.
 
-    And why its latents cannot be taken from the scheduler, "" where they can.
+    And for each step that the scheduler takes why its sample cannot be read, "" where it can; as -1, that
+    which the last one gives back.
     """
     noises = session._checked(torch.zeros(1, *session.spec.shape))
 
-    def attempt() -> tuple[tuple[int, ...], str]:
-        refused, rows = "", Counter[int]()
+    def attempt() -> tuple[tuple[int, ...], dict[int, str]]:
+        rows = Counter[int]()
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             rows[held.steps] += rows_of(module, args, kwargs)
@@ -231,11 +238,7 @@ def _rows_by_step(
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module), undo)
             run(noises, output_type="latent")
-        try:
-            held.in_shape(held.last)
-        except NotSupported as error:
-            refused = str(error)
-        return tuple(rows[step] for step in range(max(rows) + 1)), refused
+        return tuple(rows[step] for step in range(max(rows) + 1)), held.refused | {-1: held.why(held.last)}
 
     return session.arriving(attempt)
 
@@ -265,6 +268,7 @@ class _Held:
         steps: how many have begun. A second call with the very same timestep belongs to the first.
         last: what the last step gave back.
         predictions: by their step.
+        refused: by their step why the sample is not of the noise's shape, "" where it is.
     """
 
     def __init__(
@@ -279,6 +283,7 @@ class _Held:
         self.steps = 0
         self.last: Tensor | None = None
         self.predictions: dict[int, Prediction] = {}
+        self.refused: dict[int, str] = {}
         self._timestep: Any = None
         self._held: tuple[Tensor, float] | None = None  # a sample, and the scale of its timestep
         functools.update_wrapper(self, take)
@@ -300,7 +305,7 @@ class _Held:
                 chosen = self.follow(self.predictions[step]) if self.follow is not None else None
         result = self.take(**given)
         if not self.levels:
-            self.last = result[0]
+            self.refused[step], self.last = self.why(sample), result[0]
             return result
         if chosen is not None:
             self._held = chosen.reshape(sample.shape).to(sample), following
@@ -325,6 +330,14 @@ class _Held:
                 f"{self.shape}: what is predicted of the noise cannot be told"
             )
         return first.reshape(self.shape)
+
+    def why(self, tensor: Tensor | None) -> str:
+        """Why a tensor is not `in_shape`; "" where it is."""
+        try:
+            self.in_shape(tensor)
+        except NotSupported as error:
+            return str(error)
+        return ""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
         """For a pipeline that copies its scheduler."""

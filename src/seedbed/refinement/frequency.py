@@ -65,7 +65,7 @@ class FreeInit(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return float(self.rounds and self.rounds * sum(guided_evaluations(session, latents=True)))
+        return float(self.rounds and self.rounds * sum(guided_evaluations(session, [-1])))
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""

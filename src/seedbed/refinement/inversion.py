@@ -49,7 +49,7 @@ class DenoiseInvert(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return guided_evaluations(session)[0] + 2.0
+        return guided_evaluations(session, [0, self._down(session)])[0] + 2.0
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, finite, fraction, shown, whole
-from seedbed.noise import GivenNoise, NoiseRecipe
+from seedbed.noise import MOST_CANDIDATES, GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.refinement.formulas import interpolate
 from seedbed.refinement.refiner import Refiner
@@ -188,11 +188,13 @@ def variations(
 
     Args:
         strength: see `Variation`.
-        count: how many, each towards another companion.
+        count: how many, each towards another companion; at most as many as one choice takes.
         first: the number of the first companion.
+
+    Raises BadInput where an argument is out of its range.
     """
     first = whole("first", first)
-    indices = range(first, first + whole("count", count))
+    indices = range(first, first + whole("count", count, 1, MOST_CANDIDATES))
     return [continued(recipe, Variation(strength, index)) for index in indices]
 
 
@@ -200,9 +202,10 @@ def walk(start: NoiseRecipe, end: NoiseRecipe, count: int = 9) -> list[NoiseReci
     """Recipes of noises from one to another, both included, for `contact_sheet(pipe, prompt, noises=...)`.
 
     Raises:
-        BadInput: a count below 2; an end that was refined, or is of another shape or prior.
+        BadInput: a count below 2, or more than one choice takes; an end that was refined, or is of another
+            shape or prior.
     """
-    count = whole("count", count, 2)
+    count = whole("count", count, 2, MOST_CANDIDATES)
     if not isinstance(start, NoiseRecipe) or not isinstance(end, NoiseRecipe):
         raise BadInput(f"a walk leads from one recipe to another, not from {shown(start)} to {shown(end)}")
     same = dataclasses.replace(end, candidate=start.candidate, seed=start.seed, sha256=start.plain.sha256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -70,7 +69,6 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
         BadInput: no prompt, a prompt that is no text, a list of another length.
     """
     function: Callable[..., Made] = one
-    seed = inspect.signature(one).parameters["seed"].default
 
     @functools.wraps(function)
     def each(pipe: Any, prompt: Any = None, **options: Any) -> Any:
@@ -78,14 +76,17 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             return function(pipe, prompt, **options)
         if not prompt:
             raise BadInput("the list of prompts is empty: pass at least one")
-        first, call = whole("seed", options.get("seed", seed), least=0), options.get("call")
+        first, call = whole("seed", options.get("seed"), 0, optional=True), options.get("call")
+        numbered = first is not None or options.get("noises") is None
         made = []
         for index, text in enumerate(prompt):
             if not isinstance(text, str) or (text and not text.strip()):
                 raise BadInput(
                     f"prompt {index} of the list must be a text that is not blank, not {shown(text)}"
                 )
-            own = {**_entries(options, index, len(prompt)), "seed": first + index}
+            own = _entries(options, index, len(prompt))
+            if numbered:
+                own["seed"] = (first or 0) + index
             if isinstance(call, Mapping):
                 own["call"] = _entries(call, index, len(prompt))
             made.append(functools.partial(function, pipe, text, **own))
@@ -208,7 +209,7 @@ def score(
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     return choose(
-        pipe, prompt, function, given, None, 0, batch_size, progress, noises, even_one=True, refine=refine
+        pipe, prompt, function, given, None, None, batch_size, progress, noises, even_one=True, refine=refine
     )[0]
 
 
@@ -297,7 +298,7 @@ def choose(
     acquisition: str | Acquisition | Profile,
     given: dict[str, Any],
     candidates: int | None,
-    seed: int,
+    seed: int | None,
     batch_size: BatchSize,
     progress: Progress,
     noises: Noises | None = None,
@@ -324,7 +325,7 @@ def choose(
                 "seedbed.noise.priors.PRIORS, under a name of its own"
             )
     if noises is not None:
-        for what, asked in (("a prior is", prior), ("candidates are", candidates)):
+        for what, asked in (("a prior is", prior), ("candidates are", candidates), ("a seed is", seed)):
             if asked is not None:
                 raise BadInput(f"{what} for noises that are drawn, and these are given: leave one out")
         candidates = len(listed(noises))
@@ -349,7 +350,7 @@ def choose(
     notes: tuple[str, ...] = ()
     started = perf_counter()
     if noises is None:
-        pool = draw_pool(session, count if search is None else 1, seed, prior)
+        pool = draw_pool(session, count if search is None else 1, 0 if seed is None else seed, prior)
     else:
         pool, notes = given_pool(session, noises)
     if not (isinstance(batch_size, str) and batch_size == "auto"):

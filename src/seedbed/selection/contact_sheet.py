@@ -223,7 +223,7 @@ def contact_sheet(
     prompt: str | None = None,
     *,
     candidates: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     after: int | None = None,
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
@@ -244,7 +244,8 @@ def contact_sheet(
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
-        noises: as in `score`, instead of those of the seed: variations of a noise, or a walk between two.
+        noises: as in `score`, instead of those of a seed (0, if none is given): variations of a noise, or a
+            walk between two.
         batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
             bit those that `replay` makes; more round differently.
 

@@ -10,13 +10,23 @@ import torch
 from torch import Tensor
 
 from seedbed.errors import BadInput, NotSupported, shown
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, Pool, Prior, Torch, prior_named, sha256_of
+from seedbed.noise import (
+    MOST_CANDIDATES,
+    Gaussian,
+    GivenNoise,
+    NoiseRecipe,
+    Pool,
+    Prior,
+    Torch,
+    prior_named,
+    sha256_of,
+)
 from seedbed.pipelines.session import Session
 from seedbed.refinement import rebuilt
 from seedbed.texts import text_of
 
 # A pool is drawn and held as a whole: 8 GiB are 1,900 noises of CogVideoX-5B, which take half a minute.
-MOST_CANDIDATES, MOST_BYTES = 10_000, 8 * 2**30
+MOST_BYTES = 8 * 2**30
 
 Noises = Tensor | Sequence[NoiseRecipe | GivenNoise | Tensor]
 """Noises of the caller's own: (candidates, *shape), or a list of noises (*shape) and recipes."""
@@ -35,13 +45,7 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     """
     spec = session.spec
     shape = tuple(spec.shape)
-    most = min(MOST_CANDIDATES, MOST_BYTES // (4 * math.prod(shape)))
-    if candidates > most:
-        size = candidates * 4 * math.prod(shape) / 2**30
-        raise BadInput(
-            f"{candidates:,} candidates are too many for one choice (noises of {size:,.1f} GiB): ask for "
-            f"at most {most:,} of {session.asked.name}"
-        )
+    _require_room(session, candidates)
     kind = Gaussian() if prior is None else prior_named(prior)
     axis, packing = spec.frame_axis, None
     if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):
@@ -56,6 +60,16 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     return Pool.of([dataclasses.replace(first, candidate=index) for index in range(candidates)])
 
 
+def _require_room(session: Session, candidates: int) -> None:
+    each = 4 * math.prod(session.spec.shape)
+    most = min(MOST_CANDIDATES, MOST_BYTES // each)
+    if candidates > most:
+        raise BadInput(
+            f"{candidates:,} candidates are too many for one choice (noises of "
+            f"{candidates * each / 2**30:,.1f} GiB): ask for at most {most:,} of {session.asked.name}"
+        )
+
+
 def listed(noises: Noises) -> Noises:
     """The caller's own noises, if there are any; errors as `seedbed.score`."""
     if not isinstance(noises, (Tensor, list, tuple)) or (isinstance(noises, Tensor) and not noises.ndim):
@@ -67,6 +81,7 @@ def listed(noises: Noises) -> Noises:
 
 def given_pool(session: Session, noises: Noises) -> tuple[Pool, tuple[str, ...]]:
     """The caller's own noises, checked, and what is to be said of them; errors as `seedbed.score`."""
+    _require_room(session, len(noises))
     recipes: list[NoiseRecipe | GivenNoise] = []
     drawn: list[Tensor] = []
     notes: list[str] = []
