@@ -112,10 +112,10 @@ def generate(
     """Choose a noise as `select` does, then let the pipeline generate from it.
 
     Arguments and errors are those of `select`, and `noises`, as in `score`, to choose from instead of those
-    of a seed (0, if none is given): of a single one nothing is scored. A list of prompts gives a list of generations. A choice by
-    previews goes on from the steps that it has done: its ledger has the winner's own evaluations as
-    "generation", and all others as "preview". Where the caller passes no `generator`, the pipeline gets one
-    with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
+    of a seed (0, if none is given): of a single one nothing is scored. A list of prompts gives a list of
+    generations. A choice by previews goes on from the steps that it has done: its ledger has the winner's own
+    evaluations as "generation", and all others as "preview". Where the caller passes no `generator`, the
+    pipeline gets one with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     if any(number > 1 for number in several(given).values()):
