@@ -8,9 +8,18 @@ from functools import cache
 import diffusers
 
 from seedbed.errors import SeedbedError
+from seedbed.refinement import REFINERS
 from tests.breadth import runs
 from tests.pipelines import Family
 
+# What a cell of a refiner says of the lines with which it is refused; the page says what it means.
+SHORT = {
+    "the scheduler is given samples of shape": "other frames in its steps",
+    "with all of": "other frames in its steps",
+    "adds its noise to what it is given": "noise added",
+    "is called without a prompt": "no prompt",
+    "which axes hold height and width": "axes unknown",
+}
 KINDS = ("joint", "self", "cross", "temporal")
 
 
@@ -30,10 +39,13 @@ class Facts:
     selection: str
     previews: str
     replay: str
+    refiners: tuple[str, ...]
     diffusers: str
 
     def cells(self) -> list[str]:
-        return list(asdict(self).values())
+        cells = asdict(self)
+        version, refiners = cells.pop("diffusers"), cells.pop("refiners")
+        return [*cells.values(), *refiners, version]
 
 
 @cache
@@ -51,6 +63,7 @@ def facts(family: Family) -> Facts:
         selection=selection,
         previews=answer(lambda: runs.previewed(family) and None),
         replay=answer(lambda: None if runs.replayed(family).identical else "other frames"),
+        refiners=refiners(family) if selection == "yes" else ("–",) * len(REFINERS),
         diffusers=diffusers.__version__,
     )
 
@@ -75,6 +88,17 @@ def seen(family: Family) -> dict[str, str]:
         seed=answer(lambda: runs.seeded(family)),
         guidance=session.guidance,
         scored=scored(family),
+    )
+
+
+def refiners(family: Family) -> tuple[str, ...]:
+    """For each of `REFINERS`: "yes", or why not, in short."""
+    found = {name: answer(lambda name=name: runs.refined(family, name)) for name in REFINERS}
+    working = [name for name, cell in found.items() if cell == "yes"]
+    if not runs.the_same_at_strength_0(family, working):
+        found |= dict.fromkeys(working, "other frames at strength 0")
+    return tuple(
+        next((short for part, short in SHORT.items() if part in cell), cell) for cell in found.values()
     )
 
 

@@ -1,6 +1,8 @@
 """What the tests of breadth and the table of `docs/pipelines.md` look at: each family's runs, made once."""
 
 import inspect
+import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +22,18 @@ from tests.pipelines import Family
 
 QUIET: dict[str, Any] = dict(progress=False)
 EVERY_LAYER = Bansa(depth=None)
+
+# By refiner: as it comes, or as briefly as its cost allows, and at strength zero where it has one.
+REFINED = {
+    "erasure": ("erasure", "erasure:1"),
+    "injection": ("injection", "injection:0"),
+    "guidance_gap": ("guidance_gap:1", "guidance_gap:rate=0"),
+    "denoise_invert": ("denoise_invert", None),
+    "freeinit": ("freeinit", "freeinit:0"),
+    "variation": ("variation", "variation:0"),
+    "walk": ("walk:0.5,candidate=9", "walk:0,candidate=9"),
+    "cross-entropy": ("cross-entropy:index=0,batch=10,axes=[0]", None),
+}
 
 
 @cache
@@ -56,6 +70,35 @@ def replayed(family: Family) -> Generation:
     with TemporaryDirectory() as folder:
         record = made.save(Path(folder) / "record.json")
         return seedbed.replay(record, pipeline(family), **QUIET, **missing)
+
+
+def refined(family: Family, name: str) -> str | None:
+    """What is wrong with the frames of what a refiner makes of the noise of `generation`; else None."""
+    made = _made_of(family, REFINED[name][0])
+    if np.array_equal(made.frames, generation(family).frames):
+        return "the same frames"
+    missing = {name: family.call[name] for name in made.selection.missing}
+    again = seedbed.replay(made.record(), pipeline(family), **QUIET, **missing)
+    return None if again.identical and not again.changes else "other frames in replay"
+
+
+def the_same_at_strength_0(family: Family, names: Sequence[str]) -> bool:
+    """Whether these refiners, one after the other at strength 0, leave the frames of `generation`."""
+    made = _made_of(family, [still for name in names if (still := REFINED[name][1]) is not None])
+    return np.array_equal(made.frames, generation(family).frames)
+
+
+def _made_of(family: Family, refine: str | list[str]) -> Generation:
+    with warnings.catch_warnings():  # that tiny models lead off the shell
+        warnings.simplefilter("ignore", UserWarning)
+        return seedbed.generate(
+            pipeline(family),
+            family.prompt,
+            noises=[generation(family).selection.recipe],
+            refine=refine,
+            **QUIET,
+            **family.call,
+        )
 
 
 @cache

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from seedbed.refinement import REFINERS
 from tests.breadth.facts import Facts, facts
 from tests.pipelines import FAMILIES, Family
 
@@ -26,6 +27,7 @@ HEADER = (
     "selection",
     "previews",
     "replay",
+    *REFINERS,
     "diffusers",
 )
 _TABLE = re.compile(rf"(<!-- table: {re.escape(COMMAND)} writes this -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -50,6 +52,10 @@ def written(page: str) -> dict[str, str]:
         raise ValueError(f"{PAGE.name} has no table between its two comments")
     body = found[0].splitlines()[3:-1]
     return {row.split(" | ")[0].removeprefix("| "): row for row in body}
+
+
+def cell(row: str, column: str) -> str:
+    return row.removeprefix("| ").split(" | ")[HEADER.index(column)]
 
 
 def main(names: list[str]) -> None:

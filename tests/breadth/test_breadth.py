@@ -8,7 +8,7 @@ import torch
 import seedbed
 from seedbed.acquisition import AttentionScore, Previews
 from tests.breadth import runs
-from tests.breadth.facts import facts
+from tests.breadth.facts import SHORT, facts
 from tests.breadth.table import COMMAND, PAGE, line, written
 from tests.pipelines import CALLS, DEFAULT, FAMILIES, Family, sdxl
 from tests.pipelines.family import Missing
@@ -76,6 +76,12 @@ def test_the_noise_of_a_seed_is_what_the_pipeline_draws(family):
     if "selection" not in family.unsupported:
         seed = facts(family).seed
         assert seed in SEEDED or seed.startswith('no prior="torch" for '), seed
+
+
+def test_refiners_make_other_frames_and_replay(family):
+    """At strength 0 the same ones; or the page says why it cannot be used."""
+    if "selection" not in family.unsupported:
+        assert {*facts(family).refiners} <= {"yes", *SHORT.values()}
 
 
 def test_scores_are_the_same_in_every_batch(family):

@@ -209,7 +209,7 @@ def test_the_choice_is_among_refined_noises_whatever_the_batch(nudge):
     assert noise.equal(choice.pool[choice.best]) and change == ""
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "animatediff", slow("sdxl")])
+@pytest.mark.parametrize("name", ["cogvideox", slow("animatediff"), slow("sdxl")])
 def test_a_record_repeats_what_was_done(nudge, name):
     pipe, call = BUILDERS[name](), {**QUIET, **CALLS[name], "acquisition": "random", "candidates": 2}
     prior = None if name == "sdxl" else "progressive:1"

@@ -46,7 +46,7 @@ def breaks(*_):
     raise Broken
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "ltx", *map(slow, ("animatediff", "wan", "sdxl"))])
+@pytest.mark.parametrize("family", ["cogvideox", *map(slow, ("ltx", "animatediff", "wan", "sdxl"))])
 def test_strength_cost_and_what_is_left(family, monkeypatch):
     """Each noise is refined as it is alone, and the pipeline is as before, also after an exception."""
     assert {how.name for how in SOME} | {"erasure", "variation", "walk", "cross-entropy"} == {*REFINERS}
@@ -121,15 +121,6 @@ def test_all_compose_and_replay_bit_by_bit(name):
     session = Session(pipe, PROMPT, **CALLS[name])
     spent = made.selection.ledger.entries["refinement"]
     assert spent == 2 * sum(how.evaluations(session) for how in some)
-
-
-def test_at_strength_0_frames_are_those_of_the_plain_noise(pipe_of):
-    call = {**CALLS["cogvideox"], "progress": False, "candidates": 1}
-    options = (None, NONE, SOME[:1])
-    plain, still, other = (
-        seedbed.generate(pipe_of("cogvideox"), PROMPT, refine=each, **call) for each in options
-    )
-    assert still.sha256 == plain.sha256 != other.sha256
 
 
 def test_what_cannot_be_used_is_refused_before_anything_runs(pipe_of):

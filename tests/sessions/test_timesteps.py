@@ -1,7 +1,5 @@
 """Predictions at chosen timesteps of one noise, against the closed form of Gaussian data."""
 
-from pathlib import Path
-
 import diffusers
 import pytest
 import torch
@@ -12,6 +10,8 @@ from seedbed.pipelines.prediction import Level, Prediction
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise, evaluations_of, guided_evaluations, levels_of, predict
+from tests.breadth.facts import SHORT
+from tests.breadth.table import PAGE, cell, written
 from tests.compat.test_offloading import blocks, model, sequential
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, images
@@ -45,21 +45,9 @@ SD15 = {
 
 
 # Whose schedulers are given other frames than those of the noise, or all of them in another layout.
-REFUSED = (
-    "ChronoEdit",  # at its last step
-    "HunyuanVideo, image to video",
-    "SkyReels-V2, diffusion forcing",
-    "SkyReels-V2, diffusion forcing, image to video",
-    "SkyReels-V2, diffusion forcing, video to video",
-    "AnimateDiff, video to video",
-    "LTX-2, image to video",
-    "LTX-Video, image to video",
-    "LTX-Video, conditions",
-    "Kandinsky 5, image to video",
-    "Sana-Video, image to video",
-    "ModelScope, Zeroscope",
-    "ModelScope, Zeroscope, video to video",
-)
+REFUSED = [
+    name for name, row in written(PAGE.read_text()).items() if cell(row, "injection") == SHORT["with all of"]
+]
 
 
 def matches_flow(scheduler):
@@ -380,9 +368,3 @@ def test_what_a_rollout_costs_is_told_without_an_evaluation(name):
         except NotSupported:
             continue
         assert told == session.ledger.total
-
-
-def test_the_page_names_those_that_are_refused():
-    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
-    listed = page.partition("<!-- refused -->\n")[2].partition("<!-- /refused -->")[0]
-    assert [line[2:].partition(" (")[0] for line in listed.splitlines()] == [*REFUSED]
