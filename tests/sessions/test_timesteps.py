@@ -342,8 +342,8 @@ def test_every_pipeline_is_asked_or_refuses_in_one_line(family):
     for step, each in zip(steps, found, strict=True):
         level = levels[step]
         assert (tuple(each.sample.shape) == session.spec.shape and each.kind != "sample") or level.alpha == 1
-        assert torch.as_tensor(each.sigma).flatten()[-1].item() == pytest.approx(level.sigma, rel=1e-5)
-        mixed = each.alpha * each.clean + each.sigma * each.epsilon
+        assert torch.as_tensor(each.level.sigma).flatten()[-1].item() == pytest.approx(level.sigma, rel=1e-5)
+        mixed = each.level.alpha * each.clean + each.level.sigma * each.epsilon
         torch.testing.assert_close(mixed, each.sample.float(), rtol=1e-4, atol=1e-4 * max(1, level.sigma))
         if family.name != "SDXL, inpainting":  # which puts the noised picture around its mask at every step
             same = found[0].sample * levels[0].scale

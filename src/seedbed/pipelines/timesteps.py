@@ -230,7 +230,7 @@ def _rows_by_step(
         rows = Counter[int]()
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            rows[held.steps] += rows_of(module, args, kwargs)
+            rows[held.reached[0]] += rows_of(module, args, kwargs)
             return answer(module, args, kwargs)
 
         with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
@@ -266,6 +266,7 @@ class _Held:
 
     Attributes:
         steps: how many have begun. A second call with the very same timestep belongs to the first.
+        reached: the most steps that it or a copy of it has begun (SkyReels-V2 has one for each frame).
         last: what the last step gave back.
         predictions: by their step.
         refused: by their step why the sample is not of the noise's shape, "" where it is.
@@ -280,7 +281,7 @@ class _Held:
         follow: Follow | None = None,
     ) -> None:
         self.take, self.shape, self.levels, self.wanted, self.follow = take, shape, levels, wanted, follow
-        self.steps = 0
+        self.steps, self.reached = 0, [0]
         self.last: Tensor | None = None
         self.predictions: dict[int, Prediction] = {}
         self.refused: dict[int, str] = {}
@@ -292,6 +293,7 @@ class _Held:
         given = inspect.signature(self.take).bind(*args, **kwargs).arguments
         if not (isinstance(given["timestep"], Tensor) and given["timestep"] is self._timestep):
             self.steps += 1
+            self.reached[0] = max(self.reached[0], self.steps)
         self._timestep, step = given["timestep"], self.steps - 1
         sample, chosen = given["sample"].clone(), None
         following = self.levels[min(self.steps, len(self.levels) - 1)].scale if self.levels else 1.0
@@ -341,4 +343,6 @@ class _Held:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
         """For a pipeline that copies its scheduler."""
-        return _Held(copy.deepcopy(self.take, memo), self.shape, self.levels)
+        held = _Held(copy.deepcopy(self.take, memo), self.shape, self.levels)
+        held.reached = self.reached
+        return held
