@@ -59,11 +59,13 @@ def expected_of_probabilities(logits: Tensor, excluded: Tensor | None, masks: in
     if not short:
         # Rows of which all the larger keys may be dropped, and those of few keys, want more of them apart.
         # They get so by degrees, and in float64: the moments of few, very different keys forgive no rounding.
-        care = torch.where(keys <= _SHORT, 1, (small + 4.5).clamp_(0, 1))
+        care = torch.where(keys <= _SHORT, 1, (2 * (small + 4)).clamp_(0, 1))
         again = care.nonzero().squeeze(1)
-        root = root[again].double()
-        careful, _ = _of_roots(root, keys[again], root.topk(_APART, -1).indices, _FINE, masks, keep)
-        scores[again] = torch.lerp(scores[again], careful, care[again])
+        if len(again):
+            root = root[again]
+            apart = root.topk(_APART, -1).indices
+            careful, _ = _of_roots(root.double(), keys[again], apart, _FINE, masks, keep)
+            scores[again] = torch.lerp(scores[again], careful, care[again])
     return scores
 
 
