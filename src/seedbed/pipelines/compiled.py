@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from seedbed.errors import NotSupported
+from seedbed.pipelines.loading import parts_of
 
 # Where `Module.compile` keeps what a call runs, and where a compiled function keeps what it was made from.
 _IN_PLACE = "_compiled_call_impl"
@@ -36,7 +37,7 @@ def eager_module(module: nn.Module) -> nn.Module:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether the module, its forward or any part of it is compiled, in whichever way."""
-    parts = eager_module(module).modules()
+    parts = parts_of(eager_module(module))
     return module is not eager_module(module) or any(_compiled_parts(part) for part in parts)
 
 
@@ -47,7 +48,7 @@ class Kept:
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        parts: list[Any] = [*denoiser.modules()]
+        parts: list[Any] = [*parts_of(denoiser)]
         held = [
             value
             for part in parts
@@ -147,7 +148,7 @@ def eagerly(module: nn.Module) -> Iterator[None]:
     What is asked of a model is asked of evaluations that run whole. FasterCache has no others unguided.
     """
     with ExitStack() as undo:
-        for part in [*module.modules()]:
+        for part in parts_of(module):
             for name, child in [*part.named_children()]:
                 if child is not eager_module(child):
                     part._modules[name] = eager_module(child)
@@ -168,7 +169,7 @@ def eagerly(module: nn.Module) -> Iterator[None]:
 def refuse_caches(denoisers: Mapping[str, nn.Module]) -> None:
     """Raises NotSupported where a cache of diffusers is on one, which must see all evaluations."""
     for name, module in denoisers.items():
-        registries = (vars(part).get("_diffusers_hook") for part in module.modules())
+        registries = (vars(part).get("_diffusers_hook") for part in parts_of(module))
         hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
         if any(hook._is_stateful for hook in hooks):
             raise NotSupported(
@@ -180,7 +181,7 @@ def _cache_hooks(module: nn.Module) -> list[Any]:
     """The references through which diffusers calls the hooks of a cache: all of a module that keeps state."""
     hooks = [
         (registry.hooks[name], ref)
-        for part in module.modules()
+        for part in parts_of(module)
         if (registry := vars(part).get("_diffusers_hook")) is not None
         for name, ref in zip(registry._hook_order, registry._fn_refs, strict=True)
     ]

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.compiled import denoisers_of, is_compiled
 from seedbed.pipelines.drawing import Entry, Preparation, replace
+from seedbed.pipelines.loading import parts_of
 
 # A pipeline encodes one or two pictures (first and last frame, video and mask), alone or for a batch, and a
 # prompt or two.
@@ -141,7 +142,7 @@ def intercepted(
                 if hasattr(model, method):
                     replace(model, method, preparation.unseen(getattr(model, method)), undo)
         _show_timestep(call.pipe, twin, denoisers, undo)
-        for part in (part for network in call.denoisers.values() for part in network.modules()):
+        for part in (part for network in call.denoisers.values() for part in parts_of(network)):
             if hasattr(part, "processor"):
                 # PAG sets its own for a call, and leaves them where it ends early.
                 undo.callback(setattr, part, "processor", part.processor)
@@ -182,7 +183,7 @@ def _offload_again(pipe: Any) -> None:
     (diffusers) moves them. Offloading of whole models is the pipeline's own affair.
     """
     models = [component for component in pipe.components.values() if isinstance(component, nn.Module)]
-    for module in (part for model in models for part in model.modules()):
+    for module in (part for model in models for part in parts_of(model)):
         hook: Any = vars(module).get("_hf_hook")
         own = [parameter for parameter in module._parameters.values() if parameter is not None]
         for each in getattr(hook, "hooks", [hook]):

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -156,9 +157,10 @@ class Model:
     def of(cls, pipe: Any) -> Model:
         """Describe a pipeline."""
         dtypes = {
-            key: str(component.dtype).removeprefix("torch.")
+            key: str(dtype).removeprefix("torch.")
             for key, component in pipe.components.items()
-            if isinstance(component, torch.nn.Module) and hasattr(component, "dtype")
+            if isinstance(component, torch.nn.Module)
+            and (dtype := getattr(component, "dtype", None)) is not None  # diffusers looks for it each time
         }
         scheduler: Any = getattr(pipe, "scheduler", None)
         if scheduler is not None:
@@ -403,8 +405,12 @@ def package_versions() -> dict[str, str]:
     packages = ("torch", "diffusers", "transformers", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
+
+
+# Read once: finding them takes milliseconds, and imported code does not change.
+_version = cache(importlib.metadata.version)
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
