@@ -25,7 +25,6 @@ from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize
 from seedbed.errors import BadInput, shown, whole
-from seedbed.files import write_bytes_atomically
 from seedbed.lab.choice import Calibration, conclude
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
@@ -134,14 +133,7 @@ def calibrate(
     with reporting(progress) as show, ExitStack() as stack:
         store = Store(cache or stack.enter_context(TemporaryDirectory()))
         stack.enter_context(store.writing())
-        text = json.dumps(about, sort_keys=True, indent=1, default=str) + "\n"
-        if not store.recipe.exists():
-            write_bytes_atomically(store.recipe, text.encode())
-        elif store.recipe.read_text() != text:
-            raise BadInput(
-                f"{cache} holds rows of another calibration (model, call, steps, functions or verifier "
-                "differ): remove it, or give another cache"
-            )
+        store.claim(about, "calibration")
         known = {row["key"]: row for row in store.rows()}
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
