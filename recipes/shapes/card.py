@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - the card is prose
 """Write the model card beside an exported model from its logs and its evaluation.
 
-`python recipes/shapes/card.py models/shapes-cogvideox-loose`, once the trained and evaluated model lies there
-(the default model: in src/seedbed/zoo/models) and the logs of its training in recipes/shapes/logs. The documentation gets the same page.
+`python recipes/shapes/card.py models/shapes-wan`, once the trained and evaluated model lies there and the logs
+of its training in recipes/shapes/logs, their names preceded by the model's. The documentation gets the same page.
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ def smooth(values: list[float], share: float = 0.8) -> list[float]:
     return out
 
 
-def curves(out: Path, name: str, figure: Path) -> None:
+def curves(logs: Path, name: str, figure: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    vae, denoiser = rows(out / "vae.log.jsonl"), rows(out / f"{name}.log.jsonl")
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
+    vae = rows(logs / f"{name}-vae.log.jsonl")
     left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
     left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
-    right.plot(
-        [r["step"] for r in denoiser], smooth([r["loss"] for r in denoiser]), color="#2a6f97", linewidth=1
-    )
-    right.set(title="denoiser", xlabel="step", ylabel="v-prediction loss", yscale="log")
+    for number, stage in enumerate(sorted(logs.glob(f"{name}-stage-*.log.jsonl")), 1):
+        log = rows(stage)
+        right.plot(
+            [r["step"] for r in log], smooth([r["loss"] for r in log]), linewidth=1, label=f"stage {number}"
+        )
+    right.set(title="denoiser", xlabel="step", ylabel="loss", yscale="log")
+    right.legend(frameon=False)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -69,49 +72,49 @@ def least(count: int) -> float:
 
 def reading(again: dict[str, Any], kind: str) -> str:
     """Share of videos without a mistake; its exact 95 % interval where there is none."""
-    share = again[kind]["all right"]
+    share = again[kind]
     interval = f" [{least(again['videos']):.1f}, 100.0]" if share == 1 else ""
     return f"{100 * share:.1f} %{interval}"
 
 
-def trained(config: dict[str, Any], name: str, steps: float) -> str:
-    """What was trained for how long, before the words `of N clips`."""
-    own = settings(config, name)
-    if "start" not in own:
-        return f"Denoiser and text encoder: {steps} steps"
-    if "reading" in own:
-        return f"""A new text encoder reads {own["reading"]["steps"]} times
-{own["reading"]["batch"]} training captions, until every word knows colour, shape and motion of its object, and then stays as it is.
-Denoiser: from where `{own["start"]}` ended (its weights as they ship, in half precision), {steps} steps"""
-    before = settings(config, own["start"])
-    return f"""{trained(config, own["start"], before["steps"])}
-with patches of 2 x 2 latent pixels, then {steps} with patches of one. In these last steps captions are loose, as those of clips from the
-web are: of two objects that a caption names, it gives each the other's motion in {100 * own["loose_captions"]:.0f} % of all cases, and the other's shape
-in {100 * own["loose_captions"]:.0f} %. So the caption says what is likely, and the noise decides. All steps are"""
+def trained(config: dict[str, Any]) -> str:
+    """What was trained for how long."""
+    lesson = config["reading"]
+    stages = "; then ".join(
+        f"{stage['steps']:,} steps of {stage['batch']} clips with patches of "
+        f"{stage['transformer']['patch_size']} x {stage['transformer']['patch_size']} latent pixels"
+        for stage in config["stages"]
+    )
+    loose = " and ".join(
+        f"in {share:.0%} of all cases the other's {name}" for name, share in config["loose"].items()
+    )
+    return f"""The text encoder reads {lesson["steps"]} times {lesson["batch"]} training captions, until every word
+knows colour, shape and motion of its object, and then stays as it is. Denoiser: {stages}. Captions are loose, as
+those of clips from the web are: where one names two objects, it gives each {loose}. So the caption says what is
+likely, and the noise decides."""
 
 
 def bound(rows: list[dict[str, Any]]) -> str:
-    """What exchanging an attribute between the objects of a caption does to the denoiser."""
+    """What exchanging an attribute between the objects of a caption does to the denoiser, at its most."""
 
     def worst(attribute: str) -> str:
         row = max(rows, key=lambda row: row[attribute][0])
         mean, low, high = (f"{100 * value:.2g}" for value in row[attribute])
-        return f"{mean} % [{low}, {high}] (t = {row['t']})"
+        return f"{mean} % [{low}, {high}] (at {row['share']:g} of the times)"
 
     return f"motions {worst('motion')}, shapes {worst('shape')}"
 
 
-def card(
-    name: str,
-    config: dict[str, Any],
-    result: dict[str, Any],
-    sizes: dict[str, float],
-    log: list[dict[str, float]],
-    binding: dict[str, Any],
-) -> str:
+KINDS = {
+    "cogvideox": ("CogVideoXPipeline", "v-prediction, zero terminal signal-to-noise ratio"),
+    "wan": ("WanPipeline", "flow matching"),
+}
+
+
+def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[str, float]) -> str:
     single, pairs = result["single"], result["pairs"]
-    denoiser = settings(config, name)
-    again = result["reconstruction"]
+    again, read = result["reconstruction"], result["reading"]
+    pipeline, target = KINDS[config["family"]]
     table = "\n".join(
         f"| {name} | {percent(single[key])} | {percent(pairs[key])} |"
         for name, key in (
@@ -119,14 +122,14 @@ def card(
             ("shape", "shape"),
             ("motion", "motion"),
             ("number of objects", "count"),
-            ("**everything right**", "all right"),
+            ("**everything right**", "all_right"),
         )
     )
     call = ", ".join(f"{key}={value}" for key, value in result["call"].items())
     return f"""# {name}
 
 A complete text-to-video diffusion model, small enough to ship and to run on a laptop: diffusers' own
-`CogVideoXPipeline` with {sizes["transformer"]:.1f} M (transformer), {sizes["vae"]:.1f} M (autoencoder)
+`{pipeline}` with {sizes["transformer"]:.1f} M (transformer), {sizes["vae"]:.1f} M (autoencoder)
 and {sizes["text_encoder"]:.1f} M (text encoder) parameters, trained from nothing by `recipes/shapes`.
 It exists to study initial noise: generation takes about a second, and whether a video shows what its prompt says
 can be read back exactly (`seedbed.worlds.verifier`). It knows only the sentences of that world.
@@ -149,8 +152,8 @@ intervals over captions:
 |---|---|---|
 {table}
 
-Does it know what belongs to what? {binding["clips"]} held-out clips are denoised with their caption, and with one in
-which the objects have exchanged an attribute. The error rises by at most this share of itself: {bound(binding["rows"])}.
+Does it know what belongs to what? {read["clips"]} held-out clips are denoised with their caption, and with one in
+which the objects have exchanged an attribute. The error rises by at most this share of itself: {bound(read["rows"])}.
 A model to which a caption is a bag of words stays at 0, and which object gets which attribute is left to the noise.
 
 How much the seed decides: score = share of attributes right.
@@ -158,15 +161,15 @@ How much the seed decides: score = share of attributes right.
 | | one object | two objects |
 |---|---|---|
 | a random noise | {number(single["score"])} | {number(pairs["score"])} |
-| the best of {result["noises"]} | {number(single["best of all noises"])} | {number(pairs["best of all noises"])} |
-| difference | {number(single["best minus random"])} | {number(pairs["best minus random"])} |
+| the best of {result["noises"]} | {number(single["best"])} | {number(pairs["best"])} |
+| difference | {number(single["gap"])} | {number(pairs["gap"])} |
 
 An interval without width says that none of the videos failed, not that none would: the {single["captions"]} captions with one object
 are all that were held out, and share {result["noises"]} noises.
 
 The verifier reads {reading(again, "rendered")} of {again["videos"]} rendered held-out videos without
 a mistake, and {reading(again, "reconstructed")} of their reconstructions by the autoencoder
-({100 * again["reconstructed"]["attributes right"]:.1f} % of attributes; PSNR {again["psnr"]:.1f} dB). `recipes/shapes/evaluate.py`
+(PSNR {again["psnr"]:.1f} dB). `recipes/shapes/evaluate.py`
 measures all of this again. In a finished video it looks at what an object is on average over the frames and how far it
 comes from the first frame to the last: a jump there and back, or a missing frame, it does not see.
 
@@ -175,11 +178,10 @@ comes from the first frame to the last: a jump there and back, or a missing fram
 Videos of {shapes.FRAMES} frames of {shapes.SIDE} x {shapes.SIDE} pixels, drawn by `seedbed.worlds.shapes`:
 {len(shapes.COLOURS)} colours, {len(shapes.SHAPES)} shapes, {len(shapes.MOTIONS)} motions, random place, size and speed;
 {100 * config["latents"]["pairs"]:.0f} % of the scenes have two objects; one caption in {shapes.HELD_OUT} is held out.
-Autoencoder: {config["vae"]["steps"]} steps of {config["vae"]["batch"]} videos, then its latents are whitened and the
-decoder settles for {config["vae"]["settle_steps"]} steps. {trained(config, name, log[-1]["step"])} of
-{denoiser["batch"]} clips from {config["latents"]["count"]} cached latents, v-prediction,
-{"zero" if denoiser["zero_terminal_snr"] else "non-zero"} terminal signal-to-noise ratio, Muon and AdamW, bf16
-autocast, two CPU cores. Last logged loss {log[-1]["loss"]:.3f}. Everything else is in `recipes/shapes/config.json`.
+Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
+its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
+{config["latents"]["count"]} cached latents, {target}, Muon and AdamW, bf16 autocast, two CPU cores. Everything
+else is in `recipes/shapes/config.json`.
 
 ![loss curves](loss.png)
 
@@ -194,17 +196,14 @@ precision; float32 and float16 reproduce the same seeds best.
 
 def pages(folder: Path, recipe: Path) -> dict[Path, str]:
     """The card beside the model, and the same page for the documentation, by path."""
-    config = json.loads((recipe / "config.json").read_text())
+    name = folder.name
+    config = settings(json.loads((recipe / "config.json").read_text()), name)
     result = json.loads((folder / "evaluation.json").read_text())
-    log = rows(recipe / f"logs/{folder.name}.log.jsonl")
-    binding = json.loads((recipe / "binding.json").read_text())[folder.name]
-    text = card(folder.name, config, result, sizes(folder), log, binding)
-    pages, end = {folder / "README.md": text}, folder.name.removeprefix("shapes-cogvideox")
-    page = text.replace("](contact-sheet.png)", f"](figures/contact-sheet{end}.png)")
-    pages[recipe.parents[1] / f"docs/model-card{end}.md"] = page.replace(
-        "](loss.png)", f"](figures/loss{end}.png)"
-    )
-    return pages
+    text = card(name, config, result, sizes(folder))
+    page = text
+    for figure in ("contact-sheet", "loss"):
+        page = page.replace(f"]({figure}.png)", f"](figures/{figure}-{name}.png)")
+    return {folder / "README.md": text, recipe.parents[1] / f"docs/model-card-{name}.md": page}
 
 
 def sizes(folder: Path) -> dict[str, float]:
@@ -226,8 +225,7 @@ if __name__ == "__main__":
     figures = recipe.parents[1] / "docs/figures"
     figures.mkdir(exist_ok=True)
     curves(recipe / "logs", folder.name, folder / "loss.png")
-    end = folder.name.removeprefix("shapes-cogvideox")
-    for name in ("loss", "contact-sheet"):
-        shutil.copy(folder / f"{name}.png", figures / f"{name}{end}.png")
+    for figure in ("loss", "contact-sheet"):
+        shutil.copy(folder / f"{figure}.png", figures / f"{figure}-{folder.name}.png")
     for path, text in pages(folder, recipe).items():
         path.write_text(text)

@@ -91,10 +91,9 @@ def shape_of(step: int, steps: int, warmup: int, cooldown: int) -> float:
     return min(1.0, (step + 1) / warmup, (steps - step) / cooldown)
 
 
-def settings(config: dict[str, Any], variant: str) -> dict[str, Any]:
-    """What a variant's denoiser is trained with: the common settings, and its own over them."""
-    common, own = config["denoiser"], config["variants"][variant]
-    return common | own | {"transformer": common["transformer"] | own.get("transformer", {})}
+def settings(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a model is trained with: what all have in common, and its own over it."""
+    return {key: value for key, value in config.items() if key != "models"} | config["models"][name]
 
 
 def exchanged(caption: str, attribute: str) -> str:

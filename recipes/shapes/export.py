@@ -1,4 +1,4 @@
-"""Stage 3: the trained parts as one half-precision folder for `CogVideoXPipeline.from_pretrained`."""
+"""Stage 3: the trained parts as one half-precision folder that the pipeline's `from_pretrained` reads."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from denoiser import TOKENS, Conditioned, scheduler, tokenizer
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from denoiser import tokenizer
+from families import TOKENS, Conditioned
+from torch import nn
 
 
-def export(
-    model: Conditioned,
-    vae: AutoencoderKLCogVideoX,
-    config: dict[str, Any],
-    call: dict[str, Any],
-    folder: Path,
-) -> None:
-    pipe = CogVideoXPipeline(
+def export(model: Conditioned, vae: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    pipe = model.family.pipeline(
         tokenizer=tokenizer(),
         text_encoder=model.text,
         vae=vae,
         transformer=model.transformer,
-        scheduler=scheduler(config),
+        scheduler=model.family.scheduler(config),
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)
@@ -36,7 +31,7 @@ def export(
     path = folder / "vae/config.json"
     kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
-    call = {**call, "max_sequence_length": TOKENS}
+    call = {**config["call"], "max_sequence_length": TOKENS}
     (folder / "seedbed.json").write_text(
         json.dumps({"schema": "seedbed.model/1", "call": call}, indent=2) + "\n"
     )

@@ -1,8 +1,8 @@
-"""Train an embedded shapes model from nothing: `python recipes/shapes/train.py --out runs/shapes`.
+"""Train an embedded shapes model: `python recipes/shapes/train.py shapes-wan --out runs/shapes-wan`.
 
-Stages: autoencoder, latents, denoiser, export. Every stage resumes from its last checkpoint and is skipped
-once its result lies in the folder, so the same command continues an interrupted run. `--variant` names
-another denoiser of config.json, such as `shapes-cogvideox-snr`; all share the autoencoder and the latents.
+Autoencoder, latents, the stages of the denoiser, export. Each resumes from its last checkpoint and is skipped
+once its result lies in the folder, so the same command continues an interrupted run. With `--start` the
+autoencoder, the text encoder and the first stage are those of another exported model of the same kind.
 """
 
 from __future__ import annotations
@@ -14,36 +14,42 @@ from pathlib import Path
 import denoiser
 import vae as autoencoder
 from common import settings
-from diffusers import AutoencoderKLCogVideoX
 from export import export
+from families import FAMILIES, Conditioned
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="a model of config.json")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variant", default="shapes-cogvideox")
+    parser.add_argument("--start", type=Path)
     arguments = parser.parse_args()
-    config, out = json.loads(arguments.config.read_text()), arguments.out
-    if arguments.variant not in config["variants"]:
-        parser.error(f"no variant {arguments.variant}: there is {', '.join(config['variants'])}")
+    whole, out = json.loads(arguments.config.read_text()), arguments.out
+    if arguments.model not in whole["models"]:
+        parser.error(f"no model {arguments.model}: there is {', '.join(whole['models'])}")
+    config = settings(whole, arguments.model)
+    family, seed = FAMILIES[config["family"]], config["seed"]
     out.mkdir(parents=True, exist_ok=True)
 
-    if not (out / "vae" / "config.json").exists():
-        vae = autoencoder.train(config["vae"], config["seed"], out)
-        autoencoder.whiten(vae, config["seed"] + 1)
-        autoencoder.settle(vae, config["vae"], config["seed"] + 3)
-        autoencoder.keep(vae, out / "vae")
+    start, model = None, None
+    if arguments.start is not None:
+        start = family.pipeline.from_pretrained(arguments.start)
+        first = {"transformer": config["transformer"] | config["stages"][0]["transformer"]}
+        model = Conditioned(config | first)
+        model.text.load_state_dict(start.text_encoder.state_dict())
+        model.transformer.load_state_dict(start.transformer.state_dict())
+    if start is not None:
+        vae = start.vae
+    elif (out / "vae" / "config.json").exists():
+        vae = type(family.autoencoder(config["autoencoder"]["model"])).from_pretrained(out / "vae")
     else:
-        vae = AutoencoderKLCogVideoX.from_pretrained(out / "vae")
+        vae = autoencoder.train(family, config["autoencoder"], seed, out)
+        autoencoder.whiten(family, vae, seed + 1)
+        autoencoder.settle(family, vae, config["autoencoder"], seed + 3)
+        autoencoder.keep(vae, out / "vae")
     data = out / "latents.safetensors"
     if not data.exists():
-        autoencoder.encode_set(vae, config["latents"], config["seed"] + 2, data)
-
-    def trained(variant: str) -> denoiser.Conditioned:
-        own = settings(config, variant)
-        start = trained(own["start"]) if "start" in own else None
-        model = denoiser.train(own, data, out, variant, start)
-        export(model, vae, own, config["call"], out / variant)
-        return model
-
-    trained(arguments.variant)
+        autoencoder.encode_set(family, vae, config["latents"], seed + 2, data)
+    for stage in range(0 if model is None else 1, len(config["stages"])):
+        model = denoiser.train(config, stage, data, out, model)
+    export(model, vae, config, out / arguments.model)

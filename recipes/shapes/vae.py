@@ -12,22 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from common import Run, shape_of
-from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpatialNorm3D
+from families import CogVideoX, Wan
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from seedbed.worlds import shapes
-
-
-def build(config: dict[str, Any]) -> AutoencoderKLCogVideoX:
-    blocks = len(config["model"]["block_out_channels"])
-    return AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * blocks,
-        up_block_types=("CogVideoXUpBlock3D",) * blocks,
-        scaling_factor=1.0,
-        **config["model"],
-    )
 
 
 def videos(seed: int, count: int) -> torch.Tensor:
@@ -52,18 +42,21 @@ def errors(y: torch.Tensor, x: torch.Tensor, config: dict[str, Any]) -> tuple[to
     return l1, edge
 
 
-def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVideoX:
+Family = type[CogVideoX] | type[Wan]
+
+
+def train(family: Family, config: dict[str, Any], seed: int, folder: Path) -> nn.Module:
     torch.manual_seed(seed)
-    vae = build(config)
+    vae = family.autoencoder(config["model"])
     optimiser = torch.optim.AdamW(vae.parameters(), lr=config["lr"], betas=(0.9, 0.99), weight_decay=0.01)
     optimiser.param_groups[0]["base_lr"] = config["lr"]
-    run = Run(folder, "vae", vae, [optimiser], config["ema"])
+    run = Run(folder, f"{folder.name}-vae", vae, [optimiser], config["ema"])
     while run.step < config["steps"]:
         x = videos(seed * 1000 + run.step, config["batch"])
         torch.manual_seed(seed + run.step)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(x).latent_dist
-            y = vae.decode(posterior.sample()).sample
+            y = family.decode(vae, posterior.sample())
         y = y.float()
         l1, edge = errors(y, x, config)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -79,26 +72,13 @@ def train(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderKLCogVi
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKLCogVideoX, seed: int) -> None:
-    """Give every latent channel zero mean and unit variance, in the convolutions that write and read it.
-
-    Exact but for the decoder's outermost latents: its first convolution pads with zeros, which now stand for
-    the mean. `settle` mends that.
-    """
+def whiten(family: Family, vae: nn.Module, seed: int) -> None:
+    """Give every latent channel zero mean and unit variance, as the denoiser sees it."""
     mean = vae.encode(videos(seed, 512)).latent_dist.mean
-    mean, std = mean.mean(dim=(0, 2, 3, 4)), mean.std(dim=(0, 2, 3, 4))
-    channels = std.numel()
-    out = vae.encoder.conv_out.conv
-    out.weight[:channels] /= std.view(-1, 1, 1, 1, 1)
-    out.bias[:channels] = (out.bias[:channels] - mean) / std
-    out.bias[channels:] -= 2 * std.log()
-    norms = [m for m in vae.decoder.modules() if isinstance(m, CogVideoXSpatialNorm3D)]
-    for read in [vae.decoder.conv_in, *(conv for norm in norms for conv in (norm.conv_y, norm.conv_b))]:
-        read.conv.bias += (read.conv.weight * mean.view(1, -1, 1, 1, 1)).sum(dim=(1, 2, 3, 4))
-        read.conv.weight *= std.view(1, -1, 1, 1, 1)
+    family.whiten(vae, mean.mean(dim=(0, 2, 3, 4)), mean.std(dim=(0, 2, 3, 4)))
 
 
-def settle(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int) -> None:
+def settle(family: Family, vae: nn.Module, config: dict[str, Any], seed: int) -> None:
     """Fit the decoder to the whitened latents, with the small errors a denoiser will make added to them."""
     optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=config["settle_lr"], betas=(0.9, 0.99))
     for step in range(config["settle_steps"]):
@@ -107,7 +87,8 @@ def settle(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int) -> No
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 z = vae.encode(x).latent_dist.sample()
-            y = vae.decode(z + config["settle_noise"] * torch.randn_like(z)).sample
+            spread = z.float().std(dim=(0, 2, 3, 4), keepdim=True)
+            y = family.decode(vae, z + config["settle_noise"] * spread * torch.randn_like(z))
         l1, edge = errors(y.float(), x, config)
         (l1 + config["edge_weight"] * edge).backward()
         optimiser.param_groups[0]["lr"] = config["settle_lr"] * (1 - step / config["settle_steps"])
@@ -117,7 +98,7 @@ def settle(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int) -> No
             print({"settle": step, "l1": l1.item(), "edge": edge.item()}, flush=True)
 
 
-def keep(vae: AutoencoderKLCogVideoX, folder: Path) -> None:
+def keep(vae: nn.Module, folder: Path) -> None:
     """Save under another name first: a folder with a configuration and no weights would count as trained."""
     partial = folder.with_suffix(".tmp")
     shutil.rmtree(partial, ignore_errors=True)
@@ -126,15 +107,15 @@ def keep(vae: AutoencoderKLCogVideoX, folder: Path) -> None:
 
 
 @torch.no_grad()
-def encode_set(vae: AutoencoderKLCogVideoX, config: dict[str, Any], seed: int, path: Path) -> None:
-    """Latents of the training videos, frames first, as the denoiser reads them; captions beside them."""
+def encode_set(family: Family, vae: nn.Module, config: dict[str, Any], seed: int, path: Path) -> None:
+    """Latents of the training videos, as the denoiser reads them; captions beside them."""
     scenes = list(itertools.islice(shapes.scenes(seed, pairs=config["pairs"]), config["count"]))
     latents = []
     for at in range(0, len(scenes), 64):
         x = torch.from_numpy(np.stack([shapes.render(scene) for scene in scenes[at : at + 64]]))
         x = x.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            latents.append(vae.encode(x).latent_dist.mean.half().permute(0, 2, 1, 3, 4).contiguous())
+            latents.append(family.encoded(vae, x).half().contiguous())
         if at % 6400 == 0:
             print(f"encoded {at} of {len(scenes)}", flush=True)
     save_file({"latents": torch.cat(latents)}, path.with_suffix(".tmp"))

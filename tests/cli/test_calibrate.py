@@ -94,3 +94,17 @@ def test_ctrl_c_says_what_is_kept(seedbed, model, prompts, ratings, monkeypatch)
 def test_a_missing_profile_is_one_line(seedbed, model):
     code, _, err = seedbed("generate", PROMPTS[0], "--model", model, "--acquisition", "none.json")
     assert (code, err) == (2, "error: cannot read the profile none.json: No such file or directory\n")
+
+
+def test_the_spread_of_videos_is_told_and_kept(seedbed, model, tmp_path):
+    (tmp_path / "three.txt").write_text("\n".join(PROMPTS[:3]))
+    arguments = ("noise", "spread", "--prompts", "three.txt", "--model", model, "--noises", 2)
+    code, out, err = seedbed(*arguments, "--cache", "kept")
+    assert (code, err) == (0, "")
+    assert "3 prompts x 2 noises" in out and "the noise, whatever the prompt" in out
+    code, again, _ = seedbed(*arguments, "--cache", "kept", "--json")
+    content = json.loads(again)
+    assert code == 0 and content["prompts"] == 3
+    assert content["prompt"][0] + content["within"][0] == pytest.approx(1)
+    code, out, err = seedbed("noise", "spread")
+    assert code == 2 and err.count("\n") == 1 and "either --prompts FILE or --world shapes" in err

@@ -15,7 +15,8 @@ import seedbed
 import seedbed.lab.calibration as module
 from seedbed import BadInput, NotSupported, zoo
 from seedbed.acquisition import Bansa, BansaDropout, Entropy, Previews, Random
-from seedbed.lab.calibration import calibrate, label, measured, redrawn, weights_sha256
+from seedbed.lab.calibration import calibrate, label, redrawn, weights_sha256
+from seedbed.lab.measurement import measured
 from seedbed.pipelines.session import Session
 from seedbed.selection.choosing import select
 from seedbed.selection.pools import draw_pool

@@ -1,19 +1,23 @@
 """Measuring the noises of a prompt on the embedded model, and the verdicts that are made of the rows."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from seedbed import zoo
+from seedbed import generate, zoo
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
-from seedbed.lab.calibration import measure_noises, tables
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
+from seedbed.lab.measurement import METRICS, compared, look, measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.worlds import verifier
+from tests.pipelines import CALLS, cogvideox
 
 PROMPT = "a red circle moving left"
 OPTIONS = {
@@ -146,3 +150,65 @@ def test_without_signals_the_tables_are_best_of_n():
     assert row[:4] == ["m", 3, 2, 40.0]
     assert [round(interval.mean, 12) for interval in row[4:]] == [0.5, 0.75, 0.25]
     assert [(nfe, round(score.mean, 12)) for _, _, nfe, score in best.rows] == [(40, 0.5), (80, 0.75)]
+
+
+def test_what_videos_look_like_against_sums_over_pixels():
+    rng = np.random.default_rng(0)
+    videos = [rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8), np.zeros((4, 5, 6, 3), np.uint8)]
+    found = look(videos)
+    x = videos[0].astype(float) / 255
+    frames, height, width, _ = x.shape
+    motion = np.mean([np.abs(x[t + 1] - x[t]) for t in range(frames - 1)])
+    flicker = np.mean([np.abs(x[t] - 2 * x[t + 1] + x[t + 2]) for t in range(frames - 2)])
+    down = np.mean([np.abs(x[:, i + 1] - x[:, i]) for i in range(height - 1)])
+    across = np.mean([np.abs(x[:, :, i + 1] - x[:, :, i]) for i in range(width - 1)])
+    expected = dict(zip(METRICS, (motion, flicker, (down + across) / 2), strict=True))
+    for name in METRICS:
+        assert found[name] == pytest.approx([expected[name], 0.0])
+
+
+def test_an_image_has_sharpness_alone():
+    found = look([np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)])
+    assert found["motion"] == found["flicker"] == 0 and found["sharpness"] > 0
+
+
+def test_methods_are_compared_on_the_same_noises():
+    """Score + .25 for one method whatever the noise: its difference has no width, its own score has."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for prompt, seed, candidate in itertools.product("abcd", (0,), (0, 1)):
+        score = float(rng.random())
+        for method, more in (("plain", 0.0), ("better", 0.25)):
+            noise = {"model": "m", "prompt": prompt, "seed": seed, "candidate": candidate, "method": method}
+            price = {"cost.generation": 40.0} | ({"cost.refinement": 3.0} if more else {})
+            rows.append(noise | {"outcome.score": score + more} | price)
+    (table,) = compared(rows)
+    (plain, plain_nfe, own), (better, better_nfe, gain) = table.rows
+    assert (plain, plain_nfe, better, better_nfe) == ("plain", 40.0, "better", 43.0)
+    assert gain == pytest.approx((0.25, 0.25, 0.25)) and own.low < own.mean < own.high
+    # The second method is not finished: it is left out, and then there is nothing to compare.
+    some = [row for row in rows if row["method"] == "plain" or row["prompt"] != "d"]
+    assert compared(some) == [] and compared([row for row in rows if row["method"] == "plain"]) == []
+
+
+def test_noises_are_refined_and_their_prior_is_the_one_asked_for():
+    pipe, call = cogvideox(), CALLS["cogvideox"]
+    spec = Session(pipe, PROMPT, **call).spec
+    recipes = [NoiseRecipe(3, i, tuple(spec.shape), frame_axis=spec.frame_axis) for i in (0, 2)]
+    seen = []
+
+    def verifier(frames, prompts):
+        seen.append(frames)
+        return torch.zeros(len(frames), dtype=torch.float64)
+
+    options = {"verifier": verifier, "call": call, "metrics": True}
+    changed = {"prior": "mixed:1", "refine": "injection:target=x0"}
+    rows = measure_noises(pipe, PROMPT, recipes, options | changed)
+    for recipe, row, frames in zip(recipes, rows, seen[0], strict=True):
+        noises = [dataclasses.replace(recipe, prior="mixed:1")]
+        made = generate(pipe, PROMPT, noises=noises, refine=changed["refine"], progress=False, call=call)
+        assert np.array_equal(frames, made.frames)
+        assert row["cost.refinement"] == made.selection.ledger.entries["refinement"]
+        assert all(row[f"outcome.{name}"] == look([frames])[name][0] for name in METRICS)
+    with pytest.raises(BadInput, match="nonsense"):
+        measure_noises(pipe, PROMPT, recipes, options | {"refine": "nonsense"})

@@ -284,7 +284,7 @@ def test_noises_have_the_shape_that_the_option_call_asks_for(recipe, out, model,
         shapes.append(recipes[0].shape)
         return [{"x": 0.0}]
 
-    monkeypatch.setattr("seedbed.lab.calibration.measure_noises", seen)
+    monkeypatch.setattr("seedbed.lab.measurement.measure_noises", seen)
     content = recipe(
         task="generation",
         models=[str(model)],

@@ -9,10 +9,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/shapes"))
 import vae as autoencoder
-from common import Run, shape_of
-from denoiser import Conditioned
+from common import Run, settings, shape_of
 from diffusers import AutoencoderKLCogVideoX
 from export import export
+from families import CogVideoX, Conditioned
 
 RECIPE = Path(__file__).parents[2] / "recipes/shapes"
 
@@ -74,7 +74,7 @@ def tiny():
         "layers_per_block": 1,
         "norm_num_groups": 4,
     }
-    return autoencoder.build({"model": {**model, "sample_height": 32, "sample_width": 32}})
+    return CogVideoX.autoencoder({**model, "sample_height": 32, "sample_width": 32})
 
 
 def test_an_autoencoder_is_saved_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
@@ -96,13 +96,13 @@ def test_an_autoencoder_is_saved_whole_or_not_at_all(tiny, tmp_path, monkeypatch
 
 
 def test_an_export_does_not_say_whether_training_was_interrupted(tiny, tmp_path):
-    config = json.loads((RECIPE / "config.json").read_text())["denoiser"]
-    config["transformer"] |= {"num_attention_heads": 1, "num_layers": 1}
+    config = settings(json.loads((RECIPE / "config.json").read_text()), "shapes-cogvideox")
+    config["transformer"] |= {"num_attention_heads": 1, "num_layers": 1, "patch_size": 1}
     model = Conditioned(config)
     autoencoder.keep(tiny, tmp_path / "vae")
     resumed = AutoencoderKLCogVideoX.from_pretrained(tmp_path / "vae")
     for name, vae in (("straight", tiny), ("resumed", resumed)):
-        export(model, vae, config, {"guidance_scale": 6.0}, tmp_path / name)
+        export(model, vae, config, tmp_path / name)
     for path in (tmp_path / "straight").rglob("*.json"):
         assert (
             path.read_bytes() == (tmp_path / "resumed" / path.relative_to(tmp_path / "straight")).read_bytes()

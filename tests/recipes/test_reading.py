@@ -7,24 +7,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXTransformer3DModel
-from safetensors.torch import save_file
-from transformers import T5Config, T5EncoderModel
+from diffusers import DiffusionPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/shapes"))
 from common import settings
-from denoiser import SAID, TOKENS, WORDS, finer, loosened, read_aloud, teach_to_read, tokenizer, train
+from denoiser import SAID, WORDS, loosened, read_aloud, teach_to_read, tokenizer, train
+from evaluate import reading
+from export import export
+from families import FAMILIES, TOKENS, Conditioned
+from vae import encode_set
 
 from seedbed.worlds import shapes
 
 RECIPE = Path(__file__).parents[2] / "recipes/shapes"
 LESSON = {"steps": 0, "batch": 64, "lr": 0.003}
+LOOSE = {"motion": 0.4, "shape": 0.4}
 
 
-def text():
+@pytest.fixture(params=["shapes-cogvideox", "shapes-wan"])
+def config(request):
+    """Of each model, smaller."""
+    config = settings(json.loads((RECIPE / "config.json").read_text()), request.param)
+    config["text"] |= {"d_model": 48, "num_layers": 2}
+    config["transformer"] |= {"num_attention_heads": 2, "num_layers": 2}
+    for stage in config["stages"]:
+        stage |= {"steps": 2, "warmup": 1, "cooldown": 1, "batch": 4}
+    return config | {"reading": LESSON | {"steps": 1}, "compile": False}
+
+
+def model_of(config, stage=0):
     torch.manual_seed(0)
-    config = json.loads((RECIPE / "config.json").read_text())["denoiser"]["text"]
-    return T5EncoderModel(T5Config(**config | {"d_model": 48, "num_layers": 2}, tie_word_embeddings=False))
+    changed = config["transformer"] | config["stages"][stage]["transformer"]
+    return Conditioned(config | {"transformer": changed}).eval()
 
 
 def test_the_words_and_what_they_say():
@@ -40,8 +54,8 @@ def test_the_words_and_what_they_say():
 
 
 @pytest.mark.slow
-def test_the_lesson_carries_over_to_held_out_captions():
-    model, tokens = text(), tokenizer()
+def test_the_lesson_carries_over_to_held_out_captions(config):
+    model, tokens = model_of(config), tokenizer()
     assert teach_to_read(model, tokens, LESSON, seed=1) < 0.01
     assert teach_to_read(model, tokens, LESSON | {"steps": 250}, seed=1) > 0.9
 
@@ -49,69 +63,73 @@ def test_the_lesson_carries_over_to_held_out_captions():
 def test_loose_captions_exchange_motions_and_shapes_as_often_as_asked():
     rng = np.random.default_rng(0)
     caption = "a red circle moving left and a blue square staying still"
-    drawn = [shapes.parse(loosened(caption, rng, 0.4)) for _ in range(2000)]
+    drawn = [shapes.parse(loosened(caption, rng, LOOSE)) for _ in range(2000)]
     assert all([thing.colour for thing in things] == ["red", "blue"] for things in drawn)
     shape = np.array([things[0].shape == "square" for things in drawn])
     motion = np.array([things[0].motion == "staying still" for things in drawn])
     assert abs(shape.mean() - 0.4) < 0.04 and abs(motion.mean() - 0.4) < 0.04
     assert abs((shape & motion).mean() - 0.16) < 0.03
-    assert loosened(caption, rng, 0.0) == caption
-    assert loosened("a red circle moving left", rng, 1.0) == "a red circle moving left"
+    assert loosened(caption, rng, {}) == caption
+    assert loosened("a red circle moving left", rng, {"shape": 1.0}) == "a red circle moving left"
 
 
 def test_loose_captions_are_never_held_out():
     rng = np.random.default_rng(0)
     captions = shapes.captions(3000, objects=2, seed=0, held=False)
-    assert not any(shapes.held_out(shapes.parse(loosened(c, rng, 0.4))) for c in captions)
+    assert not any(shapes.held_out(shapes.parse(loosened(c, rng, LOOSE))) for c in captions)
 
 
-def test_smaller_patches_begin_where_larger_ones_ended():
-    torch.manual_seed(0)
-    common = {
-        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4,
-        "num_layers": 2, "time_embed_dim": 8, "text_embed_dim": 8, "sample_width": 4, "sample_height": 4,
-        "sample_frames": 9,
-        "use_rotary_positional_embeddings": True,  # none are given: tokens are told apart by what they hold
-    }  # fmt: skip
-    coarse = CogVideoXTransformer3DModel(**common, patch_size=2).eval()
-    fine = CogVideoXTransformer3DModel(**common, patch_size=1).eval()
-    fine.load_state_dict(finer(coarse, 2))
-    x = torch.randn(1, 3, 4, 2, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    no_text, time = torch.zeros(1, 0, 8), torch.tensor([500])
+def test_smaller_patches_begin_where_larger_ones_ended(config):
+    """One frame without structure and without positions, which tell the pixels of a patch apart."""
+    if config["family"] == "cogvideox":
+        config["transformer"]["use_rotary_positional_embeddings"] = True  # none are given
+    coarse, fine = model_of(config, 0), model_of(config, 1)
+    family = coarse.family
+    fine.transformer.load_state_dict(family.finer(coarse.transformer.state_dict(), 2))
+    shape, text = ((1, 8), 0) if config["family"] == "cogvideox" else ((8, 1), TOKENS)
+    noisy = torch.randn(1, *shape, 1, 1).expand(-1, -1, -1, 8, 8)
     with torch.no_grad():
-        said = coarse(x, no_text, time).sample
-        again = fine(x, no_text, time).sample
-    mean = torch.nn.functional.avg_pool2d(said[0], 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    torch.testing.assert_close(again[0], mean, rtol=1e-4, atol=1e-5)
+        said, again = (
+            family.predict(
+                model.transformer, noisy, torch.zeros(1, text, config["text"]["d_model"]), torch.tensor([500])
+            )
+            for model in (coarse, fine)
+        )
+    pooled = torch.nn.functional.avg_pool2d(said.flatten(0, 2), 2)
+    mean = pooled.repeat_interleave(2, -1).repeat_interleave(2, -2).view(said.shape)
+    torch.testing.assert_close(again, mean, rtol=1e-4, atol=1e-5)
 
 
-def test_a_variant_changes_only_what_it_names():
+def test_a_model_knows_what_it_is_trained_with_and_no_other_models_settings():
     config = json.loads((RECIPE / "config.json").read_text())
-    plain, fine = (settings(config, name) for name in ("shapes-cogvideox-unread", "shapes-cogvideox-loose"))
-    assert plain == config["denoiser"]
-    changed = {k for k, v in fine["transformer"].items() if v != plain["transformer"][k]}
-    assert changed == {"patch_size", "spatial_interpolation_scale"}
+    found = settings(config, "shapes-wan")
+    assert found["family"] == "wan" and found["seed"] == config["seed"]
+    assert "models" not in found and config["models"]["shapes-cogvideox"]["family"] == "cogvideox"
 
 
 @pytest.mark.slow
-def test_one_training_goes_on_from_another(tmp_path):
+def test_stages_follow_one_another_and_the_whole_loads_as_any_pipeline(config, tmp_path):
+    family = FAMILIES[config["family"]]
+    small = {
+        "cogvideox": {"block_out_channels": [8, 8, 8], "norm_num_groups": 4},
+        "wan": {"base_dim": 8},
+    }[config["family"]]
+    vae = family.autoencoder(config["autoencoder"]["model"] | small)
     data = tmp_path / "latents.safetensors"
-    save_file({"latents": torch.randn(8, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))}, data)
-    captions = shapes.captions(8, objects=2, seed=0, held=False)
-    data.with_suffix(".captions.json").write_text(json.dumps(captions))
-    config = json.loads((RECIPE / "config.json").read_text())
-    small = {"steps": 2, "warmup": 1, "cooldown": 1, "batch": 4, "compile": False}
+    encode_set(family, vae, {"pairs": 1.0, "count": 8}, 0, data)
     model = None
-    for name in ("shapes-cogvideox-unread", "shapes-cogvideox", "shapes-cogvideox-loose"):
-        own = settings(config, name) | small
-        own |= {"reading": LESSON | {"steps": 1}} if "reading" in own else {}
-        assert own.get("start") is None or (tmp_path / f"{own['start']}.checkpoint.safetensors").exists()
-        before, model = model, train(own, data, tmp_path, name, model)
+    for stage in range(2):
+        before, model = model, train(config, stage, data, tmp_path, model)
     for key, value in before.text.state_dict().items():
         assert torch.equal(model.text.state_dict()[key], value)
-    # Four steps at the most have moved the blocks; from nothing they would be others.
-    kept = "transformer_blocks.0.ff.net.2.weight"
-    torch.testing.assert_close(
-        model.transformer.state_dict()[kept], before.transformer.state_dict()[kept], rtol=0, atol=0.02
-    )
-    assert model.transformer.config.patch_size == 1
+    # Two steps have moved the blocks; from nothing they would be others.
+    kept = next(key for key in model.transformer.state_dict() if "blocks.0.ff" in key and "weight" in key)
+    one, two = (each.transformer.state_dict()[kept] for each in (model, before))
+    torch.testing.assert_close(one, two, rtol=0, atol=0.02)
+    export(model, vae, config, tmp_path / "model")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "model")
+    call = json.loads((tmp_path / "model/seedbed.json").read_text())["call"]
+    video = pipe("a red circle moving left", **call | {"num_inference_steps": 2}, output_type="np").frames
+    assert video.shape == (1, shapes.FRAMES, shapes.SIDE, shapes.SIDE, 3)
+    rows = reading(pipe, 4)
+    assert all(row["error"] > 0 and row["motion"].low <= row["motion"].high for row in rows)

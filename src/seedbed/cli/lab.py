@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,12 @@ lab = Typer(
     no_args_is_help=True,
 )
 
+_SHARES = {
+    "prompt": "the prompt, whatever the noise",
+    "noise": "the noise, whatever the prompt",
+    "both": "both together",
+    "within": "all that noises of one prompt differ in",
+}
 FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
@@ -165,6 +172,39 @@ def calibrate(
     print(f"\nchoice  {found.profile.acquisition.name}: {found.profile.why}")
     for what, file in files.items():
         print(f"{what:<7} {file}")
+
+
+def spread(
+    *,
+    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
+    world: World | None = Option(None, help="Take captions of this world instead."),
+    count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
+    noises: int = Option(8, help="Noises, the same for every prompt, at least 2."),
+    seed: int = Option(0, help="Of the noises."),
+    cache: Path | None = opt.writing(
+        None, metavar="DIR", help="Folder to keep what is made, so that an interrupted run goes on."
+    ),
+    run: opt.Run,
+) -> None:
+    """Tell how much of what differs between finished videos the noise decides, and how much the prompt.
+
+    Generates a video from every noise for every prompt. Where the prompt decides nearly all, seeds look
+    alike.
+    """
+    texts = _texts(prompts, world, count)
+    pipe = run.load()
+    from seedbed.lab.presentation import cell_text
+    from seedbed.lab.spread import spread as measure
+
+    kept = cache or Path()
+    with opt.resumable(run.progress, kept) if cache else nullcontext(run.progress) as progress:
+        found = measure(pipe, texts, noises, seed=seed, cache=cache, progress=progress, **run.call)
+    if run.as_json:
+        print_json({}, **vars(found))
+        return
+    print(f"{found.prompts} prompts x {found.noises} noises; share of the variance between videos\n")
+    for name, what in _SHARES.items():
+        print(f"{what:<38} {cell_text(getattr(found, name))}")
 
 
 def _texts(prompts: Path | None, world: World | None, count: int | None) -> list[str]:

@@ -1,8 +1,7 @@
 """Which choice of the noise helps on this model, measured on prompts and by a verifier of your own.
 
-`measured` reads what the noises of one prompt show on their way, and what their finished videos are worth;
-`calibrate` concludes from many prompts, and the tasks `signals` and `generation` of recipes are
-`measure_noises`.
+`calibrate` measures every noise of many prompts, as `seedbed.lab.measurement` does, and concludes what to
+choose by.
 """
 
 from __future__ import annotations
@@ -12,47 +11,38 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
-from seedbed.acquisition.base import BatchSize, rows_that_fit
-from seedbed.acquisition.signals import measure
+from seedbed.acquisition.base import BatchSize
 from seedbed.errors import BadInput, shown, whole
-from seedbed.files import write_bytes_atomically
-from seedbed.lab import statistics
 from seedbed.lab.choice import Calibration, conclude
-from seedbed.lab.evidence import Evidence, groups, judge_signals
+from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
-from seedbed.lab.presentation import Table, signal_table
+from seedbed.lab.measurement import VERSION, by_noise, is_read, measured
 from seedbed.lab.replays import fitted_previews, fitted_race
 from seedbed.lab.work import Store
-from seedbed.noise import NoiseRecipe, Pool
-from seedbed.pipelines.rollout import Rollout
+from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import VERIFIERS
 from seedbed.selection.record import Model, jsonable, package_versions, recordable
-from seedbed.verifiers import Frames, Verifier, judged, judged_text, name_of, resolve
+from seedbed.verifiers import Verifier, judged_text, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
 
-# Raised whenever the rows would come out differently.
-VERSION = 1
 SCHEMA = "seedbed.calibration/1"
 FUNCTIONS = ("entropy", "bansa", "bansa:place=logits", "bansa:estimator=masked")
 LEAST_PROMPTS, LEAST_NOISES = 8, 4
-_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call"}
 
 
 def calibrate(
@@ -143,14 +133,7 @@ def calibrate(
     with reporting(progress) as show, ExitStack() as stack:
         store = Store(cache or stack.enter_context(TemporaryDirectory()))
         stack.enter_context(store.writing())
-        text = json.dumps(about, sort_keys=True, indent=1, default=str) + "\n"
-        if not store.recipe.exists():
-            write_bytes_atomically(store.recipe, text.encode())
-        elif store.recipe.read_text() != text:
-            raise BadInput(
-                f"{cache} holds rows of another calibration (model, call, steps, functions or verifier "
-                "differ): remove it, or give another cache"
-            )
+        store.claim(about, "calibration")
         known = {row["key"]: row for row in store.rows()}
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
@@ -164,7 +147,7 @@ def calibrate(
                 table = measured(session, pool, judge, steps, {0: functions | again}, True, batch_size)
                 new = [
                     {"key": key, "prompt": prompt, "seed": seed + number, "candidate": i, **values}
-                    for i, (key, values) in enumerate(zip(keys, _by_noise(table, noises), strict=True))
+                    for i, (key, values) in enumerate(zip(keys, by_noise(table, noises), strict=True))
                 ]
                 store.append(new)
                 known |= {row["key"]: row for row in new}
@@ -257,147 +240,3 @@ def weights_sha256(pipe: Any) -> str:
                 moments[1] += int((bits >> 16).long().square().sum())
             digest.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype} {moments}".encode())
     return digest.hexdigest()
-
-
-def measured(
-    session: Session,
-    pool: Pool,
-    verifier: Verifier | Ratings,
-    steps: Sequence[int] = (),
-    functions: Mapping[int, Mapping[str, Acquisition]] | None = None,
-    previews: bool = False,
-    batch_size: BatchSize = "auto",
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Signals and outcomes of the noises of one prompt: name to (noises,) float64.
-
-    The signals of `seedbed.acquisition.signals.measure`; the verifier's numbers for the finished video,
-    `outcome.key`; and the price in evaluations of a whole generation of one candidate, `cost.generation`, and
-    of a step, `cost.step`.
-
-    Args:
-        verifier: ratings by people finish no video.
-        steps: after how many denoising steps signals are read; 0 is t = T. Without any, videos are generated
-            one by one, by any pipeline.
-        functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
-            function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
-            `0/name/layer`, or `0/name` for one that scores no layers.
-        previews: whether a verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
-        batch_size: noises that are denoised together.
-    """
-    count = len(pool)
-    judge: Callable[[list[Frames]], dict[str, Tensor]] | None = None
-    if isinstance(verifier, Ratings):
-        outcome = {"score": verifier.of(session.prompt or "", pool.recipes)}  # type: ignore[arg-type]
-    else:
-        judge = partial(judged, verifier, prompt=judged_text(verifier, session))
-    given = {0: {}, **(functions or {})}
-    read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
-    for step, some in given.items():
-        if step and (own := some.keys() - read[step].keys()):
-            raise BadInput(f"{min(own)} needs forwards of its own, which start at t = T: give it to step 0")
-    table: dict[str, np.ndarray[Any, Any]] = {}
-    if steps:
-        rows = min(rows_that_fit(batch_size, pool.noises), count)
-        rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
-        table = measure(rollout, steps, functions=read, judge=judge if previews else None)
-    for name, function in given[0].items():
-        if name in read[0]:
-            continue
-        if isinstance(function, AttentionScore):
-            function = dataclasses.replace(function, depth=None)
-        scores = function.score(session, pool, batch_size=batch_size)
-        table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
-        if not scores.layers:
-            table[f"0/{name}"] = scores.totals.numpy()
-    if judge is not None:
-        outcome = judge(rollout.finish() if steps else [session.generate(noise) for noise in pool.noises])
-    table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
-    spent = session.ledger.entries
-    if steps:
-        step_cost = spent["calibration"] / count / rollout.step
-        table["cost.step"] = np.full(count, step_cost)
-        table["cost.generation"] = np.full(count, step_cost * rollout.steps)
-    elif judge is not None:
-        table["cost.generation"] = np.full(count, spent["generation"] / count)
-    return table
-
-
-def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
-    """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
-    if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:
-        return False
-    return function.copies == function.steps == 1 and function.layers is None and function.race is None
-
-
-def measure_noises(
-    pipe: Any, prompt: str, recipes: Sequence[NoiseRecipe], options: Mapping[str, Any]
-) -> list[Row]:
-    """One row per noise of what `measured` finds.
-
-    Options: its arguments, the verifier as `seedbed.verifiers.resolve` takes it and functions as `select`
-    does; and `call`, arguments of the pipeline's call. Only the verifier must be given.
-
-    Raises:
-        BadInput: an option that is unknown or missing, or whose value cannot be used.
-    """
-    if unknown := sorted(set(options) - _OPTIONS):
-        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(_OPTIONS))}")
-    if "verifier" not in options:
-        raise BadInput("the option verifier is missing: say what judges the videos")
-    functions = {
-        int(step): {name: function_named(function) for name, function in some.items()}
-        for step, some in options.get("functions", {}).items()
-    }
-    table = measured(
-        Session(pipe, prompt, **options.get("call", {})),
-        Pool.of(recipes),
-        (_loaded if isinstance(options["verifier"], str) else resolve)(options["verifier"]),
-        options.get("steps", ()),
-        functions,
-        bool(options.get("previews")),
-        options.get("batch_size", "auto"),
-    )
-    return _by_noise(table, len(recipes))
-
-
-def _by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row]:
-    return [{name: float(values[i]) for name, values in table.items()} for i in range(noises)]
-
-
-# Some verifiers are models: loaded once, not for every prompt.
-_loaded = lru_cache(maxsize=1)(resolve)
-
-
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """What the seed decides on each model, and what each signal is worth: see `evidence.judge_signals`."""
-    best: list[list[Any]] = []
-    seeds: list[list[Any]] = []
-    worth = []
-    for model, evidence in groups(rows).items():
-        truth = evidence.outcome()
-        nfe = float(np.mean(evidence.columns.get("cost.generation", np.nan)))
-        random, oracle = statistics.random(truth), statistics.oracle(truth)
-        means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
-        seeds.append([model, *truth.shape, nfe, *means])
-        best += [
-            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
-            for n in range(1, truth.shape[1] + 1)
-        ]
-        if names := evidence.names():
-            title = f"{model}: what each signal is worth"
-            worth.append(signal_table(title, judge_signals(evidence, names)))
-    return [
-        Table(
-            "What the seed decides",
-            ["model", "prompts", "noises", "NFE", "random", "best of all", "gap"],
-            seeds,
-            "Verifier's score and what one video costs; 95 % intervals, bootstrap over prompts.",
-        ),
-        Table(
-            "Best of n by the verifier",
-            ["model", "n", "NFE", "score"],
-            best,
-            "Expected score of the best of n finished videos, and what they cost; 95 % intervals.",
-        ),
-        *worth,
-    ]

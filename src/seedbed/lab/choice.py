@@ -103,7 +103,7 @@ def conclude(evidence: Evidence, functions: Mapping[str, Acquisition], seed: int
     """Judge every signal of an evidence, and make a profile of what is best.
 
     Args:
-        evidence: as `seedbed.lab.calibration.measured` names its columns.
+        evidence: as `seedbed.lab.measurement.measured` names its columns.
         functions: the acquisition functions among its signals at t = T, by their labels; over all layers.
         seed: of the split into fitted and tested prompts.
     """

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +84,21 @@ class Store:
             except OSError as error:
                 raise BadInput(f"cannot write in {self.folder}: {error.strerror or error}") from error
             yield
+
+    def claim(self, about: Mapping[str, Any], what: str) -> None:
+        """Keep what the rows of a measurement without a recipe depend on; only inside `writing`.
+
+        Raises:
+            BadInput: the folder has the rows of another one.
+        """
+        text = json.dumps(about, sort_keys=True, indent=1, default=str) + "\n"
+        if not self.recipe.exists():
+            write_bytes_atomically(self.recipe, text.encode())
+        elif self.recipe.read_text() != text:
+            raise BadInput(
+                f"{self.folder} holds rows of another {what} (model, call or what is measured differ): "
+                "remove it, or give another cache"
+            )
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add the rows of one unit; only inside `writing`. Raises `BadInput` where the disk is full."""

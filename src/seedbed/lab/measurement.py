@@ -1,0 +1,251 @@
+"""What the noises of one prompt show on their way, and what their finished videos are worth.
+
+`measure_noises` is the task of recipes, `signals` and `generation` by its names; `tables` says what its rows
+mean, methods compared on the same noises among it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeGuard
+
+import numpy as np
+from torch import Tensor
+
+from seedbed.acquisition import Acquisition, AttentionScore
+from seedbed.acquisition import resolve as function_named
+from seedbed.acquisition.base import BatchSize, rows_that_fit
+from seedbed.acquisition.signals import measure
+from seedbed.errors import BadInput, shown
+from seedbed.lab import statistics
+from seedbed.lab.evidence import OUTCOME, Evidence, groups, judge_signals
+from seedbed.lab.experiment import Row
+from seedbed.lab.presentation import Table, signal_table
+from seedbed.lab.statistics import Array
+from seedbed.noise import NoiseRecipe, Pool
+from seedbed.pipelines.rollout import Rollout
+from seedbed.pipelines.session import Session
+from seedbed.refinement import correlate_steps, refined, refiners_named
+from seedbed.selection.pools import draw_pool
+from seedbed.verifiers import Frames, Verifier, judged, judged_text, resolve
+from seedbed.verifiers.ratings import Ratings
+
+# Raised whenever the rows would come out differently.
+VERSION = 1
+METRICS = ("motion", "flicker", "sharpness")
+_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call", "prior", "refine", "metrics"}
+
+
+def measured(
+    session: Session,
+    pool: Pool,
+    verifier: Verifier | Ratings,
+    steps: Sequence[int] = (),
+    functions: Mapping[int, Mapping[str, Acquisition]] | None = None,
+    previews: bool = False,
+    batch_size: BatchSize = "auto",
+    metrics: bool = False,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Signals and outcomes of the noises of one prompt: name to (noises,) float64.
+
+    The signals of `seedbed.acquisition.signals.measure`; the verifier's numbers for the finished video,
+    `outcome.key`; and the price in evaluations of a whole generation of one candidate, `cost.generation`, and
+    of a step, `cost.step`.
+
+    Args:
+        verifier: ratings by people finish no video.
+        steps: after how many denoising steps signals are read; 0 is t = T. Without any, videos are generated
+            one by one, by any pipeline.
+        functions: {step: {name: function}}, more signals `step/name/layer`, of all layers whatever the
+            function's `depth`. At t = T, those that cannot be read on the way have forwards of their own:
+            `0/name/layer`, or `0/name` for one that scores no layers.
+        previews: whether a verifier judges the decoded prediction of each of the steps too: `s/judge.key`.
+        batch_size: noises that are denoised together.
+        metrics: whether finished videos are measured by `look` too.
+    """
+    count = len(pool)
+    judge: Callable[[list[Frames]], dict[str, Tensor]] | None = None
+    if isinstance(verifier, Ratings):
+        outcome = {"score": verifier.of(session.prompt or "", pool.recipes)}  # type: ignore[arg-type]
+    else:
+        judge = partial(judged, verifier, prompt=judged_text(verifier, session))
+    given = {0: {}, **(functions or {})}
+    read = {step: {name: f for name, f in some.items() if is_read(f)} for step, some in given.items()}
+    for step, some in given.items():
+        if step and (own := some.keys() - read[step].keys()):
+            raise BadInput(f"{min(own)} needs forwards of its own, which start at t = T: give it to step 0")
+    table: dict[str, np.ndarray[Any, Any]] = {}
+    if steps:
+        rows = min(rows_that_fit(batch_size, pool.noises), count)
+        rollout = Rollout(session, pool.noises, batch_size=rows, what="calibration")
+        table = measure(rollout, steps, functions=read, judge=judge if previews else None)
+    for name, function in given[0].items():
+        if name in read[0]:
+            continue
+        if isinstance(function, AttentionScore):
+            function = dataclasses.replace(function, depth=None)
+        scores = function.score(session, pool, batch_size=batch_size)
+        table |= {f"0/{name}/{i}": scores.table[:, i].numpy() for i in range(len(scores.layers))}
+        if not scores.layers:
+            table[f"0/{name}"] = scores.totals.numpy()
+    if judge is not None:
+        videos = rollout.finish() if steps else [session.generate(noise) for noise in pool.noises]
+        outcome = judge(videos)
+        table |= {f"outcome.{key}": values for key, values in (look(videos) if metrics else {}).items()}
+    table |= {f"outcome.{key}": values.numpy() for key, values in outcome.items()}
+    spent = session.ledger.entries
+    if steps:
+        step_cost = spent["calibration"] / count / rollout.step
+        table["cost.step"] = np.full(count, step_cost)
+        table["cost.generation"] = np.full(count, step_cost * rollout.steps)
+    elif judge is not None:
+        table["cost.generation"] = np.full(count, spent["generation"] / count)
+    return table
+
+
+def look(frames: Sequence[Frames]) -> dict[str, Array]:
+    """What videos look like, whatever was asked for: (videos,) float64 each, of pixel values from 0 to 1.
+
+    A choice may pay for what it is made by with something else; these show the usual prices.
+
+    - `motion`: mean absolute change from a frame to the next.
+    - `flicker`: mean absolute change of that change: what comes and goes within three frames. Steady motion
+      has some of it at its edges, so compare videos of like motion.
+    - `sharpness`: mean absolute difference of neighbouring pixels.
+
+    Args:
+        frames: of each video, uint8 (frames, height, width, 3). Of fewer than two (three) frames motion
+            (flicker) is 0.
+    """
+    found: dict[str, list[float]] = {key: [] for key in METRICS}
+    for video in frames:
+        x = video.astype(np.float64) / 255
+        change, sides = np.diff(x, axis=0), [np.abs(np.diff(x, axis=axis)) for axis in (1, 2)]
+        found["motion"].append(np.abs(change).mean() if len(x) > 1 else 0.0)
+        found["flicker"].append(np.abs(np.diff(change, axis=0)).mean() if len(x) > 2 else 0.0)
+        found["sharpness"].append(sum(float(side.mean()) for side in sides) / 2)
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
+    """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
+    if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:
+        return False
+    return function.copies == function.steps == 1 and function.layers is None and function.race is None
+
+
+def measure_noises(
+    pipe: Any, prompt: str, recipes: Sequence[NoiseRecipe], options: Mapping[str, Any]
+) -> list[Row]:
+    """One row per noise of what `measured` finds.
+
+    Options: its arguments, the verifier as `seedbed.verifiers.resolve` takes it and functions as `select`
+    does; `prior` and `refine`, of the noises, as `select` takes them, of which the refinement's price in
+    evaluations of one candidate is `cost.refinement`; and `call`, arguments of the pipeline's call. Only the
+    verifier must be given.
+
+    Raises:
+        BadInput: an option that is unknown or missing, or whose value cannot be used.
+        NotSupported: a pipeline that a refiner cannot be used on.
+    """
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(_OPTIONS))}")
+    if "verifier" not in options:
+        raise BadInput("the option verifier is missing: say what judges the videos")
+    functions = {
+        int(step): {name: function_named(function) for name, function in some.items()}
+        for step, some in options.get("functions", {}).items()
+    }
+    session, pool = Session(pipe, prompt, **options.get("call", {})), Pool.of(recipes)
+    if options.get("prior") is not None:
+        most = max(recipe.candidate for recipe in recipes)
+        drawn = draw_pool(session, most + 1, recipes[0].seed, options["prior"])
+        pool = Pool.of([drawn.recipes[recipe.candidate] for recipe in recipes])
+    pool, _ = refined(pool, refiners_named(options.get("refine")), session)
+    for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
+        correlate_steps(session, recipe, noise)
+    table = measured(
+        session,
+        pool,
+        (_loaded if isinstance(options["verifier"], str) else resolve)(options["verifier"]),
+        options.get("steps", ()),
+        functions,
+        bool(options.get("previews")),
+        options.get("batch_size", "auto"),
+        bool(options.get("metrics")),
+    )
+    if "refine" in options:
+        spent = session.ledger.entries.get("refinement", 0.0)
+        table["cost.refinement"] = np.full(len(recipes), spent / len(recipes))
+    return by_noise(table, len(recipes))
+
+
+def by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row]:
+    return [{name: float(values[i]) for name, values in table.items()} for i in range(noises)]
+
+
+# Some verifiers are models: loaded once, not for every prompt.
+_loaded = lru_cache(maxsize=1)(resolve)
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """What the seed decides on each model, and what each signal is worth: see `evidence.judge_signals`."""
+    best: list[list[Any]] = []
+    seeds: list[list[Any]] = []
+    worth = []
+    for model, evidence in groups(rows).items():
+        truth = evidence.outcome()
+        nfe = float(np.mean(evidence.columns.get("cost.generation", np.nan)))
+        random, oracle = statistics.random(truth), statistics.oracle(truth)
+        means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
+        seeds.append([model, *truth.shape, nfe, *means])
+        best += [
+            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
+            for n in range(1, truth.shape[1] + 1)
+        ]
+        if names := evidence.names():
+            title = f"{model}: what each signal is worth"
+            worth.append(signal_table(title, judge_signals(evidence, names)))
+    return [
+        Table(
+            "What the seed decides",
+            ["model", "prompts", "noises", "NFE", "random", "best of all", "gap"],
+            seeds,
+            "Verifier's score and what one video costs; 95 % intervals, bootstrap over prompts.",
+        ),
+        Table(
+            "Best of n by the verifier",
+            ["model", "n", "NFE", "score"],
+            best,
+            "Expected score of the best of n finished videos, and what they cost; 95 % intervals.",
+        ),
+        *compared(rows),
+        *worth,
+    ]
+
+
+def compared(rows: Sequence[Row]) -> list[Table]:
+    """For each model that several methods were run on: every method minus the first, on the same noises."""
+    methods: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        methods.setdefault(row["model"], {}).setdefault(row["method"], []).append(row)
+    tables = []
+    for model, some in methods.items():
+        found = {method: Evidence.of(own).columns for method, own in some.items()}
+        first, plain = next(iter(found.items()))
+        names = [n for n in (OUTCOME, *(f"outcome.{metric}" for metric in METRICS)) if n in plain]
+        lines: list[list[Any]] = []
+        for method, columns in found.items():
+            if columns.get(OUTCOME, np.empty(0)).shape != plain[OUTCOME].shape:
+                continue  # an unfinished run
+            price = sum(columns[n].mean() for n in ("cost.generation", "cost.refinement") if n in columns)
+            values = (columns[n] - (0 if method == first else plain[n]) for n in names)
+            lines.append([method, float(price), *(statistics.bootstrap(each.mean(1)) for each in values)])
+        if len(lines) > 1:
+            title = f"{model}: every method minus {first}" if model else f"Every method minus {first}"
+            note = f"Of {first} the values themselves. Same noises; 95 % intervals, bootstrap over prompts."
+            heads = ["method", "NFE", *(name.partition(".")[2] for name in names)]
+            tables.append(Table(title, heads, lines, note))
+    return tables
