@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from seedbed import generate, zoo
+from seedbed.acquisition import RandomSearch
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.measurement import METRICS, compared, look, measure_noises, tables
+from seedbed.lab.measurement import METRICS, compared, look, measure_choices, measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -72,6 +73,10 @@ def test_what_the_verifier_cannot_judge_is_never_denoised(made, monkeypatch, pro
     monkeypatch.setattr(Rollout, "advance", None)
     with pytest.raises(BadInput, match=message):
         measure_noises(made[0], prompt, made[1], {**OPTIONS, **options})
+
+
+def brightness(frames, prompts):
+    return torch.tensor([float(video.mean()) for video in frames], dtype=torch.float64)
 
 
 def planted(prompts=30, noises=8, layers=3):
@@ -183,7 +188,8 @@ def test_methods_are_compared_on_the_same_noises():
             price = {"cost.generation": 40.0} | ({"cost.refinement": 3.0} if more else {})
             rows.append(noise | {"outcome.score": score + more} | price)
     (table,) = compared(rows)
-    (plain, plain_nfe, own), (better, better_nfe, gain) = table.rows
+    (plain, plain_nfe, own, _, gap), (better, better_nfe, gain, order, choice) = table.rows
+    assert order == pytest.approx((1, 1, 1)) and choice == gap and choice.low > 0
     assert (plain, plain_nfe, better, better_nfe) == ("plain", 40.0, "better", 43.0)
     assert gain == pytest.approx((0.25, 0.25, 0.25)) and own.low < own.mean < own.high
     # The second method is not finished: it is left out, and then there is nothing to compare.
@@ -212,3 +218,27 @@ def test_noises_are_refined_and_their_prior_is_the_one_asked_for():
         assert all(row[f"outcome.{name}"] == look([frames])[name][0] for name in METRICS)
     with pytest.raises(BadInput, match="nonsense"):
         measure_noises(pipe, PROMPT, recipes, options | {"refine": "nonsense"})
+
+
+def test_a_way_to_choose_is_measured_with_all_that_it_spends():
+    """Against `generate` itself; both ways start from the same noise."""
+    pipe, call = cogvideox(), CALLS["cogvideox"]
+    spec = Session(pipe, PROMPT, **call).spec
+    recipes = [NoiseRecipe(3, i, tuple(spec.shape), frame_axis=spec.frame_axis) for i in (0, 1)]
+    options = {"verifier": brightness, "call": call, "metrics": True}
+    asked = {"acquisition": RandomSearch(verifier=brightness, budget=20), "refine": "erasure"}
+    plain, chosen = (
+        measure_choices(pipe, PROMPT, recipes, options | more) for more in ({}, {"choose": asked})
+    )
+    for n, (first, best) in enumerate(zip(plain, chosen, strict=True)):
+        alone = generate(pipe, PROMPT, seed=3000 + n, candidates=1, progress=False, call=call)
+        assert first["outcome.score"] == brightness([alone.frames], [""])[0]
+        assert first["cost.generation"] == alone.selection.ledger.total
+        made = generate(pipe, PROMPT, seed=3000 + n, progress=False, call=call, **asked)
+        assert best["outcome.score"] == brightness([made.frames], [""])[0]
+        assert best["cost.generation"] == made.selection.ledger.total > first["cost.generation"]
+        assert best["outcome.motion"] == look([made.frames])["motion"][0]
+    with pytest.raises(BadInput, match="there is no option 'refine'"):
+        measure_choices(pipe, PROMPT, recipes, options | {"refine": "erasure"})
+    with pytest.raises(BadInput, match="verifier is missing"):
+        measure_choices(pipe, PROMPT, recipes, {})

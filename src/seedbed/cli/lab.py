@@ -204,7 +204,7 @@ def spread(
         return
     print(f"{found.prompts} prompts x {found.noises} noises; share of the variance between videos\n")
     for name, what in _SHARES.items():
-        print(f"{what:<38} {cell_text(getattr(found, name))}")
+        print(f"{what:<40} {cell_text(getattr(found, name))}")
 
 
 def _texts(prompts: Path | None, world: World | None, count: int | None) -> list[str]:

@@ -24,7 +24,10 @@ Task = Callable[[Any, str, Sequence[Any], Mapping[str, Any]], list[Row]]
 VERSION, a number to raise whenever the rows would come out differently, and `tables(rows)`, see
 `seedbed.lab.presentation.tables_of`."""
 
-TASKS = dict.fromkeys(("generation", "signals"), "seedbed.lab.measurement:measure_noises")
+TASKS = {
+    **dict.fromkeys(("generation", "signals"), "seedbed.lab.measurement:measure_noises"),
+    "choice": "seedbed.lab.measurement:measure_choices",
+}
 
 _Text = Annotated[str, Field(min_length=1)]
 

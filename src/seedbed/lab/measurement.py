@@ -1,7 +1,7 @@
 """What the noises of one prompt show on their way, and what their finished videos are worth.
 
-`measure_noises` is the task of recipes, `signals` and `generation` by its names; `tables` says what its rows
-mean, methods compared on the same noises among it.
+Two tasks of recipes: `measure_noises` (`signals`, `generation`) looks at every noise, `measure_choices`
+(`choice`) lets a method choose. `tables` says what their rows mean, methods compared on the same noises.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from seedbed.noise import NoiseRecipe, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.refinement import correlate_steps, refined, refiners_named
+from seedbed.selection.generation import generate
 from seedbed.selection.pools import draw_pool
 from seedbed.verifiers import Frames, Verifier, judged, judged_text, resolve
 from seedbed.verifiers.ratings import Ratings
@@ -169,7 +170,7 @@ def measure_noises(
     table = measured(
         session,
         pool,
-        (_loaded if isinstance(options["verifier"], str) else resolve)(options["verifier"]),
+        _verifier(options["verifier"]),
         options.get("steps", ()),
         functions,
         bool(options.get("previews")),
@@ -182,12 +183,53 @@ def measure_noises(
     return by_noise(table, len(recipes))
 
 
+def measure_choices(
+    pipe: Any, prompt: str, recipes: Sequence[NoiseRecipe], options: Mapping[str, Any]
+) -> list[Row]:
+    """One row per noise: what `seedbed.generate` makes where it may choose, from a seed of that noise's own.
+
+    Option `choose` has its arguments (`acquisition`, `candidates`, `verifier`, `prior`, `refine`); where
+    neither function nor verifier chooses, the seed's first noise is taken. `verifier` judges the finished
+    video, whatever chose it; `metrics` and `call` as in `measure_noises`. `cost.generation` is all that was
+    spent.
+
+    Raises:
+        BadInput: an option that is unknown or missing, or whose value cannot be used.
+    """
+    if unknown := sorted(set(options) - {"choose", "verifier", "metrics", "call"}):
+        raise BadInput(f"there is no option {shown(unknown[0])}: use call, choose, metrics, verifier")
+    if "verifier" not in options:
+        raise BadInput("the option verifier is missing: say what judges the videos")
+    verifier, call = _verifier(options["verifier"]), options.get("call", {})
+    text = judged_text(verifier, Session(pipe, prompt, **call))
+    chosen = dict(options.get("choose", {}))
+    if not {"acquisition", "verifier"} & set(chosen):  # nothing that chooses
+        chosen |= {"acquisition": "random", "candidates": 1}
+    rows = []
+    for recipe in recipes:
+        # Pools of two noises of one prompt have no candidate in common, nor have those of two prompts.
+        seed = recipe.seed * 1000 + recipe.candidate
+        made = generate(pipe, prompt, seed=seed, progress=False, call=call, **chosen)
+        row = {
+            f"outcome.{key}": float(values[0])
+            for key, values in judged(verifier, [made.frames], text).items()
+        }
+        if options.get("metrics"):
+            row |= {f"outcome.{key}": float(values[0]) for key, values in look([made.frames]).items()}
+        rows.append(row | {"cost.generation": made.selection.ledger.total})
+    return rows
+
+
 def by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row]:
     return [{name: float(values[i]) for name, values in table.items()} for i in range(noises)]
 
 
 # Some verifiers are models: loaded once, not for every prompt.
 _loaded = lru_cache(maxsize=1)(resolve)
+
+
+def _verifier(given: Any) -> Verifier:
+    return (_loaded if isinstance(given, str) else resolve)(given)
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -242,10 +284,17 @@ def compared(rows: Sequence[Row]) -> list[Table]:
                 continue  # an unfinished run
             price = sum(columns[n].mean() for n in ("cost.generation", "cost.refinement") if n in columns)
             values = (columns[n] - (0 if method == first else plain[n]) for n in names)
-            lines.append([method, float(price), *(statistics.bootstrap(each.mean(1)) for each in values)])
+            pair = columns[OUTCOME], plain[OUTCOME]
+            agree = (statistics.within(*pair), statistics.gain(*pair))
+            cells = [statistics.bootstrap(each) for each in (*(value.mean(1) for value in values), *agree)]
+            lines.append([method, float(price), *cells])
         if len(lines) > 1:
             title = f"{model}: every method minus {first}" if model else f"Every method minus {first}"
-            note = f"Of {first} the values themselves. Same noises; 95 % intervals, bootstrap over prompts."
-            heads = ["method", "NFE", *(name.partition(".")[2] for name in names)]
+            note = (
+                f"Of {first} the values themselves. Order: Spearman with {first} within prompts. Choice: what "
+                f"the noise that a method likes best gains with {first} over a random one. Same noises; 95 % "
+                "intervals, bootstrap over prompts."
+            )
+            heads = ["method", "NFE", *(name.partition(".")[2] for name in names), "order", "choice"]
             tables.append(Table(title, heads, lines, note))
     return tables
