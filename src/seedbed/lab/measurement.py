@@ -291,9 +291,9 @@ def compared(rows: Sequence[Row]) -> list[Table]:
         if len(lines) > 1:
             title = f"{model}: every method minus {first}" if model else f"Every method minus {first}"
             note = (
-                f"Of {first} the values themselves. Order: Spearman with {first} within prompts. Choice: what "
-                f"the noise that a method likes best gains with {first} over a random one. Same noises; 95 % "
-                "intervals, bootstrap over prompts."
+                f"Of {first} the values themselves. Order: Spearman with {first} within prompts. Choice: "
+                f"what the noise that a method likes best gains with {first} over a random one. Same noises; "
+                "95 % intervals, bootstrap over prompts."
             )
             heads = ["method", "NFE", *(name.partition(".")[2] for name in names), "order", "choice"]
             tables.append(Table(title, heads, lines, note))
