@@ -10,7 +10,7 @@ from torch import Tensor
 from seedbed.errors import finite, one_of, whole
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.timesteps import evaluations_of, levels_of, predict
+from seedbed.pipelines.timesteps import evaluations_of, guided_evaluations, levels_of, predict
 from seedbed.refinement.formulas import guide_noise
 from seedbed.refinement.refiner import Refiner, step_at, told, without_prompt, without_signal
 
@@ -55,7 +55,11 @@ class GuidanceGap(Refiner):
 
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
-        return 2 * self.steps * evaluations_of([step_at(session, self.time)]) if self.rate else 0.0
+        if not self.rate:
+            return 0.0
+        steps = [step_at(session, self.time)]
+        guided_evaluations(session, steps)  # refuses before anything is spent
+        return 2.0 * self.steps * evaluations_of(steps)
 
     def caution(self, session: Session) -> str:
         """See `Refiner.caution`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from seedbed.errors import BadInput, finite, one_of, shown
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.timesteps import evaluations_of, predict
+from seedbed.pipelines.timesteps import evaluations_of, guided_evaluations, predict
 from seedbed.refinement.formulas import Rescale, inject
 from seedbed.refinement.refiner import Refiner, step_at, told, without_prompt, without_signal
 
@@ -73,6 +73,8 @@ class Injection(Refiner):
     def evaluations(self, session: Session) -> float:
         """See `Refiner.evaluations`."""
         steps = [*self._pushes(session)[0]]
+        if steps:
+            guided_evaluations(session, steps)  # refuses before anything is spent
         return evaluations_of(steps) * (1.0 + (self.target == "guidance_gap")) if steps else 0.0
 
     def caution(self, session: Session) -> str:
