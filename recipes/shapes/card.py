@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - the card is prose
 """Write the model card beside an exported model from its logs and its evaluation.
 
-`python recipes/shapes/card.py models/shapes-wan`, once the trained and evaluated model lies there and the logs
-of its training in recipes/shapes/logs, their names preceded by the model's. The documentation gets the same page.
+`python recipes/shapes/card.py models/shapes-wan`, once the trained and evaluated model lies there and the
+logs of its training, `*.log.jsonl`, in recipes/shapes/logs/shapes-wan. The documentation gets the same page.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def curves(logs: Path, name: str, figure: Path) -> None:
     import matplotlib.pyplot as plt
 
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
-    vae = rows(logs / f"{name}-vae.log.jsonl")
+    vae = rows(logs / name / "vae.log.jsonl")
     left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
     left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
-    for number, stage in enumerate(sorted(logs.glob(f"{name}-stage-*.log.jsonl")), 1):
+    for number, stage in enumerate(sorted((logs / name).glob("stage-*.log.jsonl")), 1):
         log = rows(stage)
         right.plot(
             [r["step"] for r in log], smooth([r["loss"] for r in log]), linewidth=1, label=f"stage {number}"
@@ -86,7 +86,7 @@ def trained(config: dict[str, Any]) -> str:
         for stage in config["stages"]
     )
     loose = " and ".join(
-        f"in {share:.0%} of all cases the other's {name}" for name, share in config["loose"].items()
+        f"in {100 * share:.0f} % of all cases the other's {name}" for name, share in config["loose"].items()
     )
     return f"""The text encoder reads {lesson["steps"]} times {lesson["batch"]} training captions, until every word
 knows colour, shape and motion of its object, and then stays as it is. Denoiser: {stages}. Captions are loose, as
@@ -180,7 +180,7 @@ Videos of {shapes.FRAMES} frames of {shapes.SIDE} x {shapes.SIDE} pixels, drawn 
 {100 * config["latents"]["pairs"]:.0f} % of the scenes have two objects; one caption in {shapes.HELD_OUT} is held out.
 Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
 its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
-{config["latents"]["count"]} cached latents, {target}, Muon and AdamW, bf16 autocast, two CPU cores. Everything
+Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, bf16 autocast, two CPU cores. Everything
 else is in `recipes/shapes/config.json`.
 
 ![loss curves](loss.png)

@@ -113,7 +113,7 @@ def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.O
 def train(
     config: dict[str, Any], stage: int, data: Path, folder: Path, before: Conditioned | None
 ) -> Conditioned:
-    """One stage of a model's training: from nothing, or from where the stage before, or another model, ended.
+    """One stage of a model's training: from nothing, or from where the stage before ended.
 
     From nothing, the text encoder first learns who does what; after that it is left as it is. Trained along,
     its attention dies under the denoiser's loss, and no word knows another.

@@ -32,7 +32,7 @@ SHARES = (0.98, 0.9, 0.7, 0.5, 0.3)  # of the training times at which a clip is 
 
 def generate(pipe: DiffusionPipeline, call: dict[str, Any], captions: list[str], noises: int) -> np.ndarray:
     """Videos from noises 0 .. n-1 of seed 0: uint8 `(captions, noises, frames, side, side, 3)`."""
-    latents = draw_pool(Session(pipe, captions[0], call), noises, seed=0).noises
+    latents = draw_pool(Session(pipe, captions[0], **call), noises, seed=0).noises
     videos = []
     for n, caption in enumerate(captions):
         frames = pipe(prompt=[caption] * noises, latents=latents.clone(), output_type="np", **call).frames

@@ -50,7 +50,7 @@ def train(family: Family, config: dict[str, Any], seed: int, folder: Path) -> nn
     vae = family.autoencoder(config["model"])
     optimiser = torch.optim.AdamW(vae.parameters(), lr=config["lr"], betas=(0.9, 0.99), weight_decay=0.01)
     optimiser.param_groups[0]["base_lr"] = config["lr"]
-    run = Run(folder, f"{folder.name}-vae", vae, [optimiser], config["ema"])
+    run = Run(folder, "vae", vae, [optimiser], config["ema"])
     while run.step < config["steps"]:
         x = videos(seed * 1000 + run.step, config["batch"])
         torch.manual_seed(seed + run.step)
