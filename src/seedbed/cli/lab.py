@@ -137,7 +137,7 @@ def calibrate(
     model is what generate, select and score follow; elsewhere, name it with --acquisition.
     """
     path = checked(out, ".json", beside=(".html",) if report else ())
-    texts, judge = _texts(prompts, world, count), _judge(verifier, ratings, world)
+    texts, judge = _texts(prompts, world, count, 80), _judge(verifier, ratings, world)
     moments = opt.whole_numbers("--after", after)
     pipe = run.load()
     from seedbed.lab.calibration import FUNCTIONS
@@ -178,7 +178,7 @@ def spread(
     *,
     prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
     world: World | None = Option(None, help="Take captions of this world instead."),
-    count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
+    count: int | None = Option(None, min=1, help="How many of the world's captions (else 12)."),
     noises: int = Option(8, help="Noises, the same for every prompt, at least 2."),
     seed: int = Option(0, help="Of the noises."),
     cache: Path | None = opt.writing(
@@ -191,13 +191,12 @@ def spread(
     Generates a video from every noise for every prompt. Where the prompt decides nearly all, seeds look
     alike.
     """
-    texts = _texts(prompts, world, count)
+    texts = _texts(prompts, world, count, 12)
     pipe = run.load()
     from seedbed.lab.presentation import cell_text
     from seedbed.lab.spread import spread as measure
 
-    kept = cache or Path()
-    with opt.resumable(run.progress, kept) if cache else nullcontext(run.progress) as progress:
+    with opt.resumable(run.progress, cache) if cache else nullcontext(run.progress) as progress:
         found = measure(pipe, texts, noises, seed=seed, cache=cache, progress=progress, **run.call)
     if run.as_json:
         print_json({}, **vars(found))
@@ -207,14 +206,15 @@ def spread(
         print(f"{what:<40} {cell_text(getattr(found, name))}")
 
 
-def _texts(prompts: Path | None, world: World | None, count: int | None) -> list[str]:
+def _texts(prompts: Path | None, world: World | None, count: int | None, usual: int) -> list[str]:
+    """The prompts of a file, or `count` captions of a world, else as many as are usual."""
     if (prompts is None) == (world is None):
-        raise BadInput("say what to calibrate on: either --prompts FILE or --world shapes")
+        raise BadInput("say which prompts to take: either --prompts FILE or --world shapes")
     if prompts is None:
         from seedbed.worlds.shapes import captions
 
         # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
-        return captions(count or 80, objects=2, seed=0, held=False)
+        return captions(count or usual, objects=2, seed=0, held=False)
     if count is not None:
         raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
     lines = read_text(prompts, "the prompts").splitlines()

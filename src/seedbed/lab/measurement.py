@@ -151,10 +151,7 @@ def measure_noises(
         BadInput: an option that is unknown or missing, or whose value cannot be used.
         NotSupported: a pipeline that a refiner cannot be used on.
     """
-    if unknown := sorted(set(options) - _OPTIONS):
-        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(_OPTIONS))}")
-    if "verifier" not in options:
-        raise BadInput("the option verifier is missing: say what judges the videos")
+    verifier = _judge(options, _OPTIONS)
     functions = {
         int(step): {name: function_named(function) for name, function in some.items()}
         for step, some in options.get("functions", {}).items()
@@ -170,7 +167,7 @@ def measure_noises(
     table = measured(
         session,
         pool,
-        _verifier(options["verifier"]),
+        verifier,
         options.get("steps", ()),
         functions,
         bool(options.get("previews")),
@@ -196,11 +193,7 @@ def measure_choices(
     Raises:
         BadInput: an option that is unknown or missing, or whose value cannot be used.
     """
-    if unknown := sorted(set(options) - {"choose", "verifier", "metrics", "call"}):
-        raise BadInput(f"there is no option {shown(unknown[0])}: use call, choose, metrics, verifier")
-    if "verifier" not in options:
-        raise BadInput("the option verifier is missing: say what judges the videos")
-    verifier, call = _verifier(options["verifier"]), options.get("call", {})
+    verifier, call = _judge(options, {"call", "choose", "metrics", "verifier"}), options.get("call", {})
     text = judged_text(verifier, Session(pipe, prompt, **call))
     chosen = dict(options.get("choose", {}))
     if not {"acquisition", "verifier"} & set(chosen):  # nothing that chooses
@@ -228,7 +221,13 @@ def by_noise(table: Mapping[str, np.ndarray[Any, Any]], noises: int) -> list[Row
 _loaded = lru_cache(maxsize=1)(resolve)
 
 
-def _verifier(given: Any) -> Verifier:
+def _judge(options: Mapping[str, Any], known: set[str]) -> Verifier:
+    """The verifier of a task's options, which are all among the known ones."""
+    if unknown := sorted(set(options) - known):
+        raise BadInput(f"there is no option {shown(unknown[0])}: use {', '.join(sorted(known))}")
+    if "verifier" not in options:
+        raise BadInput("the option verifier is missing: say what judges the videos")
+    given = options["verifier"]
     return (_loaded if isinstance(given, str) else resolve)(given)
 
 

@@ -48,7 +48,7 @@ class Kept:
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        parts: list[Any] = [*parts_of(denoiser)]
+        parts: list[Any] = list(parts_of(denoiser))
         held = [
             value
             for part in parts
