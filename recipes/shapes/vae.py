@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Run, shape_of
+from common import Run, mixed, shape_of
 from families import CogVideoX, Wan
 from safetensors.torch import save_file
 from torch import nn
@@ -54,7 +54,7 @@ def train(family: Family, config: dict[str, Any], seed: int, folder: Path) -> nn
     while run.step < config["steps"]:
         x = videos(seed * 1000 + run.step, config["batch"])
         torch.manual_seed(seed + run.step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             posterior = vae.encode(x).latent_dist
             y = family.decode(vae, posterior.sample())
         y = y.float()
@@ -84,7 +84,7 @@ def settle(family: Family, vae: nn.Module, config: dict[str, Any], seed: int) ->
     for step in range(config["settle_steps"]):
         x = videos(seed * 1000 + step, config["batch"])
         torch.manual_seed(seed + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             with torch.no_grad():
                 z = vae.encode(x).latent_dist.sample()
             spread = z.float().std(dim=(0, 2, 3, 4), keepdim=True)
@@ -114,7 +114,7 @@ def encode_set(family: Family, vae: nn.Module, config: dict[str, Any], seed: int
     for at in range(0, len(scenes), 64):
         x = torch.from_numpy(np.stack([shapes.render(scene) for scene in scenes[at : at + 64]]))
         x = x.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             latents.append(family.encoded(vae, x).half().contiguous())
         if at % 6400 == 0:
             print(f"encoded {at} of {len(scenes)}", flush=True)
