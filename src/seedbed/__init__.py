@@ -12,6 +12,7 @@ from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, Seedbed
 
 if TYPE_CHECKING:
     from seedbed import zoo
+    from seedbed.adaptation import enhance, guide
     from seedbed.lab.calibration import calibrate
     from seedbed.noise import NoiseRecipe
     from seedbed.selection.choosing import score, select
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOME = {
+    "enhance": "adaptation",
+    "guide": "adaptation",
     "ContactSheet": "selection.contact_sheet",
     "Generation": "selection.generation",
     "NoiseRecipe": "noise",
@@ -49,7 +52,9 @@ __all__ = [
     "Selection",
     "calibrate",
     "contact_sheet",
+    "enhance",
     "generate",
+    "guide",
     "replay",
     "score",
     "select",

@@ -1,0 +1,168 @@
+"""Which rows of a layer's attention are the video, how they lie in it, and which layers are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from seedbed.acquisition.sampling import mean_over_rows
+from seedbed.acquisition.scoring import plan_layers
+from seedbed.attention import AttentionCall, row_statistics, sample_rows
+from seedbed.attention.interventions import WHOLE, Grid
+from seedbed.errors import BadInput, NotSupported
+from seedbed.pipelines.discover import remembered
+from seedbed.pipelines.session import Session
+from seedbed.refinement.refiner import positions_of
+
+# Sides of the patches that transformers cut latents in, and the factors by which U-Nets shrink them.
+_SIDES = (1, 2, 4, 8, 16, 32)
+_ENTROPY_ROWS = 256
+
+HALVES = ("entropy:high", "entropy:low")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the video is in the sequences of a call.
+
+    Attributes:
+        video: by the number of rows of a sequence that attends to itself, those of the video: all of them
+            but a block of text (or of a given picture) at its beginning or its end.
+        sizes: frames, height and width of the latents; None where they cannot be told.
+    """
+
+    video: Mapping[int, slice]
+    sizes: Grid | None = field(default=None)
+
+    def of(self, call: AttentionCall) -> tuple[slice, Grid | None]:
+        """The rows of the video in a call, and how they lie in it.
+
+        Raises BadInput where the call is of another size than the one that was looked at.
+        """
+        rows, keys = call.query.shape[2], call.key.shape[2]
+        if rows != keys or call.kind in ("cross", "temporal"):
+            return WHOLE, self.grid(rows) if call.kind != "temporal" else None
+        if rows not in self.video:
+            known = ", ".join(map(str, sorted(self.video)))
+            raise BadInput(
+                f"{call.layer} attends over {rows} tokens, but {known} were prepared for: give the arguments "
+                "of this very call (height, width, num_frames, prompt)"
+            )
+        video = self.video[rows]
+        return video, self.grid(len(range(rows)[video]))
+
+    def grid(self, tokens: int) -> Grid | None:
+        """Frames, height and width of so many tokens; of one frame where frames are folded into the batch."""
+        if self.sizes is None:
+            return None
+        frames, height, width = self.sizes
+        for side in _SIDES:
+            rows, columns = -(-height // side), -(-width // side)
+            for length in (frames, -(-frames // 2), 1):
+                if length * rows * columns == tokens:
+                    return length, rows, columns
+        return None
+
+
+def layout_of(session: Session) -> Layout:
+    """The layout of a session's call: the rows that two noises leave equal are not of the video.
+
+    Found by running the denoiser for two noises up to the last layer at which a new length of sequence
+    appears, mostly the first; remembered with the pipeline. The ledger counts it under "layers".
+
+    Raises NotSupported where the rows of the text are no block at one end.
+    """
+    found: Layout = remembered(
+        session.asked, ("layout", session.prompt, session.spec.shape), lambda: _find(session)
+    )
+    return found
+
+
+def _find(session: Session) -> Layout:
+    looks: list[dict[int, Tensor]] = []
+    depth = 1
+    for seed in (1, 2):
+        seen: dict[int, Tensor] = {}
+
+        def look(call: AttentionCall, seen: dict[int, Tensor] = seen) -> None:
+            nonlocal depth
+            rows = call.query.shape[2]
+            if rows == call.key.shape[2] and call.kind not in ("cross", "temporal") and rows not in seen:
+                seen[rows] = call.value[0].clone()
+                depth = max(depth, call.index + 1)
+
+        draw = torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+        # The first run goes through all layers, the second one as far as there was something new.
+        session.evaluate(noise, look, depth=depth if looks else None, what="layers")
+        looks.append(seen)
+    video = {}
+    for rows, one in looks[0].items():
+        differs = (one != looks[1][rows]).any(-1).any(0)
+        places = differs.nonzero().flatten()
+        if not len(places):  # of pictures or texts alone
+            video[rows] = WHOLE
+            continue
+        first, last = int(places[0]), int(places[-1]) + 1
+        if last - first != len(places) or (first > 0 and last < rows):
+            raise NotSupported(
+                f"{session.asked.name} mixes other tokens among those of its video: which of {rows} are the "
+                "video's cannot be told"
+            )
+        video[rows] = WHOLE if last - first == rows else slice(first, last)
+    try:
+        axes, packing = positions_of(session)
+    except NotSupported:
+        return Layout(video)
+    shape = session.spec.shape if packing is None else session.drawn.shape
+    sizes = [shape[axis] for axis in axes]
+    return Layout(video, (*[1] * (3 - len(sizes)), *sizes))  # type: ignore[arg-type]
+
+
+def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:
+    """Names of layers, in the order in which they run.
+
+    Args:
+        layers: kinds or globs on names, as acquisition functions take them; "all" for every layer but cross
+            attention; "entropy:high" and "entropy:low" for the half of these whose rows are more or less
+            spread out, see `entropies_of`.
+
+    Raises BadInput where no layer is meant.
+    """
+    kinds = sorted({layer.kind for layer in session.layers} - {"cross"}) or ["cross"]
+    one = isinstance(layers, str)
+    if one and layers in HALVES:
+        names = layers_named(session, "all")
+        entropies = entropies_of(session, names)
+        count = len(names) - len(names) // 2 if layers == HALVES[0] else len(names) // 2
+        ranked = sorted(names, key=lambda name: entropies[name], reverse=layers == HALVES[0])
+        chosen = set(ranked[: max(1, count)])
+        return [name for name in names if name in chosen]
+    wanted = kinds if one and layers == "all" else [layers] if one else list(layers)
+    return list(dict.fromkeys(session.layers[i].name for i in plan_layers(session.layers, wanted)))  # type: ignore[arg-type]
+
+
+def entropies_of(session: Session, names: Sequence[str]) -> dict[str, float]:
+    """The mean normalised entropy of layers' rows, from 0 to 1, over the first fifth of the steps.
+
+    Of one noise, without guidance: an evaluation a step, which the ledger counts under "layers". Up to 256
+    rows of each layer are looked at.
+    """
+    sums: dict[str, list[float]] = {name: [] for name in names}
+
+    def look(call: AttentionCall) -> None:
+        if call.layer in sums:
+            rows = sample_rows(call.query.shape[2], _ENTROPY_ROWS)
+            statistics = row_statistics(
+                call.query, call.key, scale=call.scale, mask=call.mask, causal=call.causal, rows=rows
+            )
+            entropy = mean_over_rows(call, statistics.normalised_entropy, rows)
+            sums[call.layer].append(float(entropy.mean()))
+
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+    session.evaluate(noise, look, steps=max(1, session.facts.steps // 5), what="layers")
+    return {name: sum(values) / len(values) for name, values in sums.items()}
