@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from torch import nn
+
 from seedbed.adaptation.adaptation import Adaptation, acting
 from seedbed.adaptation.enhancement import Enhance
 from seedbed.adaptation.guidance import Guide
+from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
 from seedbed.errors import BadInput
 from seedbed.pipelines.compiled import denoisers_of
 from seedbed.pipelines.interception import Run
@@ -60,10 +63,22 @@ def _within(
     session = Session(pipe, prompt, **(call or {}))
     found = adaptation.fitted(session)
     act = acting(found, session)
-    _ = session.alone
+    alone = session.alone
+    names = parameter_names(type(session.denoiser))
+    expected = main_tensor(named_arguments(names, alone.args, alone.kwargs))
+
+    def check(module: nn.Module, args: Any, kwargs: Any) -> None:
+        main = main_tensor(named_arguments(names, args, kwargs))
+        if expected is not None and main is not None and main.shape[1:] != expected.shape[1:]:
+            raise BadInput(
+                f"{adaptation.name} was prepared for latents of shape {tuple(expected.shape[1:])}, and this "
+                f"call has {tuple(main.shape[1:])}: pass its height, width, num_frames in call={{...}}"
+            )
+
     with ExitStack() as undo:
         denoisers = undo.enter_context(denoisers_of(pipe, session.asked.denoisers, eager=True))
         run: Any = Run(pipe, denoisers, None, {}, undo)  # type: ignore[arg-type]
+        run.before_evaluations(check)
         act(run, 1, True)
         yield found
 

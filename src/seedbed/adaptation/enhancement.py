@@ -62,7 +62,10 @@ class Enhance(Adaptation):
         def answer(call: AttentionCall) -> Tensor | None:
             if call.layer not in names or not self.start <= position.share < self.stop:
                 return None
-            video, grid = layout.of(call)
+            place = layout.of(call)
+            if place is None:
+                return None
+            video, grid = place
             if self.rule != "frames":
                 return change(call, video, grid)
             output = call.output()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -155,16 +157,17 @@ class _Guided:
         ones = alone if len(alone) == len(leaves) else [None] * len(leaves)
         cut = []
         for leaf, one in zip(leaves, ones, strict=True):
-            many = len(leaf) if isinstance(leaf, list) or (isinstance(leaf, Tensor) and leaf.ndim) else 0
-            fixed = bool(many) and type(one) is type(leaf) and len(one) == many
-            cut.append(leaf[own] if many == rows and not fixed else leaf)
+            many, each = _length(leaf), _length(one) or 1  # a U-Net over frames has a text for each of them
+            part = slice(own.start * each, own.stop * each)
+            cut.append(leaf[part] if many and many == rows * each else leaf)
         return tree_unflatten(cut, spec)
 
     def _perturbed(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         def answer(call: AttentionCall) -> Tensor | None:
             if self.change is None or call.layer not in self.names:
                 return None
-            return self.change(call, *self.layout.of(call))
+            place = self.layout.of(call)
+            return None if place is None else self.change(call, *place)
 
         with ExitStack() as undo:
             if self.guide.perturb == "skip":
@@ -176,8 +179,18 @@ class _Guided:
             self.run.perturbing = True
             try:
                 return tap.run(forward, *args, **kwargs)
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
+                    raise
+                name = type(self.module).__name__  # of AnimateDiffPAGPipeline, which counts on all its rows
+                why = textwrap.shorten(str(error), 200, placeholder=" ...")
+                raise NotSupported(f"{name} cannot be run for the rows of the prompt alone: {why}") from error
             finally:
                 self.run.perturbing = False
+
+
+def _length(leaf: Any) -> int:
+    return len(leaf) if isinstance(leaf, list) or (isinstance(leaf, Tensor) and leaf.ndim) else 0
 
 
 def _block_of(layer: str) -> str:

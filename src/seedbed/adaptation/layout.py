@@ -30,29 +30,39 @@ class Layout:
 
     Attributes:
         video: by the number of rows of a sequence that attends to itself, those of the video: all of them
-            but a block of text (or of a given picture) at its beginning or its end.
+            but text, or a given picture, at its beginning and its end; None where it has none.
+        text: names of the layers whose sequences hold no video.
         sizes: frames, height and width of the latents; None where they cannot be told.
     """
 
-    video: Mapping[int, slice]
+    video: Mapping[int, slice | None]
+    text: frozenset[str] = frozenset()
     sizes: Grid | None = field(default=None)
 
-    def of(self, call: AttentionCall) -> tuple[slice, Grid | None]:
-        """The rows of the video in a call, and how they lie in it.
+    def of(self, call: AttentionCall) -> tuple[slice, Grid | None] | None:
+        """The rows of the video in a call, and how they lie in it; None where it has none.
 
-        Raises BadInput where the call is of another size than the one that was looked at.
+        Raises NotSupported where a sequence has another length than any that was looked at.
         """
         rows, keys = call.query.shape[2], call.key.shape[2]
         if rows != keys or call.kind in ("cross", "temporal"):
             return WHOLE, self.grid(rows) if call.kind != "temporal" else None
-        if rows not in self.video:
-            known = ", ".join(map(str, sorted(self.video)))
-            raise BadInput(
-                f"{call.layer} attends over {rows} tokens, but {known} were prepared for: give the arguments "
-                "of this very call (height, width, num_frames, prompt)"
-            )
-        video = self.video[rows]
-        return video, self.grid(len(range(rows)[video]))
+        if call.layer in self.text:
+            return None
+        video = self.video[rows] if rows in self.video else self._with_other_text(rows, call.layer)
+        return None if video is None else (video, self.grid(len(range(rows)[video])))
+
+    def _with_other_text(self, rows: int, layer: str) -> slice:
+        """Where the text has another length, or the video itself (ChronoEditPipeline)."""
+        known = [(size, found) for size, found in self.video.items() if found is not None and found != WHOLE]
+        if not known:
+            return WHOLE
+        # MochiPipeline leaves the padding of each text out.
+        sizes = {len(range(size)[found]) for size, found in known}
+        ends = {found.stop == size for size, found in known}
+        if len(sizes) == len(ends) == 1 and (size := sizes.pop()) <= rows:
+            return slice(rows - size, rows) if ends.pop() else slice(0, size)
+        raise NotSupported(f"{layer} attends over {rows} tokens: which are the video's cannot be told")
 
     def grid(self, tokens: int) -> Grid | None:
         """Frames, height and width of so many tokens; of one frame where frames are folded into the batch."""
@@ -73,7 +83,7 @@ def layout_of(session: Session) -> Layout:
     Found by running the denoiser for two noises up to the last layer at which a new length of sequence
     appears, mostly the first; remembered with the pipeline. The ledger counts it under "layers".
 
-    Raises NotSupported where the rows of the text are no block at one end.
+    Raises NotSupported where other rows lie among those of the video.
     """
     found: Layout = remembered(
         session.asked, ("layout", session.prompt, session.spec.shape), lambda: _find(session)
@@ -83,6 +93,7 @@ def layout_of(session: Session) -> Layout:
 
 def _find(session: Session) -> Layout:
     looks: list[dict[int, Tensor]] = []
+    lengths: dict[str, int] = {}
     depth = 1
     for seed in (1, 2):
         seen: dict[int, Tensor] = {}
@@ -90,7 +101,10 @@ def _find(session: Session) -> Layout:
         def look(call: AttentionCall, seen: dict[int, Tensor] = seen) -> None:
             nonlocal depth
             rows = call.query.shape[2]
-            if rows == call.key.shape[2] and call.kind not in ("cross", "temporal") and rows not in seen:
+            if rows != call.key.shape[2] or call.kind in ("cross", "temporal"):
+                return
+            lengths.setdefault(call.layer, rows)
+            if rows not in seen:
                 seen[rows] = call.value[0].clone()
                 depth = max(depth, call.index + 1)
 
@@ -99,40 +113,40 @@ def _find(session: Session) -> Layout:
         # The first run goes through all layers, the second one as far as there was something new.
         session.evaluate(noise, look, depth=depth if looks else None, what="layers")
         looks.append(seen)
-    video = {}
+    video: dict[int, slice | None] = {}
     for rows, one in looks[0].items():
         differs = (one != looks[1][rows]).any(-1).any(0)
         places = differs.nonzero().flatten()
-        if not len(places):  # of pictures or texts alone
-            video[rows] = WHOLE
+        if not len(places):
+            video[rows] = None
             continue
         first, last = int(places[0]), int(places[-1]) + 1
-        if last - first != len(places) or (first > 0 and last < rows):
+        if last - first != len(places):
             raise NotSupported(
                 f"{session.asked.name} mixes other tokens among those of its video: which of {rows} are the "
                 "video's cannot be told"
             )
         video[rows] = WHOLE if last - first == rows else slice(first, last)
+    text = frozenset(name for name, rows in lengths.items() if video[rows] is None)
     try:
         axes, packing = positions_of(session)
     except NotSupported:
-        return Layout(video)
+        return Layout(video, text)
     shape = session.spec.shape if packing is None else session.drawn.shape
     sizes = [shape[axis] for axis in axes]
-    return Layout(video, (*[1] * (3 - len(sizes)), *sizes))  # type: ignore[arg-type]
+    return Layout(video, text, (*[1] * (3 - len(sizes)), *sizes))  # type: ignore[arg-type]
 
 
 def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:
     """Names of layers, in the order in which they run.
 
     Args:
-        layers: kinds or globs on names, as acquisition functions take them; "all" for every layer but cross
-            attention; "entropy:high" and "entropy:low" for the half of these whose rows are more or less
-            spread out, see `entropies_of`.
+        layers: kinds or globs on names, as acquisition functions take them; "all" for every layer in which
+            the video attends to itself; "entropy:high" and "entropy:low" for the half of these whose rows are
+            more or less spread out, see `entropies_of`.
 
     Raises BadInput where no layer is meant.
     """
-    kinds = sorted({layer.kind for layer in session.layers} - {"cross"}) or ["cross"]
     one = isinstance(layers, str)
     if one and layers in HALVES:
         names = layers_named(session, "all")
@@ -141,8 +155,15 @@ def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:
         ranked = sorted(names, key=lambda name: entropies[name], reverse=layers == HALVES[0])
         chosen = set(ranked[: max(1, count)])
         return [name for name in names if name in chosen]
-    wanted = kinds if one and layers == "all" else [layers] if one else list(layers)
-    return list(dict.fromkeys(session.layers[i].name for i in plan_layers(session.layers, wanted)))  # type: ignore[arg-type]
+    if one and layers == "all":
+        text = layout_of(session).text
+        own = [layer.name for layer in session.layers if layer.kind != "cross" and layer.name not in text]
+        if not own:
+            raise BadInput(
+                f"in no layer of {session.asked.name} does the video attend to itself: name layers"
+            )
+        return list(dict.fromkeys(own))
+    return list(dict.fromkeys(session.layers[i].name for i in plan_layers(session.layers, layers)))
 
 
 def entropies_of(session: Session, names: Sequence[str]) -> dict[str, float]:

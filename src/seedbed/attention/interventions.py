@@ -88,7 +88,11 @@ def blur(sigma: float) -> Change:
                 f"{call.layer} attends from {queries.shape[2]} rows, and how these lie in the video cannot "
                 "be told: its queries cannot be blurred"
             )
-        planes = queries.float().movedim(-1, 2).reshape(-1, *shape[1:])
+        planes = (
+            queries.to(torch.promote_types(queries.dtype, torch.float32))
+            .movedim(-1, 2)
+            .reshape(-1, *shape[1:])
+        )
         blurred = _blurred(planes, sigma).reshape(*queries.shape[:2], queries.shape[3], -1).movedim(2, -1)
         query = call.query.clone()
         query[:, :, video] = blurred.to(query.dtype)
@@ -140,7 +144,8 @@ def frame_gain(call: AttentionCall, video: slice, grid: Grid | None, weight: flo
             f"{call.layer} does not attend over several frames of a video: no attention between frames"
         )
     frames = grid[0]
-    q, k = (x.float().unflatten(2, (frames, -1)).transpose(2, 3) for x in (query, key))
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    q, k = (x.to(dtype).unflatten(2, (frames, -1)).transpose(2, 3) for x in (query, key))
     rows = (q @ k.mT * call.scale).softmax(-1)
     own = rows.diagonal(dim1=-2, dim2=-1).sum(-1)
     m = ((frames - own) / (frames * (frames - 1))).flatten(1).mean(1)

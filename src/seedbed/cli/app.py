@@ -128,6 +128,8 @@ def contact_sheet(
     ),
     prior: str | None = opt.PRIOR,
     refine: list[str] | None = opt.REFINE,
+    enhance: str | None = opt.ENHANCE,
+    guide: str | None = opt.GUIDE,
     out: Path | None = opt.OUT,
     fps: float = opt.FPS,
     run: opt.Run,
@@ -142,7 +144,7 @@ def contact_sheet(
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
-    asked |= opt.shaping(prior, refine)
+    asked |= opt.shaping(prior, refine, enhance, guide)
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
     then = f"finish  seedbed replay {shlex.quote(str(path))} --candidate N"

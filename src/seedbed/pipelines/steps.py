@@ -140,7 +140,7 @@ class Position:
         """Of the schedule, from 0 at its first step to just below 1 at its last."""
         timesteps = getattr(self._scheduler, "timesteps", None)
         total = 0 if timesteps is None else len(timesteps.unique())
-        return min(len(self._met) / max(total, 1), 1.0)
+        return min(len(self._met), max(total - 1, 0)) / max(total, 1)
 
     def _count(self, given: dict[str, Any]) -> None:
         self._met.add(float(given["timestep"]))

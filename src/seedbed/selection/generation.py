@@ -153,8 +153,8 @@ def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
 def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
     """What was spent, split into the winner's own evaluations and those of the others."""
     own = float(rollout.spent(winner))
-    refined = spent.entries.get("refinement", 0.0)
-    entries = {"refinement": refined, "preview": spent.total - refined - own, "generation": own}
+    others = {what: spent.entries.get(what, 0.0) for what in ("refinement", "layers", "guidance")}
+    entries = {**others, "preview": spent.total - sum(others.values()) - own, "generation": own}
     return Ledger({what: evaluations for what, evaluations in entries.items() if evaluations})
 
 
