@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Run, mixed, settings, shape_of
+from common import FAST, Run, mixed, settings, shape_of
 from denoiser import optimisers
 from diffusers import UniPCMultistepScheduler, WanPipeline
 from export import export
@@ -138,7 +138,7 @@ def distil(model: str, whole: dict[str, Any], out: Path) -> Path:
     states, captions = trajectories(pipe, call, config, out)
     student = train(pipe, config, states, captions, out)
     scheduler = student_scheduler(pipe.scheduler, few)
-    folder = out / f"{teacher.name}-fast"
+    folder = out / f"{teacher.name}{FAST}"
     export(student, pipe.vae, config | {"call": config["call"] | own["call"]}, folder, scheduler)
     return folder
 

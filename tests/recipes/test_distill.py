@@ -10,8 +10,10 @@ from diffusers import WanPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/shapes"))
 import distill
+from card import card, curves, sizes
 from common import Run, settings
 from distill import distil, student_of, student_scheduler, train, trajectories
+from evaluate import generate, measure
 from export import export
 from families import TOKENS, Conditioned, Wan
 
@@ -98,6 +100,23 @@ def test_an_interrupted_student_ends_as_another_and_generates_as_it_was_taught(
     torch.testing.assert_close(ends, x, rtol=1e-4, atol=1e-4)
     video = pipe(caption, **call, output_type="np").frames
     assert video.shape == (1, shapes.FRAMES, shapes.SIDE, shapes.SIDE, 3)
+
+    assert not any("_name_or_path" in path.read_text() for path in straight.rglob("*.json"))
+
+    pipe.set_progress_bar_config(disable=True)
+    captions = shapes.captions(2, objects=2, seed=0, held=True)
+    found = measure(generate(pipe, call, captions, noises=2), captions) | {"shown": captions}
+    result = {"call": call, "noises": 2, "single": found, "pairs": found}
+    result["reconstruction"] = {"videos": 4, "psnr": 30.0, "rendered": 1.0, "reconstructed": 0.5}
+    text = card("shapes-wan-fast", config, result, sizes(straight))
+    assert "a student of `shapes-wan` that needs fewer steps" in text and "On 6 noises" in text
+    assert "num_inference_steps=4, guidance_scale=1.0" in text and "exchanged an attribute" not in text
+    rows = [{"step": n, "seconds": 1, "step 1": 0.2, "step 2": 0.1, "end": 1 / n} for n in (1, 2)]
+    (tmp_path / "shapes-wan-fast").mkdir()
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "shapes-wan-fast/distillation.log.jsonl").write_text(log)
+    curves(tmp_path, "shapes-wan-fast", tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 1000
 
     one = json.loads(json.dumps(whole))
     one["models"]["shapes-wan"]["distillation"]["call"]["num_inference_steps"] = 3
