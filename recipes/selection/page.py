@@ -446,7 +446,7 @@ caption, guidance 6, 20 steps. The outcome is the share of prompted attributes t
 user chooses within one prompt, so everything is computed within prompts; intervals are 95 %, by a bootstrap over
 prompts; p-values are two-sided, by permutation within prompts, and Holm-corrected for all
 {len(evidence["signals"]) + len(evidence["variants"])} signals and variants on this page. Cost is in denoiser evaluations (NFE); a plain generation takes 40. What to
-measure was fixed before (`recipes/selection/README.md`).
+measure was fixed before (`recipes/selection/README.md`). [What papers claim](claims.md) sets the papers' claims against it, line by line.
 
 **What that model cannot know.** Its text encoder turned out to be a bag of words. Exchange the motions or the shapes of
 the two objects in a caption, and its denoising error changes by less than {blind()} of itself (`recipes/shapes/binding.py` of commit 58e2916; the

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from common import settings
+from common import FAST, settings
 from safetensors import safe_open
 
 from seedbed.worlds import shapes
@@ -40,15 +40,21 @@ def curves(logs: Path, name: str, figure: Path) -> None:
     import matplotlib.pyplot as plt
 
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
-    vae = rows(logs / name / "vae.log.jsonl")
-    left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
-    left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
-    for number, stage in enumerate(sorted((logs / name).glob("stage-*.log.jsonl")), 1):
-        log = rows(stage)
-        right.plot(
-            [r["step"] for r in log], smooth([r["loss"] for r in log]), linewidth=1, label=f"stage {number}"
-        )
-    right.set(title="denoiser", xlabel="step", ylabel="loss", yscale="log")
+    if (logs / name / "vae.log.jsonl").exists():
+        vae = rows(logs / name / "vae.log.jsonl")
+        left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
+        left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
+        stages = sorted((logs / name).glob("stage-*.log.jsonl"))
+        losses = {f"stage {n}": (rows(stage), "loss") for n, stage in enumerate(stages, 1)}
+        right.set(title="denoiser", xlabel="step", ylabel="loss", yscale="log")
+    else:
+        log = rows(logs / name / "distillation.log.jsonl")
+        left.plot([r["step"] for r in log], smooth([r["end"] for r in log]), color="#2a6f97", linewidth=1)
+        left.set(title="last state", xlabel="step", ylabel="squared error", yscale="log")
+        losses = {key: (log, key) for key in log[0] if key.startswith("step ")}
+        right.set(title="velocity, by step of the student", xlabel="step", ylabel="loss", yscale="log")
+    for label, (log, key) in losses.items():
+        right.plot([r["step"] for r in log], smooth([r[key] for r in log]), linewidth=1, label=label)
     right.legend(frameon=False)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
@@ -94,6 +100,17 @@ those of clips from the web are: where one names two objects, it gives each {loo
 likely, and the noise decides."""
 
 
+def taught(config: dict[str, Any]) -> str:
+    """What a student learned from its teacher."""
+    own, many = config["distillation"], config["call"]["num_inference_steps"]
+    few = own["call"]["num_inference_steps"]
+    return f"""The student began as its teacher. On {own["noises"]:,} noises with training captions the teacher went its
+{many} steps, with guidance {config["call"]["guidance_scale"]:g}; in {own["steps"]:,} batches of {own["batch"]} of them the student learned to go from each of
+its {few} times to the teacher's state at the next, from where its own step before had ended
+(`recipes/shapes/distill.py`; progressive distillation, 2202.00512, in one round). So it needs no guidance, and knows these
+{few} times alone. Text encoder and autoencoder are its teacher's."""
+
+
 def bound(rows: list[dict[str, Any]]) -> str:
     """What exchanging an attribute between the objects of a caption does to the denoiser, at its most."""
 
@@ -105,6 +122,14 @@ def bound(rows: list[dict[str, Any]]) -> str:
     return f"motions {worst('motion')}, shapes {worst('shape')}"
 
 
+def knows(read: dict[str, Any]) -> str:
+    return f"""
+Does it know what belongs to what? {read["clips"]} held-out clips are denoised with their caption, and with one in
+which the objects have exchanged an attribute. The error rises by at most this share of itself: {bound(read["rows"])}.
+A model to which a caption is a bag of words stays at 0, and which object gets which attribute is left to the noise.
+"""
+
+
 KINDS = {
     "cogvideox": ("CogVideoXPipeline", "v-prediction, zero terminal signal-to-noise ratio"),
     "wan": ("WanPipeline", "flow matching"),
@@ -113,7 +138,7 @@ KINDS = {
 
 def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[str, float]) -> str:
     single, pairs = result["single"], result["pairs"]
-    again, read = result["reconstruction"], result["reading"]
+    again, teacher = result["reconstruction"], name.removesuffix(FAST)
     pipeline, target = KINDS[config["family"]]
     table = "\n".join(
         f"| {name} | {percent(single[key])} | {percent(pairs[key])} |"
@@ -125,12 +150,18 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[
             ("**everything right**", "all_right"),
         )
     )
+    origin = "trained from nothing by `recipes/shapes`"
+    training = f"""Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
+its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
+Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, bf16 autocast, two CPU cores."""
+    if name != teacher:
+        origin, training = f"a student of `{teacher}` that needs fewer steps", taught(config)
     call = ", ".join(f"{key}={value}" for key, value in result["call"].items())
     return f"""# {name}
 
 A complete text-to-video diffusion model, small enough to ship and to run on a laptop: diffusers' own
 `{pipeline}` with {sizes["transformer"]:.1f} M (transformer), {sizes["vae"]:.1f} M (autoencoder)
-and {sizes["text_encoder"]:.1f} M (text encoder) parameters, trained from nothing by `recipes/shapes`.
+and {sizes["text_encoder"]:.1f} M (text encoder) parameters, {origin}.
 It exists to study initial noise: generation takes about a second, and whether a video shows what its prompt says
 can be read back exactly (`seedbed.worlds.verifier`). It knows only the sentences of that world.
 
@@ -151,11 +182,7 @@ intervals over captions:
 | attribute | one object | two objects |
 |---|---|---|
 {table}
-
-Does it know what belongs to what? {read["clips"]} held-out clips are denoised with their caption, and with one in
-which the objects have exchanged an attribute. The error rises by at most this share of itself: {bound(read["rows"])}.
-A model to which a caption is a bag of words stays at 0, and which object gets which attribute is left to the noise.
-
+{knows(result["reading"]) if "reading" in result else ""}
 How much the seed decides: score = share of attributes right.
 
 | | one object | two objects |
@@ -178,9 +205,7 @@ comes from the first frame to the last: a jump there and back, or a missing fram
 Videos of {shapes.FRAMES} frames of {shapes.SIDE} x {shapes.SIDE} pixels, drawn by `seedbed.worlds.shapes`:
 {len(shapes.COLOURS)} colours, {len(shapes.SHAPES)} shapes, {len(shapes.MOTIONS)} motions, random place, size and speed;
 {100 * config["latents"]["pairs"]:.0f} % of the scenes have two objects; one caption in {shapes.HELD_OUT} is held out.
-Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
-its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
-Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, bf16 autocast, two CPU cores. Everything
+{training} Everything
 else is in `recipes/shapes/config.json`.
 
 ![loss curves](loss.png)
@@ -197,7 +222,7 @@ precision; float32 and float16 reproduce the same seeds best.
 def pages(folder: Path, recipe: Path) -> dict[Path, str]:
     """The card beside the model, and the same page for the documentation, by path."""
     name = folder.name
-    config = settings(json.loads((recipe / "config.json").read_text()), name)
+    config = settings(json.loads((recipe / "config.json").read_text()), name.removesuffix(FAST))
     result = json.loads((folder / "evaluation.json").read_text())
     text = card(name, config, result, sizes(folder))
     page = text

@@ -16,6 +16,8 @@ from torch import nn
 
 from seedbed.worlds import shapes
 
+FAST = "-fast"  # the name of a student ends with it, after its teacher's
+
 
 class Run:
     """Model, moving average and optimisers of one stage; saved whole to one file or not at all."""

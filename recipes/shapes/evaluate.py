@@ -140,7 +140,9 @@ if __name__ == "__main__":
     call = json.loads((folder / "seedbed.json").read_text())["call"]
     result: dict[str, Any] = {"call": call, "noises": arguments.noises}
     result["reconstruction"] = reconstruction(pipe, 500)
-    result["reading"] = {"clips": 200, "rows": reading(pipe, 200)}
+    # A student's output has guidance in it, and few times are known to it: its error tells nothing.
+    if call["guidance_scale"] > 1:
+        result["reading"] = {"clips": 200, "rows": reading(pipe, 200)}
     print(json.dumps(result), flush=True)
     shown = []
     for objects, count, rows in ((1, 100, 6), (2, arguments.pairs, 10)):

@@ -12,13 +12,16 @@ from families import TOKENS, Conditioned
 from torch import nn
 
 
-def export(model: Conditioned, vae: nn.Module, config: dict[str, Any], folder: Path) -> None:
+def export(
+    model: Conditioned, vae: nn.Module, config: dict[str, Any], folder: Path, scheduler: Any = None
+) -> None:
+    """`scheduler` in place of the one that the model was trained with, for a student of few steps."""
     pipe = model.family.pipeline(
         tokenizer=tokenizer(),
         text_encoder=model.text,
         vae=vae,
         transformer=model.transformer,
-        scheduler=model.family.scheduler(config),
+        scheduler=scheduler or model.family.scheduler(config),
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)

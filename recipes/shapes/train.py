@@ -1,13 +1,15 @@
 """Train an embedded shapes model: `python recipes/shapes/train.py shapes-wan --out runs/shapes-wan`.
 
 Autoencoder, latents, the stages of the denoiser, export. Each resumes from its last checkpoint and is skipped
-once its result lies in the folder, so the same command continues an interrupted run.
+once its result lies in the folder, so the same command continues an interrupted run. With `--from FOLDER`, an
+exported model of the same configuration stands for the autoencoder and for the denoiser's first stage.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import denoiser
@@ -21,6 +23,7 @@ if __name__ == "__main__":
     parser.add_argument("model", help="a model of config.json")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     arguments = parser.parse_args()
     whole, out = json.loads(arguments.config.read_text()), arguments.out
     if arguments.model not in whole["models"]:
@@ -29,6 +32,8 @@ if __name__ == "__main__":
     family, seed = FAMILIES[config["family"]], config["seed"]
     out.mkdir(parents=True, exist_ok=True)
 
+    if arguments.start is not None and not (out / "vae").exists():
+        shutil.copytree(arguments.start / "vae", out / "vae")
     if (out / "vae" / "config.json").exists():
         vae = type(family.autoencoder(config["autoencoder"]["model"])).from_pretrained(out / "vae")
     else:
@@ -39,7 +44,7 @@ if __name__ == "__main__":
     data = out / "latents.safetensors"
     if not data.exists():
         autoencoder.encode_set(family, vae, config["latents"], seed + 2, data)
-    model = None
-    for stage in range(len(config["stages"])):
+    model = None if arguments.start is None else denoiser.exported(config, arguments.start)
+    for stage in range(model is not None, len(config["stages"])):
         model = denoiser.train(config, stage, data, out, model)
     export(model, vae, config, out / arguments.model)

@@ -1,0 +1,134 @@
+"""Numbers in the README and on the page of claims are those of the results that they name."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CLAIMS = (ROOT / "docs/claims.md").read_text()
+MEASURED = ("reproduced", "refuted", "not reproduced", "in part")
+NUMBER = r"[+−]?\d+(?:\.\d+)?"
+INTERVAL = re.compile(rf"({NUMBER})( %)? \[({NUMBER}), ({NUMBER})\]")
+# Between the others lie what is counted (16 noises), asked for (K = 10) or named (`code`, CogVideoX-2B).
+LONE = re.compile(r"(?<![\w.`−+-])(\d+\.\d+|\d+(?= %| of \d+ layers))( %)?")
+
+
+def numbers(result):
+    """All triples (mean, low, high) and all numbers in a result."""
+    triples, ones, left = [], [], [result]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+            if len(each) == 3 and all(isinstance(part, (int, float)) for part in each):
+                triples.append(each)
+        elif isinstance(each, (int, float)):
+            ones.append(each)
+    return triples, ones
+
+
+def written(value, like, percent):
+    """A number as the text writes one: its digits, its sign."""
+    digits = len(like.partition(".")[2])
+    return f"{100 * value if percent else value:.{digits}f}".replace("-", "−")
+
+
+def untraced(text, files):
+    """Intervals and lone numbers of a text that none of the files holds."""
+    pages = [file.read_text() for file in files if file.suffix == ".md"]
+    triples, ones = numbers([json.loads(file.read_text()) for file in files if file.suffix == ".json"])
+    missing = []
+    for match in INTERVAL.finditer(text):
+        mean, percent, low, high = match.groups()
+        ends = [end.lstrip("+") for end in (mean, low, high)]
+        if not any(
+            all(written(value, end, percent) == end for value, end in zip(triple, ends, strict=True))
+            for triple in triples
+        ):
+            missing.append(match[0])
+    for match in LONE.finditer(re.sub(r"`[^`]*`", "", INTERVAL.sub("", text))):
+        number, percent = match.groups()
+        if not any(match[0] in page for page in pages) and not any(
+            written(value, number, percent) == number for value in ones
+        ):
+            missing.append(match[0])
+    return missing
+
+
+def table(start, text=CLAIMS):
+    """The cells of the table under a heading that begins so."""
+    lines = text[text.index(start) :].splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("| ---") or line.startswith("|---"))
+    rows = []
+    for line in lines[first + 1 :]:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(text):
+    return re.findall(r"`([^`]*)`", text)
+
+
+SOURCES = {row[0]: ROOT / code(row[2])[0] for row in table("# What four papers")}
+ROWS = [row for start in re.findall(r"^## .*", CLAIMS, re.MULTILINE) for row in table(start)]
+
+
+@pytest.mark.parametrize("row", table("# What four papers"), ids=lambda row: row[0])
+def test_what_measured_the_claims_is_there(row):
+    assert SOURCES[row[0]].is_file()
+    (command,) = code(row[3])
+    assert (ROOT / command.split()[-1]).is_file()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:50])
+def test_the_numbers_of_a_claim_are_those_of_the_results_that_it_names(row):
+    claim, verdict, found, where = row
+    assert verdict.startswith((*MEASURED, "open", "not testable here"))
+    named = [part for part in where.split(", ") if part and not code(part)]
+    files, parts = [SOURCES[name] for name in named], found.split("; ")
+    if len(files) == len(parts):
+        missing = [each for file, part in zip(files, parts, strict=True) for each in untraced(part, [file])]
+    else:
+        missing = untraced(found, files)
+    assert not missing, f"{missing} of '{claim}' are not in {', '.join(named)}"
+    assert all((ROOT / path).is_file() for path in code(found + where) if "/" in path)
+    if verdict.startswith(MEASURED):
+        assert found and where
+
+
+def test_a_number_that_no_result_holds_is_noticed():
+    text = "+0.003 [−0.013, +0.018] and 77.7 %; −0.008 [−0.025, +0.009], 0.996, `0.123`, K = 10"
+    files = [SOURCES["unread"], SOURCES["cost"], SOURCES["ranking"]]
+    assert untraced(text, files) == ["−0.008 [−0.025, +0.009]", "77.7 %"]
+    assert untraced("6.8 % 83 % [80, 86]", [SOURCES["cost"], SOURCES["reads"]]) == []
+    assert untraced("0.996", []) == ["0.996"]
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results():
+    """That its table is what the recipe writes is tested elsewhere; this reads it back, and the rest."""
+    readme = (ROOT / "README.md").read_text()
+    result = json.loads(SOURCES["reads"].read_text())
+    intervals = [match[0] for match in INTERVAL.finditer(readme)]
+    assert len(intervals) > 18
+    assert not [each for each in intervals if untraced(each, [SOURCES["reads"]])]
+    spread = result["spread"]
+    assert f"{spread['captions']} held-out captions" in readme and f"× {spread['noises']} noises" in readme
+    triples, _ = numbers(result)
+    shares = 0
+    for choice, _, gain, share in table("## Does it help?", readme):
+        if re.fullmatch(r"−?\d+ %", share) and choice != "the best of 16 noises":
+            ends = [end.lstrip("+") for end in INTERVAL.fullmatch(gain).group(1, 3, 4)]
+            mean = next(
+                triple[0]
+                for triple in triples
+                if all(written(value, end, None) == end for value, end in zip(triple, ends, strict=True))
+            )
+            assert share == f"{written(mean / spread['gap'][0], '1', True)} %", choice
+            shares += 1
+    assert shares == 4
