@@ -216,8 +216,15 @@ def test_noises_are_refined_and_their_prior_is_the_one_asked_for():
         assert np.array_equal(frames, made.frames)
         assert row["cost.refinement"] == made.selection.ledger.entries["refinement"]
         assert all(row[f"outcome.{name}"] == look([frames])[name][0] for name in METRICS)
-    with pytest.raises(BadInput, match="nonsense"):
-        measure_noises(pipe, PROMPT, recipes, options | {"refine": "nonsense"})
+    acting = {"adaptation": "guide:layers=all"}
+    rows = measure_noises(pipe, PROMPT, recipes, options | acting)
+    for recipe, row, frames in zip(recipes, rows, seen[1], strict=True):
+        made = generate(pipe, PROMPT, noises=[recipe], progress=False, call=call, **acting)
+        assert np.array_equal(frames, made.frames)
+        assert row["cost.guidance"] == made.selection.ledger.entries["guidance"] == 2
+    for what in ("refine", "adaptation"):
+        with pytest.raises(BadInput, match="nonsense"):
+            measure_noises(pipe, PROMPT, recipes, options | {what: "nonsense"})
 
 
 def test_a_way_to_choose_is_measured_with_all_that_it_spends():

@@ -18,6 +18,7 @@ from seedbed.acquisition import Acquisition, AttentionScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
+from seedbed.adaptation import adapt, adaptations_named
 from seedbed.errors import BadInput, shown
 from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence, groups, judge_signals
@@ -35,8 +36,12 @@ from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
 VERSION = 1
+_PRICES = ("cost.generation", "cost.refinement", "cost.guidance")
 METRICS = ("motion", "flicker", "sharpness")
-_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call", "prior", "refine", "metrics"}
+_OPTIONS = {
+    *("steps", "verifier", "previews", "functions", "batch_size", "call", "metrics"),
+    *("prior", "refine", "adaptation"),
+}
 
 
 def measured(
@@ -143,9 +148,9 @@ def measure_noises(
     """One row per noise of what `measured` finds.
 
     Options: its arguments, the verifier as `seedbed.verifiers.resolve` takes it and functions as `select`
-    does; `prior` and `refine`, of the noises, as `select` takes them, of which the refinement's price in
-    evaluations of one candidate is `cost.refinement`; and `call`, arguments of the pipeline's call. Only the
-    verifier must be given.
+    does; `prior` and `refine`, of the noises, and `adaptation`, of the model, as `select` takes them, whose
+    prices in evaluations of one candidate are `cost.refinement` and `cost.guidance`; and `call`, arguments
+    of the pipeline's call. Only the verifier must be given.
 
     Raises:
         BadInput: an option that is unknown or missing, or whose value cannot be used.
@@ -164,6 +169,8 @@ def measure_noises(
     pool, _ = refined(pool, refiners_named(options.get("refine")), session)
     for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
         correlate_steps(session, recipe, noise)
+    if options.get("adaptation") is not None:
+        adapt(session, adaptations_named(options["adaptation"]))
     table = measured(
         session,
         pool,
@@ -174,9 +181,10 @@ def measure_noises(
         options.get("batch_size", "auto"),
         bool(options.get("metrics")),
     )
-    if "refine" in options:
-        spent = session.ledger.entries.get("refinement", 0.0)
-        table["cost.refinement"] = np.full(len(recipes), spent / len(recipes))
+    for what, entry in (("refine", "refinement"), ("adaptation", "guidance")):
+        if what in options:
+            spent = session.ledger.entries.get(entry, 0.0)
+            table[f"cost.{entry}"] = np.full(len(recipes), spent / len(recipes))
     return by_noise(table, len(recipes))
 
 
@@ -281,7 +289,7 @@ def compared(rows: Sequence[Row]) -> list[Table]:
         for method, columns in found.items():
             if columns.get(OUTCOME, np.empty(0)).shape != plain[OUTCOME].shape:
                 continue  # an unfinished run
-            price = sum(columns[n].mean() for n in ("cost.generation", "cost.refinement") if n in columns)
+            price = sum(columns[n].mean() for n in _PRICES if n in columns)
             values = (columns[n] - (0 if method == first else plain[n]) for n in names)
             pair = columns[OUTCOME], plain[OUTCOME]
             agree = (statistics.within(*pair), statistics.gain(*pair))
