@@ -1,4 +1,4 @@
-"""Writes the recipes of this folder: `python recipes/adaptation/make.py`. Methods differ in one thing each."""
+"""Writes the recipes of this folder, one difference a method: `python recipes/adaptation/make.py`."""
 
 import json
 from pathlib import Path
