@@ -259,8 +259,11 @@ def test_a_skipped_block_returns_what_it_was_given():
 
     x, text = torch.zeros(1, 4, 2), torch.ones(1, 4, 2)
     assert _skipped(Block(), (x,), {}, x + 1) is x
-    first, second = _skipped(Block(), (x,), {"encoder_hidden_states": text}, (x + 1, text + 1))
+    near = x + 0.1, text + 0.1
+    first, second = _skipped(Block(), (x,), {"encoder_hidden_states": text}, near)
     assert first is x and second is text
+    first, second = _skipped(Block(), (x,), {"encoder_hidden_states": text}, near[::-1])
+    assert first is text and second is x
     with pytest.raises(NotSupported, match="another shape than it is given"):
         _skipped(Block(), (x,), {}, torch.zeros(2))
 

@@ -12,7 +12,7 @@ from seedbed.refinement import REFINERS
 from tests.breadth import runs
 from tests.pipelines import Family
 
-# What a cell of a refiner says of the lines with which it is refused; the page says what it means.
+# What a cell of a refiner or an adaptation says of the lines with which it is refused; the page explains.
 SHORT = {
     "the scheduler is given samples of shape": "other frames in its steps",
     "with all of": "other frames in its steps",
@@ -40,12 +40,13 @@ class Facts:
     previews: str
     replay: str
     refiners: tuple[str, ...]
+    adaptations: tuple[str, ...]
     diffusers: str
 
     def cells(self) -> list[str]:
         cells = asdict(self)
-        version, refiners = cells.pop("diffusers"), cells.pop("refiners")
-        return [*cells.values(), *refiners, version]
+        last = [cells.pop(name) for name in ("refiners", "adaptations", "diffusers")]
+        return [*cells.values(), *last[0], *last[1], last[2]]
 
 
 @cache
@@ -64,6 +65,7 @@ def facts(family: Family) -> Facts:
         previews=answer(lambda: runs.previewed(family) and None),
         replay=answer(lambda: None if runs.replayed(family).identical else "other frames"),
         refiners=refiners(family) if selection == "yes" else ("–",) * len(REFINERS),
+        adaptations=adaptations(family) if selection == "yes" else ("–",) * len(runs.ACTING),
         diffusers=diffusers.__version__,
     )
 
@@ -97,9 +99,16 @@ def refiners(family: Family) -> tuple[str, ...]:
     working = [name for name, cell in found.items() if cell == "yes"]
     if not runs.the_same_at_strength_0(family, working):
         found |= dict.fromkeys(working, "other frames at strength 0")
-    return tuple(
-        next((short for part, short in SHORT.items() if part in cell), cell) for cell in found.values()
-    )
+    return tuple(map(short, found.values()))
+
+
+def adaptations(family: Family) -> tuple[str, ...]:
+    """For each of `runs.ACTING`: "yes", or why not, in short."""
+    return tuple(short(answer(lambda name=name: runs.adapted(family, name))) for name in runs.ACTING)
+
+
+def short(cell: str) -> str:
+    return next((told for part, told in SHORT.items() if part in cell), cell)
 
 
 def scored(family: Family) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seedbed.refinement import REFINERS
 from tests.breadth.facts import Facts, facts
+from tests.breadth.runs import ACTING
 from tests.pipelines import FAMILIES, Family
 
 COMMAND = "python -m tests.breadth.table"
@@ -28,6 +29,7 @@ HEADER = (
     "previews",
     "replay",
     *REFINERS,
+    *ACTING,
     "diffusers",
 )
 _TABLE = re.compile(rf"(<!-- table: {re.escape(COMMAND)} writes this -->\n).*?(<!-- /table -->)", re.DOTALL)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from seedbed.adaptation.adaptation import Adaptation
 from seedbed.adaptation.layout import Layout
 from seedbed.attention.interventions import Change, blur, identity, uniform
-from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, finite, number, one_of, shown
 from seedbed.pipelines.compiled import refuse_caches
@@ -150,10 +150,9 @@ class _Guided:
         """The arguments with these of their rows, of all that has as many."""
         if rows == own.stop - own.start:
             return args, kwargs
-        leaves, spec = tree_flatten((args, kwargs), is_leaf=lambda leaf: isinstance(leaf, list))
-        alone = tree_flatten(
-            (self.session.alone.args, self.session.alone.kwargs), is_leaf=lambda leaf: isinstance(leaf, list)
-        )[0]
+        leaves, spec = tree_flatten((args, kwargs), is_leaf=lambda leaf: _is_rows(leaf, rows))
+        one_row = self.session.alone.args, self.session.alone.kwargs
+        alone = tree_flatten(one_row, is_leaf=lambda leaf: _is_rows(leaf, 1))[0]
         ones = alone if len(alone) == len(leaves) else [None] * len(leaves)
         cut = []
         for leaf, one in zip(leaves, ones, strict=True):
@@ -189,6 +188,11 @@ class _Guided:
                 self.run.perturbing = False
 
 
+def _is_rows(leaf: Any, rows: int) -> bool:
+    """Whether this is a list with a tensor for each row, and not of one for each level of a ControlNet."""
+    return isinstance(leaf, list) and len(leaf) == rows
+
+
 def _length(leaf: Any) -> int:
     return len(leaf) if isinstance(leaf, list) or (isinstance(leaf, Tensor) and leaf.ndim) else 0
 
@@ -203,21 +207,20 @@ def _block_of(layer: str) -> str:
 
 
 def _skipped(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-    """What a block was given in place of what it returned."""
+    """What a block was given in place of what it returned: of the tensors of that shape the nearest one.
+
+    Blocks add to what they are given; those of SD 3 return text before video, those of CogVideoX after it.
+    """
     given = named_arguments(parameter_names(type(block)), args, kwargs)
-    tensors = [main_tensor(given), given.get("encoder_hidden_states")]
+    tensors = [value for value in given.values() if isinstance(value, Tensor)]
 
-    def before(after: Tensor) -> Tensor:
-        for tensor in tensors:
-            if isinstance(tensor, Tensor) and tensor.shape == after.shape:
-                return tensor
-        raise NotSupported(f"{type(block).__name__} returns another shape than it is given: do not skip it")
+    def before(after: Any) -> Any:
+        if not isinstance(after, Tensor):
+            return after
+        like = [tensor for tensor in tensors if tensor.shape == after.shape]
+        if not like:
+            name = type(block).__name__
+            raise NotSupported(f"{name} returns another shape than it is given: it cannot be skipped")
+        return min(like, key=lambda tensor: float((tensor - after).abs().mean()))
 
-    if isinstance(output, Tensor):
-        return before(output)
-    if len(output) == 2 and all(isinstance(each, Tensor) for each in output):
-        # The two of a joint block, of which text and video may have one shape.
-        first, second = output
-        if isinstance(tensors[1], Tensor) and first.shape == second.shape:
-            return tensors[0], tensors[1]
-    return type(output)(before(each) if isinstance(each, Tensor) else each for each in output)
+    return before(output) if isinstance(output, Tensor) else type(output)(map(before, output))
