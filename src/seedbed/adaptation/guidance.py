@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.adaptation.adaptation import Adaptation
 from seedbed.adaptation.layout import Layout
@@ -150,13 +150,13 @@ class _Guided:
         """The arguments with these of their rows, of all that has as many."""
         if rows == own.stop - own.start:
             return args, kwargs
-        leaves, spec = tree_flatten((args, kwargs), is_leaf=lambda leaf: _is_rows(leaf, rows))
-        one_row = self.session.alone.args, self.session.alone.kwargs
-        alone = tree_flatten(one_row, is_leaf=lambda leaf: _is_rows(leaf, 1))[0]
+        leaves, spec = tree_flatten((args, kwargs))
+        alone = tree_leaves((self.session.alone.args, self.session.alone.kwargs))
         ones = alone if len(alone) == len(leaves) else [None] * len(leaves)
         cut = []
         for leaf, one in zip(leaves, ones, strict=True):
-            many, each = _length(leaf), _length(one) or 1  # a U-Net over frames has a text for each of them
+            # A U-Net over frames has a text for each of them.
+            many, each = _length(leaf), _length(one) or 1
             part = slice(own.start * each, own.stop * each)
             cut.append(leaf[part] if many and many == rows * each else leaf)
         return tree_unflatten(cut, spec)
@@ -188,13 +188,8 @@ class _Guided:
                 self.run.perturbing = False
 
 
-def _is_rows(leaf: Any, rows: int) -> bool:
-    """Whether this is a list with a tensor for each row, and not of one for each level of a ControlNet."""
-    return isinstance(leaf, list) and len(leaf) == rows
-
-
 def _length(leaf: Any) -> int:
-    return len(leaf) if isinstance(leaf, list) or (isinstance(leaf, Tensor) and leaf.ndim) else 0
+    return len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0
 
 
 def _block_of(layer: str) -> str:
