@@ -48,7 +48,8 @@ test-oldest:
 		> $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c $(OLDEST_VENV)/constraints.txt $(OLDEST) -e ".[dev]"
-	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider tests/breadth tests/sessions tests/acquisition tests/selection
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider \
+		tests/breadth tests/sessions tests/compat tests/acquisition tests/refinement tests/selection
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -5,7 +5,6 @@ import gc
 import threading
 import weakref
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from diffusers import PyramidAttentionBroadcastConfig
 
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from tests.compat.test_offloading import in_groups
 from tests.pipelines import BUILDERS, CALLS, PROMPT, animatediff_, wan
 from tests.sessions.previews import preview
 
@@ -204,14 +204,7 @@ def test_group_offloading_goes_on_working(family, options):
     plain = Session(pipe, PROMPT, **CALLS[family])
     noises = noises_for(plain, 2)
     expected = plain.evaluate(noises).prediction
-    cpu = torch.device("cpu")
-    options = {"offload_type": "block_level"} | options
-    try:
-        plain.denoiser.enable_group_offload(onload_device=cpu, offload_device=cpu, **options)
-    except AttributeError:
-        if torch.accelerator.is_available():
-            raise
-        pytest.skip(f"diffusers {diffusers.__version__} offloads groups to an accelerator alone")
+    in_groups(plain.denoiser, **{"offload_type": "block_level"} | options)
     session = Session(pipe, PROMPT, **CALLS[family])
     session.evaluate(noises, depth=1)
     assert torch.equal(session.evaluate(noises).prediction, expected)

@@ -1,5 +1,7 @@
 """Predictions at chosen timesteps of one noise, against the closed form of Gaussian data."""
 
+import copy
+
 import diffusers
 import pytest
 import torch
@@ -100,6 +102,8 @@ def session_of(name):
         kind, options = SD15[name]
         pipe = images.sd15()
         pipe.scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", **options)
+        # In float32: transformers 4 cannot make the causal mask of CLIP in float64.
+        pipe.text_encoder.forward = copy.deepcopy(pipe.text_encoder).forward
         call = IMAGE
     else:
         family, _, kind = name.partition(" ")

@@ -1,7 +1,7 @@
 """What an attention call attends over, told from shapes and from the arguments of the modules around it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,13 @@ def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) 
     """The arguments of a forward by name, in the order of `names`, then those that it does not name."""
     given = dict(zip(names, args, strict=False)) | kwargs
     return {name: given[name] for name in names if name in given} | kwargs
+
+
+def processors_of(modules: Iterable[nn.Module]) -> dict[nn.Module, Any]:
+    """What those of the modules attend with that attend."""
+    # Not by `getattr`, which takes long to find nothing in a module.
+    found = {module: vars(module).get("processor", module._modules.get("processor")) for module in modules}
+    return {module: processor for module, processor in found.items() if processor is not None}
 
 
 def batch_size(arguments: Arguments) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names
+from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names, processors_of
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 
 # What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
@@ -136,6 +136,11 @@ def raised_by_us(error: BaseException) -> bool:
     return isinstance(error, SeedbedError) or _OURS in vars(error)
 
 
+def _attends_never(module: nn.Module) -> bool:
+    """Of torch and without parts: the linear layers, norms and the like, which are most of a model."""
+    return not module._modules and type(module).__module__.startswith("torch.nn.")
+
+
 class Tap(TorchFunctionMode):
     """Context manager that shows the attention calls of `module` to `handler`.
 
@@ -188,16 +193,19 @@ class Tap(TorchFunctionMode):
         self._names = {module: name for name, module in self.module.named_modules()}
         self._backends: dict[nn.Module, str | None] = {}  # what their processors would have used
         self._needed: str | None = None  # of these, that of the layer that has failed
+        processors = processors_of(self._names)
         with ExitStack() as undo:
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
                     raise NotSupported(f"{name or 'the module'} is compiled: no tap sees inside its graph")
+                if self.inputs is None and module is not self.module and _attends_never(module):
+                    continue
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
                 undo.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
                 undo.callback(
                     module.register_forward_hook(self._after, always_call=True, prepend=True).remove
                 )
-                processor: Any = getattr(module, "processor", None)
+                processor: Any = processors.get(module)
                 if hasattr(processor, "_attention_backend"):
                     chosen, state = processor._attention_backend, vars(processor)
                     self._backends[module] = getattr(chosen, "value", chosen)

@@ -16,8 +16,10 @@ import torch
 from diffusers import BaseGuidance, DiffusionPipeline, ModelMixin
 from torch import Generator, Tensor, nn
 
+from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, BadRecord, NotSupported, shown
 from seedbed.pipelines.compiled import eager_module, is_compiled
+from seedbed.pipelines.loading import parts_of
 
 SCHEMA = "seedbed.model/1"
 
@@ -209,26 +211,29 @@ def structure(call: Call) -> Hashable:
     Adapters and other processors make another structure, which is asked anew.
     """
     parts = tuple((name, type(part), _configuration(part)) for name, part in call.pipe.components.items())
-    networks = tuple(
-        (name, _settings(part), _settings(getattr(part, "processor", None)))
-        for denoiser in call.denoisers.values()
-        for name, part in denoiser.named_modules()
+    networks = [part for denoiser in call.denoisers.values() for part in parts_of(denoiser)]
+    processors = processors_of(networks)
+    settings = tuple((_settings(part), _settings(processors.get(part))) for part in networks)
+    places = tuple(
+        (n.dtype, n.device, _settings(vars(n).get("_hf_hook")))
+        for n in call.denoisers.values()
+        if isinstance(n, ModelMixin)
     )
-    places = tuple((n.dtype, n.device) for n in call.denoisers.values() if isinstance(n, ModelMixin))
     arguments = tuple((name, _shape(name, value)) for name, value in sorted(call.arguments.items()))
-    return type(call.pipe), parts, networks, places, call.prompt is None, arguments
+    return type(call.pipe), parts, settings, places, call.prompt is None, arguments
 
 
 def _configuration(part: Any) -> str:
     config = getattr(part, "config", None)
-    if isinstance(config, Mapping):  # diffusers adds its version and class when one is written down
-        config = {name: value for name, value in config.items() if not name.startswith("_")}
-    return repr(config)
+    if not isinstance(config, Mapping):  # of transformers, which compares it with a new one to write it down
+        config = getattr(config, "__dict__", {})
+    # diffusers adds its version and class when one is written down.
+    return repr({name: value for name, value in config.items() if not name.startswith("_")})
 
 
 def _settings(part: Any) -> Hashable:
     """The class of a module or a processor, and the plain values that it was set to."""
-    plain = ((k, v) for k, v in getattr(part, "__dict__", {}).items() if isinstance(v, int | float | str))
+    plain = [pair for pair in getattr(part, "__dict__", {}).items() if isinstance(pair[1], (int, float, str))]
     return type(part), tuple(plain)
 
 

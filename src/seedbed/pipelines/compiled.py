@@ -48,50 +48,45 @@ class Kept:
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        parts: list[Any] = list(parts_of(denoiser))
+        parts = [(part, _state(part)) for part in parts_of(denoiser)]
         held = [
-            value
-            for part in parts
-            for value in _state(part).values()
+            (value, _state(value))
+            for _, state in parts
+            for value in state.values()
             if hasattr(value, "__dict__")
             and not isinstance(value, (nn.Module, Tensor, type, FunctionType, MethodType))
         ]
-        self._before = [
-            (owner, {name: (value, _copied(value)) for name, value in _state(owner).items()})
-            for owner in parts + held
-        ]
+        self._before = [(owner, state, _copies(state)) for owner, state in [*parts, *held]]
 
     def changed(self) -> str | None:
         """An attribute that another evaluation would change again; None where there is none.
 
         What was None or missing may just have been computed once and for all.
         """
-        for owner, before in self._before:
+        for owner, before, copies in self._before:
             for name, value in _state(owner).items():
-                _, was = before.get(name) or (None, getattr(type(owner), name, None))
+                was = copies.get(name, before.get(name, getattr(type(owner), name, None)))
                 if was is not None and not _same(value, was):
                     return name
         return None
 
     def restore(self) -> None:
         """Puts everything back."""
-        for owner, before in self._before:
+        for owner, before, copies in self._before:
             for name in _state(owner).keys() - before.keys():
                 del vars(owner)[name]
-            vars(owner).update(
-                {name: value if _same(value, copied) else copied for name, (value, copied) in before.items()}
-            )
+            vars(owner).update(before)
+            vars(owner).update({name: each for name, each in copies.items() if not _same(before[name], each)})
 
 
 def _state(owner: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(owner).items() if name not in _NOT_STATE}
 
 
-def _copied(value: Any) -> Any:
-    """Lists and dictionaries copied with all that they hold, and small tensors; anything else as it is."""
-    if not isinstance(value, (list, dict, tuple, Tensor)):
-        return value
-    return tree_map(lambda leaf: leaf.clone() if _small(leaf) else leaf, value)
+def _copies(state: dict[str, Any]) -> dict[str, Any]:
+    """Of what may change while it stays the same object: lists, dictionaries, small tensors, however deep."""
+    held = {name: value for name, value in state.items() if isinstance(value, (list, dict, tuple, Tensor))}
+    return tree_map(lambda leaf: leaf.clone() if _small(leaf) else leaf, held) if held else held
 
 
 def _same(one: Any, two: Any) -> bool:

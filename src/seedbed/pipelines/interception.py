@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from seedbed.attention.kinds import processors_of
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.compiled import denoisers_of, is_compiled
 from seedbed.pipelines.drawing import Entry, Preparation, replace
@@ -144,10 +145,10 @@ def intercepted(
                 if hasattr(model, method):
                     replace(model, method, preparation.unseen(getattr(model, method)), undo)
         _show_timestep(call.pipe, twin, denoisers, undo)
-        for part in (part for network in call.denoisers.values() for part in parts_of(network)):
-            if hasattr(part, "processor"):
+        for network in call.denoisers.values():
+            for part, processor in processors_of(parts_of(network)).items():
                 # PAG sets its own for a call, and leaves them where it ends early.
-                undo.callback(setattr, part, "processor", part.processor)
+                undo.callback(setattr, part, "processor", processor)
         for name, guider in call.guiders.items():
             vars(twin)[name] = copy.deepcopy(guider)
             if off is not None:
@@ -187,11 +188,13 @@ def _offload_again(pipe: Any) -> None:
     models = [component for component in pipe.components.values() if isinstance(component, nn.Module)]
     for module in (part for model in models for part in parts_of(model)):
         hook: Any = vars(module).get("_hf_hook")
+        registry: Any = vars(module).get("_diffusers_hook")
+        if hook is None and registry is None:
+            continue
         own = [parameter for parameter in module._parameters.values() if parameter is not None]
         for each in getattr(hook, "hooks", [hook]):
             if getattr(each, "offload", None) is True and any(not parameter.is_meta for parameter in own):
                 each.post_forward(module, ())
-        registry: Any = vars(module).get("_diffusers_hook")
         group: Any = registry.get_hook("group_offloading") if registry is not None else None
         if group is not None:
             group.post_forward(module, ())

@@ -22,6 +22,7 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import nn
 
+from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, shown
 
 DEFAULT = "shapes-cogvideox"
@@ -248,8 +249,7 @@ def restore(pipe: Any, recorded: Mapping[str, Any]) -> None:
             part.enable_freeu(**state["freeu"])
         if len(backends := state.get("attention_backends", ())) == 1:
             # Not by `set_attention_backend`, which changes other models' too, and may download a kernel.
-            for module in parts_of(part):
-                processor: Any = getattr(module, "processor", None)
+            for processor in processors_of(parts_of(part)).values():
                 if hasattr(processor, "_attention_backend"):
                     processor._attention_backend = backends[0]
         if state.get("guider", {}).get("class") == type(part).__name__:
@@ -275,7 +275,7 @@ def _of_part(part: Any) -> dict[str, Any]:
         config = {key: value for key, value in part.config.items() if not key.startswith("_")}
         return {"guider": {"class": type(part).__name__, "config": config}}
     modules = parts_of(part)
-    processors = [module.processor for module in modules if hasattr(module, "processor")]
+    processors = processors_of(modules).values()
     backends = {getattr(processor, "_attention_backend", None) for processor in processors}
     hooks = (vars(module).get("_diffusers_hook") for module in modules)
     cache = getattr(part, "_cache_config", None)
@@ -296,7 +296,7 @@ def _adapters(part: nn.Module, modules: list[nn.Module]) -> dict[str, Any]:
     """The active LoRAs by name: their scales, and a digest of the first values of each of their tensors."""
     scales: dict[str, set[float]] = {}
     for module in modules:
-        if isinstance(scaling := getattr(module, "scaling", None), dict):
+        if isinstance(scaling := vars(module).get("scaling"), dict):
             for name in getattr(module, "active_adapters", ()):
                 scales.setdefault(name, set()).add(float(scaling.get(name, 0.0)))
     digests = {name: hashlib.sha256() for name in scales}

@@ -411,7 +411,7 @@ def choose(
     call, missing = recordable({**session.call, **wanted})
     selection = Selection(
         prompt=session.prompt,
-        model=Model.of(session.pipe),
+        model=Model.of(session.pipe, session.spec.device.type),
         call=call,
         missing=missing,
         noise_dtype=session.spec.dtype,

@@ -154,8 +154,8 @@ class Model:
     switches: dict[str, dict[str, Any]] | None = None
 
     @classmethod
-    def of(cls, pipe: Any) -> Model:
-        """Describe a pipeline."""
+    def of(cls, pipe: Any, device: str | None = None) -> Model:
+        """Describe a pipeline; `device` is that of its noise, where it is known: diffusers looks for it."""
         dtypes = {
             key: str(dtype).removeprefix("torch.")
             for key, component in pipe.components.items()
@@ -169,7 +169,7 @@ class Model:
             config = json.loads(copy.deepcopy(scheduler).to_json_string(), parse_constant=str)
             scheduler = {"class": type(scheduler).__name__, "config": config}
         name = recorded_name(model_name(pipe))
-        return cls(name, type(pipe).__name__, dtypes, device_of(pipe), scheduler, switches(pipe))
+        return cls(name, type(pipe).__name__, dtypes, device or device_of(pipe), scheduler, switches(pipe))
 
     def loading(self) -> dict[str, Any]:
         """How `seedbed.pipelines.loading.load` makes it again, on what device there is."""
