@@ -116,8 +116,8 @@ class Rehearsal:
             sample = step["sample"]
             if [n for n in sample.shape if n > 1] != [n for n in latents.shape if n > 1]:
                 raise NotSupported(
-                    f"{self.session.asked.name} steps with samples of shape {tuple(sample.shape)}, not of its "
-                    f"latents' {tuple(latents.shape)}: no video can be put in their place"
+                    f"{self.session.asked.name} steps with samples of shape {tuple(sample.shape)}, not of "
+                    f"its latents' {tuple(latents.shape)}: no video can be put in their place"
                 )
             handed = latents.to(sample).reshape(sample.shape).clone()
             if isinstance(result, tuple):
@@ -150,7 +150,8 @@ class Rehearsal:
 
         def attempt() -> Any:
             with self.session.running(self.noise, guided=False) as run, ExitStack() as undo:
-                scheduler, vae = getattr(run.pipe, "scheduler", None), getattr(run.pipe, "vae", None)
+                scheduler: Any = getattr(run.pipe, "scheduler", None)
+                vae: Any = getattr(run.pipe, "vae", None)
                 if not hasattr(scheduler, "step") or not hasattr(vae, "encode"):
                     raise NotSupported(
                         f"{self.session.asked.name} has no scheduler, or no autoencoder that encodes: a "
@@ -205,11 +206,13 @@ class Encoding:
         place = {"device": session.spec.device, "dtype": vae.dtype}
         video = torch.from_numpy(np.ascontiguousarray(frames)).to(**place).permute(0, 3, 1, 2) / 127.5 - 1
         whole = len(self.shapes[0]) == 5  # else its frames are the rows of a batch
-        with session.running(session._checked(torch.zeros(1, *self.latents)), guided=False) as run:
-            with run.preparation, torch.no_grad():
-                found = run.pipe.vae.encode(video.transpose(0, 1)[None] if whole else video)
+        noise = session._checked(torch.zeros(1, *self.latents))
+        with session.running(noise, guided=False) as run, run.preparation, torch.no_grad():
+            found = run.pipe.vae.encode(video.transpose(0, 1)[None] if whole else video)
         spread = getattr(found, "latent_dist", None)
-        values = getattr(found, "latent", getattr(found, "latents", None)) if spread is None else spread.mode()
+        values = (
+            getattr(found, "latent", getattr(found, "latents", None)) if spread is None else spread.mode()
+        )
         rows = sum(shape[0] for shape in self.shapes)
         if not isinstance(values, Tensor) or values.shape != (rows, *self.shapes[0][1:]):
             raise NotSupported(
