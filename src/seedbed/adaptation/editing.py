@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
@@ -16,7 +17,7 @@ from seedbed.adaptation.layout import layout_of
 from seedbed.adaptation.trajectory import Trajectory, is_list, latents_among
 from seedbed.attention.interventions import WHOLE, inject
 from seedbed.attention.kinds import named_arguments, parameter_names
-from seedbed.attention.tap import AttentionCall, SplitBatch, Tap
+from seedbed.attention.tap import AttentionCall, Handler, SplitBatch, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.drawing import replace
@@ -43,11 +44,14 @@ def injecting(
         NotSupported: caches between steps; later, rows of the prompt that cannot be told.
     """
     refuse_caches(target.asked.denoisers)
-    layouts = layout_of(target), layout_of(source)
     # By runs of their own, which must not come during another.
     looks = [
         tree_flatten((each.alone.args, each.alone.kwargs), is_leaf=is_list)[0] for each in (target, source)
     ]
+
+    sizes = [[getattr(leaf, "shape", None) for leaf in look] for look in looks]
+    layout = layout_of(target)
+    layouts = layout, layout if sizes[0] == sizes[1] else layout_of(source)
 
     def act(run: Run, count: int, guided: bool) -> None:
         if not guided:
@@ -147,8 +151,7 @@ class _Injected:
             last = slice(rows * fold, (rows + 1) * fold)
             return self._answered(seen, slice(own * fold, (own + 1) * fold), seen.query[last], seen.key[last])
 
-        with Tap(self.module, answer) as tap:
-            return tap.run(forward, *call[0], **call[1])
+        return self._run(forward, answer, call)
 
     def _apart(self, forward: Callable[..., Any], call: Any, source: Any, rows: int, own: int) -> Any:
         """The source in a forward before the target's; its queries and keys are kept until they are used."""
@@ -171,10 +174,22 @@ class _Injected:
                 place = WHOLE
             return self._answered(seen, place, *kept[seen.layer].pop(0))
 
-        with Tap(self.module, keep) as tap:
-            tap.run(forward, *source[0], **source[1])
-        with Tap(self.module, answer) as tap:
-            return tap.run(forward, *call[0], **call[1])
+        self._run(forward, keep, source)
+        return self._run(forward, answer, call)
+
+    def _run(self, forward: Callable[..., Any], handler: Handler, call: Any) -> Any:
+        tap = Tap(self.module, handler)
+        try:
+            with tap:
+                return tap.run(forward, *call[0], **call[1])
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
+                raise
+            # PAG's processors want as many rows as it has parts.
+            raise NotSupported(
+                f"{type(self.module).__name__} does not take the source's row beside its own: "
+                + textwrap.shorten(str(error), 200, placeholder=" ...")
+            ) from error
 
     def _answered(self, call: AttentionCall, rows: slice, query: Tensor, key: Tensor) -> Tensor:
         """The call's output, in which these rows of its batch attend with other queries and keys."""
