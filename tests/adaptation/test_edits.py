@@ -10,8 +10,9 @@ import torch
 import seedbed
 from seedbed.adaptation.editing import _Injected, injecting
 from seedbed.adaptation.flowedit import flow_edited
-from seedbed.adaptation.layout import layers_named
+from seedbed.adaptation.layout import Layout, layers_named
 from seedbed.adaptation.trajectory import generated
+from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
@@ -83,6 +84,27 @@ def test_a_text_of_another_length_is_evaluated_apart(monkeypatch):
     monkeypatch.setattr(_Injected, "_apart", lambda self, *given: apart.append(1) or own(self, *given))
     source, _, found = edited(family.build(), family.call, LONGER)
     assert apart and found.shape == source.shape
+
+
+@pytest.mark.parametrize("words", [3, 2])
+def test_the_video_attends_with_the_sources_map_and_the_text_is_kept(words):
+    """Joint attention against its maps, float64: the target has 3 words, the source as many or 2; 4 places."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 2, 7, 4, generator=draw, dtype=torch.float64) for _ in range(3))
+    own_query, own_key = (
+        torch.randn(1, 2, words + 4, 4, generator=draw, dtype=torch.float64) for _ in range(2)
+    )
+    call = AttentionCall("a", 0, 0, 0, "joint", query, key, value, None, 0.5, False, 2, 0.0, None)
+    injected = object.__new__(_Injected)
+    injected.layout = Layout({7: slice(3, 7)})
+    injected.source_layout = Layout({words + 4: slice(words, words + 4)})
+    found = injected._answered(call, slice(1, 2), own_query, own_key)
+    maps = (query @ key.mT * 0.5).softmax(-1)
+    expected = maps @ value
+    video = (own_query[:, :, words:] @ own_key[:, :, words:].mT * 0.5).softmax(-1) @ value[1:, :, 3:]
+    text = maps[1:, :, 3:, :3]
+    expected[1:, :, 3:] = text @ value[1:, :, :3] + (1 - text.sum(-1, keepdim=True)) * video
+    assert torch.allclose(found, expected, atol=1e-12, rtol=0)
 
 
 def outputs_of(pipe, call, act=None, target=TARGET):
@@ -198,4 +220,10 @@ def test_flowedit_needs_flow_matching(found):
 def test_a_denoiser_that_cannot_take_another_row_says_so():
     family = BY_NAME["AnimateDiff, PAG"]
     with pytest.raises(NotSupported, match="does not take the source's row"):
+        edited(family.build(), family.call, TARGET)
+
+
+def test_a_controlnet_is_refused_as_it_depends_on_the_latents():
+    family = BY_NAME["AnimateDiff, controlled by a video"]
+    with pytest.raises(NotSupported, match="which another network makes of the latents"):
         edited(family.build(), family.call, TARGET)

@@ -6,6 +6,7 @@ import torch
 
 from seedbed import zoo
 from seedbed.adaptation.trajectory import _Way, inverted
+from seedbed.errors import NotSupported
 from seedbed.pipelines.encoding import Rehearsal
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise
@@ -91,3 +92,17 @@ def test_a_scheduler_of_second_order_is_said_to_be_one():
     session = without_guidance(pipe, PROMPT, **CALLS["sdxl"])
     note = inverted(session, np.zeros((1, 16, 16, 3), np.uint8)).note
     assert "HeunDiscreteScheduler takes other steps" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("CogVideoX, video to video", "no inversion gives noise alone"),
+        pytest.param("ChronoEdit", "does not run with one output", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_inverted_says_so(name, line):
+    family = BY_NAME[name]
+    session = Session(family.build(), family.prompt, **family.call)
+    with pytest.raises(NotSupported, match=line):
+        inverted(session, np.zeros((9, 16, 16, 3), np.uint8))

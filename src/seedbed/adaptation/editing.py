@@ -26,6 +26,9 @@ from seedbed.pipelines.rollout import prompt_parts, result_of, tensors_of
 from seedbed.pipelines.session import Act, Session
 from seedbed.pipelines.steps import Position
 
+# Parts of the names of arguments that a ControlNet makes of the latents, at every step.
+_BESIDE = ("controlnet", "additional_residual")
+
 
 def injecting(
     target: Session, source: Session, trajectory: Trajectory, layers: Collection[str], stop: float
@@ -41,9 +44,17 @@ def injecting(
         layers: by name.
 
     Raises:
-        NotSupported: caches between steps; later, rows of the prompt that cannot be told.
+        NotSupported: caches between steps, a ControlNet; later, rows of the prompt that cannot be told.
     """
     refuse_caches(target.asked.denoisers)
+    alone = target.alone
+    given = named_arguments(parameter_names(type(target.denoiser)), alone.args, alone.kwargs)
+    beside = [name for name in given if any(part in name for part in _BESIDE) and given[name] is not None]
+    if beside:
+        raise NotSupported(
+            f"{target.asked.name} gives its denoiser {beside[0]}, which another network makes of the latents "
+            "at every step: the source's would be needed too"
+        )
     # By runs of their own, which must not come during another.
     looks = [
         tree_flatten((each.alone.args, each.alone.kwargs), is_leaf=is_list)[0] for each in (target, source)

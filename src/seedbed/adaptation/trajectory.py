@@ -125,6 +125,10 @@ def inverted(
         NotSupported: a video cannot be turned into this pipeline's latents, or its denoiser is given, or its
             scheduler handed, something else than latents and the model's output.
     """
+    if session.facts.entry == "added":
+        raise NotSupported(
+            f"{session.asked.name} adds its noise to what it is given: no inversion gives noise alone"
+        )
     rehearsal = Rehearsal(session)
     x = encoding_of(rehearsal).encode(session, frames).to(session.spec.device)
     latents, way = x, _Way(rehearsal)

@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 import math
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import NotSupported
+from seedbed.errors import NotSupported, SeedbedError
 from seedbed.pipelines.discover import remembered, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
@@ -171,7 +172,15 @@ class Rehearsal:
                     replace(module, "forward", functools.partial(forward, module, module.forward), undo)
                 return run(self.noise, **how)
 
-        return self.session.arriving(attempt)
+        try:
+            return self.session.arriving(attempt)
+        except (SeedbedError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # where later steps want another output, as ChronoEdit's do
+            why = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+            raise NotSupported(
+                f"{self.session.asked.name} does not run with one output for all steps: {why}"
+            ) from error
 
 
 @dataclass(frozen=True)
