@@ -88,7 +88,7 @@ def test_a_text_of_another_length_is_evaluated_apart(monkeypatch):
 
 @pytest.mark.parametrize("words", [3, 2])
 def test_the_video_attends_with_the_sources_map_and_the_text_is_kept(words):
-    """Joint attention against its maps, float64: the target has 3 words, the source as many or 2; 4 places."""
+    """Joint attention against its maps, float64: 3 words of the target, 3 or 2 of the source, 4 places."""
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 2, 7, 4, generator=draw, dtype=torch.float64) for _ in range(3))
     own_query, own_key = (
