@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seedbed.noise import NoiseRecipe
     from seedbed.selection.choosing import score, select
     from seedbed.selection.contact_sheet import ContactSheet, contact_sheet
+    from seedbed.selection.edited import Edit, edit
     from seedbed.selection.generation import Generation, generate, replay
     from seedbed.selection.profile import Profile
     from seedbed.selection.record import Selection
@@ -27,12 +28,14 @@ _HOME = {
     "enhance": "adaptation",
     "guide": "adaptation",
     "ContactSheet": "selection.contact_sheet",
+    "Edit": "selection.edited",
     "Generation": "selection.generation",
     "NoiseRecipe": "noise",
     "Profile": "selection.profile",
     "Selection": "selection.record",
     "calibrate": "lab.calibration",
     "contact_sheet": "selection.contact_sheet",
+    "edit": "selection.edited",
     "generate": "selection.generation",
     "replay": "selection.generation",
     "score": "selection.choosing",
@@ -44,6 +47,7 @@ __all__ = [
     "BadOutput",
     "BadRecord",
     "ContactSheet",
+    "Edit",
     "Generation",
     "NoiseRecipe",
     "NotSupported",
@@ -52,6 +56,7 @@ __all__ = [
     "Selection",
     "calibrate",
     "contact_sheet",
+    "edit",
     "enhance",
     "generate",
     "guide",

@@ -142,7 +142,7 @@ class Terminal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Terminal):
+class Machine(Terminal):
     """The pipeline, its call, and the machine that it runs on."""
 
     steps: int | None = calling(None, min=1, help="Denoising steps.")
@@ -157,10 +157,6 @@ class Run(Terminal):
         metavar="PATH",
         help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
         "shapes-cogvideox).",
-    )
-    unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
-    batch_size: int | None = running(
-        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )
     dtype: Dtype | None = DTYPE
     device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
@@ -180,6 +176,16 @@ class Run(Terminal):
             "width": self.width,
         }
         return {name: value for name, value in call.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Machine):
+    """What choosing a noise takes besides."""
+
+    unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
+    batch_size: int | None = running(
+        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
+    )
 
     def arguments(self) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""
