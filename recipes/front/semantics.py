@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.statistics import bootstrap
+from seedbed.statistics import bootstrap
 from seedbed.lab.work import Store
 from seedbed.pipelines.loading import load, locate
 from seedbed.pipelines.session import Session

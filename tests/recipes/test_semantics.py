@@ -12,7 +12,7 @@ import semantics
 from semantics import ALONE, caption_of, exchange, measure
 
 from seedbed.errors import BadInput
-from seedbed.lab.statistics import bootstrap
+from seedbed.statistics import bootstrap
 from seedbed.lab.work import Store
 from seedbed.pipelines.loading import load
 from seedbed.pipelines.session import Session
