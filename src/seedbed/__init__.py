@@ -13,6 +13,8 @@ from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, Seedbed
 if TYPE_CHECKING:
     from seedbed import zoo
     from seedbed.adaptation import enhance, guide
+    from seedbed.adaptation.maps import maps
+    from seedbed.adaptation.study import study
     from seedbed.lab.calibration import calibrate
     from seedbed.noise import NoiseRecipe
     from seedbed.selection.choosing import score, select
@@ -34,9 +36,11 @@ _HOME = {
     "calibrate": "lab.calibration",
     "contact_sheet": "selection.contact_sheet",
     "generate": "selection.generation",
+    "maps": "adaptation.maps",
     "replay": "selection.generation",
     "score": "selection.choosing",
     "select": "selection.choosing",
+    "study": "adaptation.study",
 }
 
 __all__ = [
@@ -55,9 +59,11 @@ __all__ = [
     "enhance",
     "generate",
     "guide",
+    "maps",
     "replay",
     "score",
     "select",
+    "study",
     "zoo",
 ]
 

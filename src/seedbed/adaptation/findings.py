@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,7 @@ class Study:
 
     def correlations(self) -> list[Correlation]:
         """Of entropy over layers with each effect, for each kind of layer; needs scipy, `seedbed[lab]`."""
+        require("scipy", "the correlation of ranks")
         from seedbed.statistics import bootstrap, within
 
         kinds = {layer.name: layer.kind for layer in self.layers}
@@ -274,23 +276,26 @@ class Study:
                 "heads": [float(np.mean(v)) for (name, _), v in heads.items() if name == layer.name],
                 **{measure: means[measure][layer.name] for measure in measures[1:]},
                 "blocks": {
-                    block: tuple(found[layer.name] for found in both)
-                    for block, both in blocks.items()
-                    if layer.name in both[0]
+                    block: tuple(each[layer.name] for each in pair)
+                    for block, pair in blocks.items()
+                    if layer.name in pair[0]
                 },
             }
             for layer in self.layers
         ]
 
 
+def require(package: str, what: str) -> None:
+    """NotSupported where a package of the lab is missing, which `what` needs."""
+    if find_spec(package) is None:
+        raise NotSupported(f'{what} needs {package}: pip install "seedbed[lab]"')
+
+
 def _parquet(table: Mapping[str, list[Any]], about: Mapping[str, Any]) -> bytes:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise NotSupported(
-            'Parquet needs pyarrow: pip install "seedbed[lab]", or name the file .json'
-        ) from None
+    require("pyarrow", "a table in Parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     arrow = pyarrow.table(dict(table)).replace_schema_metadata({"seedbed": json.dumps(about)})
     buffer = io.BytesIO()
     parquet.write_table(arrow, buffer)

@@ -27,6 +27,7 @@ from seedbed.errors import BadInput, finite, one_of, shown, whole
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
+from seedbed.pipelines.loading import recorded_name
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Act, Session
 from seedbed.pipelines.steps import Position
@@ -125,7 +126,7 @@ def study(
     for session in sessions:
         for what, spent in session.ledger.entries.items():
             ledger[what] += spent
-    model = str(getattr(pipe, "name_or_path", None) or "")
+    model = recorded_name(str(getattr(pipe, "name_or_path", None) or ""))
     asked_for = model, tuple(texts), seed, looked, (start, stop), tuple(infos.values())
     seconds = perf_counter() - began
     return Study(*asked_for, run.columns, dict(ledger), seconds, run.plain, tuple(run.pictures.values()))

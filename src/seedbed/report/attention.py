@@ -29,15 +29,15 @@ def study_page(data: dict[str, Any]) -> str:
             `kind`, `half`, `entropy`, `heads` (its entropies), `energy_proportion`, `entropy_proportion`,
             `energy` and `blocks` ({name: (entropy, mass)} of joint attention); `effects`, for each
             `perturb`, `effect`, `high` and `low` (values of that half); `correlations`, for each `kind`,
-            `part`, `perturb`, `effect`, `layers`, `mean`, `low`, `high`; `plain`, a video or None; `pictures`,
-            for each `layer`, `half`, `entropy`, `raw`, `kept` and `frames` ({perturb: video}).
+            `part`, `perturb`, `effect`, `layers`, `mean`, `low`, `high`; `plain`, a video or None;
+            `pictures`, for each `layer`, `half`, `entropy`, `raw`, `kept` and `frames` ({perturb: video}).
     """
     layers = data["layers"]
-    blocks = [name for name in layers[0]["blocks"]] if all(each["blocks"] for each in layers) else []
+    blocks = list(layers[0]["blocks"]) if all(each["blocks"] for each in layers) else []
     plain = data["plain"]
     return render(
         "study.html",
-        data={"prompt": f"Attention of {data['model'] or 'a pipeline'}", **data},
+        data={"prompt": f"Attention of {data['model'].rpartition('/')[2] or 'a pipeline'}", **data},
         spent=amount(sum(data["ledger"].values())),
         profile=_profile(layers),
         blocks={
@@ -97,10 +97,9 @@ def maps_image(data: dict[str, Any]) -> Pixels:
 
     Means over heads and steps. Arguments as of `maps_page`.
     """
-    frames = some_frames(data["frames"])[:: max(1, len(some_frames(data["frames"])) // 6)]
-    frames = shrunk(frames, 192)
-    frames = frames.repeat(max(1, 128 // min(frames.shape[1:3])), 1)
-    frames = frames.repeat(frames.shape[1] // shrunk(data["frames"][:1], 192).shape[1], 2)
+    frames = shrunk(some_frames(data["frames"], 6), 192)
+    factor = max(1, 128 // min(frames.shape[1:3]))
+    frames = frames.repeat(factor, 1).repeat(factor, 2)
     lines: dict[tuple[str, str], list[Floats]] = {}
     for each in data["maps"]:
         lines.setdefault((each["layer"], each["part"]), []).append(each["values"].mean(0))
@@ -112,9 +111,10 @@ def maps_image(data: dict[str, Any]) -> Pixels:
     return np.concatenate(rows)
 
 
-def some_frames(frames: Pixels) -> Pixels:
-    """At most 16 of a video's frames, evenly spaced, the first and the last among them."""
-    return frames[np.linspace(0, len(frames) - 1, min(len(frames), _FRAMES)).round().astype(int)]
+def some_frames(frames: Pixels, most: int = _FRAMES) -> Pixels:
+    """At most so many of a video's frames, evenly spaced, the first and the last among them."""
+    some: Pixels = frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)]
+    return some
 
 
 def overlaid(frames: Pixels, values: Floats) -> Pixels:
