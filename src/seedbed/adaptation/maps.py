@@ -222,13 +222,17 @@ def _tokens_of(pipe: Any, prompt: str, word: str, asked: Mapping[str, Any]) -> l
 
 def _places(tokenizer: Any, ids: list[int], word: str) -> list[int]:
     """The places of the tokens that a word is written with, wherever it stands."""
+
+    def written(first: int, last: int) -> str:
+        text: str = tokenizer.decode(ids[first:last]).strip(" .,;:!?\"'").casefold()
+        return text
+
     found: list[int] = []
     for first in range(len(ids)):
+        if first in found or not written(first, first + 1):  # no space before the word
+            continue
         for last in range(first + 1, min(first + _PIECES, len(ids)) + 1):
-            if (
-                first not in found
-                and tokenizer.decode(ids[first:last]).strip(" .,;:!?\"'").casefold() == word
-            ):
+            if written(first, last) == word:
                 found += range(first, last)
                 break
     return found

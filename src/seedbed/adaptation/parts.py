@@ -22,6 +22,7 @@ _ROWS, _COLUMNS = 64, 128
 def blocks_of(call: AttentionCall, video: slice) -> dict[str, slice]:
     """The tokens of text and of video of a call where it has both, by name; else none.
 
+    Text is all that no noise changes: where a pipeline puts a given picture there, that (Wan 2.2 5B).
     A causal call counts as one: of which keys a row sees, its place among all rows decides.
     """
     total = call.query.shape[2]

@@ -23,7 +23,7 @@ from seedbed.adaptation.layout import Layout, layers_named, layout_of
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, Tap, energy
 from seedbed.attention.interventions import Change, identity, uniform
-from seedbed.errors import BadInput, finite, one_of, shown, whole
+from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
@@ -180,7 +180,20 @@ class _Running:
             group = self.variants[begin : begin + size]
             session.acts = [_replacing(group, layout, *self.window)]
             noises = noise.expand(len(group), *shape)
-            videos = Rollout(session, noises, batch_size=len(group), what="perturbed", progress=tick).finish()
+            rollout = Rollout(session, noises, batch_size=len(group), what="perturbed", progress=tick)
+            try:
+                videos = rollout.finish()
+            except (SeedbedError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                if len(group) == 1:
+                    raise
+                # The autoencoder of HunyuanVideo15Pipeline decodes one video at a time.
+                why = " ".join(str(error).split())
+                raise NotSupported(
+                    f"{session.asked.name} does not make {len(group)} videos at once ({why:.200}): pass "
+                    "batch_size=1"
+                ) from error
             for (layer, change), video in zip(group, videos, strict=True):
                 now = self._look(video, text)
                 effects = {"ssim": structural_similarity(plain, video)}
