@@ -141,10 +141,14 @@ def maps(
     names = set(layers_named(session, "*" if layers == "all" else layers))
     tokens = [] if word is None else _tokens_of(pipe, prompt, word, asked)
     layout, spec = layout_of(session), session.spec
+    beside = any(layer.kind == "cross" for layer in session.layers)
     noise = NoiseRecipe(whole("seed", seed, 0), 0, tuple(spec.shape), frame_axis=spec.frame_axis).draw()
     found: list[Map] = []
 
     def look(seen: AttentionCall, candidates: list[int], rows: list[int]) -> None:
+        # What stands beside the video in self attention is its text only where no cross attention has that.
+        if word is not None and seen.kind == "self" and beside:
+            return
         if seen.step in looked and seen.layer in names:
             own = call_of_rows(seen, rows)
             each = _of_place(own, layout, place) if place is not None else _of_word(own, layout, tokens)
@@ -240,28 +244,34 @@ def _places(tokenizer: Any, ids: list[int], word: str) -> list[int]:
 
 def _of_word(call: AttentionCall, layout: Layout, tokens: Sequence[_Tokens]) -> dict[str, Tensor]:
     """Part -> (heads, frames, height, width) for a call of one candidate; nothing where there is no text."""
-    video, grid = layout.of(call)
+    where = layout.of(call)
+    if where is None:
+        return {}
+    video, grid = where
     blocks = blocks_of(call, video)
-    text = blocks.get("text", slice(0, call.key.shape[2]))
     if not blocks and call.kind != "cross":
         return {}
-    places = next((p for each in tokens if (p := each.among(text.stop - text.start))), [])
+    text = blocks.get("text", torch.arange(call.key.shape[2]))
+    places = next((p for each in tokens if (p := each.among(len(text)))), [])
     if not places:
         return {}
-    keys = torch.tensor(places, device=call.key.device) + text.start
+    keys = text[places]
     indicator = torch.zeros_like(call.value, dtype=torch.float32)
     indicator[:, :, keys] = 1
     seen = call.output(call.query.float(), call.key.float(), indicator)[..., 0]
     found = {"video -> word": _laid(seen[:, :, video], layout, grid)}
     if blocks:
-        rows = _rows(call, 0, keys.cpu())[:, :, video].mean(1)
+        rows = _rows(call, 0, keys)[:, :, video].mean(1)
         found["word -> video"] = _laid(rows[None], layout, grid)
     return {part: values for part, values in found.items() if values is not None}
 
 
 def _of_place(call: AttentionCall, layout: Layout, place: Place) -> dict[str, Tensor]:
     """The same for a place of the video; nothing where the call does not attend from places to places."""
-    video, grid = layout.of(call)
+    where = layout.of(call)
+    if where is None:
+        return {}
+    video, grid = where
     fold, rows = call.query.shape[0], call.query.shape[2]
     if call.kind == "temporal":  # a sequence for each position
         grid = layout.grid(fold * rows)

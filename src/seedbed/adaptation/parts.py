@@ -19,18 +19,18 @@ BLOCKS = ("text->text", "text->video", "video->text", "video->video")
 _ROWS, _COLUMNS = 64, 128
 
 
-def blocks_of(call: AttentionCall, video: slice) -> dict[str, slice]:
-    """The tokens of text and of video of a call where it has both, by name; else none.
+def blocks_of(call: AttentionCall, video: slice) -> dict[str, Tensor]:
+    """The places of text and of video in a call where it has both, by name; else none.
 
-    Text is all that no noise changes: where a pipeline puts a given picture there, that (Wan 2.2 5B).
-    A causal call counts as one: of which keys a row sees, its place among all rows decides.
+    Text is all that no noise changes: where a pipeline puts a given picture there, that (Wan 2.2 5B). A
+    causal call counts as one: of which keys a row sees, its place among all rows decides.
     """
     total = call.query.shape[2]
     if video == WHOLE or total != call.key.shape[2] or call.causal:
         return {}
-    inside = range(total)[video]
-    text = slice(0, inside.start) if inside.start else slice(inside.stop, total)
-    return {"text": text, "video": slice(inside.start, inside.stop)}
+    places, inside = torch.arange(total), torch.zeros(total, dtype=torch.bool)
+    inside[video] = True
+    return {"text": places[~inside], "video": places[inside]}
 
 
 def head_statistics(
@@ -61,9 +61,8 @@ def head_statistics(
     whole: dict[str, Tensor] = {}
     weights = torch.zeros(call.query.shape[1], dtype=torch.float64)
     for name, own in blocks.items():
-        count = own.stop - own.start
-        some = sample_rows(count, rows, drawn_seed(call, 0))
-        places = (torch.arange(count) if some is None else some) + own.start
+        some = sample_rows(len(own), rows, drawn_seed(call, 0))
+        places = own if some is None else own[some]
         halves = [
             row_statistics(
                 call.query,
@@ -82,7 +81,7 @@ def head_statistics(
         values = {"entropy": entropy, "normalised_entropy": entropy / keys.clamp(min=2).log()}
         counted = counted_rows(call, entropy, places)
         means, share = _means(values, counted)
-        weight = count * share
+        weight = len(own) * share
         weights += weight
         for key, mean in means.items():
             whole[key] = whole.get(key, 0) + weight * mean

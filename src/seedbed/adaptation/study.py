@@ -22,7 +22,7 @@ from seedbed.adaptation.findings import COLUMNS, Picture, Study
 from seedbed.adaptation.layout import Layout, layers_named, layout_of
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, Tap, energy
-from seedbed.attention.interventions import Change, identity, uniform
+from seedbed.attention.interventions import WHOLE, Change, identity, uniform
 from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.interception import Run
@@ -71,7 +71,8 @@ def study(
         pipe: any diffusers pipeline; as before afterwards.
         prompts: one or several; the noise of number i is the first of seed + i.
         steps: numbers of denoising steps that are looked at, from 0; four, spread over the schedule.
-        layers: "all", or kinds and globs on names, as acquisition functions take them.
+        layers: "all", or kinds and globs on names, as acquisition functions take them; those in which text
+            attends to itself alone are left out.
         perturb: what replaces a layer's map, see `seedbed.attention.interventions`. Cross attention has no
             identity. None: nothing is perturbed.
         window: where in the schedule layers are replaced, as shares of the steps, the end not included.
@@ -106,6 +107,10 @@ def study(
         steps = np.linspace(0, total - 1, min(_STEPS, total)).round().astype(int).tolist()
     looked = tuple(sorted({whole("study's steps", step, 0, total - 1) for step in steps}))
     names = layers_named(sessions[0], "*" if layers == "all" else layers)
+    text = layout_of(sessions[0]).text
+    names = [name for name in names if name not in text]
+    if not names:
+        raise BadInput(f"no video takes part in {shown(layers)}: name other layers")
     infos = {each.name: each for each in sessions[0].layers if each.name in set(names)}
     began = perf_counter()
     each_of = [(name, kind) for kind in dict.fromkeys(perturb) for name in names]
@@ -234,7 +239,7 @@ class _Seen:
             return None
         output = call.output()
         own = call_of_rows(call, rows)
-        video, _ = self.layout.of(own)
+        video, _ = self.layout.of(own) or (WHOLE, None)
         parts = head_statistics(own, video, self.rows)
         outputs = output.unflatten(0, (call.candidates, -1))[rows].flatten(0, 1)
         parts[ALL]["energy"] = energy(outputs).double().sum((0, 2)).cpu()
@@ -280,14 +285,16 @@ def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float
             if not wanted or not start <= position.share < stop:
                 return None
             if count == 1:  # also where the model splits its batch
-                return CHANGES[wanted[0][1]](call, *layout.of(call))
+                place = layout.of(call)
+                return None if place is None else CHANGES[wanted[0][1]](call, *place)
             output = call.output()
             by_row = output.unflatten(0, (call.candidates, -1))
             for candidate, change in wanted:
                 # Pipelines stack what guidance needs as whole batches of candidates.
                 rows = list(range(candidate, call.candidates, count))
                 own = call_of_rows(call, rows)
-                by_row[rows] = CHANGES[change](own, *layout.of(own)).unflatten(0, (len(rows), -1))
+                if (place := layout.of(own)) is not None:
+                    by_row[rows] = CHANGES[change](own, *place).unflatten(0, (len(rows), -1))
             return output
 
         for module in dict.fromkeys(run.denoisers.values()):
