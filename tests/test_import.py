@@ -45,10 +45,14 @@ def test_the_public_names():
         "Selection",
         "calibrate",
         "contact_sheet",
+        "enhance",
         "generate",
+        "guide",
+        "maps",
         "replay",
         "score",
         "select",
+        "study",
         "zoo",
     ]
 
