@@ -287,6 +287,7 @@ def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float
             if count == 1:  # also where the model splits its batch
                 place = layout.of(call)
                 return None if place is None else CHANGES[wanted[0][1]](call, *place)
+            call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch
             output = call.output()
             by_row = output.unflatten(0, (call.candidates, -1))
             for candidate, change in wanted:
