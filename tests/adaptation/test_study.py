@@ -172,3 +172,12 @@ def test_bad_input_is_one_line(pipe_of, arguments, line):
     with pytest.raises(BadInput, match=line) as error:
         seedbed.study(pipe_of("cogvideox"), **asked)
     assert "\n" not in str(error.value)
+
+
+def test_half_precision_shows_the_same():
+    asked = dict(prompts=PROMPTS[0], num_inference_steps=2, perturb=(), **QUIET)
+    exact, half = (
+        seedbed.study(zoo.load(torch_dtype=dtype), **asked).by_layer("normalised_entropy")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half == pytest.approx(exact, abs=0.005) and half != exact
