@@ -50,9 +50,11 @@ def test_the_public_names():
         "enhance",
         "generate",
         "guide",
+        "maps",
         "replay",
         "score",
         "select",
+        "study",
         "zoo",
     ]
 

@@ -13,6 +13,8 @@ from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, Seedbed
 if TYPE_CHECKING:
     from seedbed import zoo
     from seedbed.adaptation import enhance, guide
+    from seedbed.adaptation.maps import maps
+    from seedbed.adaptation.study import study
     from seedbed.lab.calibration import calibrate
     from seedbed.noise import NoiseRecipe
     from seedbed.selection.choosing import score, select
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOME = {
-    "enhance": "adaptation",
-    "guide": "adaptation",
     "ContactSheet": "selection.contact_sheet",
     "Edit": "selection.edited",
     "Generation": "selection.generation",
@@ -36,10 +36,14 @@ _HOME = {
     "calibrate": "lab.calibration",
     "contact_sheet": "selection.contact_sheet",
     "edit": "selection.edited",
+    "enhance": "adaptation",
     "generate": "selection.generation",
+    "guide": "adaptation",
+    "maps": "adaptation.maps",
     "replay": "selection.generation",
     "score": "selection.choosing",
     "select": "selection.choosing",
+    "study": "adaptation.study",
 }
 
 __all__ = [
@@ -60,9 +64,11 @@ __all__ = [
     "enhance",
     "generate",
     "guide",
+    "maps",
     "replay",
     "score",
     "select",
+    "study",
     "zoo",
 ]
 

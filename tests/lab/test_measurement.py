@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed import generate, zoo
+from seedbed import generate, statistics, zoo
 from seedbed.acquisition import RandomSearch
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
-from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.measurement import METRICS, compared, look, measure_choices, measure_noises, tables
+from seedbed.lab.measurement import compared, measure_choices, measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from seedbed.verifiers.appearance import METRICS, look
 from seedbed.worlds import verifier
 from tests.pipelines import CALLS, cogvideox
 
@@ -155,26 +155,6 @@ def test_without_signals_the_tables_are_best_of_n():
     assert row[:4] == ["m", 3, 2, 40.0]
     assert [round(interval.mean, 12) for interval in row[4:]] == [0.5, 0.75, 0.25]
     assert [(nfe, round(score.mean, 12)) for _, _, nfe, score in best.rows] == [(40, 0.5), (80, 0.75)]
-
-
-def test_what_videos_look_like_against_sums_over_pixels():
-    rng = np.random.default_rng(0)
-    videos = [rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8), np.zeros((4, 5, 6, 3), np.uint8)]
-    found = look(videos)
-    x = videos[0].astype(float) / 255
-    frames, height, width, _ = x.shape
-    motion = np.mean([np.abs(x[t + 1] - x[t]) for t in range(frames - 1)])
-    flicker = np.mean([np.abs(x[t] - 2 * x[t + 1] + x[t + 2]) for t in range(frames - 2)])
-    down = np.mean([np.abs(x[:, i + 1] - x[:, i]) for i in range(height - 1)])
-    across = np.mean([np.abs(x[:, :, i + 1] - x[:, :, i]) for i in range(width - 1)])
-    expected = dict(zip(METRICS, (motion, flicker, (down + across) / 2), strict=True))
-    for name in METRICS:
-        assert found[name] == pytest.approx([expected[name], 0.0])
-
-
-def test_an_image_has_sharpness_alone():
-    found = look([np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)])
-    assert found["motion"] == found["flicker"] == 0 and found["sharpness"] > 0
 
 
 def test_methods_are_compared_on_the_same_noises():

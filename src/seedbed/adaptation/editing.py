@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from seedbed.adaptation.layout import layout_of
+from seedbed.adaptation.layout import Layout, layout_of
 from seedbed.adaptation.trajectory import Trajectory, is_list, latents_among
 from seedbed.attention.interventions import WHOLE, inject
 from seedbed.attention.kinds import named_arguments, parameter_names
@@ -90,7 +90,7 @@ class _Injected:
         target: Session,
         trajectory: Trajectory,
         layers: Collection[str],
-        layouts: tuple[Any, Any],
+        layouts: tuple[Layout, Layout],
         looks: list[list[Any]],
         number: Any,
     ) -> None:
@@ -210,10 +210,14 @@ class _Injected:
         part = dataclasses.replace(
             call, query=call.query[rows], key=call.key[rows], value=call.value[rows], mask=mask
         )
-        video, grid = self.layout.of(part)
+        place = self.layout.of(part)
+        if place is None:  # of text alone
+            return call.output()
+        video, grid = place
         if query.shape != part.query.shape or key.shape != part.key.shape:
             # Another length of text: only what the source's video attends with has a place here.
-            there, _ = self.source_layout.of(dataclasses.replace(call, query=query, key=key))
+            found = self.source_layout.of(dataclasses.replace(call, query=query, key=key))
+            there = video if found is None else found[0]
             queries, keys = part.query.clone(), part.key.clone()
             if (
                 part.query.shape[2] != part.key.shape[2]

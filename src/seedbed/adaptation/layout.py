@@ -80,8 +80,8 @@ class Layout:
 def layout_of(session: Session) -> Layout:
     """The layout of a session's call: the rows that two noises leave equal are not of the video.
 
-    Found by running the denoiser for two noises up to the last layer at which a new length of sequence
-    appears, mostly the first; remembered with the pipeline. The ledger counts it under "layers".
+    Found by running the denoiser for two noises, the second time up to the last layer at which a sequence of
+    new length appears, mostly the first; remembered with the pipeline. The ledger counts it under "layers".
 
     Raises NotSupported where other rows lie among those of the video.
     """
@@ -92,49 +92,58 @@ def layout_of(session: Session) -> Layout:
 
 
 def _find(session: Session) -> Layout:
-    looks: list[dict[int, Tensor]] = []
-    lengths: dict[str, int] = {}
-    depth = 1
-    for seed in (1, 2):
-        seen: dict[int, Tensor] = {}
+    first: list[tuple[str, Tensor] | None] = []  # of each call its layer, and a number for each row
+    video: dict[int, slice | None] = {}
+    text: set[str] = set()
 
-        def look(call: AttentionCall, seen: dict[int, Tensor] = seen) -> None:
-            nonlocal depth
-            rows = call.query.shape[2]
-            if rows != call.key.shape[2] or call.kind in ("cross", "temporal"):
-                return
-            lengths.setdefault(call.layer, rows)
-            if rows not in seen:
-                seen[rows] = call.value[0].clone()
-                depth = max(depth, call.index + 1)
+    def rows_told(call: AttentionCall) -> Tensor | None:
+        if call.query.shape[2] != call.key.shape[2] or call.kind in ("cross", "temporal"):
+            return None
+        value = call.value[0].double()
+        weights = torch.linspace(1, 2, value.shape[0] * value.shape[2], dtype=torch.float64)
+        return torch.einsum("hnd,hd->n", value, weights.view(len(value), -1).to(value.device))
 
+    def record(call: AttentionCall) -> None:
+        told = rows_told(call)
+        first.append(None if told is None else (call.layer, told))
+
+    def compare(call: AttentionCall) -> None:
+        known, told = first[call.index], rows_told(call)
+        if known is not None and told is not None and video.get(len(told)) is None:
+            found = _differing(session, known[1], told)
+            video[len(told)] = found
+            if found is None:
+                text.add(call.layer)
+        # A sequence of text alone may be as long as one of the video (Kandinsky5T2VPipeline).
+        rest = {len(each[1]) for each in first[call.index + 1 :] if each is not None}
+        if all(video.get(rows) is not None for rows in rest):
+            call.stop()
+
+    for seed, look in ((1, record), (2, compare)):
         draw = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-        # The first run goes through all layers, the second one as far as there was something new.
-        session.evaluate(noise, look, depth=depth if looks else None, what="layers")
-        looks.append(seen)
-    video: dict[int, slice | None] = {}
-    for rows, one in looks[0].items():
-        differs = (one != looks[1][rows]).any(-1).any(0)
-        places = differs.nonzero().flatten()
-        if not len(places):
-            video[rows] = None
-            continue
-        first, last = int(places[0]), int(places[-1]) + 1
-        if last - first != len(places):
-            raise NotSupported(
-                f"{session.asked.name} mixes other tokens among those of its video: which of {rows} are the "
-                "video's cannot be told"
-            )
-        video[rows] = WHOLE if last - first == rows else slice(first, last)
-    text = frozenset(name for name, rows in lengths.items() if video[rows] is None)
+        session.evaluate(noise, look, what="layers")
     try:
         axes, packing = positions_of(session)
     except NotSupported:
-        return Layout(video, text)
+        return Layout(video, frozenset(text))
     shape = session.spec.shape if packing is None else session.drawn.shape
     sizes = [shape[axis] for axis in axes]
-    return Layout(video, text, (*[1] * (3 - len(sizes)), *sizes))  # type: ignore[arg-type]
+    return Layout(video, frozenset(text), (*[1] * (3 - len(sizes)), *sizes))  # type: ignore[arg-type]
+
+
+def _differing(session: Session, one: Tensor, other: Tensor) -> slice | None:
+    """The block of rows that differ; None where none does."""
+    places = (one != other).nonzero().flatten()
+    if not len(places):
+        return None
+    first, last = int(places[0]), int(places[-1]) + 1
+    if last - first != len(places):
+        raise NotSupported(
+            f"{session.asked.name} mixes other tokens among those of its video: which of {len(one)} are the "
+            "video's cannot be told"
+        )
+    return WHOLE if last - first == len(one) else slice(first, last)
 
 
 def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import seedbed
 from seedbed.cli import options as opt
+from seedbed.cli.attention import maps, study
 from seedbed.cli.edits import edit
 from seedbed.cli.lab import calibrate, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
@@ -269,6 +270,8 @@ def inspect(
 noise.command()(opt.grouped(spread))
 app.command()(opt.grouped(edit))
 app.command()(opt.grouped(calibrate))
+app.command()(opt.grouped(study))
+app.command()(opt.grouped(maps))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 

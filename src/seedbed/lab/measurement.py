@@ -14,17 +14,16 @@ from typing import Any, TypeGuard
 import numpy as np
 from torch import Tensor
 
+from seedbed import statistics
 from seedbed.acquisition import Acquisition, AttentionScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
 from seedbed.adaptation import adapt, adaptations_named
 from seedbed.errors import BadInput, shown
-from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence, groups, judge_signals
 from seedbed.lab.experiment import Row
 from seedbed.lab.presentation import Table, signal_table
-from seedbed.lab.statistics import Array
 from seedbed.noise import NoiseRecipe, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -32,12 +31,12 @@ from seedbed.refinement import correlate_steps, refined, refiners_named
 from seedbed.selection.generation import generate
 from seedbed.selection.pools import draw_pool
 from seedbed.verifiers import Frames, Verifier, judged, judged_text, resolve
+from seedbed.verifiers.appearance import METRICS, look
 from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
 VERSION = 1
 _PRICES = ("cost.generation", "cost.refinement", "cost.guidance")
-METRICS = ("motion", "flicker", "sharpness")
 _OPTIONS = {
     *("steps", "verifier", "previews", "functions", "batch_size", "call", "metrics"),
     *("prior", "refine", "adaptation"),
@@ -109,30 +108,6 @@ def measured(
     elif judge is not None:
         table["cost.generation"] = np.full(count, spent["generation"] / count)
     return table
-
-
-def look(frames: Sequence[Frames]) -> dict[str, Array]:
-    """What videos look like, whatever was asked for: (videos,) float64 each, of pixel values from 0 to 1.
-
-    A choice may pay for what it is made by with something else; these show the usual prices.
-
-    - `motion`: mean absolute change from a frame to the next.
-    - `flicker`: mean absolute change of that change: what comes and goes within three frames. Steady motion
-      has some of it at its edges, so compare videos of like motion.
-    - `sharpness`: mean absolute difference of neighbouring pixels.
-
-    Args:
-        frames: of each video, uint8 (frames, height, width, 3). Of fewer than two (three) frames motion
-            (flicker) is 0.
-    """
-    found: dict[str, list[float]] = {key: [] for key in METRICS}
-    for video in frames:
-        x = video.astype(np.float64) / 255
-        change, sides = np.diff(x, axis=0), [np.abs(np.diff(x, axis=axis)) for axis in (1, 2)]
-        found["motion"].append(np.abs(change).mean() if len(x) > 1 else 0.0)
-        found["flicker"].append(np.abs(np.diff(change, axis=0)).mean() if len(x) > 2 else 0.0)
-        found["sharpness"].append(sum(float(side.mean()) for side in sides) / 2)
-    return {key: np.array(values) for key, values in found.items()}
 
 
 def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:

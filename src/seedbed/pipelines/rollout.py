@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,7 @@ class _Pass:
         self.calls, self.step, self.fresh, self.with_prompt = 0, -1, False, 0
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
+        self.taken: Counter[str] = Counter()  # rows of a forward that a layer has attended for
         self.perturbing: Callable[[], bool]
 
     def run(self, pause: int | None) -> list[np.ndarray]:
@@ -250,12 +252,22 @@ class _Pass:
     def _see(self, call: AttentionCall) -> Tensor | None:
         if not self.rows or self.handler is None or self.perturbing():
             return None
+        call.step = self.step
+        if len(call.query) == 1 < call.candidates:
+            # MochiPipeline's attention takes the rows one after another, each with as much text as it has.
+            if call.index == 0:
+                self.taken.clear()
+            row = self.taken[call.layer]
+            self.taken[call.layer] += 1
+            if row not in self.rows:
+                return None
+            own = [self.batch[self.rows.index(row)]]
+            return self.handler(replace_fields(call, candidates=1), own, [0])
         if len(call.query) % call.candidates:
             raise NotSupported(
                 f"{call.layer} attends over {len(call.query)} batch rows of {call.candidates}: this model "
                 "splits its batch, so which of them have the prompt cannot be told"
             )
-        call.step = self.step
         return self.handler(call, self.batch, self.rows)
 
     def _end_step(self) -> None:
