@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 
 import diffusers
 
@@ -19,7 +19,17 @@ SHORT = {
     "adds its noise to what it is given": "noise added",
     "is called without a prompt": "no prompt",
     "which axes hold height and width": "axes unknown",
+    "takes no prompt": "no prompt",
+    "must be a prompt that is not blank": "no prompt",
+    "does the video attend to itself": "no such layer",
+    "no video takes part": "no such layer",
+    "the rows of the prompt cannot be told": "rows unknown",
+    "so which of them have the prompt": "rows unknown",
+    "for the rows of the prompt alone": "rows unknown",
+    "does not take the source's row": "rows unknown",
+    "which another network makes of the latents": "second network",
 }
+ATTENTION = ("study", "maps", "enhance", "guide", "edit")
 KINDS = ("joint", "self", "cross", "temporal")
 
 
@@ -65,7 +75,7 @@ def facts(family: Family) -> Facts:
         previews=answer(lambda: runs.previewed(family) and None),
         replay=answer(lambda: None if runs.replayed(family).identical else "other frames"),
         refiners=refiners(family) if selection == "yes" else ("–",) * len(REFINERS),
-        adaptations=adaptations(family) if selection == "yes" else ("–",) * len(runs.ACTING),
+        adaptations=adaptations(family) if selection == "yes" else ("–",) * len(ATTENTION),
         diffusers=diffusers.__version__,
     )
 
@@ -103,8 +113,10 @@ def refiners(family: Family) -> tuple[str, ...]:
 
 
 def adaptations(family: Family) -> tuple[str, ...]:
-    """For each of `runs.ACTING`: "yes", or why not, in short."""
-    return tuple(short(answer(lambda name=name: runs.adapted(family, name))) for name in runs.ACTING)
+    """For each of `ATTENTION`: "yes", or why not, in short."""
+    looks = {"study": runs.studied, "maps": runs.mapped, "edit": runs.edited}
+    asked = {**{name: partial(runs.adapted, name=name) for name in runs.ACTING}, **looks}
+    return tuple(short(answer(lambda run=asked[name]: run(family))) for name in ATTENTION)
 
 
 def short(cell: str) -> str:

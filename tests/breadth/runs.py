@@ -17,6 +17,7 @@ import seedbed
 from seedbed.acquisition import Bansa, Previews
 from seedbed.adaptation import Enhance, adapt
 from seedbed.adaptation.layout import layers_named
+from seedbed.errors import SeedbedError
 from seedbed.pipelines.session import Session
 from seedbed.selection.generation import Generation
 from seedbed.selection.pools import draw_pool
@@ -85,6 +86,7 @@ def refined(family: Family, name: str) -> str | None:
     return _differs(family, _made_of(family, REFINED[name][0]))
 
 
+@cache
 def adapted(family: Family, name: str) -> str | None:
     """What is wrong with the frames that an adaptation makes of the noise of `generation`; else None."""
     acting, still = ACTING[name]
@@ -92,6 +94,55 @@ def adapted(family: Family, name: str) -> str | None:
         return "other frames at strength 0"
     wrong = _differs(family, _made_of(family, adaptation=acting))
     return wrong or (_touched(family) if name == Enhance.name else None)
+
+
+def studied(family: Family) -> str | None:
+    """What is wrong with a study of one step, every layer replaced by uniform attention; else None."""
+    table = seedbed.study(
+        pipeline(family),
+        family.prompt or "",
+        steps=[0],
+        perturb=("uniform",),
+        rows=8,
+        batch_size=1,
+        **QUIET,
+        **family.call,
+    ).columns
+    found = [value for name, value in zip(table["measure"], table["value"], strict=True) if name == "ssim"]
+    return None if found and min(found) < 1 and "entropy" in table["measure"] else "nothing changes"
+
+
+def mapped(family: Family) -> str:
+    """Whether it is told where a word looks, and where a place does; the line for the place if neither."""
+    word = (family.prompt or "").partition(" ")[0]
+    asked = {"words": {"word": word}, "places": {"place": (0.0, 0.0, 0.0)}}
+    found, refused = [], ""
+    for name, of in asked.items():
+        try:
+            seedbed.maps(pipeline(family), family.prompt or "", steps=[0], **of, **QUIET, **family.call)
+        except SeedbedError as error:
+            refused = str(error)
+        else:
+            found.append(name)
+    return ", ".join(found) or refused
+
+
+def edited(family: Family) -> str | None:
+    """What is wrong with an edit of the noise of `generation`, every layer injected; else None."""
+    source = family.prompt or ""
+    target = source.replace(source.split()[-1], "right") if source else "left"
+    asked = {"source": source, "target": target, "layers": "all", **QUIET, **family.call}
+    made = seedbed.edit(pipeline(family), generation(family).selection.recipe, **asked)
+    plain = seedbed.generate(
+        pipeline(family),
+        target,
+        noises=[generation(family).selection.recipe],
+        **QUIET,
+        **family.call,
+    )
+    if np.array_equal(plain.frames, generation(family).frames):
+        return "the prompt changes nothing"
+    return "the frames of the target alone" if np.array_equal(made.frames, plain.frames) else None
 
 
 def _touched(family: Family) -> str | None:

@@ -61,6 +61,8 @@ class Layout:
         sizes = {len(range(size)[found]) for size, found in known}
         ends = {found.stop == size for size, found in known}
         if len(sizes) == len(ends) == 1 and (size := sizes.pop()) <= rows:
+            if size == rows:
+                return WHOLE
             return slice(rows - size, rows) if ends.pop() else slice(0, size)
         raise NotSupported(f"{layer} attends over {rows} tokens: which are the video's cannot be told")
 
@@ -111,6 +113,11 @@ def _find(session: Session) -> Layout:
         known, told = first[call.index], rows_told(call)
         if known is not None and told is not None and video.get(len(told)) is None:
             found = _differing(session, known[1], told)
+            if len(told) in video and any(each is not None for each in video.values()):
+                found = None  # it was equal before it met the video: LTX2Pipeline's sound
+            elif found == WHOLE and any(each not in (None, WHOLE) for each in video.values()):
+                # By now the text differs too (MotifVideoPipeline, whose single blocks see more of it).
+                found = Layout(video)._with_other_text(len(told), call.layer)
             video[len(told)] = found
             if found is None:
                 text.add(call.layer)
