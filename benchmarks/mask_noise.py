@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from seedbed import zoo
+from seedbed import statistics, zoo
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked
-from seedbed.lab import statistics
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.worlds import shapes

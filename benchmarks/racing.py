@@ -27,8 +27,8 @@ from seedbed.acquisition import Bansa
 from seedbed.acquisition.halving import Rungs, planned
 from seedbed.files import write_bytes_atomically
 from seedbed.lab import replays
-from seedbed.lab.statistics import Array, bootstrap
 from seedbed.selection.choosing import select
+from seedbed.statistics import Array, bootstrap
 from seedbed.worlds import shapes
 
 matplotlib.use("Agg")

@@ -31,9 +31,9 @@ from seedbed.acquisition import Bansa
 from seedbed.acquisition.sampling import confidence
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, bansa_expected, sample_rows
-from seedbed.lab.statistics import Array, bootstrap
 from seedbed.pipelines.session import Session
 from seedbed.selection.pools import draw_pool
+from seedbed.statistics import Array, bootstrap
 from seedbed.worlds import shapes
 
 CALLS: tuple[dict[str, int], ...] = (

@@ -37,6 +37,7 @@ def test_the_public_names():
         "BadOutput",
         "BadRecord",
         "ContactSheet",
+        "Edit",
         "Generation",
         "NoiseRecipe",
         "NotSupported",
@@ -45,10 +46,15 @@ def test_the_public_names():
         "Selection",
         "calibrate",
         "contact_sheet",
+        "edit",
+        "enhance",
         "generate",
+        "guide",
+        "maps",
         "replay",
         "score",
         "select",
+        "study",
         "zoo",
     ]
 

@@ -12,6 +12,7 @@ ROOMS = (
     "files",
     "progress",
     "texts",
+    "statistics",
     "attention",
     "noise",
     "report",

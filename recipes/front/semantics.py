@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.statistics import bootstrap
 from seedbed.lab.work import Store
 from seedbed.pipelines.loading import load, locate
 from seedbed.pipelines.session import Session
 from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
+from seedbed.statistics import bootstrap
 from seedbed.worlds import shapes, verifier
 
 RESULTS = Path(__file__).resolve().parent / "results"

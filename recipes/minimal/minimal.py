@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.statistics import bootstrap
 from seedbed.refinement.formulas import erase, inject
+from seedbed.statistics import bootstrap
 
 RESULTS = Path(__file__).resolve().parent / "results.json"
 CENTRES, WIDTH = (-2.0, 0.0, 2.0), 0.3

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from summarise import RESULTS, rounded
 
-from seedbed.lab import statistics
+from seedbed import statistics
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.loading import load
 from seedbed.pipelines.rollout import Rollout

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from seedbed import statistics
 from seedbed.acquisition.halving import cost
 from seedbed.acquisition.learned import fit
-from seedbed.lab import statistics
 from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, depth_of, groups, judge_signals
 from seedbed.lab.replays import crossed_gain
-from seedbed.lab.statistics import Array
 from seedbed.lab.work import Store
+from seedbed.statistics import Array
 
 STEPS = 20
 BUDGETS = (1.5, 2.0, 3.0, 4.0)

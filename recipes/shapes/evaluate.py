@@ -22,9 +22,9 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES, TOKENS
 from PIL import Image
 
-from seedbed.lab.statistics import bootstrap
 from seedbed.pipelines.session import Session
 from seedbed.selection.pools import draw_pool
+from seedbed.statistics import bootstrap
 from seedbed.worlds import shapes, verifier
 
 SHARES = (0.98, 0.9, 0.7, 0.5, 0.3)  # of the training times at which a clip is noised

@@ -12,10 +12,14 @@ from seedbed.errors import BadInput, BadOutput, BadRecord, NotSupported, Seedbed
 
 if TYPE_CHECKING:
     from seedbed import zoo
+    from seedbed.adaptation import enhance, guide
+    from seedbed.adaptation.maps import maps
+    from seedbed.adaptation.study import study
     from seedbed.lab.calibration import calibrate
     from seedbed.noise import NoiseRecipe
     from seedbed.selection.choosing import score, select
     from seedbed.selection.contact_sheet import ContactSheet, contact_sheet
+    from seedbed.selection.edited import Edit, edit
     from seedbed.selection.generation import Generation, generate, replay
     from seedbed.selection.profile import Profile
     from seedbed.selection.record import Selection
@@ -24,16 +28,22 @@ __version__ = "0.2.0.dev0"
 
 _HOME = {
     "ContactSheet": "selection.contact_sheet",
+    "Edit": "selection.edited",
     "Generation": "selection.generation",
     "NoiseRecipe": "noise",
     "Profile": "selection.profile",
     "Selection": "selection.record",
     "calibrate": "lab.calibration",
     "contact_sheet": "selection.contact_sheet",
+    "edit": "selection.edited",
+    "enhance": "adaptation",
     "generate": "selection.generation",
+    "guide": "adaptation",
+    "maps": "adaptation.maps",
     "replay": "selection.generation",
     "score": "selection.choosing",
     "select": "selection.choosing",
+    "study": "adaptation.study",
 }
 
 __all__ = [
@@ -41,6 +51,7 @@ __all__ = [
     "BadOutput",
     "BadRecord",
     "ContactSheet",
+    "Edit",
     "Generation",
     "NoiseRecipe",
     "NotSupported",
@@ -49,10 +60,15 @@ __all__ = [
     "Selection",
     "calibrate",
     "contact_sheet",
+    "edit",
+    "enhance",
     "generate",
+    "guide",
+    "maps",
     "replay",
     "score",
     "select",
+    "study",
     "zoo",
 ]
 

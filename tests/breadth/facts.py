@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 
 import diffusers
 
@@ -12,14 +12,24 @@ from seedbed.refinement import REFINERS
 from tests.breadth import runs
 from tests.pipelines import Family
 
-# What a cell of a refiner says of the lines with which it is refused; the page says what it means.
+# What a cell of a refiner or an adaptation says of the lines with which it is refused; the page explains.
 SHORT = {
     "the scheduler is given samples of shape": "other frames in its steps",
     "with all of": "other frames in its steps",
     "adds its noise to what it is given": "noise added",
     "is called without a prompt": "no prompt",
     "which axes hold height and width": "axes unknown",
+    "takes no prompt": "no prompt",
+    "must be a prompt that is not blank": "no prompt",
+    "does the video attend to itself": "no such layer",
+    "no video takes part": "no such layer",
+    "the rows of the prompt cannot be told": "rows unknown",
+    "so which of them have the prompt": "rows unknown",
+    "for the rows of the prompt alone": "rows unknown",
+    "does not take the source's row": "rows unknown",
+    "which another network makes of the latents": "second network",
 }
+ATTENTION = ("study", "maps", "enhance", "guide", "edit")
 KINDS = ("joint", "self", "cross", "temporal")
 
 
@@ -40,12 +50,13 @@ class Facts:
     previews: str
     replay: str
     refiners: tuple[str, ...]
+    adaptations: tuple[str, ...]
     diffusers: str
 
     def cells(self) -> list[str]:
         cells = asdict(self)
-        version, refiners = cells.pop("diffusers"), cells.pop("refiners")
-        return [*cells.values(), *refiners, version]
+        last = [cells.pop(name) for name in ("refiners", "adaptations", "diffusers")]
+        return [*cells.values(), *last[0], *last[1], last[2]]
 
 
 @cache
@@ -64,6 +75,7 @@ def facts(family: Family) -> Facts:
         previews=answer(lambda: runs.previewed(family) and None),
         replay=answer(lambda: None if runs.replayed(family).identical else "other frames"),
         refiners=refiners(family) if selection == "yes" else ("–",) * len(REFINERS),
+        adaptations=adaptations(family) if selection == "yes" else ("–",) * len(ATTENTION),
         diffusers=diffusers.__version__,
     )
 
@@ -97,9 +109,18 @@ def refiners(family: Family) -> tuple[str, ...]:
     working = [name for name, cell in found.items() if cell == "yes"]
     if not runs.the_same_at_strength_0(family, working):
         found |= dict.fromkeys(working, "other frames at strength 0")
-    return tuple(
-        next((short for part, short in SHORT.items() if part in cell), cell) for cell in found.values()
-    )
+    return tuple(map(short, found.values()))
+
+
+def adaptations(family: Family) -> tuple[str, ...]:
+    """For each of `ATTENTION`: "yes", or why not, in short."""
+    looks = {"study": runs.studied, "maps": runs.mapped, "edit": runs.edited}
+    asked = {**{name: partial(runs.adapted, name=name) for name in runs.ACTING}, **looks}
+    return tuple(short(answer(lambda run=asked[name]: run(family))) for name in ATTENTION)
+
+
+def short(cell: str) -> str:
+    return next((told for part, told in SHORT.items() if part in cell), cell)
 
 
 def scored(family: Family) -> str:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 import seedbed
 from seedbed.acquisition import Bansa, Previews
+from seedbed.adaptation import Enhance, adapt
+from seedbed.adaptation.layout import layers_named
+from seedbed.errors import SeedbedError
 from seedbed.pipelines.session import Session
 from seedbed.selection.generation import Generation
 from seedbed.selection.pools import draw_pool
@@ -33,6 +36,12 @@ REFINED = {
     "variation": ("variation", "variation:0"),
     "walk": ("walk:0.5,candidate=9", "walk:0,candidate=9"),
     "cross-entropy": ("cross-entropy:index=0,batch=10,axes=[0]", None),
+}
+
+# By adaptation: strong enough for the pixels of a tiny model, and at strength zero.
+ACTING = {
+    "enhance": ("enhance:layers=all,strength=0.9", "enhance:layers=all,strength=0"),
+    "guide": ("guide:layers=all,scale=3", "guide:layers=all,scale=0"),
 }
 
 
@@ -74,7 +83,85 @@ def replayed(family: Family) -> Generation:
 
 def refined(family: Family, name: str) -> str | None:
     """What is wrong with the frames of what a refiner makes of the noise of `generation`; else None."""
-    made = _made_of(family, REFINED[name][0])
+    return _differs(family, _made_of(family, REFINED[name][0]))
+
+
+@cache
+def adapted(family: Family, name: str) -> str | None:
+    """What is wrong with the frames that an adaptation makes of the noise of `generation`; else None."""
+    acting, still = ACTING[name]
+    if not np.array_equal(_made_of(family, adaptation=still).frames, generation(family).frames):
+        return "other frames at strength 0"
+    wrong = _differs(family, _made_of(family, adaptation=acting))
+    return wrong or (_touched(family) if name == Enhance.name else None)
+
+
+def studied(family: Family) -> str | None:
+    """What is wrong with a study of one step, every layer replaced by uniform attention; else None."""
+    table = seedbed.study(
+        pipeline(family),
+        family.prompt or "",
+        steps=[0],
+        perturb=("uniform",),
+        rows=8,
+        batch_size=1,
+        **QUIET,
+        **family.call,
+    ).columns
+    found = [value for name, value in zip(table["measure"], table["value"], strict=True) if name == "ssim"]
+    return None if found and min(found) < 1 and "entropy" in table["measure"] else "nothing changes"
+
+
+def mapped(family: Family) -> str:
+    """Whether it is told where a word looks, and where a place does; the line for the place if neither."""
+    word = (family.prompt or "").partition(" ")[0]
+    asked = {"words": {"word": word}, "places": {"place": (0.0, 0.0, 0.0)}}
+    found, refused = [], ""
+    for name, of in asked.items():
+        try:
+            seedbed.maps(pipeline(family), family.prompt or "", steps=[0], **of, **QUIET, **family.call)
+        except SeedbedError as error:
+            refused = str(error)
+        else:
+            found.append(name)
+    return ", ".join(found) or refused
+
+
+def edited(family: Family) -> str | None:
+    """What is wrong with an edit of the noise of `generation`, every layer injected; else None."""
+    source = family.prompt or ""
+    target = source.replace(source.split()[-1], "right") if source else "left"
+    asked = {"source": source, "target": target, "layers": "all", **QUIET, **family.call}
+    made = seedbed.edit(pipeline(family), generation(family).selection.recipe, **asked)
+    plain = seedbed.generate(
+        pipeline(family),
+        target,
+        noises=[generation(family).selection.recipe],
+        **QUIET,
+        **family.call,
+    )
+    if np.array_equal(plain.frames, generation(family).frames):
+        return "the prompt changes nothing"
+    return "the frames of the target alone" if np.array_equal(made.frames, plain.frames) else None
+
+
+def _touched(family: Family) -> str | None:
+    """Of the last layer enhanced alone: None where all layers are given what they always are."""
+    given: list[list[Tensor]] = [[], []]
+    outputs = []
+    for strength, seen in enumerate(given):
+        asked = Session(pipeline(family), family.prompt, **family.call)
+        last = layers_named(asked, "all")[-1]
+        adapt(asked, [Enhance(layers=[last], strength=strength)])
+        noise = generation(family).selection.pool[:1]  # type: ignore[index]
+        found = asked.evaluate(noise, lambda call, seen=seen: seen.append(call.query.clone()))  # type: ignore[misc]
+        outputs.append(found.prediction)
+        until = max(i for i, layer in enumerate(asked.layers) if layer.name == last)
+    same = [torch.equal(one, other) for one, other in zip(*given, strict=True)]
+    return None if all(same[: until + 1]) and not torch.equal(*outputs) else "other layers"  # type: ignore[arg-type]
+
+
+def _differs(family: Family, made: Generation) -> str | None:
     if np.array_equal(made.frames, generation(family).frames):
         return "the same frames"
     missing = {name: family.call[name] for name in made.selection.missing}
@@ -88,7 +175,9 @@ def the_same_at_strength_0(family: Family, names: Sequence[str]) -> bool:
     return np.array_equal(made.frames, generation(family).frames)
 
 
-def _made_of(family: Family, refine: str | list[str]) -> Generation:
+def _made_of(
+    family: Family, refine: str | list[str] | None = None, adaptation: str | None = None
+) -> Generation:
     with warnings.catch_warnings():  # that tiny models lead off the shell
         warnings.simplefilter("ignore", UserWarning)
         return seedbed.generate(
@@ -96,6 +185,7 @@ def _made_of(family: Family, refine: str | list[str]) -> Generation:
             family.prompt,
             noises=[generation(family).selection.recipe],
             refine=refine,
+            adaptation=adaptation,
             **QUIET,
             **family.call,
         )

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from seedbed.refinement import REFINERS
-from tests.breadth.facts import Facts, facts
+from tests.breadth.facts import ATTENTION, Facts, facts
 from tests.pipelines import FAMILIES, Family
 
 COMMAND = "python -m tests.breadth.table"
@@ -28,6 +28,7 @@ HEADER = (
     "previews",
     "replay",
     *REFINERS,
+    *ATTENTION,
     "diffusers",
 )
 _TABLE = re.compile(rf"(<!-- table: {re.escape(COMMAND)} writes this -->\n).*?(<!-- /table -->)", re.DOTALL)

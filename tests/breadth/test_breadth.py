@@ -84,6 +84,14 @@ def test_refiners_make_other_frames_and_replay(family):
         assert {*facts(family).refiners} <= {"yes", *SHORT.values()}
 
 
+def test_adaptations_make_other_frames_and_replay(family):
+    """At strength 0 the same ones, of the last layer no other one is touched; or the page says why not."""
+    if "selection" not in family.unsupported:
+        study, maps, *acting = facts(family).adaptations
+        assert {study, *acting} <= {"yes", "the prompt changes nothing", *SHORT.values()}
+        assert maps in ("words, places", "words", "places", *SHORT.values())
+
+
 def test_scores_are_the_same_in_every_batch(family):
     needs(family, "selection")
     together = runs.generation(family).selection.scores

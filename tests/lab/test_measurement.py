@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed import generate, zoo
+from seedbed import generate, statistics, zoo
 from seedbed.acquisition import RandomSearch
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
-from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.measurement import METRICS, compared, look, measure_choices, measure_noises, tables
+from seedbed.lab.measurement import compared, measure_choices, measure_noises, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from seedbed.verifiers.appearance import METRICS, look
 from seedbed.worlds import verifier
 from tests.pipelines import CALLS, cogvideox
 
@@ -157,26 +157,6 @@ def test_without_signals_the_tables_are_best_of_n():
     assert [(nfe, round(score.mean, 12)) for _, _, nfe, score in best.rows] == [(40, 0.5), (80, 0.75)]
 
 
-def test_what_videos_look_like_against_sums_over_pixels():
-    rng = np.random.default_rng(0)
-    videos = [rng.integers(0, 256, (4, 5, 6, 3), dtype=np.uint8), np.zeros((4, 5, 6, 3), np.uint8)]
-    found = look(videos)
-    x = videos[0].astype(float) / 255
-    frames, height, width, _ = x.shape
-    motion = np.mean([np.abs(x[t + 1] - x[t]) for t in range(frames - 1)])
-    flicker = np.mean([np.abs(x[t] - 2 * x[t + 1] + x[t + 2]) for t in range(frames - 2)])
-    down = np.mean([np.abs(x[:, i + 1] - x[:, i]) for i in range(height - 1)])
-    across = np.mean([np.abs(x[:, :, i + 1] - x[:, :, i]) for i in range(width - 1)])
-    expected = dict(zip(METRICS, (motion, flicker, (down + across) / 2), strict=True))
-    for name in METRICS:
-        assert found[name] == pytest.approx([expected[name], 0.0])
-
-
-def test_an_image_has_sharpness_alone():
-    found = look([np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)])
-    assert found["motion"] == found["flicker"] == 0 and found["sharpness"] > 0
-
-
 def test_methods_are_compared_on_the_same_noises():
     """Score + .25 for one method whatever the noise: its difference has no width, its own score has."""
     rng = np.random.default_rng(0)
@@ -216,8 +196,15 @@ def test_noises_are_refined_and_their_prior_is_the_one_asked_for():
         assert np.array_equal(frames, made.frames)
         assert row["cost.refinement"] == made.selection.ledger.entries["refinement"]
         assert all(row[f"outcome.{name}"] == look([frames])[name][0] for name in METRICS)
-    with pytest.raises(BadInput, match="nonsense"):
-        measure_noises(pipe, PROMPT, recipes, options | {"refine": "nonsense"})
+    acting = {"adaptation": "guide:layers=all"}
+    rows = measure_noises(pipe, PROMPT, recipes, options | acting)
+    for recipe, row, frames in zip(recipes, rows, seen[1], strict=True):
+        made = generate(pipe, PROMPT, noises=[recipe], progress=False, call=call, **acting)
+        assert np.array_equal(frames, made.frames)
+        assert row["cost.guidance"] == made.selection.ledger.entries["guidance"] == 2
+    for what in ("refine", "adaptation"):
+        with pytest.raises(BadInput, match="nonsense"):
+            measure_noises(pipe, PROMPT, recipes, options | {what: "nonsense"})
 
 
 def test_a_way_to_choose_is_measured_with_all_that_it_spends():

@@ -10,8 +10,8 @@ from seedbed.errors import BadInput
 from seedbed.lab.evidence import groups
 from seedbed.lab.experiment import Recipe
 from seedbed.lab.presentation import Table, cell_text, document, page, tables_of, whole_prompts
-from seedbed.lab.statistics import Interval
 from seedbed.lab.work import run
+from seedbed.statistics import Interval
 
 NAN = math.nan
 TABLE = Table(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from seedbed import statistics as lab
 from seedbed.errors import BadInput
-from seedbed.lab import statistics as lab
 
 
 def drawn(prompts=5, noises=6, levels=None, seed=3):

@@ -12,11 +12,11 @@ import semantics
 from semantics import ALONE, caption_of, exchange, measure
 
 from seedbed.errors import BadInput
-from seedbed.lab.statistics import bootstrap
 from seedbed.lab.work import Store
 from seedbed.pipelines.loading import load
 from seedbed.pipelines.session import Session
 from seedbed.selection.pools import draw_pool
+from seedbed.statistics import bootstrap
 from seedbed.worlds import shapes, verifier
 
 THINGS = [

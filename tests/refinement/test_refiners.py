@@ -418,7 +418,7 @@ def test_what_a_profile_has_measured_is_not_claimed_for_other_noises():
     plain = seedbed.select(pipe, PROMPT, **options)
     assert plain.reason == "auto: the profile names it: measured"
     for other in ({"prior": "mixed:1"}, {"refine": "erasure:n=2"}):
-        assert "these are others" in seedbed.select(pipe, PROMPT, **options, **other).reason
+        assert "and the model as it is" in seedbed.select(pipe, PROMPT, **options, **other).reason
 
 
 @pytest.mark.parametrize("prior", [slow("repeated"), "shuffled:2,stride=2"])

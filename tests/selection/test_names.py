@@ -11,7 +11,17 @@ import pytest
 import seedbed
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
-OURS = {"candidates", "seed", "acquisition", "batch_size", "progress", "call", "prior", "refine"}
+OURS = {
+    "candidates",
+    "seed",
+    "acquisition",
+    "batch_size",
+    "progress",
+    "call",
+    "prior",
+    "refine",
+    "adaptation",
+}
 OURS |= {"verifier", "verifier_prompt", "noises"}
 
 

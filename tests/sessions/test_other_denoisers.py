@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from seedbed.errors import NotSupported
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from tests.pipelines import FAMILIES
@@ -76,8 +75,21 @@ def test_the_last_preview_is_nearly_the_video(family):
     assert len(cleans) == 3
 
 
-def test_handlers_cannot_be_told_rows_of_a_split_batch():
+def test_a_split_batch_shows_the_rows_of_the_prompt_alone():
+    """Against what the denoiser attends with where guidance is off: the same noise, the same prompt."""
     mochi = next(family for family in FAMILIES if family.name == "Mochi")
     session = session_of(mochi)
-    with pytest.raises(NotSupported, match="splits its batch"):
-        Rollout(session, noises_for(session, 1)).advance(1, lambda call, candidates, rows: None)
+    noises, alone, seen = noises_for(session, 1), {}, {}
+    session.evaluate(noises, lambda call: alone.update({call.layer: call.query}))
+
+    def look(call, candidates, rows):
+        if call.kind == "joint":  # pooling the text keeps the batch whole
+            assert (candidates, rows, call.candidates, call.step) == ([0], [0], 1, 0)
+            assert seen.setdefault(call.layer, call.query) is call.query
+
+    Rollout(session, noises).advance(1, look)
+    joint = [layer.name for layer in session.layers if layer.kind == "joint"]
+    assert joint and set(joint) == set(seen)
+    for layer in joint:
+        assert seen[layer].shape == alone[layer].shape
+        assert torch.allclose(seen[layer], alone[layer], atol=1e-4)

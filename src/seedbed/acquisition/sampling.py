@@ -28,7 +28,7 @@ def contributions(call: AttentionCall, values: Tensor, rows: Tensor | None = Non
     Where rows of padding do not count, a row's part is that of the linearised ratio: the spread of the parts
     is that of the mean.
     """
-    counted = _counted(call, values, rows)
+    counted = counted_rows(call, values, rows)
     if counted is None:
         return _by_candidate(call, values)
     kept = _by_candidate(call, torch.where(counted, values.double(), 0.0))
@@ -57,7 +57,7 @@ def _by_candidate(call: AttentionCall, values: Tensor) -> Tensor:
     return values.double().reshape(call.candidates, -1, values.shape[-1]).mean(1)
 
 
-def _counted(call: AttentionCall, values: Tensor, rows: Tensor | None) -> Tensor | None:
+def counted_rows(call: AttentionCall, values: Tensor, rows: Tensor | None) -> Tensor | None:
     """Which query rows are no padding: bool like `values`; None means all."""
     if call.mask is None:
         return None

@@ -100,7 +100,7 @@ class _Reader:
     def attention(self, call: AttentionCall, candidates: list[int], rows: list[int]) -> None:
         if call.step not in self.steps:
             return
-        part = _conditional(call, rows)
+        part = call_of_rows(call, rows)
         attention = (part.query, part.key)
         masking: dict[str, Any] = {"scale": part.scale, "mask": part.mask, "causal": part.causal}
         statistics = row_statistics(*attention, **masking)
@@ -190,7 +190,7 @@ def _text_of_one(rollout: Rollout) -> Tensor | None:
     return _unmoved(torch.cat(keys)) if keys else None
 
 
-def _conditional(call: AttentionCall, rows: list[int]) -> AttentionCall:
+def call_of_rows(call: AttentionCall, rows: list[int]) -> AttentionCall:
     """The same call as if only these rows of the denoiser's batch were there."""
     batch = call.query.shape[0]
     call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch

@@ -233,6 +233,16 @@ class Tap(TorchFunctionMode):
             ) from error
         return self.stopped
 
+    def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `forward` returns, seen as a forward of the tapped module; for what stands in for its own."""
+        self._before(self.module, args, kwargs)
+        output = None
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            self._after(self.module, args, output)
+        return output
+
     def failed(self, error: BaseException) -> bool:
         """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
         return self._failed and not raised_by_us(error)

@@ -11,6 +11,8 @@ from rich.table import Table
 
 import seedbed
 from seedbed.cli import options as opt
+from seedbed.cli.attention import maps, study
+from seedbed.cli.edits import edit
 from seedbed.cli.lab import calibrate, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
 from seedbed.errors import BadInput
@@ -128,6 +130,8 @@ def contact_sheet(
     ),
     prior: str | None = opt.PRIOR,
     refine: list[str] | None = opt.REFINE,
+    enhance: str | None = opt.ENHANCE,
+    guide: str | None = opt.GUIDE,
     out: Path | None = opt.OUT,
     fps: float = opt.FPS,
     run: opt.Run,
@@ -142,7 +146,7 @@ def contact_sheet(
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
-    asked |= opt.shaping(prior, refine)
+    asked |= opt.shaping(prior, refine, enhance, guide)
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
     then = f"finish  seedbed replay {shlex.quote(str(path))} --candidate N"
@@ -264,7 +268,10 @@ def inspect(
 
 
 noise.command()(opt.grouped(spread))
+app.command()(opt.grouped(edit))
 app.command()(opt.grouped(calibrate))
+app.command()(opt.grouped(study))
+app.command()(opt.grouped(maps))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 

@@ -63,6 +63,17 @@ PRIOR = choosing(
 REFINE = choosing(
     None, metavar="TEXT", help="What is done to every noise before it is scored (erasure:n=8); repeatable."
 )
+ENHANCE = running(
+    None,
+    metavar="OPTIONS",
+    help="Make the attention of half of the layers broader while denoising (strength=0.1; rule=temperature).",
+)
+GUIDE = running(
+    None,
+    metavar="OPTIONS",
+    help="Guide away from the model with some layers perturbed (perturb=identity,scale=1), for one more "
+    "evaluation a step.",
+)
 OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
 FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
 DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
@@ -89,6 +100,8 @@ class Choice:
     )
     prior: str | None = PRIOR
     refine: list[str] | None = REFINE
+    enhance: str | None = ENHANCE
+    guide: str | None = GUIDE
 
     def arguments(self) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
@@ -96,15 +109,23 @@ class Choice:
 
         function = named(self.acquisition, self.verifier)
         chosen = {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
-        return {**chosen, **shaping(self.prior, self.refine)}
+        return {**chosen, **shaping(self.prior, self.refine, self.enhance, self.guide)}
 
 
-def shaping(prior: str | None, refine: list[str] | None) -> dict[str, Any]:
-    """The prior and the refiners, checked before a model is loaded."""
+def shaping(
+    prior: str | None, refine: list[str] | None, enhance: str | None, guide: str | None
+) -> dict[str, Any]:
+    """The prior, the refiners and the adaptations, checked before a model is loaded."""
+    from seedbed.adaptation import adaptations_named
     from seedbed.noise import prior_named
     from seedbed.refinement import refiners_named
 
-    return {"prior": None if prior is None else prior_named(prior), "refine": refiners_named(refine)}
+    asked = [f"{name}:{text}" for name, text in (("enhance", enhance), ("guide", guide)) if text is not None]
+    return {
+        "prior": None if prior is None else prior_named(prior),
+        "refine": refiners_named(refine),
+        "adaptation": adaptations_named(asked),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +142,7 @@ class Terminal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Terminal):
+class Machine(Terminal):
     """The pipeline, its call, and the machine that it runs on."""
 
     steps: int | None = calling(None, min=1, help="Denoising steps.")
@@ -136,10 +157,6 @@ class Run(Terminal):
         metavar="PATH",
         help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
         "shapes-cogvideox).",
-    )
-    unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
-    batch_size: int | None = running(
-        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )
     dtype: Dtype | None = DTYPE
     device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
@@ -159,6 +176,16 @@ class Run(Terminal):
             "width": self.width,
         }
         return {name: value for name, value in call.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Machine):
+    """What choosing a noise takes besides."""
+
+    unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
+    batch_size: int | None = running(
+        None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
+    )
 
     def arguments(self) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""

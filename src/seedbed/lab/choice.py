@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from seedbed import statistics
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, Random, RolloutScore
 from seedbed.acquisition.learned import fit
 from seedbed.files import write_bytes_atomically
-from seedbed.lab import statistics
 from seedbed.lab.evidence import Evidence, Verdict, depth_of, evaluations, judge_signals
 from seedbed.lab.presentation import Table, cell_text, document, signal_table
-from seedbed.lab.statistics import Array, Interval
 from seedbed.selection.profile import Finding, Profile
+from seedbed.statistics import Array, Interval
 
 # After t = T, a choice is worth its price if a pool of so many costs no more than one generation.
 POOL = 10

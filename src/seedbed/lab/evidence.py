@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from seedbed import statistics
 from seedbed.errors import BadInput
-from seedbed.lab import statistics
 from seedbed.lab.experiment import Row
-from seedbed.lab.statistics import Array, Interval, Prefer
+from seedbed.statistics import Array, Interval, Prefer
 
 OUTCOME = "outcome.score"
 LEARNED = "/learned"  # at the end of a predictor's name

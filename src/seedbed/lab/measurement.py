@@ -14,16 +14,16 @@ from typing import Any, TypeGuard
 import numpy as np
 from torch import Tensor
 
+from seedbed import statistics
 from seedbed.acquisition import Acquisition, AttentionScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import measure
+from seedbed.adaptation import adapt, adaptations_named
 from seedbed.errors import BadInput, shown
-from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence, groups, judge_signals
 from seedbed.lab.experiment import Row
 from seedbed.lab.presentation import Table, signal_table
-from seedbed.lab.statistics import Array
 from seedbed.noise import NoiseRecipe, Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -31,12 +31,16 @@ from seedbed.refinement import correlate_steps, refined, refiners_named
 from seedbed.selection.generation import generate
 from seedbed.selection.pools import draw_pool
 from seedbed.verifiers import Frames, Verifier, judged, judged_text, resolve
+from seedbed.verifiers.appearance import METRICS, look
 from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
 VERSION = 1
-METRICS = ("motion", "flicker", "sharpness")
-_OPTIONS = {"steps", "verifier", "previews", "functions", "batch_size", "call", "prior", "refine", "metrics"}
+_PRICES = ("cost.generation", "cost.refinement", "cost.guidance")
+_OPTIONS = {
+    *("steps", "verifier", "previews", "functions", "batch_size", "call", "metrics"),
+    *("prior", "refine", "adaptation"),
+}
 
 
 def measured(
@@ -106,30 +110,6 @@ def measured(
     return table
 
 
-def look(frames: Sequence[Frames]) -> dict[str, Array]:
-    """What videos look like, whatever was asked for: (videos,) float64 each, of pixel values from 0 to 1.
-
-    A choice may pay for what it is made by with something else; these show the usual prices.
-
-    - `motion`: mean absolute change from a frame to the next.
-    - `flicker`: mean absolute change of that change: what comes and goes within three frames. Steady motion
-      has some of it at its edges, so compare videos of like motion.
-    - `sharpness`: mean absolute difference of neighbouring pixels.
-
-    Args:
-        frames: of each video, uint8 (frames, height, width, 3). Of fewer than two (three) frames motion
-            (flicker) is 0.
-    """
-    found: dict[str, list[float]] = {key: [] for key in METRICS}
-    for video in frames:
-        x = video.astype(np.float64) / 255
-        change, sides = np.diff(x, axis=0), [np.abs(np.diff(x, axis=axis)) for axis in (1, 2)]
-        found["motion"].append(np.abs(change).mean() if len(x) > 1 else 0.0)
-        found["flicker"].append(np.abs(np.diff(change, axis=0)).mean() if len(x) > 2 else 0.0)
-        found["sharpness"].append(sum(float(side.mean()) for side in sides) / 2)
-    return {key: np.array(values) for key, values in found.items()}
-
-
 def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
     """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
     if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:
@@ -143,9 +123,9 @@ def measure_noises(
     """One row per noise of what `measured` finds.
 
     Options: its arguments, the verifier as `seedbed.verifiers.resolve` takes it and functions as `select`
-    does; `prior` and `refine`, of the noises, as `select` takes them, of which the refinement's price in
-    evaluations of one candidate is `cost.refinement`; and `call`, arguments of the pipeline's call. Only the
-    verifier must be given.
+    does; `prior` and `refine`, of the noises, and `adaptation`, of the model, as `select` takes them, whose
+    prices in evaluations of one candidate are `cost.refinement` and `cost.guidance`; and `call`, arguments
+    of the pipeline's call. Only the verifier must be given.
 
     Raises:
         BadInput: an option that is unknown or missing, or whose value cannot be used.
@@ -164,6 +144,8 @@ def measure_noises(
     pool, _ = refined(pool, refiners_named(options.get("refine")), session)
     for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
         correlate_steps(session, recipe, noise)
+    if options.get("adaptation") is not None:
+        adapt(session, adaptations_named(options["adaptation"]))
     table = measured(
         session,
         pool,
@@ -174,9 +156,10 @@ def measure_noises(
         options.get("batch_size", "auto"),
         bool(options.get("metrics")),
     )
-    if "refine" in options:
-        spent = session.ledger.entries.get("refinement", 0.0)
-        table["cost.refinement"] = np.full(len(recipes), spent / len(recipes))
+    for what, entry in (("refine", "refinement"), ("adaptation", "guidance")):
+        if what in options:
+            spent = session.ledger.entries.get(entry, 0.0)
+            table[f"cost.{entry}"] = np.full(len(recipes), spent / len(recipes))
     return by_noise(table, len(recipes))
 
 
@@ -281,7 +264,7 @@ def compared(rows: Sequence[Row]) -> list[Table]:
         for method, columns in found.items():
             if columns.get(OUTCOME, np.empty(0)).shape != plain[OUTCOME].shape:
                 continue  # an unfinished run
-            price = sum(columns[n].mean() for n in ("cost.generation", "cost.refinement") if n in columns)
+            price = sum(columns[n].mean() for n in _PRICES if n in columns)
             values = (columns[n] - (0 if method == first else plain[n]) for n in names)
             pair = columns[OUTCOME], plain[OUTCOME]
             agree = (statistics.within(*pair), statistics.gain(*pair))

@@ -11,8 +11,8 @@ from seedbed import __version__
 from seedbed.errors import BadInput
 from seedbed.lab.evidence import Verdict, groups
 from seedbed.lab.experiment import Recipe, Row, find_task, plan
-from seedbed.lab.statistics import Interval, bootstrap
 from seedbed.report.page import render
+from seedbed.statistics import Interval, bootstrap
 
 Cell = str | float | Interval | None
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from seedbed import statistics
 from seedbed.acquisition.halving import Rungs, cost
 from seedbed.errors import BadInput
-from seedbed.lab import statistics
 from seedbed.lab.evidence import OUTCOME, Evidence
-from seedbed.lab.statistics import Array
 from seedbed.selection.profile import PreviewPlan, Race
+from seedbed.statistics import Array
 
 # Of the way from the best candidate of the full score to the median one.
 REGRET = 0.05

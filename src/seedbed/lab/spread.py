@@ -23,13 +23,13 @@ import torch
 from scipy.stats import t as student
 
 from seedbed.errors import BadInput, shown, whole
-from seedbed.lab.statistics import LEVEL, Array, Interval
 from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.record import Model, recordable
+from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.verifiers import Frames
 
 FRAMES, SIDE = 8, 16  # of the look at a video

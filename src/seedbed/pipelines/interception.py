@@ -48,6 +48,7 @@ class Run:
         denoisers: the networks as this run calls them, for hooks.
         preparation: what stands in for `prepare_latents`, and sees what is drawn.
         undo: what removes everything that was installed.
+        perturbing: whether the evaluation at hand is one more, for guidance, and not the pipeline's own.
     """
 
     pipe: Any
@@ -55,6 +56,7 @@ class Run:
     preparation: Preparation
     arguments: dict[str, Any]
     undo: ExitStack
+    perturbing: bool = False
 
     def before_evaluations(self, hook: Callable[[nn.Module, Any, Any], None]) -> None:
         """Calls `hook(module, args, kwargs)` before every evaluation of a denoiser."""

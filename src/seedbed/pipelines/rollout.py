@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import numpy as np
@@ -171,12 +172,15 @@ class _Pass:
         self.calls, self.step, self.fresh, self.with_prompt = 0, -1, False, 0
         self.halves: list[Tensor | None] = [None, None]
         self.rows: list[int] = []
+        self.taken: Counter[str] = Counter()  # rows of a forward that a layer has attended for
+        self.perturbing: Callable[[], bool]
 
     def run(self, pause: int | None) -> list[np.ndarray]:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         session, output = self.rollout.session, None
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
         with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
+            self.perturbing = lambda: run.perturbing
             for module in dict.fromkeys(run.denoisers.values()):
                 if self.handler is not None:
                     undo.enter_context(Tap(module, self._see))
@@ -213,13 +217,13 @@ class _Pass:
             self.halves, self.watch.clean, self.with_prompt = [None, None], None, 0
         chunks: list[int | None] = [None, None]
         if self.handler is not None or self.outputs is not None:
-            chunks = _prompt_parts(self.rollout.session, given, rows, count)
+            chunks = prompt_parts(self.rollout.session, given, rows, count)
             self.with_prompt += chunks[0] is not None
         if all(len(memory) > number for memory in self.memories):
             kept = zip(*(memory[number] for memory in self.memories), strict=True)
             # Candidates fastest, as pipelines stack them; a copy, which they may write into.
             parts = tuple(torch.stack(pieces, 1).flatten(0, 1) for pieces in kept)
-            result = _result_of(parts, module, given)
+            result = result_of(parts, module, given)
         else:
             if not self.fresh:
                 self.fresh = True
@@ -236,7 +240,7 @@ class _Pass:
                     f"{type(module).__name__} keeps {changed!r} from one evaluation to the next, as caches "
                     "of steps do, and cannot be paused: take the cache off, or choose without previews"
                 )
-            parts = _parts_of(result, rows, module, given)
+            parts = tensors_of(result, rows, module, given)
             for position, memory in enumerate(self.memories):
                 memory[number:] = [tuple(part[position::count].clone() for part in parts)]
         for half, chunk in enumerate(chunks):
@@ -246,14 +250,24 @@ class _Pass:
         return result
 
     def _see(self, call: AttentionCall) -> Tensor | None:
-        if not self.rows or self.handler is None:
+        if not self.rows or self.handler is None or self.perturbing():
             return None
+        call.step = self.step
+        if len(call.query) == 1 < call.candidates:
+            # MochiPipeline's attention takes the rows one after another, each with as much text as it has.
+            if call.index == 0:
+                self.taken.clear()
+            row = self.taken[call.layer]
+            self.taken[call.layer] += 1
+            if row not in self.rows:
+                return None
+            own = [self.batch[self.rows.index(row)]]
+            return self.handler(replace_fields(call, candidates=1), own, [0])
         if len(call.query) % call.candidates:
             raise NotSupported(
                 f"{call.layer} attends over {len(call.query)} batch rows of {call.candidates}: this model "
                 "splits its batch, so which of them have the prompt cannot be told"
             )
-        call.step = self.step
         return self.handler(call, self.batch, self.rows)
 
     def _end_step(self) -> None:
@@ -271,7 +285,7 @@ class _Pass:
             self.outputs(self.step, self.batch, conditional, unconditional, self.watch.clean)
 
 
-def _parts_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Parts:
+def tensors_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Parts:
     """The tensors in a denoiser's result.
 
     Args:
@@ -294,7 +308,7 @@ def _parts_of(result: Any, rows: int, module: nn.Module, given: Arguments) -> Pa
     return parts
 
 
-def _result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
+def result_of(parts: Parts, module: nn.Module, given: Arguments) -> Any:
     """The tensors as the denoiser would return them: one that is given its rows as a list returns such."""
     as_list = isinstance(next(iter(given.values())), list)
     values = tuple(list(part.unbind()) if as_list else part for part in parts)
@@ -308,7 +322,7 @@ def _same_shapes(value: Any) -> bool:
     return isinstance(value, list) and len({row.shape for row in value if isinstance(row, Tensor)}) == 1
 
 
-def _prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> list[int | None]:
+def prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> list[int | None]:
     """Which part of a forward's rows has the prompt, and which another text; None for no such part.
 
     Pipelines stack what guidance needs as whole batches of candidates, in one forward or in several. The

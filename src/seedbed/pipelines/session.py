@@ -36,6 +36,9 @@ from seedbed.pipelines.seeding import Drawn, find_drawn
 
 Made = TypeVar("Made")
 
+Act = Callable[[Run, int, bool], None]
+"""(run, candidates, guided): installs something in a run, and leaves its removal to `run.undo`."""
+
 # What pipelines call the pixels of their output.
 _PIXELS = ("frames", "images", "image", "video")
 
@@ -77,6 +80,7 @@ class Session:
         ledger: what was spent so far.
         correlate: by the `values_digest` of an initial noise, what is made of the noise (*spec.shape) that a
             stochastic scheduler then draws for its steps.
+        acts: what is installed in every run, to act on the model's attention or on its outputs.
 
     Raises:
         BadInput: not a diffusers pipeline, no or a blank prompt, an argument the pipeline does not know or
@@ -89,6 +93,7 @@ class Session:
         self.pipe, self.prompt, self.call = pipe, prompt, self.asked.arguments
         self.ledger = Ledger()
         self.correlate: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.acts: list[Act] = []
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
@@ -376,11 +381,13 @@ class Session:
             off=None if guided else facts.off,
             entry=facts.entry,
             repeats=facts.repeats,
-            eager=eager,
+            eager=eager or bool(self.acts),
             progress=progress,
             correlate=correlate,
         ) as run:
             run.before_evaluations(check)
+            for act in self.acts:
+                act(run, len(noises), guided)
             try:
                 yield run
             except Enough:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -115,3 +116,49 @@ def watch_steps(run: Run, undo: ExitStack, pause: int | None) -> Watch:
 
     run.preparation.refuse = refuse
     return watch
+
+
+class Position:
+    """Where in its schedule a run is: the share of its steps that are done; counted by the scheduler's steps.
+
+    Steps with one timestep, and those of copies of the scheduler, are one step. A new schedule starts anew.
+
+    Raises NotSupported where the pipeline has no scheduler whose steps could be seen.
+    """
+
+    def __init__(self, pipe: Any, undo: ExitStack) -> None:
+        scheduler: Any = getattr(pipe, "scheduler", None)
+        if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
+            raise NotSupported(f"{type(pipe).__name__} has no scheduler whose steps could be seen")
+        self._scheduler = scheduler
+        self._met: set[float] = set()
+        for name, before in (("step", self._count), ("set_timesteps", self._begin)):
+            replace(scheduler, name, _Before(scheduler, getattr(scheduler, name), before), undo)
+
+    @property
+    def share(self) -> float:
+        """Of the schedule, from 0 at its first step to just below 1 at its last."""
+        timesteps = getattr(self._scheduler, "timesteps", None)
+        total = 0 if timesteps is None else len(timesteps.unique())
+        return min(len(self._met), max(total - 1, 0)) / max(total, 1)
+
+    def _count(self, given: dict[str, Any]) -> None:
+        self._met.add(float(given["timestep"]))
+
+    def _begin(self, given: dict[str, Any]) -> None:
+        self._met.clear()
+
+
+class _Before:
+    """A scheduler's method, of which something is told before it runs; a copy of the scheduler keeps it."""
+
+    def __init__(self, scheduler: Any, method: Any, before: Callable[[dict[str, Any]], None]) -> None:
+        functools.update_wrapper(self, method)  # first, as it copies the attributes of another such object
+        self.__self__, self.method, self.before = scheduler, method, before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.before(inspect.signature(self.method).bind(*args, **kwargs).arguments)
+        return self.method(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Before:
+        return _Before(copy.deepcopy(self.__self__, memo), copy.deepcopy(self.method, memo), self.before)

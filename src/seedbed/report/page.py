@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from plain data: the report of a selection, and the contact sheet.
+"""Self-contained HTML pages from plain data: reports of selections and of edits, and the contact sheet.
 
 Each is one file that needs no network and no other file.
 """
@@ -151,6 +151,31 @@ def sheet_page(data: dict[str, Any]) -> str:
         spent=amount(sum(data["ledger"].values())),
         elapsed=f"{sum(data['seconds'].values()):,.1f}",
         rest=data["sheet"]["of"] - data["sheet"]["steps"],
+    )
+
+
+def edit_page(data: dict[str, Any]) -> str:
+    """The page of an edit: source and edit side by side.
+
+    Args:
+        data: an edit's record; plus `frames` and `original`, uint8 (frames, height, width, 3).
+
+    Raises:
+        KeyError: the record lacks one of its keys.
+    """
+    record = {key: value for key, value in data.items() if key not in ("frames", "original")}
+    options = dict(data["options"])
+    return render(
+        "edit.html",
+        data={**data, "prompt": data["target"]},
+        before=media(data["original"], data["fps"]),
+        after=media(data["frames"], data["fps"], record),
+        size="{0} frames, {2} × {1} pixels".format(*data["frames"].shape),
+        layers=options.pop("layers", []),
+        options=options,
+        costs=[(what, amount(evaluations)) for what, evaluations in data["ledger"].items()],
+        spent=amount(sum(data["ledger"].values())),
+        elapsed=f"{sum(data['seconds'].values()):,.1f}",
     )
 
 

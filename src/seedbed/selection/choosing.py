@@ -14,6 +14,7 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.acquisition.search import Search
+from seedbed.adaptation import Adapt, adapt, adaptations_named
 from seedbed.errors import BadInput, shown, whole
 from seedbed.noise import NoiseRecipe, Prior, prior_named
 from seedbed.noise.priors import PRIORS
@@ -24,6 +25,7 @@ from seedbed.refinement import Refine, correlate_steps, refined, refiners_named
 from seedbed.selection.pools import Noises, draw_pool, given_pool, listed
 from seedbed.selection.profile import FILENAME, Profile
 from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
+from seedbed.texts import text_of
 from seedbed.verifiers import Verifier, judged_text
 from seedbed.verifiers import resolve as verifier_named
 
@@ -134,6 +136,7 @@ def select(
     verifier_prompt: str | None = None,
     prior: str | Prior | None = None,
     refine: Refine = None,
+    adaptation: Adapt = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -162,6 +165,8 @@ def select(
             in their order, or texts ("erasure:n=8"). What is scored is then what is generated from, and all
             candidates pay. The winner alone, refined after the choice, is cheaper:
             `generate(pipe, prompt, noises=[selection.recipe], refine=...)`.
+        adaptation: what acts while the pipeline denoises, one `seedbed.adaptation.Adaptation` or several, or
+            texts ("enhance:strength=0.2", "guide:perturb=skip"); scores are those of the model so adapted.
         batch_size: rows of one forward; "auto": what fits (previews: one). Where an acquisition runs several
             copies of a candidate, each is a row, and they stay together.
         progress: True for a bar on stderr, or a callable (what, done, total).
@@ -180,7 +185,17 @@ def select(
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     return choose(
-        pipe, prompt, function, given, candidates, seed, batch_size, progress, prior=prior, refine=refine
+        pipe,
+        prompt,
+        function,
+        given,
+        candidates,
+        seed,
+        batch_size,
+        progress,
+        prior=prior,
+        refine=refine,
+        adaptation=adaptation,
     )[0]
 
 
@@ -193,6 +208,7 @@ def score(
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
     refine: Refine = None,
+    adaptation: Adapt = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
@@ -209,7 +225,18 @@ def score(
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     return choose(
-        pipe, prompt, function, given, None, None, batch_size, progress, noises, even_one=True, refine=refine
+        pipe,
+        prompt,
+        function,
+        given,
+        None,
+        None,
+        batch_size,
+        progress,
+        noises,
+        even_one=True,
+        refine=refine,
+        adaptation=adaptation,
     )[0]
 
 
@@ -261,9 +288,9 @@ def chosen_function(
     Args:
         acquisition: as `named` returns it.
         call: the arguments of the pipeline's call that were given.
-        shaped: the noises have a prior or refinements with which no profile was measured.
+        shaped: the noises or the model are changed, with which no profile was measured.
     """
-    other = " (with plain Gaussian noises: these are others)" * shaped
+    other = " (with plain Gaussian noises and the model as it is)" * shaped
     count = whole("candidates", candidates, optional=True)
     whose, found = "the profile", acquisition
     if isinstance(found, str):
@@ -306,6 +333,7 @@ def choose(
     even_one: bool = False,
     prior: str | Prior | None = None,
     refine: Refine = None,
+    adaptation: Adapt = None,
 ) -> tuple[Selection, Scores, Session]:
     """Score a pool and make the record of it; what was denoised for it is in the scores.
 
@@ -314,9 +342,9 @@ def choose(
         given: the arguments of the pipeline's call.
         noises: the caller's own instead of those of the seed.
         even_one: a single candidate is scored too.
-        prior, refine: as in `select`.
+        prior, refine, adaptation: as in `select`.
     """
-    refiners = refiners_named(refine)
+    refiners, adaptations = refiners_named(refine), adaptations_named(adaptation)
     if prior is not None:
         prior = prior_named(prior)
         if PRIORS.get(getattr(prior, "name", "")) is not type(prior):
@@ -331,9 +359,8 @@ def choose(
         candidates = len(listed(noises))
     wanted = several(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
-    function, count, reason = chosen_function(
-        session, acquisition, candidates, given, prior is not None or bool(refiners)
-    )
+    shaped = prior is not None or bool(refiners) or bool(adaptations)
+    function, count, reason = chosen_function(session, acquisition, candidates, given, shaped)
     search = function if isinstance(function, Search) else None
     if search is not None:
         if candidates is not None:
@@ -347,6 +374,7 @@ def choose(
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
     if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
         plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
+    adaptations = adapt(session, adaptations)
     notes: tuple[str, ...] = ()
     started = perf_counter()
     if noises is None:
@@ -406,5 +434,6 @@ def choose(
         versions=package_versions(),
         previews=scores.previews,
         kept=max(wanted.values(), default=1),
+        adaptations=tuple(map(text_of, adaptations)),
     )
     return selection, scores, session

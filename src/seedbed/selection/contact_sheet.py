@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seedbed.acquisition.base import Acquisition, BatchSize, Scores
 from seedbed.acquisition.previews import counting, judged_rung
+from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import Pool, Prior
@@ -229,6 +230,7 @@ def contact_sheet(
     verifier_prompt: str | None = None,
     prior: str | Prior | None = None,
     refine: Refine = None,
+    adaptation: Adapt = None,
     noises: Noises | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
@@ -262,7 +264,9 @@ def contact_sheet(
     after = whole("after", after, optional=True)
     function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt)
     choice = (function, given, candidates, seed, batch_size, progress, noises)
-    selection, scores, _ = choose(pipe, prompt, *choice, even_one=True, prior=prior, refine=refine)
+    selection, scores, _ = choose(
+        pipe, prompt, *choice, even_one=True, prior=prior, refine=refine, adaptation=adaptation
+    )
     rollout = scores.rollout
     assert rollout is not None
     previews = f"previews after {rollout.step} of {rollout.steps} steps, for a person to choose from"

@@ -20,6 +20,7 @@ import torch
 from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
+from seedbed.adaptation import Adapt, adapt, adaptations_named
 from seedbed.errors import BadInput, SeedbedError, number, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import Prior
@@ -103,6 +104,7 @@ def generate(
     verifier_prompt: str | None = None,
     prior: str | Prior | None = None,
     refine: Refine = None,
+    adaptation: Adapt = None,
     noises: Noises | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
@@ -124,7 +126,9 @@ def generate(
             "pipe(prompt, latents=selection.noise, ...) makes them"
         )
     choice = (function, given, candidates, seed, batch_size, progress, noises)
-    selection, scores, session = choose(pipe, prompt, *choice, prior=prior, refine=refine)
+    selection, scores, session = choose(
+        pipe, prompt, *choice, prior=prior, refine=refine, adaptation=adaptation
+    )
     started = perf_counter()
     with reporting(progress) as show:
         if scores.rungs and scores.rollout is not None:
@@ -149,8 +153,8 @@ def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
 def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
     """What was spent, split into the winner's own evaluations and those of the others."""
     own = float(rollout.spent(winner))
-    refined = spent.entries.get("refinement", 0.0)
-    entries = {"refinement": refined, "preview": spent.total - refined - own, "generation": own}
+    others = {what: spent.entries.get(what, 0.0) for what in ("refinement", "layers", "guidance")}
+    entries = {**others, "preview": spent.total - sum(others.values()) - own, "generation": own}
     return Ledger({what: evaluations for what, evaluations in entries.items() if evaluations})
 
 
@@ -233,6 +237,7 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Ses
             f"the record's noise has shape {tuple(selection.recipe.shape)}, "
             f"but this pipeline's latents have shape {shape}"
         )
+    adapt(session, adaptations_named(selection.adaptations))
     return session
 
 

@@ -204,6 +204,7 @@ class Selection:
             that JSON cannot hold.
         noise_dtype: of the latents this pipeline takes.
         rungs: the pauses of a selection by previews, in their order; empty for other selections.
+        adaptations: what acts while the pipeline denoises, as texts, their layers by name.
         kept: how many of the best noises `noise` holds.
         pool: all noises, (candidates, *shape) float32; None after loading, when they are drawn again.
         previews: one decoded video (frames, height, width, 3) uint8 per candidate, where there are any; not
@@ -236,6 +237,7 @@ class Selection:
     kept: int = 1
     race: tuple[tuple[int, int], ...] = ()
     confidence: float | None = None
+    adaptations: tuple[str, ...] = ()
     pool: Annotated[Tensor | None, Field(exclude=True)] = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

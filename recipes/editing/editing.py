@@ -1,0 +1,273 @@
+"""Edits of one attribute of one of two objects, by every method of the plan in README.md; resumable.
+
+`python recipes/editing/editing.py run MODEL --out FILE.jsonl` appends a line for each edit and skips those
+that are there; `python recipes/editing/editing.py table FILE.jsonl` prints what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from seedbed.adaptation.editing import injecting
+from seedbed.adaptation.flowedit import flow_edited
+from seedbed.adaptation.layout import layers_named
+from seedbed.adaptation.trajectory import Trajectory, generated, inverted
+from seedbed.lab import statistics
+from seedbed.noise import NoiseRecipe
+from seedbed.pipelines.encoding import Rehearsal
+from seedbed.pipelines.loading import load
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import levels_of
+from seedbed.worlds import shapes, verifier
+from seedbed.worlds.shapes import Thing
+
+CHANGES = ("colour", "shape", "motion")
+INJECTED = {"low": ("entropy:low", 0.8), "low-40": ("entropy:low", 0.4), "high": ("entropy:high", 0.8)}
+INJECTED |= {"all": ("all", 0.8)}
+TRIES = 8  # noises for a source of the model's own
+OFF = 1.0  # the guidance scale without guidance
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A caption, and what its first object shall be."""
+
+    number: int
+    change: str
+    before: Thing
+    after: Thing
+    other: Thing
+
+    @property
+    def source(self) -> str:
+        """The caption."""
+        return shapes.caption([self.before, self.other])
+
+    @property
+    def target(self) -> str:
+        """The caption that the edit shall fit."""
+        return shapes.caption([self.after, self.other])
+
+
+def cases(count: int) -> list[Case]:
+    """The first cases of the plan."""
+    found = []
+    for number, text in enumerate(shapes.captions(count, objects=2, seed=16, held=True)):
+        thing, other = shapes.parse(text)
+        change = CHANGES[number % 3]
+        values = {
+            "colour": [each for each in shapes.COLOURS if each not in (thing.colour, other.colour)],
+            "shape": [each for each in shapes.SHAPES if each != thing.shape],
+            "motion": [each for each in shapes.MOTIONS if each not in (thing.motion, "staying still")],
+        }[change]
+        value = str(np.random.default_rng(number).choice(values))
+        found.append(Case(number, change, thing, replace(thing, **{change: value}), other))
+    return found
+
+
+def outcome(case: Case, edit: Frames, source: Frames) -> dict[str, float]:
+    """What the plan asks of an edit."""
+    (reading,) = verifier.read(edit[None])
+    seen = {thing.colour: thing for thing in reading.objects}
+    other = seen.get(case.other.colour)
+    # An object that kept its old colour has kept the rest all the same.
+    changed = seen.get(case.after.colour) or seen.get(case.before.colour)
+    followed = getattr(changed, case.change, None) == getattr(case.after, case.change)
+    if case.change == "colour":
+        followed = followed and case.before.colour not in seen
+    rest = [
+        getattr(changed, each, None) == getattr(case.after, each) for each in CHANGES if each != case.change
+    ]
+    rest += [getattr(other, each, None) == getattr(case.other, each) for each in CHANGES]
+    rest.append(reading.pieces == len(reading.objects) == 2)
+    # Where neither video shows the changed object.
+    shown = [of_colour(edit, case.after.colour) | of_colour(edit, case.before.colour)]
+    shown += [of_colour(source, case.before.colour)]
+    apart = np.abs(edit.astype(float) - source).mean(-1)[~np.logical_or(*shown)]
+    return {
+        "followed": float(followed),
+        "kept": float(np.mean(rest)),
+        "all_kept": float(all(rest)),
+        "both": float(followed and all(rest)),
+        "outside": float(apart.mean()),
+    }
+
+
+def of_colour(frames: Frames, colour: str) -> NDArray[np.bool_]:
+    """Pixels (frames, height, width) that are nearest in direction to a colour, and not background."""
+    palette = np.array(list(shapes.COLOURS.values()), dtype=np.float64)
+    unit = palette / np.linalg.norm(palette, axis=1, keepdims=True)
+    bright = np.linalg.norm(frames.astype(float), axis=-1) > verifier.FAINT * np.linalg.norm(
+        palette[[*shapes.COLOURS].index(colour)]
+    )
+    nearest: NDArray[np.bool_] = (frames @ unit.T).argmax(-1) == [*shapes.COLOURS].index(colour)
+    return bright & nearest
+
+
+def right(frames: Frames, caption: str) -> bool:
+    """Whether the verifier finds a video all right."""
+    return bool(verifier.attributes(frames[None], [caption])["all_right"])
+
+
+def own(session: Session, case: Case) -> tuple[Trajectory | None, dict[str, float]]:
+    """The model's own source: of the first noise whose video is right, None where none is."""
+    for candidate in range(TRIES):
+        noise = NoiseRecipe(case.number, candidate, tuple(session.spec.shape)).draw()
+        found = generated(session, noise)
+        if right(found.frames, case.source):
+            return found, {"noise": candidate}
+    return None, {}
+
+
+def rendered(session: Session, case: Case) -> tuple[Trajectory | None, dict[str, float]]:
+    """The rendered source, inverted, and the error of its inversion; None where the scene has no place."""
+    things = [case.before, case.other]
+    rng = np.random.default_rng(case.number)
+    scene = next(filter(None, (shapes.place(things, rng) for _ in range(100))), None)
+    if scene is None:
+        return None, {}
+    found = inverted(session, shapes.render(scene))
+    plain = Session(session.pipe, case.source, **{**session.call, "guidance_scale": OFF})
+    again, kept = plain.generate(found.noise), Rehearsal(plain).frames(found.latents)  # type: ignore[arg-type]
+    error = float(np.abs(again.astype(float) - kept).mean())
+    about = {"error": error, "right": float(right(again, case.source)), "deviation": float(found.noise.std())}
+    return found, about
+
+
+SOURCES: dict[str, Callable[[Session, Case], tuple[Trajectory | None, dict[str, float]]]] = {
+    "own": own,
+    "rendered": rendered,
+}
+
+
+def edits(pipe: Any, case: Case, kind: str, skip: set[str], call: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A line for each method that is not to be skipped."""
+    source, target = Session(pipe, case.source, **call), Session(pipe, case.target, **call)
+    flow = levels_of(source)[0].flow
+    methods = [*INJECTED, "none", "source", *["flowedit"] * flow]
+    if skip >= {*methods} or "dropped" in skip:
+        return
+    line = {"case": case.number, "kind": kind, "change": case.change, "target": case.target}
+    trajectory, about = SOURCES[kind](source, case)
+    if trajectory is None:
+        yield {**line, "method": "dropped"}
+        return
+    for method in methods:
+        if method in skip:
+            continue
+        before = sum(target.ledger.entries.values())
+        if method == "source":
+            frames = trajectory.frames
+        elif method == "flowedit":
+            assert trajectory.latents is not None
+            made = flow_edited(source, target, trajectory.latents, seed=case.number)
+            frames = Rehearsal(target).frames(made)
+        else:
+            layers, stop = INJECTED.get(method, ("", 0.0))
+            names = layers_named(target, layers) if layers else []
+            target.acts = [injecting(target, source, trajectory, names, stop)] if names else []
+            frames = target.generate(trajectory.noise)
+            target.acts = []
+        spent = sum(target.ledger.entries.values()) - before
+        yield {**line, "method": method, **about, "nfe": spent, **outcome(case, frames, trajectory.frames)}
+
+
+def run(model: str, out: Path, count: int, steps: int | None) -> None:
+    """Makes the edits that are not yet in the file."""
+    pipe = load(model, dtype="float32", device="cpu")
+    call = {} if steps is None else {"num_inference_steps": steps}
+    if out.exists() and not out.read_text().endswith("\n"):
+        out.write_text(out.read_text() + "\n")  # after a line that was cut off
+    done = defaultdict[tuple[int, str], set[str]](set)
+    for line in lines(out):
+        done[line["case"], line["kind"]].add(line["method"])
+    for case in cases(count):
+        for kind in SOURCES:
+            for line in edits(pipe, case, kind, done[case.number, kind], call):
+                with out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        print(f"{case.number + 1} of {count}", flush=True)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The edits that are there; a last line that was cut off is left out."""
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """Rows of Markdown: means with intervals over captions, then differences of `low` to the others."""
+    rows = []
+    for kind in SOURCES:
+        by = defaultdict[str, dict[int, dict[str, Any]]](dict)
+        for line in found:
+            if line["kind"] == kind:
+                by[line["method"]][line["case"]] = line
+        if dropped := len(by.pop("dropped", {})):
+            rows.append(f"{kind}: {dropped} captions dropped, without a right source")
+        for method, own_lines in by.items():
+            cells = []
+            for what in ("followed", "kept", "all_kept", "both", "outside"):
+                mean, low, high = statistics.bootstrap([line[what] for line in own_lines.values()])
+                cells.append(f"{mean:.3f} ({low:.3f} to {high:.3f})")
+            rows.append(f"| {kind} | {method} | {len(own_lines)} | {' | '.join(cells)} |")
+        for method in by:
+            both = sorted(by["low"].keys() & by[method].keys())
+            if method == "low" or not both:
+                continue
+            cells = []
+            for what in ("both", "outside"):
+                pairs = [by["low"][case][what] - by[method][case][what] for case in both]
+                mean, low, high = statistics.bootstrap(pairs)
+                cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
+            rows.append(f"| {kind} | low − {method} | {len(both)} | {' | '.join(cells)} |")
+        rivals = [method for method in ("all", "high", "low-40", "flowedit") if method in by]
+        for method, p in zip(
+            rivals, statistics.holm([signs(by["low"], by[each]) for each in rivals]), strict=True
+        ):
+            rows.append(f"| {kind} | low − {method}: p of both, Holm | {p:.3f} |")
+        for what in ("error", "right", "deviation"):
+            if values := [line[what] for line in by.get("source", {}).values() if what in line]:
+                rows.append(f"| {kind} | inversion: {what} | {len(values)} | {np.mean(values):.3f} |")
+    return rows
+
+
+def signs(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> float:
+    """The two-sided sign test on *both*, over the cases in which they differ."""
+    pairs = [one[case]["both"] - other[case]["both"] for case in one.keys() & other.keys()]
+    wins, losses = sum(each > 0 for each in pairs), sum(each < 0 for each in pairs)
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("run")
+    making.add_argument("model", help="name of an embedded model, or a folder")
+    making.add_argument("--out", type=Path, required=True, help="file of lines, appended to")
+    making.add_argument("--captions", type=int, default=60)
+    making.add_argument("--steps", type=int, help="denoising steps (else the model's)")
+    showing = commands.add_parser("table")
+    showing.add_argument("file", type=Path)
+    given = parser.parse_args()
+    if given.command == "run":
+        run(given.model, given.out, given.captions, given.steps)
+    else:
+        print("\n".join(table(lines(given.file))))

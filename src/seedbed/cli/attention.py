@@ -1,0 +1,119 @@
+"""The commands that look at attention: `seedbed study` and `seedbed maps`."""
+
+from pathlib import Path
+from typing import Any
+
+from typer import Argument, Option
+
+from seedbed.cli import options as opt
+from seedbed.cli.outputs import Writer, checked, named_after, print_json, write_together
+from seedbed.errors import BadInput
+from seedbed.files import read_text
+
+
+def study(
+    *,
+    prompts: Path = Argument(metavar="PROMPTS.txt", help="Text file with a prompt on each line."),
+    looked: str | None = Option(
+        None, "--at", metavar="N,N,...", help="Steps that are looked at, from 0 (else four of the schedule)."
+    ),
+    layers: list[str] | None = Option(
+        None, help="Kind of layers, or a glob on their names (else all); repeatable."
+    ),
+    perturb: list[str] | None = Option(
+        None, help="What replaces a layer: identity, uniform (else both) or none; repeatable."
+    ),
+    window: str = Option("0,1", metavar="FROM,TO", help="When it is replaced, as shares of the steps."),
+    verifier: str | None = Option(
+        None, metavar="NAME", help="Its numbers are effects too: shapes, clip:FOLDER or aesthetic:FOLDER."
+    ),
+    rows: int = Option(256, min=1, help="Rows of a layer that are looked at, of text and of video each."),
+    seed: int = Option(0, min=0, help="Of the first prompt's noise; the next prompt has the next."),
+    out: Path = opt.writing(Path("study.html"), metavar="FILE.html", help="Report to write."),
+    table: Path | None = opt.writing(
+        None, metavar="FILE", help="Table to write too: .parquet, or .json, in the folder of the report."
+    ),
+    fps: float = opt.FPS,
+    run: opt.Run,
+) -> None:
+    """Look at a model's attention layer by layer, and at what becomes of videos without each layer."""
+    from seedbed.adaptation.findings import require
+    from seedbed.adaptation.study import study as look
+    from seedbed.verifiers import resolve
+
+    texts = [line.strip() for line in read_text(prompts, "the prompts").splitlines() if line.strip()]
+    if not texts:
+        raise BadInput(f"{prompts} has no prompt: write one on each line")
+    page = checked(out, ".html")
+    if table is not None and checked(table, ".parquet", ".json").parent.resolve() != page.parent.resolve():
+        raise BadInput(f"the table {table} must lie in the folder of the report {page}")
+    require("scipy", "the report")
+    if table is not None and table.suffix.lower() == ".parquet":
+        require("pyarrow", "a table in Parquet")
+    judge = None if verifier is None else resolve(verifier)
+    asked: dict[str, Any] = {"seed": seed, "layers": layers or "all", "verifier": judge, "rows": rows}
+    asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
+    asked |= {"window": _numbers("--window", window, 2)}
+    if perturb:
+        asked["perturb"] = [each for each in perturb if each != "none"]
+    result = look(run.load(), texts, **asked, **run.arguments())
+    files: dict[Path, Writer] = {page: lambda path: result.report(path, fps)}
+    if table is not None:
+        files[table] = result.save
+    write_together(files)
+    written = {"report": page, **({} if table is None else {"table": table})}
+    if run.as_json:
+        found = [each._asdict() for each in result.correlations()]
+        print_json(written, high=result.high_entropy, low=result.low_entropy, correlations=_plain(found))
+        return
+    print(f"high    {', '.join(result.high_entropy)}")
+    print(f"low     {', '.join(result.low_entropy)}")
+    for what, path in written.items():
+        print(f"{what:<7} {path}")
+
+
+def maps(
+    *,
+    prompt: str = opt.PROMPT,
+    word: str | None = Option(None, help="Word of the prompt."),
+    place: str | None = Option(
+        None, metavar="F,R,C", help="Frame, row and column, each a share from 0 to 1: 0.5,0.5,0.5."
+    ),
+    layers: list[str] | None = Option(
+        None, help="Kind of layers, or a glob on their names (else all); repeatable."
+    ),
+    looked: str | None = Option(
+        None, "--at", metavar="N,N,...", help="Steps, from 0 (else three of the schedule)."
+    ),
+    seed: int = Option(0, min=0, help="The video is that of its first noise."),
+    out: Path | None = opt.writing(None, metavar="FILE", help="Page (.html) or picture (.png) to write."),
+    run: opt.Run,
+) -> None:
+    """Show where a word of the prompt, or a place of the video, looks while it is denoised."""
+    from seedbed.adaptation.maps import maps as look
+
+    path = checked(out or named_after(prompt, "-maps.html"), ".html", ".png")
+    asked: dict[str, Any] = {"word": word, "seed": seed, "layers": layers or "all"}
+    asked |= {"place": None if place is None else tuple(_numbers("--place", place, 3))}
+    asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
+    result = look(run.load(), prompt, **asked, progress=run.progress, call=run.call)
+    write_together({path: result.save})
+    if run.as_json:
+        print_json({"maps": path}, target=result.target, layers=sorted({each.layer for each in result.maps}))
+        return
+    print(f"maps    {path}")
+
+
+def _numbers(option: str, text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise BadInput(f"cannot read {option} {text}: write {count} numbers with commas")
+    return numbers
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JSON has no nan: None in its place."""
+    return [{key: None if value != value else value for key, value in row.items()} for row in rows]

@@ -1,0 +1,94 @@
+"""Video files of any origin, as as many frames of one size and rate as a model makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from seedbed.errors import BadInput
+
+
+def read_frames(
+    path: str | os.PathLike[str], count: int, fps: float
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """The first frames of a video file, at another rate: at each time the frame that is shown then.
+
+    Args:
+        count: of frames to give back.
+        fps: their rate, per second.
+
+    Returns:
+        uint8 (count, height, width, 3), and the file's own "width", "height" and "fps".
+
+    Raises:
+        BadInput: there is no such file, it is no video that can be read, or it ends too soon.
+    """
+    import av
+
+    name = Path(path).name
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    chosen: list[NDArray[np.uint8]] = []
+    last: Any = None
+    with file:
+        try:
+            with av.open(file) as container:
+                if not container.streams.video:
+                    raise BadInput(f"{name} has no video in it: it cannot be edited")
+                stream = container.streams.video[0]
+                rate = float(stream.average_rate or fps)
+                start = None
+                end = 0.0
+                for number, frame in enumerate(container.decode(stream)):
+                    time = number / rate if frame.time is None else float(frame.time)
+                    start = time if start is None else start
+                    # What was shown until now; half a tick, as times are rounded.
+                    while (
+                        last is not None and len(chosen) < count and len(chosen) / fps < time - start - 1e-3
+                    ):
+                        chosen.append(last.to_ndarray(format="rgb24"))
+                    if len(chosen) == count:
+                        break
+                    last, end = frame, time - start + 1 / rate
+                while last is not None and len(chosen) < count and len(chosen) / fps < end - 1e-3:
+                    chosen.append(last.to_ndarray(format="rgb24"))
+        except BadInput:
+            raise
+        except Exception as error:  # whatever PyAV makes of a file that is none of its own
+            raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
+    if last is None:
+        raise BadInput(f"{name} has no frames in it")
+    if len(chosen) < count:
+        raise BadInput(
+            f"{name} is too short: it lasts {end:.3g} s, and {count} frames at {fps:g} per second begin over "
+            f"{(count - 1) / fps:.3g} s; give a longer video, a higher rate or fewer frames"
+        )
+    height, width = chosen[0].shape[:2]
+    return np.stack(chosen), {"width": width, "height": height, "fps": rate}
+
+
+def conformed(
+    frames: NDArray[np.uint8], height: int, width: int
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Frames (n, ., ., 3) in another size: the middle of them in its proportions, resized.
+
+    Shrunk by the mean over areas, enlarged bicubically. Also returns height and width of that middle.
+    """
+    tall, wide = frames.shape[1:3]
+    scale = min(tall / height, wide / width)
+    rows, columns = min(tall, round(height * scale)), min(wide, round(width * scale))
+    top, left = (tall - rows) // 2, (wide - columns) // 2
+    frames = frames[:, top : top + rows, left : left + columns]
+    if (rows, columns) != (height, width):
+        how = Image.Resampling.BOX if scale > 1 else Image.Resampling.BICUBIC
+        frames = np.stack([np.asarray(Image.fromarray(each).resize((width, height), how)) for each in frames])
+    return np.ascontiguousarray(frames), (rows, columns)

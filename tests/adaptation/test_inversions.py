@@ -1,0 +1,108 @@
+"""From a video to a noise, and back by the pipeline's own unguided call."""
+
+import numpy as np
+import pytest
+import torch
+
+from seedbed import zoo
+from seedbed.adaptation.trajectory import _Way, inverted
+from seedbed.errors import NotSupported
+from seedbed.pipelines.encoding import Rehearsal
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import denoise
+from seedbed.worlds.shapes import caption, render, scenes
+from tests.conftest import slow
+from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
+
+BY_NAME = {each.name: each for each in FAMILIES}
+
+
+def without_guidance(pipe, prompt, **call):
+    off = Session(pipe, prompt, **call).facts.off
+    return Session(pipe, prompt, **{**call, **off})
+
+
+# v-prediction with zero terminal SNR; flow matching, packed; epsilon.
+@pytest.mark.parametrize("kind", ["cogvideox", "ltx", "animatediff", slow("sdxl")])
+def test_steps_by_hand_are_the_pipelines_own_to_rounding(kind):
+    pipe, call = BUILDERS[kind](), {**CALLS[kind], "num_inference_steps": 4}
+    session = without_guidance(pipe, PROMPT, **call)
+    noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(0))
+    way, found = _Way(Rehearsal(session)), []
+
+    def descend():
+        shape = way.evaluated[0].given["sample"].shape
+        x = (noise * way.scale / way.level(0).scale).reshape(shape)
+        for step in range(len(way.evaluated)):
+            x = way._step(way._prediction(step, x, way.output(step, x)))
+        found.append(x)
+
+    way.within(descend)
+    own = denoise(session, noise)
+    assert way.note == ""
+    assert float((found[0].reshape(own.shape) - own).abs().max()) < 2e-5 * float(own.abs().max())
+
+
+def test_a_rendered_video_comes_back_from_its_inversion():
+    """On the embedded model: latents to 5 % of their deviation, pixels to half a grey level on average."""
+    pipe, scene = zoo.load(), next(scenes(3))
+    session = Session(pipe, caption(scene), guidance_scale=1.0)
+    trajectory = inverted(session, render(scene))
+    assert session.ledger.entries["inversion"] == 2 * 20 + 1
+    assert trajectory.note == "" and len(trajectory.inputs) == 20
+    back = denoise(session, trajectory.noise).float().cpu()
+    kept = trajectory.latents.cpu()
+    assert float((back - kept).square().mean().sqrt() / kept.std()) < 0.05
+    decoded = Rehearsal(session).frames(kept).astype(float)
+    again = session.generate(trajectory.noise).astype(float)
+    assert np.abs(again - decoded).mean() < 0.5
+
+
+def test_more_passes_come_back_nearer():
+    pipe, scene = zoo.load(), next(scenes(4))
+    session = Session(pipe, caption(scene), guidance_scale=1.0, num_inference_steps=6)
+    errors = []
+    for passes in (1, 8):
+        trajectory = inverted(session, render(scene), passes=passes)
+        errors.append(float((denoise(session, trajectory.noise) - trajectory.latents).abs().mean()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_a_solver_of_higher_order_is_said_to_be_one():
+    pipe, call = BUILDERS["wan"](), {**CALLS["wan"], "num_inference_steps": 5}
+    session = without_guidance(pipe, PROMPT, **call)
+    video = np.zeros((9, 16, 16, 3), np.uint8)
+    assert "UniPCMultistepScheduler takes other steps" in inverted(session, video).note
+
+
+def test_a_channel_of_other_things_beside_the_latents_is_left_as_it_is():
+    family = BY_NAME["CogVideoX, image to video"]
+    session = without_guidance(family.build(), family.prompt, **family.call)
+    way = _Way(Rehearsal(session))
+    whole = way.given(0, torch.zeros(way.evaluated[0].given["sample"].shape))
+    assert whole.shape[2] == 2 * session.spec.shape[1]
+    assert not whole[way.place].any() and whole.any()
+
+
+def test_a_scheduler_of_second_order_is_said_to_be_one():
+    from diffusers import HeunDiscreteScheduler
+
+    pipe = BUILDERS["sdxl"]()
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    session = without_guidance(pipe, PROMPT, **CALLS["sdxl"])
+    note = inverted(session, np.zeros((1, 16, 16, 3), np.uint8)).note
+    assert "HeunDiscreteScheduler takes other steps" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("CogVideoX, video to video", "no inversion gives noise alone"),
+        pytest.param("ChronoEdit", "does not run with one output", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_inverted_says_so(name, line):
+    family = BY_NAME[name]
+    session = Session(family.build(), family.prompt, **family.call)
+    with pytest.raises(NotSupported, match=line):
+        inverted(session, np.zeros((9, 16, 16, 3), np.uint8))
