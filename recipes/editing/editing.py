@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from seedbed import statistics
 from seedbed.adaptation.editing import injecting
 from seedbed.adaptation.flowedit import flow_edited
 from seedbed.adaptation.layout import layers_named
 from seedbed.adaptation.trajectory import Trajectory, generated, inverted
-from seedbed.lab import statistics
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.encoding import Rehearsal
 from seedbed.pipelines.loading import load
