@@ -40,11 +40,13 @@ def curves(logs: Path, name: str, figure: Path) -> None:
     import matplotlib.pyplot as plt
 
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
-    if (logs / name / "vae.log.jsonl").exists():
-        vae = rows(logs / name / "vae.log.jsonl")
+    if stages := sorted((logs / name).glob("stage-*.log.jsonl")):
+        # Of a model that went on from another one there is no autoencoder to show.
+        vae = rows(logs / name / "vae.log.jsonl") if (logs / name / "vae.log.jsonl").exists() else []
         left.plot([r["step"] for r in vae], [r["psnr"] for r in vae], color="#2a6f97", linewidth=1)
         left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
-        stages = sorted((logs / name).glob("stage-*.log.jsonl"))
+        if not vae:
+            left.remove()
         losses = {f"stage {n}": (rows(stage), "loss") for n, stage in enumerate(stages, 1)}
         right.set(title="denoiser", xlabel="step", ylabel="loss", yscale="log")
     else:
@@ -86,10 +88,11 @@ def reading(again: dict[str, Any], kind: str) -> str:
 def trained(config: dict[str, Any]) -> str:
     """What was trained for how long."""
     lesson = config["reading"]
+    own = config["stages"][1 if "start" in config else 0 :]
     stages = "; then ".join(
         f"{stage['steps']:,} steps of {stage['batch']} clips with patches of "
         f"{stage['transformer']['patch_size']} x {stage['transformer']['patch_size']} latent pixels"
-        for stage in config["stages"]
+        for stage in own
     )
     loose = " and ".join(
         f"in {100 * share:.0f} % of all cases the other's {name}" for name, share in config["loose"].items()
@@ -116,7 +119,7 @@ def bound(rows: list[dict[str, Any]]) -> str:
 
     def worst(attribute: str) -> str:
         row = max(rows, key=lambda row: row[attribute][0])
-        mean, low, high = (f"{100 * value:.2g}" for value in row[attribute])
+        mean, low, high = (f"{100 * value:.3g}" for value in row[attribute])
         return f"{mean} % [{low}, {high}] (at {row['share']:g} of the times)"
 
     return f"motions {worst('motion')}, shapes {worst('shape')}"
@@ -151,9 +154,12 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[
         )
     )
     origin = "trained from nothing by `recipes/shapes`"
+    if "start" in config:
+        origin = f"""which `recipes/shapes` made of `{config["start"]}`:
+autoencoder, text encoder and the first stage are those of that model, trained from nothing by the recipe of commit 58e2916"""
     training = f"""Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
 its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
-Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, bf16 autocast, two CPU cores."""
+Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, on CPU cores (bf16 autocast where they have it)."""
     if name != teacher:
         origin, training = f"a student of `{teacher}` that needs fewer steps", taught(config)
     call = ", ".join(f"{key}={value}" for key, value in result["call"].items())

@@ -25,7 +25,7 @@ LESSON = {"steps": 0, "batch": 64, "lr": 0.003}
 LOOSE = {"motion": 0.4, "shape": 0.4}
 
 
-@pytest.fixture(params=["shapes-cogvideox", "shapes-wan"])
+@pytest.fixture(params=["shapes-cogvideox-fine", "shapes-wan"])
 def config(request):
     """Of each model, smaller."""
     config = settings(json.loads((RECIPE / "config.json").read_text()), request.param)
@@ -105,7 +105,7 @@ def test_a_model_knows_what_it_is_trained_with_and_no_other_models_settings():
     config = json.loads((RECIPE / "config.json").read_text())
     found = settings(config, "shapes-wan")
     assert found["family"] == "wan" and found["seed"] == config["seed"]
-    assert "models" not in found and config["models"]["shapes-cogvideox"]["family"] == "cogvideox"
+    assert "models" not in found and config["models"]["shapes-cogvideox-fine"]["family"] == "cogvideox"
 
 
 @pytest.mark.slow
