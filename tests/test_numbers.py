@@ -83,7 +83,7 @@ ROWS = [row for start in re.findall(r"^## .*", CLAIMS, re.MULTILINE) for row in 
 def test_what_measured_the_claims_is_there(row):
     assert SOURCES[row[0]].is_file()
     (command,) = code(row[3])
-    assert (ROOT / command.split()[-1]).is_file()
+    assert any((ROOT / part).is_file() for part in command.split())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:50])
@@ -132,3 +132,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_results():
             assert share == f"{written(mean / spread['gap'][0], '1', True)} %", choice
             shares += 1
     assert shares == 4
+
+
+def test_the_page_of_attention_has_the_numbers_of_its_study():
+    section = (ROOT / "docs/attention.md").read_text().partition("## What was measured")[2]
+    result = ROOT / "recipes/attention/results/shapes-cogvideox.json"
+    assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [result])
