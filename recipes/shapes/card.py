@@ -155,7 +155,7 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[
     )
     origin = "trained from nothing by `recipes/shapes`"
     if "start" in config:
-        origin = f"""which `recipes/shapes` made of `{config["start"]}`:
+        origin = f"""which `recipes/shapes/train.py {name}` made of `{config["start"]}`:
 autoencoder, text encoder and the first stage are those of that model, trained from nothing by the recipe of commit 58e2916"""
     training = f"""Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
 its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}

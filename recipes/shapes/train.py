@@ -1,8 +1,8 @@
 """Train an embedded shapes model: `python recipes/shapes/train.py shapes-wan --out runs/shapes-wan`.
 
 Autoencoder, latents, the stages of the denoiser, export. Each resumes from its last checkpoint and is skipped
-once its result lies in the folder, so the same command continues an interrupted run. With `--from FOLDER`, an
-exported model of the same configuration stands for the autoencoder and for the denoiser's first stage.
+once its result lies in the folder, so the same command continues an interrupted run. Where a model's settings
+name another one as its `start`, that stands for the autoencoder and for the denoiser's first stage.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from common import settings
 from export import export
 from families import FAMILIES
 
+from seedbed.pipelines.loading import locate
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a model of config.json")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.json"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     arguments = parser.parse_args()
     whole, out = json.loads(arguments.config.read_text()), arguments.out
     if arguments.model not in whole["models"]:
@@ -32,8 +33,9 @@ if __name__ == "__main__":
     family, seed = FAMILIES[config["family"]], config["seed"]
     out.mkdir(parents=True, exist_ok=True)
 
-    if arguments.start is not None and not (out / "vae").exists():
-        shutil.copytree(arguments.start / "vae", out / "vae")
+    start = Path(locate(config["start"])) if "start" in config else None
+    if start is not None and not (out / "vae").exists():
+        shutil.copytree(start / "vae", out / "vae")
     if (out / "vae" / "config.json").exists():
         vae = type(family.autoencoder(config["autoencoder"]["model"])).from_pretrained(out / "vae")
     else:
@@ -44,7 +46,7 @@ if __name__ == "__main__":
     data = out / "latents.safetensors"
     if not data.exists():
         autoencoder.encode_set(family, vae, config["latents"], seed + 2, data)
-    model = None if arguments.start is None else denoiser.exported(config, arguments.start)
+    model = None if start is None else denoiser.exported(config, start)
     for stage in range(model is not None, len(config["stages"])):
         model = denoiser.train(config, stage, data, out, model)
     export(model, vae, config, out / arguments.model)

@@ -14,7 +14,7 @@ from seedbed.adaptation import Enhance, Guide, adapt, adaptations_named
 from seedbed.adaptation.guidance import _skipped
 from seedbed.adaptation.layout import entropies_of, layers_named, layout_of
 from seedbed.attention import Tap
-from seedbed.attention.interventions import WHOLE, identity
+from seedbed.attention.interventions import identity
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.steps import Position
@@ -329,4 +329,3 @@ def test_what_the_model_does_not_have_is_told_before_anything_runs(pipe_of):
 def test_texts_read_back(text):
     (found,) = adaptations_named(text)
     assert adaptations_named(text_of(found)) == (found,)
-    assert slice(None) == WHOLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
@@ -83,7 +83,9 @@ def _within(
         yield found
 
 
-def enhance(pipe: Any, prompt: str = "", *, call: Mapping[str, Any] | None = None, **options: Any) -> Any:
+def enhance(
+    pipe: Any, prompt: str = "", *, call: Mapping[str, Any] | None = None, **options: Any
+) -> AbstractContextManager[Enhance]:
     """`with seedbed.enhance(pipe, strength=0.2): pipe(...)`: the pipeline's own calls, enhanced.
 
     Args:
@@ -101,7 +103,9 @@ def enhance(pipe: Any, prompt: str = "", *, call: Mapping[str, Any] | None = Non
     return _within(pipe, Enhance(**options), prompt, call)
 
 
-def guide(pipe: Any, prompt: str, *, call: Mapping[str, Any] | None = None, **options: Any) -> Any:
+def guide(
+    pipe: Any, prompt: str, *, call: Mapping[str, Any] | None = None, **options: Any
+) -> AbstractContextManager[Guide]:
     """`with seedbed.guide(pipe, prompt, perturb="skip"): pipe(prompt, ...)`: guided by a perturbed model too.
 
     Args:

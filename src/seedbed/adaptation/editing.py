@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from seedbed.adaptation.layout import Layout, layout_of
-from seedbed.adaptation.trajectory import Trajectory, is_list, latents_among
+from seedbed.adaptation.trajectory import Trajectory, is_list
 from seedbed.attention.interventions import WHOLE, inject
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import main_input, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Handler, SplitBatch, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.compiled import refuse_caches
@@ -102,7 +102,7 @@ class _Injected:
     def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         module = self.module
         given = named_arguments(parameter_names(type(module)), args, kwargs)
-        latents = latents_among(given)
+        latents = main_input(given)
         rows = len(latents)
         own, _ = prompt_parts(self.target, given, rows, 1)
         if own is None:

@@ -238,7 +238,7 @@ class Study:
 
     def report(self, path: str | os.PathLike[str], fps: float = 8) -> Path:
         """Writes a page that needs no other file: profile, effects, correlations, frames and maps."""
-        from seedbed.report.attention import study_page
+        from seedbed.report.attention_page import study_page
 
         data = {**vars(self), "fps": fps, "correlations": self.correlations()}
         data |= {"layers": self._rows_of_layers(), "effects": [], "pictures": []}

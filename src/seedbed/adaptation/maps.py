@@ -79,7 +79,7 @@ class Maps:
 
         Raises BadInput for another ending.
         """
-        from seedbed.report.attention import maps_image, maps_page
+        from seedbed.report.attention_page import maps_image, maps_page
         from seedbed.report.video import encode_image
 
         suffix, data = Path(path).suffix.lower(), {**vars(self), "maps": [vars(each) for each in self.maps]}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from seedbed.attention.kinds import Arguments, named_arguments, parameter_names
+from seedbed.attention.kinds import Arguments, main_input, named_arguments, parameter_names
 from seedbed.errors import NotSupported
 from seedbed.pipelines import drawing
 from seedbed.pipelines.discover import Enough
@@ -50,17 +50,6 @@ class Trajectory:
     note: str = ""
 
 
-def latents_among(given: Arguments) -> Any:
-    """Of a denoiser's arguments by name, the latents: the first tensor, or a list with one for each row.
-
-    A model that packs everything into one sequence takes the numbers of its words before such a list.
-    """
-    values = [value for value in given.values() if isinstance(value, (Tensor, list))]
-    if isinstance(values[0], Tensor) and values[0].ndim == 1 and not values[0].is_floating_point():
-        values = [value for value in values if isinstance(value, list)] or values
-    return values[0]
-
-
 def is_list(leaf: Any) -> bool:
     """Whether to take a value of the arguments as one leaf: lists hold a value for each row."""
     return isinstance(leaf, list)
@@ -77,7 +66,7 @@ def generated(session: Session, noise: Tensor, show: Show = silent) -> Trajector
 
     def see(module: nn.Module, args: Any, kwargs: Any) -> None:
         given = named_arguments(parameter_names(type(module)), args, kwargs)
-        latents = latents_among(given)
+        latents = main_input(given)
         row, _ = prompt_parts(session, given, len(latents), 1)
         if row is not None:
             one = latents[row : row + 1]
@@ -167,7 +156,7 @@ class _Way:
         self.session, self.evaluated = rehearsal.session, rehearsal.evaluations()
         self.scheduler, self.forwards = rehearsal.scheduler, dict[nn.Module, Callable[..., Any]]()
         first = self.evaluated[0]
-        seen, sample = _single(latents_among(self._named(first))), first.given["sample"]
+        seen, sample = _single(main_input(self._named(first))), first.given["sample"]
         self.place = _place(seen, sample * self.level(0).scale)
         if self.place is None or _sizes(sample.shape) != _sizes(self.session.spec.shape):
             raise NotSupported(
@@ -207,7 +196,7 @@ class _Way:
 
     def given(self, step: int, sample: Tensor) -> Any:
         """The latents that the denoiser is given for a sample of the scheduler."""
-        like = latents_among(self._named(self.evaluated[step]))
+        like = main_input(self._named(self.evaluated[step]))
         latents = _single(like).clone()
         part = latents[self.place]
         latents[self.place] = (sample * self.level(step).scale).to(latents).reshape(part.shape)
@@ -216,7 +205,7 @@ class _Way:
     def output(self, step: int, sample: Tensor) -> Tensor:
         """What the scheduler is handed for a sample: the denoiser's output, as the pipeline hands it on."""
         asked = self.evaluated[step]
-        old, new = latents_among(self._named(asked)), self.given(step, sample)
+        old, new = main_input(self._named(asked)), self.given(step, sample)
         leaves, spec = tree_flatten((asked.args, asked.kwargs), is_leaf=is_list)
         args, kwargs = tree_unflatten([new if leaf is old else leaf for leaf in leaves], spec)
         self.session.ledger.add("inversion", 1)

@@ -11,10 +11,10 @@ from rich.table import Table
 
 import seedbed
 from seedbed.cli import options as opt
-from seedbed.cli.attention import maps, study
 from seedbed.cli.edits import edit
 from seedbed.cli.lab import calibrate, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
+from seedbed.cli.studies import maps, study
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
