@@ -26,13 +26,7 @@ from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, shown
 
 DEFAULT = "shapes-cogvideox"
-EMBEDDED = (
-    DEFAULT,
-    "shapes-cogvideox-fine",
-    "shapes-cogvideox-loose",
-    "shapes-cogvideox-snr",
-    "shapes-cogvideox-unread",
-)
+EMBEDDED = (DEFAULT,)
 RECORDED = "seedbed:zoo/models/"  # before the name of an embedded model in a record, wherever the model lies
 _NO_JSON = ("Infinity", "-Infinity", "NaN")  # bounds of a scheduler, which a record holds as text
 _PACKAGE = Path(__file__).resolve().parents[1]
