@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 def test_generate_needs_no_model_and_leaves_three_files(made):
     assert {path.name for path in made.iterdir()} >= {"video.mp4", "video.json", "video.html"}
     record = json.loads((made / "video.json").read_text())
-    assert record["model"] == "seedbed:zoo/models/shapes-cogvideox"
+    assert record["model"] == "seedbed:models/shapes-cogvideox"
     assert record["call"]["max_sequence_length"] == 12
     rungs = json.loads((zoo.path() / "seedbed-profile.json").read_text())["preview"]
     assert record["acquisition"] == "previews" and record["reason"].startswith("auto: ")
@@ -71,7 +71,7 @@ def test_generate_scores_attention_where_asked_to_or_where_the_verifier_is_at_a_
 def test_embedded_models_go_by_their_names(tmp_path):
     arguments = ["--model", "shapes-cogvideox-snr", "--acquisition", "bansa", "--candidates", "2", "--json"]
     result = seedbed(tmp_path, "select", PROMPT, *arguments)
-    assert json.loads(result.stdout)["record"]["model"] == "seedbed:zoo/models/shapes-cogvideox-snr"
+    assert json.loads(result.stdout)["record"]["model"] == "seedbed:models/shapes-cogvideox-snr"
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import seedbed
-from seedbed import BadRecord, zoo
+from seedbed import BadRecord
 from seedbed.selection.record import Selection, sealed
-from tests.golden.write import EMBEDDED, FILE, fingerprint, made
+from tests.golden.write import FILE, fingerprint, made
 from tests.pipelines import FAMILIES, Family
 from tests.pipelines.family import Missing
 
@@ -24,15 +24,12 @@ SOME = (
     "Wan 2.1",
     "LTX-Video",
     "AnimateDiff (SD 1.5)",
-    f"seedbed:{zoo.DEFAULT}",
 )
 RECORDS = {line["name"]: line for line in LINES}
 assert set(SOME) <= RECORDS.keys()
 
 
 def family_of(name: str) -> Family:
-    if name.startswith("seedbed:"):
-        return Family(name, lambda: zoo.load(name.removeprefix("seedbed:")), prompt=EMBEDDED)
     return next(family for family in FAMILIES if family.name == name)
 
 
@@ -51,7 +48,7 @@ def line(request):
 
 
 def test_every_pipeline_of_the_table_has_its_records():
-    assert [name for name in RECORDS if not name.startswith("seedbed:")] == [f.name for f in FAMILIES]
+    assert [*RECORDS] == [f.name for f in FAMILIES]
 
 
 def test_old_records_replay(line):

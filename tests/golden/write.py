@@ -1,4 +1,4 @@
-"""Writes `records.jsonl`: what every pipeline of the table and every embedded model makes, with its record.
+"""Writes `records.jsonl`: what every pipeline of the table makes, with its record.
 
 `python -m tests.golden.write` with one thread. Each line has the record of a generation, chosen by BANSA
 among three noises, and that of one chosen by previews, whose scores are checksums of the previewed frames.
@@ -19,13 +19,11 @@ import torch
 import transformers
 
 import seedbed
-from seedbed import zoo
 from seedbed.acquisition import Bansa, Previews
 from tests.pipelines import FAMILIES, Family
 
 FILE = Path(__file__).with_name("records.jsonl")
 QUIET: dict[str, Any] = dict(progress=False)
-EMBEDDED = "a red circle moving left and a blue square moving up"
 
 
 def fingerprint() -> dict[str, str]:
@@ -64,9 +62,6 @@ def lines() -> Iterator[dict[str, Any]]:
     yield fingerprint()
     for family in FAMILIES:
         yield made(family)
-    for name in zoo.names():
-        model = Family(f"seedbed:{name}", lambda name=name: zoo.load(name), prompt=EMBEDDED)  # type: ignore[misc]
-        yield made(model)
 
 
 if __name__ == "__main__":

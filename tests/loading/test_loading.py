@@ -124,15 +124,34 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch):
 
 def test_embedded_models_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert names() == list(EMBEDDED)  # this is a checkout
+    assert names() == list(EMBEDDED)
     assert locate(None) == locate(DEFAULT) == str(PACKAGE / "zoo/models" / DEFAULT)
     for name in names():
         folder = Path(locate(name))
         assert (folder / "model_index.json").is_file()
-        # What records have always said, wherever the models lay.
-        assert recorded_name(str(folder)) == f"seedbed:zoo/models/{name}"
-        assert locate(f"seedbed:zoo/models/{name}") == str(folder)
-    assert recorded_name(locate(EMBEDDED[1])) == recorded_name(f"{PACKAGE}/../../models/{EMBEDDED[1]}")
+        assert recorded_name(str(folder)) == f"seedbed:models/{name}"
+        assert locate(f"seedbed:models/{name}") == str(folder)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "shapes-cogvideox-fine",
+        "shapes-cogvideox-loose",
+        "shapes-cogvideox-snr",
+        "shapes-cogvideox-unread",
+        "seedbed:zoo/models/shapes-cogvideox",  # in records of the DEFAULT before this one
+        "seedbed:zoo/models/shapes-cogvideox-snr",
+    ],
+)
+def test_a_former_model_is_refused_with_the_commit_that_holds_it(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refusal(model)
+    assert said.startswith(f"{model} is a model that seedbed no longer has: check out commit 7adb95a ")
+    assert "\n" not in said
+    (tmp_path / "shapes-cogvideox-snr").mkdir()
+    (tmp_path / "shapes-cogvideox-snr/model_index.json").write_text("{}")
+    assert locate("shapes-cogvideox-snr") == str(tmp_path / "shapes-cogvideox-snr")
 
 
 def test_a_folder_of_an_embedded_models_name_comes_first(folder, tmp_path, monkeypatch):
@@ -149,25 +168,13 @@ def test_other_models_are_recorded_as_they_are(model, tmp_path, monkeypatch):
     assert recorded_name(str(tmp_path / DEFAULT)) == str(tmp_path / DEFAULT)
 
 
-def test_a_record_finds_its_model_in_another_checkout(tmp_path, monkeypatch):
+def test_a_record_finds_its_model_in_another_installation(tmp_path, monkeypatch):
     pipe = BUILDERS["cogvideox"]()
-    pipe.register_to_config(_name_or_path=str(locate(EMBEDDED[1])))
+    pipe.register_to_config(_name_or_path=str(locate(DEFAULT)))
     recorded = Model.of(pipe).model
-    there = tmp_path / "models"
-    shutil.copytree(locate(EMBEDDED[1]), there / EMBEDDED[1], ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(loading, "_PLACES", (tmp_path / "src/seedbed/zoo/models", there))
-    assert locate(recorded) == str(there / EMBEDDED[1])
+    monkeypatch.setattr(loading, "_PLACE", tmp_path)
+    assert locate(recorded) == str(tmp_path / DEFAULT)
     assert recorded_name(locate(recorded)) == recorded
-
-
-def test_a_model_that_is_not_in_the_wheel(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "_PLACES", (PACKAGE / "zoo/models", tmp_path / "models"))
-    assert names() == [DEFAULT]
-    name = EMBEDDED[1]
-    for model in (name, f"seedbed:zoo/models/{name}"):
-        said = refusal(model)
-        assert said == f"{name} is not in the wheel: give the folder models/{name} of seedbed's repository"
 
 
 def test_what_chatters_is_silent_only_while_it_loads(folder, monkeypatch, capfd):

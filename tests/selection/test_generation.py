@@ -108,7 +108,7 @@ def test_the_model_is_loaded_from_where_the_record_says(tmp_path):
         ({"model": ""}, "built in memory"),
         ({"model": "/nowhere/at-all"}, "not on this machine"),
         (
-            {"model": "seedbed:zoo/models/koala"},
+            {"model": "seedbed:models/koala"},
             "cannot load the record's model: no embedded model is called",
         ),
         ({"pipeline": "WanPipeline"}, "made with a WanPipeline, not with a CogVideoXPipeline"),

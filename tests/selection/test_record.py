@@ -158,7 +158,7 @@ def test_a_foreign_record_is_read_replayed_or_refused_in_one_line(pipe_of, monke
     pipe = pipe_of("cogvideox")
     video = generate(pipe, PROMPT, candidates=2, progress=False, acquisition="previews:verifier=shapes",
                      **CALL)  # fmt: skip
-    record = json.loads(json.dumps({**video.record(), "model": f"seedbed:zoo/models/{zoo.DEFAULT}"}))
+    record = json.loads(json.dumps({**video.record(), "model": f"seedbed:models/{zoo.DEFAULT}"}))
     found = Counter()
     changes = (*WRONG, "gone")
     for number, place in enumerate(

@@ -1,8 +1,6 @@
 """From a model's name to its pipeline: the one loader, and what is switched on in it beside its call.
 
-Embedded models are small, trained from a recipe in this repository, with a card each. One of them is in the
-wheel; the others lie in `models/` at the root of the repository, and are found where the package runs from a
-checkout of it.
+Embedded models are small, come with the package, and have a card and a recipe in this repository each.
 """
 
 from __future__ import annotations
@@ -27,10 +25,12 @@ from seedbed.errors import BadInput, shown
 
 DEFAULT = "shapes-cogvideox"
 EMBEDDED = (DEFAULT,)
-RECORDED = "seedbed:zoo/models/"  # before the name of an embedded model in a record, wherever the model lies
+RECORDED = "seedbed:models/"  # before the name of an embedded model in a record, wherever the model lies
+# Of models that the repository held up to commit 7adb95a: another DEFAULT among them, hence another prefix.
+_FORMERLY_RECORDED = "seedbed:zoo/models/"
+_FORMER = tuple(f"shapes-cogvideox-{kind}" for kind in ("fine", "loose", "snr", "unread"))
 _NO_JSON = ("Infinity", "-Infinity", "NaN")  # bounds of a scheduler, which a record holds as text
-_PACKAGE = Path(__file__).resolve().parents[1]
-_PLACES = (_PACKAGE / "zoo/models", _PACKAGE.parents[1] / "models")
+_PLACE = Path(__file__).resolve().parents[1] / "zoo/models"
 
 # Methods `enable_...` of a pipeline that keep each parameter as an attribute `_name_parameter`.
 _METHODS = ("free_init", "free_noise")
@@ -40,35 +40,36 @@ _FREEU = ("s1", "s2", "b1", "b2")
 
 
 def names() -> list[str]:
-    """The names of the embedded models that are on this machine."""
-    return [*_folders()]
+    """The names of the embedded models."""
+    return [*EMBEDDED]
 
 
 def path(name: str = DEFAULT) -> Path:
     """The folder of an embedded model, as `DiffusionPipeline.from_pretrained` reads it.
 
-    Raises BadInput if no embedded model has that name, or if it is one that the wheel does not carry.
+    Raises BadInput if no embedded model has that name, or none has it any more.
     """
-    folders = _folders()
-    if name in folders:
-        return folders[name]
     if name in EMBEDDED:
-        raise BadInput(f"{name} is not in the wheel: give the folder models/{name} of seedbed's repository")
-    raise BadInput(f"no embedded model is called '{name}'; there is {', '.join(folders)}")
+        return _PLACE / name
+    if name in _FORMER:
+        raise BadInput(_no_longer(name))
+    raise BadInput(f"no embedded model is called '{name}'; there is {', '.join(EMBEDDED)}")
 
 
-def _folders() -> dict[str, Path]:
-    folders = [place / name for place in _PLACES for name in EMBEDDED]
-    return {folder.name: folder for folder in folders if (folder / "model_index.json").is_file()}
+def _no_longer(name: str) -> str:
+    return (
+        f"{name} is a model that seedbed no longer has: check out commit 7adb95a of its repository, "
+        "the last with it, and give the folder from there"
+    )
 
 
 def recorded_name(model: str) -> str:
     """What a record calls the model that was loaded from `model`, "" for one that was built in memory.
 
-    "seedbed:zoo/models/NAME" for an embedded one, which any other installation finds; else the same.
+    "seedbed:models/NAME" for an embedded one, which any other installation finds; else the same.
     """
     folder = Path(model).resolve()
-    if model and folder.parent in _PLACES and folder.name in EMBEDDED:
+    if model and folder.parent == _PLACE and folder.name in EMBEDDED:
         return RECORDED + folder.name
     # Absolute, so that it is never taken for a name on the Hub where the folder is missing.
     return str(folder) if model and folder.is_dir() else model
@@ -82,6 +83,8 @@ def locate(model: str | os.PathLike[str] | None) -> str:
     if model is None:
         return str(path())
     model = os.fspath(model)
+    if model.startswith(_FORMERLY_RECORDED):
+        raise BadInput(_no_longer(model))
     if model.startswith(RECORDED):
         return str(path(model.removeprefix(RECORDED)))
     folder = Path(model)
@@ -89,7 +92,7 @@ def locate(model: str | os.PathLike[str] | None) -> str:
         if not (folder / "model_index.json").is_file():
             raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
         return str(folder.resolve())  # goes into the record, which may be replayed from another folder
-    if model in EMBEDDED:
+    if model in EMBEDDED + _FORMER:
         return str(path(model))
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BadInput(
@@ -156,8 +159,8 @@ def load(
 
     Args:
         model: its folder, an embedded model's name (a folder of that name in the working directory comes
-            first), a record's name of one ("seedbed:zoo/models/NAME") or a name on the Hub; None is the
-            embedded model that is in the wheel.
+            first), a record's name of one ("seedbed:models/NAME") or a name on the Hub; None is the
+            embedded model `DEFAULT`.
         dtype: of all components, or by component (those not named are float32); None is float32 on the CPU,
             bfloat16 on a GPU, float16 on one that lacks bfloat16.
         device: None is "cuda" where there is one, else "cpu".

@@ -1,7 +1,4 @@
-"""Embedded models: small, trained from a recipe in this repository, with a card each.
-
-One ships with the package, the others lie in `models/` of the repository: see `seedbed.pipelines.loading`.
-"""
+"""Embedded models: small, trained from a recipe in this repository, with a card each."""
 
 from __future__ import annotations
 
