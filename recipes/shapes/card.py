@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - the card is prose
 """Write the model card beside an exported model from its logs and its evaluation.
 
-`python recipes/shapes/card.py models/shapes-wan`, once the trained and evaluated model lies there and the
+`python recipes/shapes/card.py src/seedbed/zoo/models/shapes-wan`, once the trained and evaluated model lies there and the
 logs of its training, `*.log.jsonl`, in recipes/shapes/logs/shapes-wan. The documentation gets the same page.
 """
 
@@ -155,8 +155,9 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[
     )
     origin = "trained from nothing by `recipes/shapes`"
     if "start" in config:
-        origin = f"""which `recipes/shapes/train.py {name}` made of `{config["start"]}`:
-autoencoder, text encoder and the first stage are those of that model, trained from nothing by the recipe of commit 58e2916"""
+        origin = f"""which `recipes/shapes/train.py {name}` made of
+`{Path(config["start"]["folder"]).name}` of commit {config["start"]["commit"]}: autoencoder, text encoder and the first
+stage are those of that model, trained from nothing by the recipe of commit 58e2916"""
     training = f"""Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
 its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
 Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, on CPU cores (bf16 autocast where they have it)."""

@@ -2,7 +2,8 @@
 
 Autoencoder, latents, the stages of the denoiser, export. Each resumes from its last checkpoint and is skipped
 once its result lies in the folder, so the same command continues an interrupted run. Where a model's settings
-name another one as its `start`, that stands for the autoencoder and for the denoiser's first stage.
+name a model of an earlier commit as its `start`, that stands for the autoencoder and for the denoiser's first
+stage.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from common import settings
 from export import export
 from families import FAMILIES
 
-from seedbed.pipelines.loading import locate
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a model of config.json")
@@ -31,9 +30,16 @@ if __name__ == "__main__":
         parser.error(f"no model {arguments.model}: there is {', '.join(whole['models'])}")
     config = settings(whole, arguments.model)
     family, seed = FAMILIES[config["family"]], config["seed"]
+    start = None
+    if "start" in config:
+        commit, folder = config["start"]["commit"], config["start"]["folder"]
+        start = out / commit / folder
+        if not start.is_dir():
+            parser.error(
+                f"{arguments.model} goes on from a model of commit {commit}, which is to be in {start}: "
+                f"mkdir -p {out / commit} && git archive {commit} {folder} | tar -x -C {out / commit}"
+            )
     out.mkdir(parents=True, exist_ok=True)
-
-    start = Path(locate(config["start"])) if "start" in config else None
     if start is not None and not (out / "vae").exists():
         shutil.copytree(start / "vae", out / "vae")
     if (out / "vae" / "config.json").exists():

@@ -96,7 +96,7 @@ def test_an_autoencoder_is_saved_whole_or_not_at_all(tiny, tmp_path, monkeypatch
 
 
 def test_an_export_does_not_say_whether_training_was_interrupted(tiny, tmp_path):
-    config = settings(json.loads((RECIPE / "config.json").read_text()), "shapes-cogvideox-fine")
+    config = settings(json.loads((RECIPE / "config.json").read_text()), "shapes-cogvideox")
     config["transformer"] |= {"num_attention_heads": 1, "num_layers": 1, "patch_size": 1}
     model = Conditioned(config)
     autoencoder.keep(tiny, tmp_path / "vae")

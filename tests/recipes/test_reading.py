@@ -1,6 +1,7 @@
 """What the denoiser starts from and is told: the text encoder's lesson, loose captions, larger patches."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/shapes"))
-from card import card, sizes
+from card import card, pages, sizes
 from common import settings
 from denoiser import SAID, WORDS, loosened, read_aloud, teach_to_read, tokenizer, train
 from evaluate import generate, measure, reading, reconstruction
@@ -18,6 +19,7 @@ from export import export
 from families import FAMILIES, TOKENS, Conditioned
 from vae import encode_set
 
+from seedbed import zoo
 from seedbed.worlds import shapes
 
 RECIPE = Path(__file__).parents[2] / "recipes/shapes"
@@ -25,7 +27,7 @@ LESSON = {"steps": 0, "batch": 64, "lr": 0.003}
 LOOSE = {"motion": 0.4, "shape": 0.4}
 
 
-@pytest.fixture(params=["shapes-cogvideox-fine", "shapes-wan"])
+@pytest.fixture(params=["shapes-cogvideox", "shapes-wan"])
 def config(request):
     """Of each model, smaller."""
     config = settings(json.loads((RECIPE / "config.json").read_text()), request.param)
@@ -105,7 +107,21 @@ def test_a_model_knows_what_it_is_trained_with_and_no_other_models_settings():
     config = json.loads((RECIPE / "config.json").read_text())
     found = settings(config, "shapes-wan")
     assert found["family"] == "wan" and found["seed"] == config["seed"]
-    assert "models" not in found and config["models"]["shapes-cogvideox-fine"]["family"] == "cogvideox"
+    assert "models" not in found and config["models"]["shapes-cogvideox"]["family"] == "cogvideox"
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_cards_say_what_the_committed_evaluations_say(name):
+    for path, text in pages(zoo.path(name), RECIPE).items():
+        assert path.read_text() == text, f"{path} is out of date: run recipes/shapes/card.py"
+
+
+@pytest.mark.slow
+def test_a_model_of_an_earlier_commit_is_asked_for_before_anything_is_trained(tmp_path):
+    command = [sys.executable, RECIPE / "train.py", "shapes-cogvideox", "--out", tmp_path / "out"]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 2 and "&& git archive 7adb95a src/seedbed/zoo/models/" in said.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
