@@ -47,6 +47,8 @@ def curves(logs: Path, name: str, figure: Path) -> None:
         left.set(title="autoencoder", xlabel="step", ylabel="PSNR of a batch, dB")
         if not vae:
             left.remove()
+            plots.set_size_inches(4, 2.6)
+            right.set_subplotspec(plots.add_gridspec(1, 1)[0])
         losses = {f"stage {n}": (rows(stage), "loss") for n, stage in enumerate(stages, 1)}
         right.set(title="denoiser", xlabel="step", ylabel="loss", yscale="log")
     else:
