@@ -1,9 +1,10 @@
 """Measure an exported shapes model on held-out captions.
 
 `python recipes/shapes/evaluate.py src/seedbed/zoo/models/shapes-wan` writes `evaluation.json` and
-`contact-sheet.png` beside the model. Every held-out caption with one object and a fixed draw of held-out pairs,
-each from the same numbered noises that `seedbed.select` would draw. Also whether the model knows what belongs to
-which object: how much worse it denoises where a caption gives each of two objects the other's motion, or shape.
+`contact-sheet.png` beside the model. Every held-out caption with one object and a fixed draw of held-out
+pairs, each from the same numbered noises that `seedbed.select` would draw. Also whether the model knows what
+belongs to which object: how much worse it denoises where a caption gives each of two objects the other's
+motion, or shape.
 Intervals are 95 % bootstrap intervals over captions (over clips, for the denoising), since the noises of one
 caption are not independent.
 """
