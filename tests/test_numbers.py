@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from seedbed import zoo
+
 ROOT = Path(__file__).parents[1]
 CLAIMS = (ROOT / "docs/claims.md").read_text()
+EARLIER = ROOT / "docs/earlier-models.json"
 MEASURED = ("reproduced", "refuted", "not reproduced", "in part")
 NUMBER = r"[+−]?\d+(?:\.\d+)?"
 INTERVAL = re.compile(rf"({NUMBER})( %)? \[({NUMBER}), ({NUMBER})\]")
@@ -37,10 +40,10 @@ def written(value, like, percent):
     return f"{100 * value if percent else value:.{digits}f}".replace("-", "−")
 
 
-def untraced(text, files):
-    """Intervals and lone numbers of a text that none of the files holds."""
-    pages = [file.read_text() for file in files if file.suffix == ".md"]
-    triples, ones = numbers([json.loads(file.read_text()) for file in files if file.suffix == ".json"])
+def untraced(text, results):
+    """Intervals and lone numbers of a text that none of the results, pages or read JSON, holds."""
+    pages = [result for result in results if isinstance(result, str)]
+    triples, ones = numbers([result for result in results if not isinstance(result, str)])
     missing = []
     for match in INTERVAL.finditer(text):
         mean, percent, low, high = match.groups()
@@ -75,15 +78,26 @@ def code(text):
     return re.findall(r"`([^`]*)`", text)
 
 
-SOURCES = {row[0]: ROOT / code(row[2])[0] for row in table("# What four papers")}
+def result(path, name=None):
+    """What a file holds: a page, or JSON; of that of the earlier models, one's part."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        return text
+    return json.loads(text)[name] if path == EARLIER and name else json.loads(text)
+
+
+SOURCES = {row[0]: result(ROOT / code(row[2])[0], row[0]) for row in table("# What four papers")}
 ROWS = [row for start in re.findall(r"^## .*", CLAIMS, re.MULTILINE) for row in table(start)]
 
 
 @pytest.mark.parametrize("row", table("# What four papers"), ids=lambda row: row[0])
 def test_what_measured_the_claims_is_there(row):
-    assert SOURCES[row[0]].is_file()
-    (command,) = code(row[3])
-    assert any((ROOT / part).is_file() for part in command.split())
+    assert SOURCES[row[0]]
+    if code(row[2]) == ["docs/earlier-models.json"]:
+        assert row[3] == f"commit {result(EARLIER)['commit']}"
+    else:
+        (command,) = code(row[3])
+        assert any((ROOT / part).is_file() for part in command.split())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:50])
@@ -91,11 +105,11 @@ def test_the_numbers_of_a_claim_are_those_of_the_results_that_it_names(row):
     claim, verdict, found, where = row
     assert verdict.startswith((*MEASURED, "open", "not testable here"))
     named = [part for part in where.split(", ") if part and not code(part)]
-    files, parts = [SOURCES[name] for name in named], found.split("; ")
-    if len(files) == len(parts):
-        missing = [each for file, part in zip(files, parts, strict=True) for each in untraced(part, [file])]
+    results, parts = [SOURCES[name] for name in named], found.split("; ")
+    if len(results) == len(parts):
+        missing = [each for one, part in zip(results, parts, strict=True) for each in untraced(part, [one])]
     else:
-        missing = untraced(found, files)
+        missing = untraced(found, results)
     assert not missing, f"{missing} of '{claim}' are not in {', '.join(named)}"
     assert all((ROOT / path).is_file() for path in code(found + where) if "/" in path)
     if verdict.startswith(MEASURED):
@@ -104,37 +118,25 @@ def test_the_numbers_of_a_claim_are_those_of_the_results_that_it_names(row):
 
 def test_a_number_that_no_result_holds_is_noticed():
     text = "+0.003 [−0.013, +0.018] and 77.7 %; −0.008 [−0.025, +0.009], 0.996, `0.123`, K = 10"
-    files = [SOURCES["unread"], SOURCES["cost"], SOURCES["ranking"]]
-    assert untraced(text, files) == ["−0.008 [−0.025, +0.009]", "77.7 %"]
+    results = [SOURCES["unread"], SOURCES["cost"], SOURCES["ranking"]]
+    assert untraced(text, results) == ["−0.008 [−0.025, +0.009]", "77.7 %"]
     assert untraced("6.8 % 83 % [80, 86]", [SOURCES["cost"], SOURCES["reads"]]) == []
     assert untraced("0.996", []) == ["0.996"]
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_results():
-    """That its table is what the recipe writes is tested elsewhere; this reads it back, and the rest."""
+def test_the_numbers_of_the_readme_are_those_of_the_model_and_of_the_earlier_ones():
     readme = (ROOT / "README.md").read_text()
-    result = json.loads(SOURCES["reads"].read_text())
-    intervals = [match[0] for match in INTERVAL.finditer(readme)]
-    assert len(intervals) > 18
-    assert not [each for each in intervals if untraced(each, [SOURCES["reads"]])]
-    spread = result["spread"]
-    assert f"{spread['captions']} held-out captions" in readme and f"× {spread['noises']} noises" in readme
-    triples, _ = numbers(result)
-    shares = 0
-    for choice, _, gain, share in table("## Does it help?", readme):
-        if re.fullmatch(r"−?\d+ %", share) and choice != "the best of 16 noises":
-            ends = [end.lstrip("+") for end in INTERVAL.fullmatch(gain).group(1, 3, 4)]
-            mean = next(
-                triple[0]
-                for triple in triples
-                if all(written(value, end, None) == end for value, end in zip(triple, ends, strict=True))
-            )
-            assert share == f"{written(mean / spread['gap'][0], '1', True)} %", choice
-            shares += 1
-    assert shares == 4
+    results = [result(zoo.path() / "evaluation.json"), result(EARLIER)]
+    assert len(INTERVAL.findall(readme)) > 2
+    assert not [each[0] for each in INTERVAL.finditer(readme) if untraced(each[0], results)]
+
+
+def test_the_page_of_earlier_models_has_the_numbers_that_are_kept_beside_it():
+    page = (ROOT / "docs/earlier-models.md").read_text()
+    assert len(INTERVAL.findall(page)) > 60 and not untraced(page, [result(EARLIER)])
 
 
 def test_the_page_of_attention_has_the_numbers_of_its_study():
     section = (ROOT / "docs/attention.md").read_text().partition("## What was measured")[2]
-    result = ROOT / "recipes/attention/results/shapes-cogvideox.json"
-    assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [result])
+    found = result(ROOT / "recipes/attention/results/shapes-cogvideox.json")
+    assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [found])
