@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import seedbed
-from seedbed import zoo
-from seedbed.acquisition import Bansa, Previews
+from seedbed.acquisition import Bansa, Previews, Random
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT, helios
@@ -108,11 +107,13 @@ def test_a_record_is_read_once(pipe_of, tmp_path, read):
     assert read["record.json"] == 1
 
 
-def test_a_profile_is_read_once(read):
-    pipe = zoo.load()
+def test_a_profile_is_read_once(read, tmp_path):
+    pipe = BUILDERS["cogvideox"]()
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    seedbed.Profile(Random(), "measured").save(tmp_path)
     read.clear()
-    choice = seedbed.select(pipe, "a red circle moving left", candidates=1, progress=False)
-    assert "profile" in choice.reason or "nothing was scored" in choice.reason
+    choice = seedbed.select(pipe, PROMPT, candidates=2, progress=False, **CALLS["cogvideox"])
+    assert choice.acquisition == "random"
     assert [count for name, count in read.items() if "profile" in name] == [1]
 
 
