@@ -29,7 +29,8 @@ OLDEST_VENV ?= .venv-oldest
 
 demo: $(RUNTIME)
 	@mkdir -p out
-	$(BIN)/seedbed generate "a red circle moving left" --candidates 10 --seed 0 --out out/demo.mp4
+	$(BIN)/seedbed generate "a red circle moving left" --candidates 10 --seed 0 --verifier shapes \
+		--out out/demo.mp4
 
 test: $(DEV)
 	$(BIN)/ruff check .

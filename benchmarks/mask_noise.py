@@ -1,6 +1,6 @@
 """How much of the published score's ranking is the noise of its own masks?
 
-`python benchmarks/mask_noise.py`: on `shapes-cogvideox-unread`, 16 noises of each of 16 held-out captions are
+`python benchmarks/mask_noise.py`: on the embedded model, 16 noises of each of 16 held-out captions are
 scored with two independent sets of K masks. Their Spearman correlation within a caption is the reliability
 of the ranking; its square root is about how well one draw follows the score's own order. Varied are K, the
 tokens (by the size of the frames; sizes the model was not trained on have attention all the same), the rows
@@ -60,7 +60,7 @@ def total(values: np.ndarray, rows: np.ndarray | None = None, heads: int | None 
 
 
 def main(captions: list[str], noises: int) -> list[dict[str, Any]]:
-    pipe = zoo.load("shapes-cogvideox-unread")
+    pipe = zoo.load()
     results = []
     for side in (32, 64, 96):
         masks = (3, 5, 7, 10, 30) if side == 32 else (10,)

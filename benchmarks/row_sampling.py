@@ -1,7 +1,7 @@
 """How large must a sample of the query rows be to choose as all rows do, and what do all rows cost?
 
 `python benchmarks/row_sampling.py` (ten minutes) scores every row of the default BANSA on
-`shapes-cogvideox-unread` at three sizes, for 20 held-out captions with 10 noises each, draws samples of a
+the embedded model at three sizes, for 20 held-out captions with 10 noises each, draws samples of a
 share of the rows, 20 times for each caption, and compares their choice with that of all rows.
 
 The law that is fitted: the candidates' means over all rows are independent and normal, and a sample of a
@@ -38,8 +38,8 @@ from seedbed.worlds import shapes
 
 CALLS: tuple[dict[str, int], ...] = (
     {},
-    {"height": 64, "width": 64},
-    {"height": 96, "width": 96, "num_frames": 25},
+    {"height": 48, "width": 48},
+    {"height": 72, "width": 72},
 )
 CANDIDATES, DRAWS = 10, 20
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16, 1)
@@ -170,7 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     described = machine()
-    pipe = zoo.load("shapes-cogvideox-unread")
+    pipe = zoo.load()
     captions = shapes.captions(arguments.prompts, objects=2, seed=1, held=True)
     result = {
         "machine": described,

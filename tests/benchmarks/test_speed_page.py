@@ -17,25 +17,14 @@ def load(name):
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
 
 
-def percent(interval, digits=1):
-    mean, low, high = (f"{100 * value:.{digits}f}" for value in interval)
-    return f"{mean} % [{low}, {high}]"
-
-
 def test_what_is_said_of_races_is_that_of_the_results():
-    result, twin = load("racing"), load("racing-shapes-cogvideox-snr")
+    result = load("racing")
     agreement = [f"{value:.2f}"[1:] for value in result["correlation of each layer with the mean"]]
     assert ", ".join(agreement) in SPEED
     fitted = result["fitted"]
     assert f"loses {100 * result['shares']['regret'][0]:.0f} % of the way" in SPEED
     assert f"loses {100 * fitted['crossed regret'][0]:.1f} %, for {fitted['evaluations']:.1f}" in SPEED
     assert f"up to {100 * fitted['crossed regret'][2]:.1f} %" in SPEED
-    assert f"regret {100 * twin['shares']['regret'][0]:.0f} % for the shares" in SPEED
-    assert percent(twin["fitted"]["crossed regret"]) in SPEED
-    assert f"for {twin['fitted']['evaluations']:.1f} evaluations" in SPEED
-    loose = load("racing-shapes-cogvideox-loose")
-    regret, fitted = loose["shares"]["regret"][0], percent(loose["fitted"]["crossed regret"])
-    assert f"it is {100 * regret:.0f} % and {fitted} for {loose['fitted']['evaluations']:.1f}." in SPEED
 
 
 def test_the_shares_cost_what_is_said():
@@ -84,4 +73,4 @@ def test_the_cost_that_is_said_first_is_that_of_the_results():
     assert f"{min(others):.1f} to {max(others):.1f} % in counted operations" in COST
     assert f"{hunyuan:.0f} % on HunyuanVideo" in COST
     ours = load("overhead")["subjects"][0]["methods"]["ours"]["overhead"]["median"]
-    assert f"{100 * ours:.1f} % of processor time on the embedded model" in COST
+    assert f"{100 * ours:.1f} % of processor time on an earlier embedded model" in COST

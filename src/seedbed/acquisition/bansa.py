@@ -23,8 +23,8 @@ class Bansa(AttentionScore):
     For each attention row, the entropy of the mean of `masks` randomly masked maps minus the mean of their
     entropies; averaged over rows and heads. The masks only score: the model continues with its own output.
 
-    The defaults are the published method with its masks integrated out. It has no measured gain on our
-    models: calibrate before you rely on it (docs/evidence.md).
+    The defaults are the published method with its masks integrated out. It had no measured gain on our
+    earlier models: calibrate before you rely on it (docs/earlier-models.md).
 
     Args:
         estimator: "expected" integrates the masks out (no randomness, no maps in memory);

@@ -198,7 +198,7 @@ class AttentionScore(Acquisition):
             names; None: all. The forward stops after the last one that is scored.
         race: drop the worst while the layers run, see `Schedule`, in scored layers: ((0.1, 0.2), (0.46, 1))
             keeps a fifth of the candidates after a tenth of the layers and decides after 46 % of them. It is
-            cheap where a model's layers agree: on the default embedded model those shares cost 2.3 instead of
+            cheap where a model's layers agree: on an earlier embedded model those shares cost 2.3 instead of
             10 evaluations and lose 66 % [58, 75] of what the full score tells the best noise from the median
             by, a calibrated race 4.3 % [2.5, 6.2] for 6.3 (docs/speed.md).
         steps: the score is the mean over this many denoiser evaluations.

@@ -20,7 +20,7 @@ from seedbed.progress import Show, silent
 from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
 # Of six candidates and 20 steps: two stay after 7, one after 10. Of all schedules of two rungs at three
-# generations' cost it did best on the embedded model, see docs/evidence.md.
+# generations' cost it did best on an earlier embedded model (docs/earlier-models.md).
 SCHEDULE: Schedule = ((0.35, 1 / 3), (0.5, 1))
 CANDIDATES = 6
 

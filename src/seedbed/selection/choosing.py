@@ -156,8 +156,8 @@ def select(
         acquisition: an `Acquisition`; a `Profile`; or a text: a function's name, options after a colon
             ("bansa:keep=0.5,layers=joint"), the file of a profile ("profile.json"), or "auto". Auto is the
             profile beside the model: previews where its verifier can judge the prompt, else the function that
-            it names; without one it is BANSA as published (arXiv 2505.17561), for which our models show no
-            gain: calibrate (docs/evidence.md).
+            it names; without one it is BANSA as published (arXiv 2505.17561), for which our earlier
+            models showed no gain: calibrate (docs/earlier-models.md).
         verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
         prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: Gaussian.
             With "torch", candidate i is what the pipeline itself draws for the seed `seed + i`.
