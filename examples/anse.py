@@ -71,7 +71,7 @@ if __name__ == "__main__":
 
     pipe, prompt = seedbed.zoo.load(), sys.argv[1]
     config, scale = pipe.transformer.config, pipe.vae_scale_factor_spatial
-    call = {"max_sequence_length": config.max_text_seq_length}
+    call = {"max_sequence_length": config.max_text_seq_length, "num_inference_steps": 20}
     size = config.sample_frames, config.sample_height * scale, config.sample_width * scale
     pool = (1, config.in_channels, *size, pipe.transformer.dtype, pipe.device, torch.manual_seed(0))
     noises = torch.stack([pipe.prepare_latents(*pool) for _ in range(10)])
