@@ -33,6 +33,8 @@ def test_a_video_of_another_program_is_edited(seedbed, video, tmp_path):
         SOURCE,
         "--target",
         TARGET,
+        "--steps",
+        10,
         "--out",
         "out.mp4",
         "--report",

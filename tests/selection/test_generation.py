@@ -111,6 +111,10 @@ def test_the_model_is_loaded_from_where_the_record_says(tmp_path):
             {"model": "seedbed:models/koala"},
             "cannot load the record's model: no embedded model is called",
         ),
+        (
+            {"model": "seedbed:zoo/models/shapes-cogvideox"},
+            "cannot load the record's model: .* no longer has: check out commit 7adb95a",
+        ),
         ({"pipeline": "WanPipeline"}, "made with a WanPipeline, not with a CogVideoXPipeline"),
         ({"call": {**CALL, "num_frames": 1}}, r"noise has shape \(3, 4, 4, 4\).*have shape \(1, 4, 4, 4\)"),
     ],
