@@ -39,34 +39,36 @@ def oracle(outcome: ArrayLike) -> Array:
     return np.asarray(_pools(outcome=outcome)[0].max(1))
 
 
-def expected_best_of(outcome: ArrayLike, n: int) -> Array:
-    """Expected highest outcome of n noises drawn from the pool without replacement, (prompts,).
+def best_of(signal: ArrayLike, outcome: ArrayLike, n: int | None = None, prefer: Prefer = "high") -> Array:
+    """Expected outcome of the noise that the signal prefers among n drawn without replacement, (prompts,).
 
-    Exact, by order statistics: the i-th best (from 0) of all N is the best of n with probability
-    C(N - 1 - i, n - 1) / C(N, n).
+    Exact, by order statistics: of all N the i-th best by the signal (from 0) is the best of n at probability
+    C(N - 1 - i, n - 1) / C(N, n). Among noises with equal signals each is as likely to be chosen. The outcome
+    as its own signal gives the best of n finished videos.
+
+    Args:
+        n: None for the whole pool.
 
     Raises:
         BadInput: n is not a whole number from 1 to the size of the pool.
     """
-    (outcomes,) = _pools(outcome=outcome)
+    signals, outcomes = _pools(signal=signal, outcome=outcome)
     count = outcomes.shape[1]
-    if n not in range(1, count + 1):
+    if n not in (None, *range(1, count + 1)):
         raise BadInput(
             f"cannot draw {shown(n)} of {count} noises: n must be a whole number from 1 to {count}"
         )
-    weights = [math.comb(count - 1 - i, n - 1) / math.comb(count, n) for i in range(count)]
-    return np.asarray(-np.sort(-outcomes, axis=1) @ np.array(weights))
+    drawn = count if n is None else int(n)
+    equal = signals[:, :, None] == signals[:, None, :]
+    shared = (equal * outcomes[:, None, :]).sum(2) / equal.sum(2)
+    order = np.argsort(signals if prefer == "low" else -signals, axis=1)
+    weights = [math.comb(count - 1 - i, drawn - 1) / math.comb(count, drawn) for i in range(count)]
+    return np.asarray(np.take_along_axis(shared, order, axis=1) @ np.array(weights))
 
 
 def gain(signal: ArrayLike, outcome: ArrayLike, prefer: Prefer = "high") -> Array:
-    """Outcome of the noise that the signal prefers in the whole pool, minus the pool's mean, (prompts,).
-
-    Among noises with equal signals each is as likely to be chosen.
-    """
-    signals, outcomes = _pools(signal=signal, outcome=outcome)
-    end = {"low": np.min, "high": np.max}[prefer]
-    best = signals == end(signals, axis=1, keepdims=True)
-    return np.asarray((best * outcomes).sum(1) / best.sum(1) - outcomes.mean(1))
+    """Outcome of the noise that the signal prefers in the whole pool, minus the pool's mean, (prompts,)."""
+    return best_of(signal, outcome, prefer=prefer) - random(outcome)
 
 
 def bootstrap(values: ArrayLike, draws: int = 4000, seed: int = 0) -> Interval:

@@ -34,16 +34,25 @@ def slow_choice(signal, outcome, m, prefer):
 
 
 @pytest.mark.parametrize("n", range(1, 7))
-def test_the_expected_best_is_the_mean_of_the_best_over_all_subsets(n):
+@pytest.mark.parametrize("levels", [None, 2, 3])
+@pytest.mark.parametrize("prefer", ["low", "high"])
+def test_the_best_of_n_is_the_mean_over_all_subsets(n, levels, prefer):
+    signal, outcome = drawn(levels=levels)
+    expected = [slow_choice(s, o, n, prefer) for s, o in zip(signal.tolist(), outcome.tolist(), strict=True)]
+    np.testing.assert_allclose(lab.best_of(signal, outcome, n, prefer), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_the_best_video_of_n_is_the_mean_of_the_best_over_all_subsets(n):
     outcome = drawn(levels=4)[1]
     expected = [slow.fmean(max(s) for s in itertools.combinations(row, n)) for row in outcome.tolist()]
-    np.testing.assert_allclose(lab.expected_best_of(outcome, n), expected, atol=1e-14)
+    np.testing.assert_allclose(lab.best_of(outcome, outcome, n), expected, atol=1e-14)
 
 
 def test_drawing_one_is_random_and_drawing_all_is_the_oracle():
     outcome = drawn()[1]
-    np.testing.assert_allclose(lab.expected_best_of(outcome, 1), lab.random(outcome), atol=1e-14)
-    np.testing.assert_array_equal(lab.expected_best_of(outcome, 6), lab.oracle(outcome))
+    np.testing.assert_allclose(lab.best_of(outcome, outcome, 1), lab.random(outcome), atol=1e-14)
+    np.testing.assert_allclose(lab.best_of(outcome, outcome), lab.oracle(outcome), rtol=1e-15)
     np.testing.assert_array_equal(lab.oracle(outcome), [max(row) for row in outcome.tolist()])
     np.testing.assert_allclose(lab.random(outcome), [slow.fmean(row) for row in outcome.tolist()], atol=1e-15)
 
@@ -52,7 +61,7 @@ def test_a_large_pool_loses_no_precision():
     outcome = np.arange(500.0)[None]
     # The best of n among 1..N has mean n (N + 1) / (n + 1); ours starts at 0.
     for n in (2, 32, 250):
-        assert lab.expected_best_of(outcome, n)[0] == pytest.approx(n * 501 / (n + 1) - 1, rel=1e-13)
+        assert lab.best_of(outcome, outcome, n)[0] == pytest.approx(n * 501 / (n + 1) - 1, rel=1e-13)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -245,9 +254,9 @@ REFUSED = {
     "one row": lambda: lab.random(GOOD[0]),
     "no prompt": lambda: lab.oracle(GOOD[:0]),
     "no noise": lambda: lab.random(GOOD[:, :0]),
-    "none drawn": lambda: lab.expected_best_of(GOOD, 0),
-    "more than there are": lambda: lab.expected_best_of(GOOD, 4),
-    "half a noise": lambda: lab.expected_best_of(GOOD, 1.5),
+    "none drawn": lambda: lab.best_of(GOOD, GOOD, 0),
+    "more than there are": lambda: lab.best_of(GOOD, GOOD, 4),
+    "half a noise": lambda: lab.best_of(GOOD, GOOD, 1.5),
 }
 
 

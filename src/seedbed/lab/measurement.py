@@ -226,7 +226,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         means = [statistics.bootstrap(values) for values in (random, oracle, oracle - random)]
         seeds.append([model, *truth.shape, nfe, *means])
         best += [
-            [model, n, n * nfe, statistics.bootstrap(statistics.expected_best_of(truth, n))]
+            [model, n, n * nfe, statistics.bootstrap(statistics.best_of(truth, truth, n))]
             for n in range(1, truth.shape[1] + 1)
         ]
         if names := evidence.names():
