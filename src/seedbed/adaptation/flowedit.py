@@ -61,7 +61,7 @@ def flow_edited(
         show("source", prediction.step - before + 1, len(steps))
         return along(prediction.step)
 
-    seen = predict(source, noises[0].float(), steps, guided=True, follow=follow_source)
+    seen = predict(source, noises[0].float(), steps, guided=True, follow=follow_source, what="source")
     velocities = {each.step: each.velocity.cpu().double() for each in seen}
     moved = clean.clone()
 
@@ -75,5 +75,5 @@ def flow_edited(
         ahead = along(step)
         return None if ahead is None else moved + ahead - clean
 
-    predict(target, noises[0].float(), steps, guided=True, follow=follow_target)
+    predict(target, noises[0].float(), steps, guided=True, follow=follow_target, what="generation")
     return moved.float()

@@ -207,7 +207,7 @@ def _source(
     assert frames is not None
     if method == "inject":
         return inverted(session, frames, show=show)
-    latents = encoding_of(Rehearsal(session)).encode(session, frames)
+    latents = encoding_of(session).encode(session, frames)
     return Trajectory(latents, (), frames, latents)
 
 
@@ -251,7 +251,7 @@ def _given(
             noise.detach().cpu().float(),
             {"noise_sha256": _sha256(noise.detach().cpu().float().numpy())},
         )
-    count, height, width = encoding_of(Rehearsal(session)).pixels
+    count, height, width = encoding_of(session).pixels
     size = f"{width} × {height}"
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim != 4 or given.shape[1:] != (height, width, 3):
