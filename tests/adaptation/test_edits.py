@@ -8,8 +8,7 @@ import torch
 
 import seedbed
 from seedbed.acquisition.signals import call_of_rows
-from seedbed.adaptation.editing import injected, injecting
-from seedbed.adaptation.flowedit import flow_edited
+from seedbed.adaptation.editing import flow_edited, injected, injecting
 from seedbed.adaptation.layout import Layout, layers_named
 from seedbed.adaptation.trajectory import generated
 from seedbed.attention import AttentionCall
@@ -150,8 +149,11 @@ def test_an_edit_knows_where_it_comes_from(found, tmp_path):
     assert edit.record()["schema"] == "seedbed.edit/1" and edit.record()["target"] == TARGET
     page = edit.report(tmp_path / "edit.html").read_text()
     assert page.count("data:video/mp4") == 2 and PROMPT in page and TARGET in page and "://" not in page
-    with pytest.raises(seedbed.BadRecord, match="not a selection record"):
-        seedbed.replay(tmp_path / "edit.json", pipe)
+    again = seedbed.replay(tmp_path / "edit.json", pipe, progress=False)
+    assert again.identical and again.changes == () and again.origin == edit.origin
+    record = {**edit.record(), "target": "another"}
+    with pytest.raises(seedbed.BadRecord, match="edit record was altered"):
+        seedbed.replay(record, pipe)
 
 
 def test_a_video_is_edited_by_inversion_and_by_flowedit():
@@ -162,7 +164,12 @@ def test_a_video_is_edited_by_inversion_and_by_flowedit():
             pipe, video, source=PROMPT, target=TARGET, method=method, progress=False, call=call
         )
         assert np.array_equal(edit.original, video) and edit.frames.shape == video.shape
-        assert edit.options["method"] == method and edit.origin == {"video": "array"}
+        assert edit.options["method"] == method and edit.origin["name"] == "array"
+        assert seedbed.replay(edit.record(), pipe, video=video, progress=False).identical
+        with pytest.raises(BadInput, match=r"cannot hold video \(array, known by its sha256\): pass it"):
+            seedbed.replay(edit.record(), pipe)
+        with pytest.raises(BadInput, match="another video, or noise, than the record's array"):
+            seedbed.replay(edit.record(), pipe, video=video + 1)
 
 
 @pytest.mark.parametrize(

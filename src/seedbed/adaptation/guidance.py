@@ -148,8 +148,7 @@ class _Guided:
         change, names = changes.get(self.guide.perturb), self.guide.layers
 
         def answer(call: AttentionCall) -> Tensor | None:
-            place = self.layout.of(call) if change is not None and call.layer in names else None
-            return None if change is None or place is None else change(call, *place)
+            return None if change is None or call.layer not in names else self.layout.changed(call, change)
 
         with ExitStack() as undo:
             for name in {_block_of(name) for name in names} if change is None else ():

@@ -98,8 +98,8 @@ def inverted(
     a level is the one whose step leads to the known sample below, `F(x, f(x)) = c x + F(0, f(x))`, with f the
     model's output at x. It is found by iterating `x ← (known − F(0, f(x))) / c`, from the output of the level
     below. At infinitely many passes this is exact, whereas an inversion by midpoints, of second order too at
-    two evaluations a step, leads to where the differential equation came from, and needs levels that the schedule
-    has not.
+    two evaluations a step, leads to where the differential equation came from, and needs levels that the
+    schedule has not.
 
     Args:
         frames: uint8, of the size that the pipeline makes.
@@ -116,8 +116,7 @@ def inverted(
         )
     latents = encoding_of(session).encode(session, frames)
     levels, memory, note = levels_of(session), list[Any](), ""
-    draw = torch.Generator().manual_seed(1)
-    noise = torch.randn(session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+    noise = session.probe(1)[0]
     (first,) = predict(session, noise, [0], memory=memory, what="inversion")
     # What the pipeline multiplies its noise with for the denoiser.
     scale = float((first.sample.cpu() * noise).sum() / noise.square().sum()) * levels[0].scale

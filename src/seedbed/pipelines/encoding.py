@@ -82,8 +82,6 @@ class Rehearsal:
 
     def _run(self, latents: Tensor, given: list[Tensor], really: bool) -> np.ndarray[Any, Any]:
         session, name = self.session, self.session.asked.name
-        draw = torch.Generator().manual_seed(1)
-        noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
 
         def decode(own: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
             given.append(z.detach().clone())
@@ -103,7 +101,7 @@ class Rehearsal:
             return tree_map_only(Tensor, torch.clone, self._output)
 
         def attempt() -> Any:
-            noises = session._checked(noise)
+            noises = session._checked(session.probe(1))
             with session.running(noises, guided=False) as run, ExitStack() as undo:
                 scheduler: Any = getattr(run.pipe, "scheduler", None)
                 vae: Any = getattr(run.pipe, "vae", None)
