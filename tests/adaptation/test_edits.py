@@ -165,11 +165,11 @@ def test_a_video_is_edited_by_inversion_and_by_flowedit():
         )
         assert np.array_equal(edit.original, video) and edit.frames.shape == video.shape
         assert edit.options["method"] == method and edit.origin["name"] == "array"
-        assert seedbed.replay(edit.record(), pipe, video=video, progress=False).identical
-        with pytest.raises(BadInput, match=r"cannot hold video \(array, known by its sha256\): pass it"):
+        assert seedbed.replay(edit.record(), pipe, original=video, progress=False).identical
+        with pytest.raises(BadInput, match=r"cannot hold original \(array, known by its sha256\): pass it"):
             seedbed.replay(edit.record(), pipe)
         with pytest.raises(BadInput, match="another video, or noise, than the record's array"):
-            seedbed.replay(edit.record(), pipe, video=video + 1)
+            seedbed.replay(edit.record(), pipe, original=video + 1)
 
 
 @pytest.mark.parametrize(

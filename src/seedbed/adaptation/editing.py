@@ -63,10 +63,8 @@ def injecting(
         position, calls = Position(run.pipe, run.undo), iter(trajectory.calls)
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            given, rows = (
-                named_arguments(parameter_names(type(module)), args, kwargs),
-                rows_of(module, args, kwargs),
-            )
+            given = named_arguments(parameter_names(type(module)), args, kwargs)
+            rows = rows_of(module, args, kwargs)
             row, _ = prompt_parts(target, given, rows, 1)
             if row is None or position.share >= stop:
                 return own(*args, **kwargs)

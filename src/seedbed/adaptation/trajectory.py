@@ -56,10 +56,8 @@ def _seen(session: Session) -> Iterator[tuple[list[Any], list[Held]]]:
     _ = session.alone  # by a run of its own, which must not come during another
 
     def see(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given, rows = (
-            named_arguments(parameter_names(type(module)), args, kwargs),
-            rows_of(module, args, kwargs),
-        )
+        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        rows = rows_of(module, args, kwargs)
         row, _ = prompt_parts(session, given, rows, 1)
         if row is not None:
             own = rows_alone(session, args, kwargs, rows, slice(row, row + 1))

@@ -207,7 +207,7 @@ def replay(
         finished = sheet.finish(candidate, pipe, progress=terminal.progress)
         _write(finished, video, out is None, fps, True, terminal.as_json)
         return
-    given = {} if edited is None else {"video": edited}
+    given = {} if edited is None else {"original": edited}
     result = seedbed.replay(content, pipe, progress=terminal.progress, **given)
     rate = () if isinstance(result, seedbed.Edit) else (fps,)  # of an edit it is the record's
     write_together({video: lambda path: result.save(path, *rate)})

@@ -219,13 +219,13 @@ def edited_again(
     check(record, (SCHEMA,))
     origin, absent = record["origin"], dict(record["missing"])
     if "recipe" not in origin:
-        absent["video"] = f"{origin['name']}, known by its sha256"
+        absent["original"] = f"{origin['name']}, known by its sha256"
     model, call = recorded_model(record), _CALLS.validate_python(record["call"])
     pipe = recorded_pipe(model, pipe, absent, missing)
-    others = {name: value for name, value in missing.items() if name != "video"}
+    others = {name: value for name, value in missing.items() if name != "original"}
     if "recipe" in origin:
         given = recipe_of(origin["recipe"])
-    elif _digest(given := missing["video"]) != origin["sha256"]:
+    elif _digest(given := missing["original"]) != origin["sha256"]:
         raise BadInput(f"this is another video, or noise, than the record's {origin['name']}")
     asked = {**record["options"], "fps": record["fps"], "progress": progress, "call": {**call, **others}}
     with as_recorded():

@@ -195,8 +195,8 @@ def replay(
             there is.
         progress: True for a bar on stderr, or a callable (what, done, total).
         missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...);
-            of an edit of anything but a recipe also `video`, the file, frames or noise that was edited, which
-            is known by its sha256.
+            of an edit of anything but a recipe also `original`, the file, frames or noise that was edited,
+            which is known by its sha256.
 
     Returns:
         The frames, with the recorded selection, or the edit; `identical` is None for a record of a selection
