@@ -43,12 +43,12 @@ class _Handing:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(self.take).bind(*args, **kwargs).arguments
         sample, latents = given["sample"].clone(), self.latents  # some schedulers write into it
+        result = self.take(**given)
         if [n for n in sample.shape if n > 1] != [n for n in latents.shape if n > 1]:
             raise NotSupported(
                 f"{self.pipeline} steps with samples of shape {tuple(sample.shape)}, not of its latents' "
                 f"{tuple(latents.shape)}: no video can be put in their place"
             )
-        result = self.take(**given)
         handed = latents.to(sample).reshape(sample.shape).clone()
         if isinstance(result, tuple):
             return (handed, *result[1:])
