@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from seedbed import statistics
-from seedbed.adaptation.editing import injecting
-from seedbed.adaptation.flowedit import flow_edited
+from seedbed.adaptation.editing import flow_edited, injecting
 from seedbed.adaptation.layout import layers_named
 from seedbed.adaptation.trajectory import Trajectory, generated, inverted
 from seedbed.noise import NoiseRecipe

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
 from seedbed import zoo
-from seedbed.adaptation.trajectory import _Way, inverted
+from seedbed.adaptation.trajectory import inverted
 from seedbed.errors import NotSupported
-from seedbed.pipelines.encoding import Rehearsal
+from seedbed.pipelines.encoding import Rehearsal, encoding_of
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import denoise
 from seedbed.worlds.shapes import caption, render, scenes
@@ -22,25 +21,24 @@ def without_guidance(pipe, prompt, **call):
     return Session(pipe, prompt, **{**call, **off})
 
 
-# v-prediction with zero terminal SNR; flow matching, packed; epsilon.
-@pytest.mark.parametrize("kind", ["cogvideox", "ltx", "animatediff", slow("sdxl")])
-def test_steps_by_hand_are_the_pipelines_own_to_rounding(kind):
-    pipe, call = BUILDERS[kind](), {**CALLS[kind], "num_inference_steps": 4}
-    session = without_guidance(pipe, PROMPT, **call)
-    noise = torch.randn(session.spec.shape, generator=torch.Generator().manual_seed(0))
-    way, found = _Way(Rehearsal(session)), []
+# v-prediction with zero terminal SNR; flow matching, packed; epsilon; other channels beside the latents. Of
+# a model without training, long steps of the last two do not contract.
+KINDS = [("CogVideoX", 1e-4), ("LTX-Video", 1e-4), ("AnimateDiff (SD 1.5)", None)]
+KINDS += [("CogVideoX, image to video", None), slow(("SDXL", None))]
 
-    def descend():
-        shape = way.evaluated[0].given["sample"].shape
-        x = (noise * way.scale / way.level(0).scale).reshape(shape)
-        for step in range(len(way.evaluated)):
-            x = way._step(way._prediction(step, x, way.output(step, x)))
-        found.append(x)
 
-    way.within(descend)
-    own = denoise(session, noise)
-    assert way.note == ""
-    assert float((found[0].reshape(own.shape) - own).abs().max()) < 2e-5 * float(own.abs().max())
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_the_pipelines_own_and_many_passes_turn_them_round_to_rounding(kind):
+    name, error = kind
+    family = BY_NAME[name]
+    session = without_guidance(family.build(), family.prompt, **{**family.call, "num_inference_steps": 4})
+    video = np.random.default_rng(0).integers(0, 256, (*encoding_of(session).pixels, 3), dtype=np.uint8)
+    trajectory = inverted(session, video, passes=1 if error is None else 30)
+    assert trajectory.note == "" and len(trajectory.calls) == 4
+    if error is not None:
+        back = denoise(session, trajectory.noise).float().cpu()
+        largest = float(trajectory.latents.abs().max())
+        assert float((back - trajectory.latents).abs().max()) < error * largest
 
 
 def test_a_rendered_video_comes_back_from_its_inversion():
@@ -48,8 +46,8 @@ def test_a_rendered_video_comes_back_from_its_inversion():
     pipe, scene = zoo.load(), next(scenes(3))
     session = Session(pipe, caption(scene), guidance_scale=1.0, num_inference_steps=10)
     trajectory = inverted(session, render(scene))
-    assert session.ledger.entries["inversion"] == 2 * 10 + 1
-    assert trajectory.note == "" and len(trajectory.inputs) == 10
+    assert session.ledger.entries["inversion"] == 2 * 10 + 2
+    assert trajectory.note == "" and len(trajectory.calls) == 10
     back = denoise(session, trajectory.noise).float().cpu()
     kept = trajectory.latents.cpu()
     assert float((back - kept).square().mean().sqrt() / kept.std()) < 0.05
@@ -73,15 +71,6 @@ def test_a_solver_of_higher_order_is_said_to_be_one():
     session = without_guidance(pipe, PROMPT, **call)
     video = np.zeros((9, 16, 16, 3), np.uint8)
     assert "UniPCMultistepScheduler takes other steps" in inverted(session, video).note
-
-
-def test_a_channel_of_other_things_beside_the_latents_is_left_as_it_is():
-    family = BY_NAME["CogVideoX, image to video"]
-    session = without_guidance(family.build(), family.prompt, **family.call)
-    way = _Way(Rehearsal(session))
-    whole = way.given(0, torch.zeros(way.evaluated[0].given["sample"].shape))
-    assert whole.shape[2] == 2 * session.spec.shape[1]
-    assert not whole[way.place].any() and whole.any()
 
 
 def test_a_scheduler_of_second_order_is_said_to_be_one():

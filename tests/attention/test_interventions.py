@@ -154,9 +154,6 @@ def test_injection_is_attention_by_the_sources_queries_and_keys(call, video):
         expected = within(call, whole, video, normalised(theirs[:, :, video, video]))
     answer = inject(source.query, source.key)(call, video)
     torch.testing.assert_close(answer, expected @ v, rtol=0, atol=1e-9)
-    second = inject(source.query[1:], source.key[1:], slice(1, 2))(call, video)
-    torch.testing.assert_close(second[1:], answer[1:], rtol=0, atol=1e-9)
-    torch.testing.assert_close(second[:1], (whole @ v)[:1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [0.8, 3.0, math.inf])

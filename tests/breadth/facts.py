@@ -26,8 +26,6 @@ SHORT = {
     "the rows of the prompt cannot be told": "rows unknown",
     "so which of them have the prompt": "rows unknown",
     "for the rows of the prompt alone": "rows unknown",
-    "does not take the source's row": "rows unknown",
-    "which another network makes of the latents": "second network",
 }
 ATTENTION = ("study", "maps", "enhance", "guide", "edit")
 KINDS = ("joint", "self", "cross", "temporal")

@@ -52,6 +52,10 @@ def test_a_video_of_another_program_is_edited(seedbed, video, tmp_path):
     record = read_record(tmp_path / "out.mp4")
     assert record == json.loads((tmp_path / "out.json").read_text()) and record["target"] == TARGET
     assert "://" not in (tmp_path / "page.html").read_text()
+    code, out, err = seedbed("replay", "out.mp4", "--video", video)
+    assert (code, out, err) == (0, "video   out-replay.mp4 (identical frames)\n", "")
+    code, _, err = seedbed("replay", "out.json")
+    assert code == 2 and "cannot hold original (in.mp4, known by its sha256)" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

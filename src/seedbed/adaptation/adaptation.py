@@ -1,13 +1,23 @@
-"""What acts on a pipeline while it denoises: fitted to a session, installed in its runs, kept in records."""
+"""What acts on a pipeline while it denoises: fitted to a session, installed in its runs, kept in records.
+
+And what several of them do: the denoiser evaluated for some of its rows alone.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.adaptation.layout import HALVES, Layout, layers_named, layout_of
-from seedbed.errors import BadInput, finite
+from seedbed.attention.tap import Handler, Tap
+from seedbed.errors import BadInput, NotSupported, finite
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Act, Session
 
@@ -72,3 +82,39 @@ def acting(adaptation: Adaptation, session: Session) -> Act:
         adaptation.install(run, count, guided, session, layout)
 
     return act
+
+
+def rows_alone(session: Session, args: Any, kwargs: Any, rows: int, own: slice) -> tuple[Any, Any]:
+    """The arguments of the denoiser's forward for some of its rows: those parts of all that has as many."""
+    leaves, spec = tree_flatten((args, kwargs))
+    alone = tree_leaves((session.alone.args, session.alone.kwargs))
+    ones = alone if len(alone) == len(leaves) else [None] * len(leaves)
+
+    def length(leaf: Any) -> int:
+        return len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0
+
+    cut = []
+    for leaf, one in zip(leaves, ones, strict=True):
+        each = length(one) or 1  # a U-Net over frames has a text for each of them
+        part = slice(own.start * each, own.stop * each)
+        cut.append(leaf[part] if length(leaf) == rows * each else leaf)
+    found: tuple[Any, Any] = tree_unflatten(cut, spec)
+    return found
+
+
+def run_alone(
+    module: nn.Module, handler: Handler, forward: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """What a denoiser's own forward returns for `rows_alone`, its attention seen or answered by a handler.
+
+    Raises NotSupported where it fails, as it counts on all its rows (AnimateDiffPAGPipeline).
+    """
+    with Tap(module, handler) as tap:
+        try:
+            return tap.run(forward, *args, **kwargs)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
+                raise
+            why = textwrap.shorten(str(error), 200, placeholder=" ...")
+            name = type(module).__name__
+            raise NotSupported(f"{name} cannot be run for the rows of the prompt alone: {why}") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seedbed.adaptation.adaptation import Adaptation
 from seedbed.adaptation.layout import Layout
-from seedbed.attention.interventions import frame_gain, mix, temperature
+from seedbed.attention.interventions import Change, Grid, frame_gain, mix, temperature
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import finite, one_of
 from seedbed.pipelines.interception import Run
@@ -57,21 +57,20 @@ class Enhance(Adaptation):
         if not self.strength:
             return
         names, position = set(self.layers), Position(run.pipe, run.undo)
-        change = temperature(1 + self.strength) if self.rule == "temperature" else mix(self.strength)
 
-        def answer(call: AttentionCall) -> Tensor | None:
-            if call.layer not in names or not self.start <= position.share < self.stop:
-                return None
-            place = layout.of(call)
-            if place is None:
-                return None
-            video, grid = place
-            if self.rule != "frames":
-                return change(call, video, grid)
+        def frames(call: AttentionCall, video: slice, grid: Grid | None) -> Tensor:
             output = call.output()
             gain = 1 + self.strength * (frame_gain(call, video, grid, self.weight) - 1)
             output[:, :, video] = output[:, :, video] * gain.to(output.dtype)
             return output
+
+        change: Change = frames
+        if self.rule != "frames":
+            change = temperature(1 + self.strength) if self.rule == "temperature" else mix(self.strength)
+
+        def answer(call: AttentionCall) -> Tensor | None:
+            inside = call.layer in names and self.start <= position.share < self.stop
+            return layout.changed(call, change) if inside else None
 
         for module in dict.fromkeys(run.denoisers.values()):
             run.undo.enter_context(Tap(module, answer))

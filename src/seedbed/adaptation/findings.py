@@ -8,8 +8,8 @@ import io
 import itertools
 import json
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from seedbed.adaptation.layout import broader_half
 from seedbed.adaptation.parts import ALL, BLOCKS
 from seedbed.errors import BadInput, BadRecord, NotSupported
 from seedbed.files import read_text, write_bytes_atomically
@@ -26,6 +27,7 @@ from seedbed.verifiers import Frames
 
 COLUMNS = ("prompt", "layer", "kind", "part", "step", "head", "perturb", "measure", "value")
 SCHEMA = "seedbed.study/1"
+_ABOUT = ("model", "prompts", "seed", "steps", "window", "ledger", "seconds")
 
 
 class Correlation(NamedTuple):
@@ -91,18 +93,18 @@ class Study:
     plain: Frames | None = field(default=None, repr=False)
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
 
+    def _rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        return zip(*(self.columns[name] for name in names), strict=True)
+
     @functools.cached_property
     def means(self) -> dict[tuple[str, str, str], dict[tuple[str, str], float]]:
         """(measure, part, perturb) -> {(prompt, layer): mean over steps and heads}."""
-        sums: dict[Any, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
-        names = ("measure", "part", "perturb", "prompt", "layer", "value")
-        for measure, part, perturb, prompt, layer, value in zip(
-            *(self.columns[name] for name in names), strict=True
+        found: dict[Any, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for *key, prompt, layer, value in self._rows(
+            "measure", "part", "perturb", "prompt", "layer", "value"
         ):
-            own = sums[measure, part, perturb or ""][prompt, layer]
-            own[0] += value
-            own[1] += 1
-        return {key: {at: total / count for at, (total, count) in own.items()} for key, own in sums.items()}
+            found[key[0], key[1], key[2] or ""][prompt, layer].append(value)
+        return {key: {at: sum(v) / len(v) for at, v in own.items()} for key, own in found.items()}
 
     def by_layer(self, measure: str, part: str = ALL, perturb: str = "") -> dict[str, float]:
         """The mean over prompts (steps, heads) of a measure, for the layers that have it."""
@@ -114,28 +116,25 @@ class Study:
     @property
     def high_entropy(self) -> list[str]:
         """The half of the layers, without cross attention, with the more spread out rows."""
-        return self._half(top=True)
+        return self._half("high")
 
     @property
     def low_entropy(self) -> list[str]:
         """The other half."""
-        return self._half(top=False)
+        return self._half("low")
 
-    def _half(self, top: bool) -> list[str]:
-        half = self.halves
-        own = [layer.name for layer in self.layers if layer.kind != "cross"] or list(half)
-        return [name for name in own if half[name] == ("high" if top else "low")]
+    def _half(self, half: str) -> list[str]:
+        own = [layer.name for layer in self.layers if layer.kind != "cross"] or list(self.halves)
+        return [name for name in own if self.halves[name] == half]
 
     @functools.cached_property
     def halves(self) -> dict[str, str]:
         """Layer -> "high" or "low": the half by its normalised entropy, of cross attention on its own."""
-        entropy = self.by_layer("normalised_entropy")
-        found: dict[str, str] = {}
+        entropy, found = self.by_layer("normalised_entropy"), dict[str, str]()
         for cross in (False, True):
-            names = [each.name for each in self.layers if (each.kind == "cross") == cross]
-            ranked = sorted(names, key=lambda name: entropy[name], reverse=True)
-            top = len(names) - len(names) // 2
-            found |= {name: "high" if rank < top else "low" for rank, name in enumerate(ranked)}
+            own = [each.name for each in self.layers if (each.kind == "cross") == cross]
+            top = broader_half({name: entropy[name] for name in own})
+            found |= {name: "high" if name in top else "low" for name in own}
         return found
 
     @property
@@ -148,20 +147,18 @@ class Study:
         require("scipy", "the correlation of ranks")
         from seedbed.statistics import bootstrap, within
 
-        kinds = {layer.name: layer.kind for layer in self.layers}
         found = []
-        for perturb, effect in self.effects:
+        for (perturb, effect), part in itertools.product(self.effects, (ALL, BLOCKS[-1])):
             values = self.means[effect, ALL, perturb]
-            perturbed = {layer for _, layer in values}
-            groups = {
-                kind: {n for n in perturbed if kinds[n] == kind} for kind in sorted(set(kinds.values()))
-            }
-            groups = {kind: names for kind, names in groups.items() if names}
+            entropy = self.means.get(("normalised_entropy", part, ""), {})
+            groups: dict[str, list[str]] = defaultdict(list)
+            for layer in self.layers:
+                if (self.prompts[0], layer.name) in values:
+                    groups[layer.kind].append(layer.name)
             if len(groups) > 1:
-                groups[ALL] = perturbed
-            for (kind, names), part in itertools.product(groups.items(), (ALL, BLOCKS[-1])):
-                entropy = self.means.get(("normalised_entropy", part, ""), {})
-                at = [[(prompt, name) for name in sorted(names)] for prompt in self.prompts]
+                groups[ALL] = [name for names in [*groups.values()] for name in names]
+            for kind, names in groups.items():
+                at = [[(prompt, name) for name in names] for prompt in self.prompts]
                 if len(names) < 3 or any(each not in entropy for row in at for each in row):
                     continue
                 pair = ([[table[each] for each in row] for row in at] for table in (entropy, values))
@@ -171,8 +168,7 @@ class Study:
 
     def table(self) -> dict[str, list[Any]]:
         """The tidy table, with each layer's half beside it."""
-        half = self.halves
-        return {**self.columns, "half": [half[layer] for layer in self.columns["layer"]]}
+        return {**self.columns, "half": [self.halves[layer] for layer in self.columns["layer"]]}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the table: Parquet (.parquet, with `pip install "seedbed[lab]"`) or JSON (.json).
@@ -182,21 +178,19 @@ class Study:
         Raises BadInput for another ending, NotSupported where pyarrow is missing.
         """
         suffix = Path(path).suffix.lower()
-        about = {
-            "schema": SCHEMA,
-            "model": self.model,
-            "prompts": self.prompts,
-            "seed": self.seed,
-            "steps": self.steps,
-            "window": self.window,
-            "layers": [dataclasses.astuple(layer) for layer in self.layers],
-            "ledger": self.ledger,
-            "seconds": self.seconds,
-        }
+        about = {"schema": SCHEMA, **{name: getattr(self, name) for name in _ABOUT}}
+        about["layers"] = [dataclasses.astuple(layer) for layer in self.layers]
         if suffix == ".json":
             data = json.dumps({**about, "columns": self.table()}, allow_nan=False).encode()
         elif suffix == ".parquet":
-            data = _parquet(self.table(), about)
+            require("pyarrow", "a table in Parquet")
+            import pyarrow
+            from pyarrow import parquet
+
+            arrow = pyarrow.table(self.table()).replace_schema_metadata({"seedbed": json.dumps(about)})
+            buffer = io.BytesIO()
+            parquet.write_table(arrow, buffer)
+            data = buffer.getvalue()
         else:
             raise BadInput(f"cannot write {path}: the name must end in .parquet or .json")
         return write_bytes_atomically(path, data)
@@ -208,26 +202,21 @@ class Study:
             data = json.loads(read_text(path, "the study"))
             if data["schema"] != SCHEMA:
                 raise ValueError
+            about = {name: data[name] for name in _ABOUT}
+            about |= {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
             layers = tuple(LayerInfo(*layer) for layer in data["layers"])
-            columns = {name: data["columns"][name] for name in COLUMNS}
-            steps, window = tuple(data["steps"]), (data["window"][0], data["window"][1])
-            asked = data["model"], tuple(data["prompts"]), data["seed"], steps, window
-            return cls(*asked, layers, columns, data["ledger"], data["seconds"])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            return cls(**about, layers=layers, columns={name: data["columns"][name] for name in COLUMNS})
+        except (ValueError, KeyError, TypeError) as error:
             raise BadRecord(f"{path} is no study that seedbed has written as JSON") from error
 
     @classmethod
     def joined(cls, studies: Sequence[Study]) -> Study:
         """Studies of other prompts with the same model and layers as one; frames and maps of the first."""
-        first = studies[0]
+        first, ledger = studies[0], Counter[str]()
         for each in studies:
-            if (each.model, each.layers, each.steps, each.window) != (
-                *(first.model, first.layers, first.steps, first.window),
-            ):
+            if any(getattr(each, n) != getattr(first, n) for n in ("model", "layers", "steps", "window")):
                 raise BadInput("studies of another model, other layers, steps or window do not add up")
-        ledger: dict[str, float] = defaultdict(float)
-        for what, spent in itertools.chain.from_iterable(each.ledger.items() for each in studies):
-            ledger[what] += spent
+            ledger.update(each.ledger)
         return dataclasses.replace(
             first,
             prompts=tuple(prompt for each in studies for prompt in each.prompts),
@@ -240,63 +229,40 @@ class Study:
         """Writes a page that needs no other file: profile, effects, correlations, frames and maps."""
         from seedbed.report.attention_page import study_page
 
-        data = {**vars(self), "fps": fps, "correlations": self.correlations()}
-        data |= {"layers": self._rows_of_layers(), "effects": [], "pictures": []}
-        for perturb, effect in self.effects:
-            found: dict[str, list[float]] = {"high": [], "low": []}
-            for (_, layer), value in self.means[effect, ALL, perturb].items():
-                found[self.halves[layer]].append(value)
-            if all(found.values()):
-                data["effects"].append({"perturb": perturb, "effect": effect, **found})
-        entropy = self.by_layer("normalised_entropy")
-        for each in self.pictures:
-            maps = {"raw": each.raw.numpy(), "kept": each.kept.numpy(), "frames": each.frames}
-            about = {"half": self.halves[each.layer], "entropy": entropy[each.layer]}
-            data["pictures"].append({"layer": each.layer, **about, **maps})
-        return write_bytes_atomically(path, study_page(data).encode())
-
-    def _rows_of_layers(self) -> list[dict[str, Any]]:
-        """For each layer what the report says of it."""
-        heads: dict[tuple[str, int], list[float]] = defaultdict(list)
-        names = ("measure", "part", "layer", "head", "value")
-        for measure, part, layer, head, value in zip(*(self.columns[name] for name in names), strict=True):
-            if measure == "normalised_entropy" and part == ALL:
-                heads[layer, head].append(value)
-        measures = ("normalised_entropy", "energy", "entropy_proportion", "energy_proportion")
+        heads: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for *what, layer, head, value in self._rows("measure", "part", "layer", "head", "value"):
+            if what == ["normalised_entropy", ALL]:
+                heads[layer][head].append(value)
+        measures = ("energy_proportion", "entropy_proportion", "normalised_entropy")
         means = {measure: self.by_layer(measure) for measure in measures}
-        blocks = {
-            block: [self.by_layer(m, block) for m in ("normalised_entropy", "mass")] for block in BLOCKS
-        }
-        return [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "half": self.halves[layer.name],
-                "entropy": means["normalised_entropy"][layer.name],
-                "heads": [float(np.mean(v)) for (name, _), v in heads.items() if name == layer.name],
-                **{measure: means[measure][layer.name] for measure in measures[1:]},
-                "blocks": {
-                    block: tuple(each[layer.name] for each in pair)
-                    for block, pair in blocks.items()
-                    if layer.name in pair[0]
-                },
+        blocks = {b: [self.by_layer(m, b) for m in ("normalised_entropy", "mass")] for b in BLOCKS}
+        layers = {
+            each.name: {
+                "name": each.name,
+                "kind": each.kind,
+                "half": self.halves[each.name],
+                "heads": [float(np.mean(values)) for values in heads[each.name].values()],
+                "blocks": {b: (h[each.name], m[each.name]) for b, (h, m) in blocks.items() if each.name in h},
+                **{measure: found[each.name] for measure, found in means.items()},
             }
-            for layer in self.layers
+            for each in self.layers
+        }
+        effects = []
+        for perturb, effect in self.effects:
+            sizes: dict[str, list[float]] = {"high": [], "low": []}
+            for (_, layer), value in self.means[effect, ALL, perturb].items():
+                sizes[self.halves[layer]].append(value)
+            effects += [{"perturb": perturb, "effect": effect, **sizes}] * all(sizes.values())
+        data = {**vars(self), "fps": fps, "correlations": self.correlations(), "effects": effects}
+        pictures = [
+            {**layers[each.layer], **vars(each), "raw": each.raw.numpy(), "kept": each.kept.numpy()}
+            for each in self.pictures
         ]
+        page = study_page({**data, "layers": [*layers.values()], "pictures": pictures})
+        return write_bytes_atomically(path, page.encode())
 
 
 def require(package: str, what: str) -> None:
     """NotSupported where a package of the lab is missing, which `what` needs."""
     if find_spec(package) is None:
         raise NotSupported(f'{what} needs {package}: pip install "seedbed[lab]"')
-
-
-def _parquet(table: Mapping[str, list[Any]], about: Mapping[str, Any]) -> bytes:
-    require("pyarrow", "a table in Parquet")
-    import pyarrow
-    from pyarrow import parquet
-
-    arrow = pyarrow.table(dict(table)).replace_schema_metadata({"seedbed": json.dumps(about)})
-    buffer = io.BytesIO()
-    parquet.write_table(arrow, buffer)
-    return buffer.getvalue()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from seedbed.adaptation.adaptation import Adaptation
+from seedbed.adaptation.adaptation import Adaptation, rows_alone, run_alone
 from seedbed.adaptation.layout import Layout
 from seedbed.attention.interventions import Change, blur, identity, uniform
 from seedbed.attention.kinds import named_arguments, parameter_names
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput, NotSupported, finite, number, one_of, shown
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import rows_of
@@ -93,45 +90,41 @@ class Guide(Adaptation):
             replace(module, "forward", functools.partial(guided_by, module.forward), run.undo)
 
 
+@dataclass
 class _Guided:
-    """A denoiser's forward, with the term added to what it returns."""
+    """A denoiser's forward, with the term added to what it returns.
 
-    def __init__(
-        self,
-        guide: Guide,
-        module: nn.Module,
-        run: Run,
-        count: int,
-        session: Session,
-        layout: Layout,
-        position: Position,
-    ) -> None:
-        self.guide, self.module, self.run, self.count = guide, module, run, count
-        self.session, self.layout, self.position = session, layout, position
-        self.names = set(guide.layers)
-        changes: dict[str, Change] = {"identity": identity, "uniform": uniform, "blur": blur(guide.sigma)}
-        self.change = changes.get(guide.perturb)
-        self.term: tuple[float, Tensor] | None = None  # the step, and what is added there
+    Attributes:
+        term: the share of the steps that is done, and what is added there.
+    """
+
+    guide: Guide
+    module: nn.Module
+    run: Run
+    count: int
+    session: Session
+    layout: Layout
+    position: Position
+    term: tuple[float, Tensor] | None = None
 
     def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = forward(*args, **kwargs)
         share = self.position.share
         if not self.guide.start <= share < self.guide.stop:
             return result
-        module, count = self.module, self.count
+        module, count, session = self.module, self.count, self.session
         given = named_arguments(parameter_names(type(module)), args, kwargs)
         rows = rows_of(module, args, kwargs)
-        with_prompt, _ = prompt_parts(self.session, given, rows, count)
+        with_prompt, _ = prompt_parts(session, given, rows, count)
         parts = tensors_of(result, rows, module, given)
         if with_prompt is not None:
             own = slice(with_prompt * count, (with_prompt + 1) * count)
-            args, kwargs = self._rows(args, kwargs, rows, own)
-            perturbed = tensors_of(self._perturbed(forward, args, kwargs), count, module, given)[0]
-            self.session.ledger.add("guidance", count)
-            self.term = share, self._added(parts[0][own], perturbed)
+            perturbed = self._perturbed(forward, *rows_alone(session, args, kwargs, rows, own))
+            session.ledger.add("guidance", count)
+            self.term = share, self._added(parts[0][own], tensors_of(perturbed, count, module, given)[0])
         elif self.term is None or self.term[0] != share:
             raise NotSupported(
-                f"{self.session.asked.name} evaluates without the prompt before it does with it: no guidance "
+                f"{session.asked.name} evaluates without the prompt before it does with it: no guidance "
                 "can be added to both"
             )
         term = self.term[1].repeat(rows // count, *[1] * (parts[0].ndim - 1))
@@ -146,50 +139,24 @@ class _Guided:
         share = self.guide.rescale
         return (moved * (share * factor + 1 - share) - c).to(conditional.dtype)
 
-    def _rows(self, args: Any, kwargs: Any, rows: int, own: slice) -> Any:
-        """The arguments with these of their rows, of all that has as many."""
-        if rows == own.stop - own.start:
-            return args, kwargs
-        leaves, spec = tree_flatten((args, kwargs))
-        alone = tree_leaves((self.session.alone.args, self.session.alone.kwargs))
-        ones = alone if len(alone) == len(leaves) else [None] * len(leaves)
-        cut = []
-        for leaf, one in zip(leaves, ones, strict=True):
-            # A U-Net over frames has a text for each of them.
-            many, each = _length(leaf), _length(one) or 1
-            part = slice(own.start * each, own.stop * each)
-            cut.append(leaf[part] if many and many == rows * each else leaf)
-        return tree_unflatten(cut, spec)
-
     def _perturbed(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        changes: dict[str, Change] = {
+            "identity": identity,
+            "uniform": uniform,
+            "blur": blur(self.guide.sigma),
+        }
+        change, names = changes.get(self.guide.perturb), self.guide.layers
+
         def answer(call: AttentionCall) -> Tensor | None:
-            if self.change is None or call.layer not in self.names:
-                return None
-            place = self.layout.of(call)
-            return None if place is None else self.change(call, *place)
+            return None if change is None or call.layer not in names else self.layout.changed(call, change)
 
         with ExitStack() as undo:
-            if self.guide.perturb == "skip":
-                blocks = {_block_of(name) for name in self.names}
-                for name in blocks:
-                    block = self.module.get_submodule(name)
-                    undo.callback(block.register_forward_hook(_skipped, with_kwargs=True).remove)
-            tap = undo.enter_context(Tap(self.module, answer))
+            for name in {_block_of(name) for name in names} if change is None else ():
+                block = self.module.get_submodule(name)
+                undo.callback(block.register_forward_hook(_skipped, with_kwargs=True).remove)
+            undo.callback(setattr, self.run, "perturbing", False)
             self.run.perturbing = True
-            try:
-                return tap.run(forward, *args, **kwargs)
-            except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
-                    raise
-                name = type(self.module).__name__  # of AnimateDiffPAGPipeline, which counts on all its rows
-                why = textwrap.shorten(str(error), 200, placeholder=" ...")
-                raise NotSupported(f"{name} cannot be run for the rows of the prompt alone: {why}") from error
-            finally:
-                self.run.perturbing = False
-
-
-def _length(leaf: Any) -> int:
-    return len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else 0
+            return run_alone(self.module, answer, forward, args, kwargs)
 
 
 def _block_of(layer: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seedbed.acquisition.sampling import mean_over_rows
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, row_statistics, sample_rows
-from seedbed.attention.interventions import WHOLE, Grid
-from seedbed.errors import BadInput, NotSupported
+from seedbed.attention.interventions import WHOLE, Change, Grid
+from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.discover import remembered
 from seedbed.pipelines.session import Session
 from seedbed.refinement.refiner import positions_of
@@ -37,7 +38,7 @@ class Layout:
 
     video: Mapping[int, slice | None]
     text: frozenset[str] = frozenset()
-    sizes: Grid | None = field(default=None)
+    sizes: Grid | None = None
 
     def of(self, call: AttentionCall) -> tuple[slice, Grid | None] | None:
         """The rows of the video in a call, and how they lie in it; None where it has none.
@@ -51,6 +52,11 @@ class Layout:
             return None
         video = self.video[rows] if rows in self.video else self._with_other_text(rows, call.layer)
         return None if video is None else (video, self.grid(len(range(rows)[video])))
+
+    def changed(self, call: AttentionCall, change: Change) -> Tensor | None:
+        """What a change answers to a call; None where no video takes part in it."""
+        place = self.of(call)
+        return None if place is None else change(call, *place)
 
     def _with_other_text(self, rows: int, layer: str) -> slice:
         """Where the text has another length, or the video itself (ChronoEditPipeline)."""
@@ -127,9 +133,7 @@ def _find(session: Session) -> Layout:
             call.stop()
 
     for seed, look in ((1, record), (2, compare)):
-        draw = torch.Generator().manual_seed(seed)
-        noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-        session.evaluate(noise, look, what="layers")
+        session.evaluate(session.probe(seed), look, what="layers")
     try:
         axes, packing = positions_of(session)
     except NotSupported:
@@ -166,10 +170,8 @@ def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:
     one = isinstance(layers, str)
     if one and layers in HALVES:
         names = layers_named(session, "all")
-        entropies = entropies_of(session, names)
-        count = len(names) - len(names) // 2 if layers == HALVES[0] else len(names) // 2
-        ranked = sorted(names, key=lambda name: entropies[name], reverse=layers == HALVES[0])
-        chosen = set(ranked[: max(1, count)])
+        top = broader_half(entropies_of(session, names))
+        chosen = top if layers == HALVES[0] else {*names} - top or top
         return [name for name in names if name in chosen]
     if one and layers == "all":
         text = layout_of(session).text
@@ -180,6 +182,12 @@ def layers_named(session: Session, layers: str | Sequence[str]) -> list[str]:
             )
         return list(dict.fromkeys(own))
     return list(dict.fromkeys(session.layers[i].name for i in plan_layers(session.layers, layers)))
+
+
+def broader_half(entropies: Mapping[str, float]) -> set[str]:
+    """The half of the layers, the larger one, whose rows are more spread out."""
+    ranked = sorted(entropies, key=lambda name: entropies[name], reverse=True)
+    return {*ranked[: len(ranked) - len(ranked) // 2]}
 
 
 def entropies_of(session: Session, names: Sequence[str]) -> dict[str, float]:
@@ -199,7 +207,12 @@ def entropies_of(session: Session, names: Sequence[str]) -> dict[str, float]:
             entropy = mean_over_rows(call, statistics.normalised_entropy, rows)
             sums[call.layer].append(float(entropy.mean()))
 
-    draw = torch.Generator().manual_seed(1)
-    noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-    session.evaluate(noise, look, steps=max(1, session.facts.steps // 5), what="layers")
+    session.evaluate(session.probe(1), look, steps=max(1, session.facts.steps // 5), what="layers")
     return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+def steps_looked_at(what: str, steps: Sequence[int] | None, most: int, total: int) -> tuple[int, ...]:
+    """The steps that are asked for, or `most` spread over the schedule; BadInput beyond its `total`."""
+    if steps is None:
+        steps = np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist()
+    return tuple(sorted({whole(what, step, 0, total - 1) for step in steps}))

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seedbed.acquisition.signals import call_of_rows
-from seedbed.adaptation.layout import Layout, layers_named, layout_of
-from seedbed.adaptation.parts import blocks_of
+from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_looked_at
+from seedbed.adaptation.parts import blocks_of, logits_of
 from seedbed.attention import AttentionCall
-from seedbed.attention.interventions import Grid
-from seedbed.attention.logits import Logits
 from seedbed.errors import BadInput, NotSupported, finite, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import NoiseRecipe
@@ -135,9 +133,7 @@ def maps(
     asked = {**(call or {}), **arguments}
     session = Session(pipe, prompt, **asked)
     total = session.facts.steps
-    if steps is None:
-        steps = np.linspace(0, total - 1, min(_STEPS, total)).round().astype(int).tolist()
-    looked = {whole("maps' steps", step, 0, total - 1) for step in steps}
+    looked = steps_looked_at("maps' steps", steps, _STEPS, total)
     names = set(layers_named(session, "*" if layers == "all" else layers))
     tokens = [] if word is None else _tokens_of(pipe, prompt, word, asked)
     layout, spec = layout_of(session), session.spec
@@ -157,18 +153,17 @@ def maps(
 
     with reporting(progress) as show:
         made = count(1)
-        rollout = Rollout(session, noise[None], what="maps")
-        rollout.progress = lambda _: show("maps", next(made), total)
+        rollout = Rollout(
+            session, noise[None], what="maps", progress=lambda _: show("maps", next(made), total)
+        )
         (frames,) = rollout.advance(total, handler=look)
     if not found:
         kinds = ", ".join(sorted({layer.kind for layer in session.layers}))
         what = f"the tokens of {word!r} cannot be told among the keys" if word else "the place cannot be told"
         raise NotSupported(f"{what} of any of these layers of {session.asked.name} ({kinds}): no map")
-    target = (
-        f"Where “{word}” looks and is looked at"
-        if word
-        else "Where a place looks: frame, row and column {:g}, {:g}, {:g}"
-    )
+    target = f"Where “{word}” looks and is looked at"
+    if place is not None:
+        target = "Where a place looks: frame, row and column {:g}, {:g}, {:g}".format(*place)
     model = recorded_name(str(getattr(pipe, "name_or_path", None) or ""))
     return Maps(model, prompt, target, frames, tuple(found), place)
 
@@ -244,70 +239,50 @@ def _places(tokenizer: Any, ids: list[int], word: str) -> list[int]:
 
 def _of_word(call: AttentionCall, layout: Layout, tokens: Sequence[_Tokens]) -> dict[str, Tensor]:
     """Part -> (heads, frames, height, width) for a call of one candidate; nothing where there is no text."""
-    where = layout.of(call)
-    if where is None:
-        return {}
-    video, grid = where
-    blocks = blocks_of(call, video)
-    if not blocks and call.kind != "cross":
-        return {}
+    video, grid = layout.of(call) or (None, None)
+    blocks = {} if video is None else blocks_of(call, video)
     text = blocks.get("text", torch.arange(call.key.shape[2]))
     places = next((p for each in tokens if (p := each.among(len(text)))), [])
-    if not places:
+    fold = call.query.shape[0]
+    told = grid is not None and (
+        fold == 1 or (grid[0] == 1 and layout.sizes is not None and fold == layout.sizes[0])
+    )
+    if video is None or grid is None or not told or not places or (not blocks and call.kind != "cross"):
         return {}
-    keys = text[places]
+    shape, keys = (call.query.shape[1], fold * grid[0], *grid[1:]), text[places]
     indicator = torch.zeros_like(call.value, dtype=torch.float32)
     indicator[:, :, keys] = 1
     seen = call.output(call.query.float(), call.key.float(), indicator)[..., 0]
-    found = {"video -> word": _laid(seen[:, :, video], layout, grid)}
+    found = {"video -> word": seen[:, :, video].transpose(0, 1).reshape(shape)}
     if blocks:
-        rows = _rows(call, 0, keys)[:, :, video].mean(1)
-        found["word -> video"] = _laid(rows[None], layout, grid)
-    return {part: values for part, values in found.items() if values is not None}
+        found["word -> video"] = _rows(call, 0, keys)[:, :, video].mean(1).reshape(shape)
+    return found
 
 
 def _of_place(call: AttentionCall, layout: Layout, place: Place) -> dict[str, Tensor]:
     """The same for a place of the video; nothing where the call does not attend from places to places."""
-    where = layout.of(call)
-    if where is None:
-        return {}
-    video, grid = where
+    video, grid = layout.of(call) or (None, None)
     fold, rows = call.query.shape[0], call.query.shape[2]
     if call.kind == "temporal":  # a sequence for each position
         grid = layout.grid(fold * rows)
-    if grid is None or call.kind == "cross" or rows != call.key.shape[2]:
+    if video is None or grid is None or call.kind == "cross" or rows != call.key.shape[2]:
         return {}
     if fold > 1 and grid[0] == 1:  # a sequence for each frame
         grid = fold, *grid[1:]
-    _, height, width = grid
     frame, row, column = (round(share * (size - 1)) for share, size in zip(place, grid, strict=True))
-    position = row * width + column
+    position = row * grid[2] + column
     found = torch.zeros(call.query.shape[1], *grid)
     if call.kind == "temporal":
         found[:, :, row, column] = _rows(call, position, torch.tensor([frame]))[:, 0].cpu()
     elif fold > 1:
-        found[:, frame] = (
-            _rows(call, frame, torch.tensor([position]))[:, 0].cpu().unflatten(1, (height, width))
-        )
+        found[:, frame] = _rows(call, frame, torch.tensor([position]))[:, 0].cpu().unflatten(1, grid[1:])
     else:
-        index = (video.start or 0) + frame * height * width + position
-        seen = _rows(call, 0, torch.tensor([index]))[:, 0, video]
-        found = seen.cpu().unflatten(1, grid)
+        index = (video.start or 0) + frame * grid[1] * grid[2] + position
+        found = _rows(call, 0, torch.tensor([index]))[:, 0, video].cpu().unflatten(1, grid)
     return {"place -> video": found}
-
-
-def _laid(values: Tensor, layout: Layout, grid: Grid | None) -> Tensor | None:
-    """(folded, heads, tokens) -> (heads, frames, height, width); None where places cannot be told."""
-    fold = values.shape[0]
-    if grid is None or (fold > 1 and (grid[0] > 1 or layout.sizes is None or fold != layout.sizes[0])):
-        return None
-    return values.transpose(0, 1).reshape(values.shape[1], fold * grid[0], *grid[1:])
 
 
 def _rows(call: AttentionCall, entry: int, rows: Tensor) -> Tensor:
     """Some rows of the map of a batch entry, (heads, rows, keys)."""
-    pick, mask = slice(entry, entry + 1), call.mask
-    if mask is not None and mask.ndim == 4 and len(mask) > 1:
-        mask = mask[pick]
-    logits = Logits(call.query[pick], call.key[pick], call.scale, mask, call.causal, rows)
+    logits = logits_of(call, entry, rows)
     return logits.block(slice(0, 1), slice(0, call.key.shape[1]), slice(0, len(rows)))[0].softmax(-1)

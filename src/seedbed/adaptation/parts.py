@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seedbed.acquisition.sampling import counted_rows, drawn_rows, drawn_seed
+from seedbed.acquisition.sampling import counted_rows, drawn_seed
 from seedbed.attention import AttentionCall, row_statistics, sample_rows
 from seedbed.attention.interventions import WHOLE
 from seedbed.attention.logits import Logits
@@ -48,36 +48,31 @@ def head_statistics(
         video: the rows of the video, as `Layout.of` tells them.
         rows: how many to look at, of text and of video each, at random; None for all.
     """
-    blocks = blocks_of(call, video)
-    given = {"scale": call.scale, "causal": call.causal, "powers": ()}
-    if not blocks:
-        some = drawn_rows(call, rows, 0)
-        found = row_statistics(call.query, call.key, mask=call.mask, rows=some, **given)  # type: ignore[arg-type]
-        values = {"entropy": found.entropy, "normalised_entropy": found.normalised_entropy}
-        return {ALL: _means(values, counted_rows(call, found.entropy, some))[0]}
-    total = call.query.shape[2]
-    mask = None if call.mask is None else call.mask.expand(*call.mask.shape[:-2], total, total)
+    blocks, (total, every) = blocks_of(call, video), (call.query.shape[2], call.key.shape[2])
+    mask = None if call.mask is None else call.mask.expand(*call.mask.shape[:-2], total, every)
     parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     weights = torch.zeros(call.query.shape[1], dtype=torch.float64)
-    for name, own in blocks.items():
+    for name, own in (blocks or {ALL: torch.arange(total)}).items():
         some = sample_rows(len(own), rows, drawn_seed(call, 0))
         places = own if some is None else own[some]
         halves = [
             row_statistics(
                 call.query,
                 call.key[:, :, keys],
+                scale=call.scale,
                 mask=None if mask is None else mask[..., keys],
+                causal=call.causal,
                 rows=places,
-                **given,  # type: ignore[arg-type]
+                powers=(),
             )
-            for keys in blocks.values()
+            for keys in (blocks or {ALL: torch.arange(every)}).values()
         ]
         # A row that may see nothing at all has no distribution: its masses are 0.
         mass = torch.stack([half.logsumexp.double() for half in halves]).softmax(0).nan_to_num(0.0)
         inner = torch.stack([half.entropy.double() for half in halves])
         entropy = (mass * inner).sum(0) - torch.xlogy(mass, mass).sum(0)
-        keys = (halves[0].keys + halves[1].keys).double()
+        keys = torch.stack([half.keys.double() for half in halves]).sum(0)
         values = {"entropy": entropy, "normalised_entropy": entropy / keys.clamp(min=2).log()}
         counted = counted_rows(call, entropy, places)
         means, share = _means(values, counted)
@@ -85,10 +80,18 @@ def head_statistics(
         weights += weight
         for key, mean in means.items():
             whole[key] = whole.get(key, 0) + weight * mean
-        for other, half, some_mass in zip(blocks, halves, mass, strict=True):
+        for other, half, some_mass in zip(blocks, halves, mass, strict=False):
             values = {"entropy": half.entropy, "normalised_entropy": half.normalised_entropy}
             parts[f"{name}->{other}"] = _means({**values, "mass": some_mass}, counted)[0]
-    return {ALL: {key: total / weights.clamp(min=1e-9) for key, total in whole.items()}, **parts}
+    return {ALL: {key: value / weights.clamp(min=1e-9) for key, value in whole.items()}, **parts}
+
+
+def logits_of(call: AttentionCall, entry: int, rows: Tensor) -> Logits:
+    """The logits of some rows of one entry of a call's batch."""
+    pick, mask = slice(entry, entry + 1), call.mask
+    if mask is not None and mask.ndim == 4 and len(mask) > 1:
+        mask = mask[pick]
+    return Logits(call.query[pick], call.key[pick], call.scale, mask, call.causal, rows)
 
 
 def map_of(call: AttentionCall) -> tuple[Tensor, Tensor]:
@@ -101,14 +104,9 @@ def map_of(call: AttentionCall) -> tuple[Tensor, Tensor]:
     Returns:
         (rows, columns) float32 each: probabilities, and shares of keys that are kept.
     """
-    middle = call.query.shape[0] // 2
-    pick = slice(middle, middle + 1)
     total, heads = call.query.shape[2], call.query.shape[1]
     rows = torch.linspace(0, total - 1, min(total, _ROWS)).round().long()
-    mask = call.mask
-    if mask is not None and mask.ndim == 4 and len(mask) > 1:
-        mask = mask[pick]
-    logits = Logits(call.query[pick], call.key[pick], call.scale, mask, call.causal, rows)
+    logits = logits_of(call, call.query.shape[0] // 2, rows)
     raw = torch.zeros(len(rows), logits.keys)
     for (_, _, at), block in logits.blocks(copies=3):
         raw[at] += block.softmax(-1).sum((0, 1)).float().cpu() / heads

@@ -6,20 +6,18 @@ and by uniform attention. Formulas: docs/attention.md.
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import BatchSize, rows_that_fit
 from seedbed.acquisition.signals import call_of_rows
 from seedbed.adaptation.findings import COLUMNS, Picture, Study
-from seedbed.adaptation.layout import Layout, layers_named, layout_of
+from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_looked_at
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, Tap, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
@@ -103,58 +101,48 @@ def study(
     sessions = [Session(pipe, text, **asked) for text in texts]
     judged_by = [judged_text(judge, session) if judge is not None else "" for session in sessions]
     total = sessions[0].facts.steps
-    if steps is None:
-        steps = np.linspace(0, total - 1, min(_STEPS, total)).round().astype(int).tolist()
-    looked = tuple(sorted({whole("study's steps", step, 0, total - 1) for step in steps}))
+    looked = steps_looked_at("study's steps", steps, _STEPS, total)
     names = layers_named(sessions[0], "*" if layers == "all" else layers)
     text = layout_of(sessions[0]).text
     names = [name for name in names if name not in text]
     if not names:
         raise BadInput(f"no video takes part in {shown(layers)}: name other layers")
     infos = {each.name: each for each in sessions[0].layers if each.name in set(names)}
-    began = perf_counter()
+    for session in sessions[1:]:
+        session.ledger = sessions[0].ledger
+    began, done = perf_counter(), 0
     each_of = [(name, kind) for kind in dict.fromkeys(perturb) for name in names]
     variants = [(n, p) for n, p in each_of if not (p == "identity" and infos[n].kind == "cross")]
     run = _Running(infos, looked, variants, (start, stop), judge, rows, batch_size)
     with reporting(progress) as show:
-        made = itertools.count(1)
-        every = len(texts) * (1 + len(variants)) * total
 
         def tick(count: int) -> None:
-            for _ in range(count):
-                done = next(made)
-            show("study", done, every)
+            nonlocal done
+            done += count
+            show("study", done, len(texts) * (1 + len(variants)) * total)
 
         for number, session in enumerate(sessions):
             run.prompt(session, seed + number, judged_by[number], tick)
-    ledger: dict[str, float] = defaultdict(float)
-    for session in sessions:
-        for what, spent in session.ledger.entries.items():
-            ledger[what] += spent
     model = recorded_name(str(getattr(pipe, "name_or_path", None) or ""))
     asked_for = model, tuple(texts), seed, looked, (start, stop), tuple(infos.values())
-    seconds = perf_counter() - began
-    return Study(*asked_for, run.columns, dict(ledger), seconds, run.plain, tuple(run.pictures.values()))
+    spent, seconds = dict(sessions[0].ledger.entries), perf_counter() - began
+    return Study(*asked_for, run.columns, spent, seconds, run.plain, tuple(run.pictures.values()))
 
 
+@dataclass
 class _Running:
     """The prompts of a study, one after another."""
 
-    def __init__(
-        self,
-        layers: Mapping[str, LayerInfo],
-        steps: Sequence[int],
-        variants: Sequence[tuple[str, str]],
-        window: tuple[float, float],
-        judge: Verifier | None,
-        rows: int | None,
-        batch_size: BatchSize,
-    ) -> None:
-        self.layers, self.steps, self.variants, self.window = layers, steps, variants, window
-        self.judge, self.rows, self.batch_size = judge, rows, batch_size
-        self.columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        self.plain: Frames | None = None
-        self.pictures: dict[str, Picture] = {}
+    layers: Mapping[str, LayerInfo]
+    steps: Sequence[int]
+    variants: Sequence[tuple[str, str]]
+    window: tuple[float, float]
+    judge: Verifier | None
+    rows: int | None
+    batch_size: BatchSize
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    plain: Frames | None = None
+    pictures: dict[str, Picture] = field(default_factory=dict)
 
     def put(self, prompt: Any, layer: str, measure: str, value: float, part: str = ALL, **at: Any) -> None:
         keys = {"prompt": prompt, "layer": layer, "kind": self.layers[layer].kind, "part": part}
@@ -167,18 +155,17 @@ class _Running:
         layout, first = layout_of(session), self.plain is None
         shape, axis = tuple(session.spec.shape), session.spec.frame_axis
         noise = NoiseRecipe(seed, 0, shape, frame_axis=axis).draw()[None]
-        seen = _Seen(layout, self.layers, self.steps, self.rows, pictures=first)
+        seen = _Seen(layout, self.layers, self.steps, self.rows, first)
         (plain,) = Rollout(session, noise, what="study", progress=tick).advance(
             session.facts.steps, handler=seen.look
         )
         for layer, measure, value, at in seen.found():
             self.put(session.prompt, layer, measure, value, **at)
-        shown_layers: set[str] = set()
         if first:
-            self.plain, self.pictures = plain, {name: Picture(name, *two) for name, two in seen.maps.items()}
             ranked = sorted(self.layers, key=seen.entropy)
-            shown_layers = {*ranked[:_SHOWN], *ranked[-_SHOWN:]}
-            self.pictures = {name: self.pictures[name] for name in self.layers if name in shown_layers}
+            shown = {*ranked[:_SHOWN], *ranked[-_SHOWN:]}
+            self.plain = plain
+            self.pictures = {name: Picture(name, *seen.maps[name]) for name in self.layers if name in shown}
         before = self._look(plain, text)
         size = rows_that_fit(self.batch_size, noise) if session.facts.shares else 1
         for begin in range(0, len(self.variants), size):
@@ -201,10 +188,10 @@ class _Running:
                 ) from error
             for (layer, change), video in zip(group, videos, strict=True):
                 now = self._look(video, text)
-                effects = {"ssim": structural_similarity(plain, video)}
-                for measure, value in {**effects, **{key: now[key] - before[key] for key in before}}.items():
+                effects = {key: now[key] - before[key] for key in before}
+                for measure, value in {"ssim": structural_similarity(plain, video), **effects}.items():
                     self.put(session.prompt, layer, measure, value, perturb=change)
-                if layer in shown_layers:
+                if first and layer in self.pictures:
                     self.pictures[layer].frames[change] = video
         session.acts = []
 
@@ -216,22 +203,22 @@ class _Running:
         return {**numbers, **{f"verifier.{key}": float(values[0]) for key, values in verdict.items()}}
 
 
+@dataclass
 class _Seen:
-    """What one rollout shows of attention."""
+    """What one rollout shows of attention.
 
-    def __init__(
-        self,
-        layout: Layout,
-        layers: Mapping[str, LayerInfo],
-        steps: Sequence[int],
-        rows: int | None,
-        pictures: bool,
-    ) -> None:
-        self.layout, self.layers, self.steps, self.rows = layout, layers, steps, rows
-        self.pictured = steps[len(steps) // 2] if pictures else None
-        # (layer, step) -> part -> measure -> a tensor (heads,) for each call of the layer in this step.
-        self.heads: dict[tuple[str, int], dict[str, dict[str, list[Tensor]]]] = {}
-        self.maps: dict[str, tuple[Tensor, Tensor]] = {}
+    Attributes:
+        heads: (layer, step) -> part -> measure -> (heads,) for each call of the layer in this step.
+        maps: of the step in the middle.
+    """
+
+    layout: Layout
+    layers: Mapping[str, LayerInfo]
+    steps: Sequence[int]
+    rows: int | None
+    pictures: bool
+    heads: dict[tuple[str, int], dict[str, dict[str, list[Tensor]]]] = field(default_factory=dict)
+    maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def look(self, call: AttentionCall, candidates: list[int], rows: list[int]) -> Tensor | None:
         """A `StepHandler`; answers with the model's own output, of which it takes the energy."""
@@ -247,7 +234,7 @@ class _Seen:
         for part, measures in parts.items():
             for measure, values in measures.items():
                 at.setdefault(part, {}).setdefault(measure, []).append(values)
-        if call.step == self.pictured:
+        if self.pictures and call.step == self.steps[len(self.steps) // 2]:
             self.maps[call.layer] = map_of(own)
         return output
 
@@ -285,17 +272,15 @@ def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float
             if not wanted or not start <= position.share < stop:
                 return None
             if count == 1:  # also where the model splits its batch
-                place = layout.of(call)
-                return None if place is None else CHANGES[wanted[0][1]](call, *place)
+                return layout.changed(call, CHANGES[wanted[0][1]])
             call.by_candidate(call.query[:, :1, :1, :1])  # refuses a model that splits its batch
             output = call.output()
             by_row = output.unflatten(0, (call.candidates, -1))
             for candidate, change in wanted:
                 # Pipelines stack what guidance needs as whole batches of candidates.
                 rows = list(range(candidate, call.candidates, count))
-                own = call_of_rows(call, rows)
-                if (place := layout.of(own)) is not None:
-                    by_row[rows] = CHANGES[change](own, *place).unflatten(0, (len(rows), -1))
+                if (own := layout.changed(call_of_rows(call, rows), CHANGES[change])) is not None:
+                    by_row[rows] = own.unflatten(0, (len(rows), -1))
             return output
 
         for module in dict.fromkeys(run.denoisers.values()):

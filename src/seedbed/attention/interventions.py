@@ -107,26 +107,18 @@ def blur(sigma: float) -> Change:
     return change
 
 
-def inject(source: Tensor, key: Tensor, rows: slice = WHOLE) -> Change:
+def inject(source: Tensor, key: Tensor) -> Change:
     """Attention by another call's queries and keys over this call's values: `softmax(Q_s K_sᵀ) V`.
 
     Args:
         source: its queries, (batch, heads, rows, width); key: its keys, (batch, kv_heads, keys, width).
-        rows: of the batch, those that are answered so; the others stay as they are.
     """
 
     def change(call: AttentionCall, video: slice = WHOLE, grid: Grid | None = None) -> Tensor:
-        query, keys = call.query.clone(), call.key.clone()
-        square = call.query.shape[2] == call.key.shape[2]
-        if video == WHOLE or not square:
-            query[rows], keys[rows] = source, key
-            return call.output(query=query, key=keys)
+        if video == WHOLE or call.query.shape[2] != call.key.shape[2]:
+            return call.output(query=source, key=key)
         # The source's text is another one: only where the video looks within itself is taken from it.
-        query[rows, :, video], keys[rows, :, video] = source[:, :, video], key[:, :, video]
-        inside = _within(call, query, video, keys)
-        answer = call.output()
-        answer[rows] = _beside_text(call, video, inside)[rows]
-        return answer
+        return _beside_text(call, video, _within(call, source, video, key))
 
     return change
 

@@ -11,10 +11,9 @@ from rich.table import Table
 
 import seedbed
 from seedbed.cli import options as opt
-from seedbed.cli.edits import edit
+from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.lab import calibrate, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
-from seedbed.cli.studies import maps, study
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
@@ -168,6 +167,9 @@ def replay(
     candidate: int | None = opt.choosing(
         None, min=0, help="Finish this noise of a contact sheet, from the steps that it has done."
     ),
+    edited: Path | None = opt.choosing(
+        None, "--video", metavar="FILE", help="Of the record of an edit: the video that was edited."
+    ),
     model: str | None = opt.running(None, metavar="PATH", help="Where the model is now (else where it was)."),
     out: Path | None = opt.writing(
         None,
@@ -185,8 +187,10 @@ def replay(
     a record beside the video, as `seedbed generate` does.
     """
     from seedbed.report.video import read_record
+    from seedbed.selection.record import recorded_model
 
-    content, made = read_record(record), seedbed.Selection.load(record).model
+    content = read_record(record)
+    made = recorded_model(content) if "target" in content else seedbed.Selection.load(record).model
     if candidate is None and "sheet" in content and "rungs" not in content:
         raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
     sheet = None if candidate is None else seedbed.ContactSheet.load(record)
@@ -200,13 +204,15 @@ def replay(
     pipe = opt.load_pipeline(model or made.model, terminal.progress, **made.loading())
     fps = fps or content.get("fps", 8)
     if sheet and candidate is not None:
-        result = sheet.finish(candidate, pipe, progress=terminal.progress)
-        _write(result, video, out is None, fps, True, terminal.as_json)
+        finished = sheet.finish(candidate, pipe, progress=terminal.progress)
+        _write(finished, video, out is None, fps, True, terminal.as_json)
         return
-    result = seedbed.replay(content, pipe, progress=terminal.progress)
-    write_together({video: lambda path: result.save(path, fps)})
+    given = {} if edited is None else {"original": edited}
+    result = seedbed.replay(content, pipe, progress=terminal.progress, **given)
+    rate = () if isinstance(result, seedbed.Edit) else (fps,)  # of an edit it is the record's
+    write_together({video: lambda path: result.save(path, *rate)})
     if terminal.as_json:
-        print_json({"video": video}, identical=result.identical, record=result.record(fps))
+        print_json({"video": video}, identical=result.identical, record=result.record(*rate))
     else:
         verdict = {True: "identical frames", False: "other frames", None: "new"}[result.identical]
         print(f"video   {video} ({verdict})")

@@ -1,7 +1,7 @@
 """How a pipeline hands its latents to its autoencoder, turned round: a real video as the pipeline's latents.
 
 Found by running the pipeline to its end with latents of our own in place of what its scheduler gives back,
-and looking at what it then decodes. A rehearsal costs one evaluation, however often it is run.
+and looking at what it then decodes.
 """
 
 from __future__ import annotations
@@ -33,103 +33,55 @@ _BASE, _HALF_BASE = 4096, 16
 _SPAN = 64.0  # by which the scale is measured
 
 
-class Stepping:
-    """Stands in for the `step` of a scheduler: `after(given, result)` sees each one, and returns its result.
+class _Handing:
+    """Stands in for the `step` of a scheduler, and gives other latents back; a copy of it steps as always."""
 
-    A copy that the pipeline makes of its scheduler steps as always.
-    """
-
-    def __init__(self, take: Any, after: Callable[[dict[str, Any], Any], Any]) -> None:
-        self.take, self.after = take, after
+    def __init__(self, take: Any, latents: Tensor, pipeline: str) -> None:
+        self.take, self.latents, self.pipeline = take, latents, pipeline
         functools.update_wrapper(self, take)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(self.take).bind(*args, **kwargs).arguments
-        given["sample"] = given["sample"].clone()  # some schedulers write into it
-        return self.after(given, self.take(**given))
+        sample, latents = given["sample"].clone(), self.latents  # some schedulers write into it
+        result = self.take(**given)
+        if [n for n in sample.shape if n > 1] != [n for n in latents.shape if n > 1]:
+            raise NotSupported(
+                f"{self.pipeline} steps with samples of shape {tuple(sample.shape)}, not of its latents' "
+                f"{tuple(latents.shape)}: no video can be put in their place"
+            )
+        handed = latents.to(sample).reshape(sample.shape).clone()
+        if isinstance(result, tuple):
+            return (handed, *result[1:])
+        return type(result)(**{**result, "prev_sample": handed})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.take, memo)
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation as a pipeline asked for it, and the step that its scheduler took with the output."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    given: dict[str, Any]
-    result: Tensor
-
-
 class Rehearsal:
-    """Runs of a session's pipeline, guidance off, from a noise of its own.
+    """Runs of a session's pipeline to its end, guidance off, with latents of ours as those of its last step.
 
-    The first evaluation is run, and the ledger counts it; all others are answered with its output, or with
-    multiples of it.
-
-    Attributes:
-        noise: (1, *spec.shape), that all runs begin with.
-        output: what the denoiser returned.
-        scheduler: of the latest run, its schedule set.
+    The first evaluation is run, and the ledger counts it under "inversion"; all others are answered with its
+    output.
     """
 
-    def __init__(self, session: Session, what: str = "inversion") -> None:
-        self.session, self.what = session, what
-        draw = torch.Generator().manual_seed(1)
-        noise = torch.randn(1, *session.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-        self.noise = session._checked(noise)
-        self.output: Any = None
-        self.scheduler: Any = None
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._output: Any = None
         self._pixels: dict[torch.Size, Any] = {}
-
-    def evaluations(self) -> list[Evaluated]:
-        """Every evaluation of the schedule.
-
-        Raises NotSupported where the pipeline does not evaluate its denoiser once for each step.
-        """
-        asked: list[Any] = []
-        taken: list[Any] = []
-
-        def after(given: dict[str, Any], result: Any) -> Any:
-            taken.append((given, result[0].clone()))
-            return result
-
-        def see(*call: Any) -> int:
-            asked.append(call)
-            return len(asked) - 1
-
-        self._run(after, see, {"output_type": "latent"})
-        if len(asked) != len(taken):
-            raise NotSupported(
-                f"{self.session.asked.name} evaluates {len(asked)} times in {len(taken)} steps of its "
-                "scheduler: its way to the noise cannot be turned round; use a scheduler of first order"
-            )
-        return [Evaluated(*call, *step) for call, step in zip(asked, taken, strict=True)]
 
     def handed(self, latents: Tensor) -> list[Tensor]:
         """What the pipeline gives `vae.decode`, of latents (*spec.shape) that its last step gives back."""
         given: list[Tensor] = []
-        self._decode(latents, given, really=False)
+        self._run(latents, given, really=False)
         return given
 
     def frames(self, latents: Tensor) -> np.ndarray[Any, Any]:
         """What the pipeline decodes of latents: uint8 (frames, height, width, 3)."""
-        return self._decode(latents, [], really=True)
+        return self._run(latents, [], really=True)
 
-    def _decode(self, latents: Tensor, given: list[Tensor], really: bool) -> np.ndarray[Any, Any]:
-        def after(step: dict[str, Any], result: Any) -> Any:
-            sample = step["sample"]
-            if [n for n in sample.shape if n > 1] != [n for n in latents.shape if n > 1]:
-                raise NotSupported(
-                    f"{self.session.asked.name} steps with samples of shape {tuple(sample.shape)}, not of "
-                    f"its latents' {tuple(latents.shape)}: no video can be put in their place"
-                )
-            handed = latents.to(sample).reshape(sample.shape).clone()
-            if isinstance(result, tuple):
-                return (handed, *result[1:])
-            return type(result)(**{**result, "prev_sample": handed})
+    def _run(self, latents: Tensor, given: list[Tensor], really: bool) -> np.ndarray[Any, Any]:
+        session, name = self.session, self.session.asked.name
 
         def decode(own: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
             given.append(z.detach().clone())
@@ -137,50 +89,40 @@ class Rehearsal:
                 self._pixels[z.shape] = own(z, *args, **kwargs)
             return copy.deepcopy(self._pixels[z.shape])  # as the pipeline may write into it
 
-        return decoded(self._run(after, None, {"output_type": "np"}, decode), self.session.asked.name)[0]
-
-    def _run(
-        self, after: Callable[..., Any], see: Callable[..., Any] | None, how: Any, decode: Any = None
-    ) -> Any:
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if (rows := rows_of(module, args, kwargs)) != 1:
                 raise NotSupported(
-                    f"{self.session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
-                    "guidance cannot be turned off by its arguments"
+                    f"{name} calls its denoiser with {rows} rows for one candidate: its guidance cannot be "
+                    "turned off by its arguments"
                 )
-            if self.output is None:
-                self.session.ledger.add(self.what, 1)
-                self.output = own(*args, **kwargs)
-            # Other ones at each step: from equal ones a solver of higher order would step as one of first.
-            growth = 1.0 if see is None else 1 + see(module, args, kwargs) / 8
-            return tree_map_only(Tensor, lambda each: each * growth, self.output)
+            if self._output is None:
+                session.ledger.add("inversion", 1)
+                self._output = own(*args, **kwargs)
+            return tree_map_only(Tensor, torch.clone, self._output)
 
         def attempt() -> Any:
-            with self.session.running(self.noise, guided=False) as run, ExitStack() as undo:
+            noises = session._checked(session.probe(1))
+            with session.running(noises, guided=False) as run, ExitStack() as undo:
                 scheduler: Any = getattr(run.pipe, "scheduler", None)
                 vae: Any = getattr(run.pipe, "vae", None)
                 if not hasattr(scheduler, "step") or not hasattr(vae, "encode"):
                     raise NotSupported(
-                        f"{self.session.asked.name} has no scheduler, or no autoencoder that encodes: a "
-                        "video cannot be turned into its latents"
+                        f"{name} has no scheduler, or no autoencoder that encodes: a video cannot be turned "
+                        "into its latents"
                     )
-                self.scheduler = scheduler
-                replace(scheduler, "step", Stepping(scheduler.step, after), undo)
-                if decode is not None:
-                    replace(vae, "decode", functools.partial(decode, vae.decode), undo)
+                replace(scheduler, "step", _Handing(scheduler.step, latents, name), undo)
+                replace(vae, "decode", functools.partial(decode, vae.decode), undo)
                 for module in dict.fromkeys(run.denoisers.values()):
                     replace(module, "forward", functools.partial(forward, module, module.forward), undo)
-                return run(self.noise, **how)
+                return run(noises, output_type="np")
 
         try:
-            return self.session.arriving(attempt)
+            return decoded(session.arriving(attempt), name)[0]
         except (SeedbedError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # where later steps want another output, as ChronoEdit's do
             why = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
-            raise NotSupported(
-                f"{self.session.asked.name} does not run with one output for all steps: {why}"
-            ) from error
+            raise NotSupported(f"{name} does not run with one output for all steps: {why}") from error
 
 
 @dataclass(frozen=True)
@@ -239,21 +181,19 @@ class Encoding:
         return latents.float().reshape(self.latents)
 
 
-def encoding_of(rehearsal: Rehearsal) -> Encoding:
+def encoding_of(session: Session) -> Encoding:
     """How a pipeline's latents are encoded; remembered with the pipeline.
 
     Raises NotSupported where what is decoded are not the latents in another order, scaled and shifted.
     """
-    session = rehearsal.session
-    found: Encoding = remembered(session.asked, ("encoding", session.facts.entry), lambda: _find(rehearsal))
+    found: Encoding = remembered(session.asked, ("encoding", session.facts.entry), lambda: _find(session))
     return found
 
 
 @plain_arithmetic()
-def _find(rehearsal: Rehearsal) -> Encoding:
-    session = rehearsal.session
+def _find(session: Session) -> Encoding:
+    rehearsal, shapes = Rehearsal(session), list[Tensor]()
     shape, count = session.spec.shape, math.prod(session.spec.shape)
-    shapes: list[Tensor] = []
 
     def handed(values: Tensor) -> Tensor:
         shapes[:] = rehearsal.handed(values.reshape(shape))

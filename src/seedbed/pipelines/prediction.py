@@ -54,6 +54,7 @@ class Prediction:
         output: the denoiser's, after guidance; x0 where the scheduler itself makes that of it first (EDM).
         kind: what the output predicts: "epsilon", "v_prediction", "sample" or "flow_prediction".
         direction: of the output of flow matching: 1 from the data to the noise, -1 the other way.
+        below: the sample that the scheduler itself steps to.
 
     Raises:
         NotSupported: by the properties, where the output does not determine what is asked for.
@@ -65,6 +66,7 @@ class Prediction:
     output: Tensor
     kind: str
     direction: int = 1
+    below: Tensor | None = None
 
     @property
     def clean(self) -> Tensor:

@@ -133,10 +133,13 @@ class Session:
         if self.facts.layers:
             return self.facts.layers
         recorder = Recorder()
-        draw = torch.Generator().manual_seed(1)
-        noise = torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
-        self.evaluate(noise, recorder.attention, what="layers")
+        self.evaluate(self.probe(1), recorder.attention, what="layers")
         return tuple(recorder.layers)
+
+    def probe(self, seed: int) -> Tensor:
+        """A noise to look at the model with, (1, *spec.shape) float32 on the CPU."""
+        draw = torch.Generator().manual_seed(seed)
+        return torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
 
     @functools.cached_property
     def alone(self) -> Look:

@@ -62,17 +62,21 @@ def predict(
     *,
     follow: Follow | None = None,
     guided: bool = False,
+    what: str = "refinement",
+    memory: list[Any] | None = None,
 ) -> list[Prediction]:
     """What the denoiser predicts at chosen steps, at each of them of the very same noise.
 
     Evaluations of other steps are answered with the denoiser's latest output; the first one is always run.
-    The ledger counts `evaluations_of(steps)` under `refinement`; guided ones count each batch row.
+    The ledger counts `evaluations_of(steps)`; guided ones count each batch row.
 
     Args:
         noise: session.spec.shape.
         steps: of the schedule, numbers from 0 to session.facts.steps - 1, ascending.
         follow: called at each of them; twice where the pipeline calls its scheduler twice for a step.
         guided: the caller's own call; else guidance is off.
+        what: the ledger's entry.
+        memory: the latest outputs of an earlier call, empty at first: from then on none but `steps` are run.
 
     Returns:
         One for each step, tensors of the noise's shape on the pipeline's device.
@@ -91,7 +95,7 @@ def predict(
         refuse_caches(session.asked.denoisers)
 
     def attempt() -> list[Prediction]:
-        latest: list[Any] = []  # what the denoiser returned in the last step that was run
+        latest = [] if memory is None else memory  # what the denoiser returned in the last step that was run
         at, number = -1, 0  # the step, and the evaluation within it
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -107,12 +111,12 @@ def predict(
                     f"{session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
                     "guidance cannot be turned off by its arguments"
                 )
-            session.ledger.add("refinement", rows)
+            session.ledger.add(what, rows)
             latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
 
         with session.running(noises, guided=guided) as run, ExitStack() as undo:
-            held = _stand_in(run, undo, session.spec.shape, levels, wanted, follow)
+            held = stand_in(run, undo, session.spec.shape, levels, wanted, follow)
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module, module.forward), undo)
             run(noises, output_type="latent")
@@ -143,7 +147,7 @@ def denoise(session: Session, noise: Tensor) -> Tensor:
 
     def attempt() -> Tensor:
         with session.running(noises, guided=True) as run, ExitStack() as undo:
-            held = _stand_in(run, undo, session.spec.shape)
+            held = stand_in(run, undo, session.spec.shape)
             run.before_evaluations(lambda *given: session.ledger.add("refinement", rows_of(*given)))
             run(noises, output_type="latent")
         latents = held.in_shape(held.last)
@@ -235,7 +239,7 @@ def _rows_by_step(
             return answer(module, args, kwargs)
 
         with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
-            held = _stand_in(run, undo, session.spec.shape)
+            held = stand_in(run, undo, session.spec.shape)
             for module in dict.fromkeys(run.denoisers.values()):
                 replace(module, "forward", functools.partial(forward, module), undo)
             run(noises, output_type="latent")
@@ -244,16 +248,17 @@ def _rows_by_step(
     return session.arriving(attempt)
 
 
-def _stand_in(run: Run, undo: ExitStack, *options: Any) -> _Held:
+def stand_in(run: Run, undo: ExitStack, *options: Any) -> Held:
+    """A `Held` in place of the step of a run's scheduler; options are its own."""
     scheduler: Any = getattr(run.pipe, "scheduler", None)
     if not hasattr(scheduler, "step"):
         raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
-    held = _Held(scheduler.step, *options)
+    held = Held(scheduler.step, *options)
     replace(scheduler, "step", held, undo)
     return held
 
 
-class _Held:
+class Held:
     """Stands in for the `step` of a scheduler that is used once, and holds its sample where it is.
 
     What the pipeline does with a copy of its scheduler (LTX-2, for the sound) is held too, and not looked at.
@@ -307,6 +312,10 @@ class _Held:
                 self.predictions[step] = dataclasses.replace(found, sample=own, output=output)
                 chosen = self.follow(self.predictions[step]) if self.follow is not None else None
         result = self.take(**given)
+        if step in self.predictions:
+            self.predictions[step] = dataclasses.replace(
+                self.predictions[step], below=self.in_shape(result[0])
+            )
         if not self.levels:
             self.refused[step], self.last = self.why(sample), result[0]
             return result
@@ -342,8 +351,8 @@ class _Held:
             return str(error)
         return ""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
         """For a pipeline that copies its scheduler."""
-        held = _Held(copy.deepcopy(self.take, memo), self.shape, self.levels)
+        held = Held(copy.deepcopy(self.take, memo), self.shape, self.levels)
         held.reached = self.reached
         return held

@@ -26,11 +26,11 @@ def study_page(data: dict[str, Any]) -> str:
 
     Args:
         data: `model`; `prompts`, `steps`, `window`, `ledger`, `seconds`, `fps`; `layers`, for each `name`,
-            `kind`, `half`, `entropy`, `heads` (its entropies), `energy_proportion`, `entropy_proportion`,
-            `energy` and `blocks` ({name: (entropy, mass)} of joint attention); `effects`, for each
-            `perturb`, `effect`, `high` and `low` (values of that half); `correlations`, for each `kind`,
+            `kind`, `half`, `normalised_entropy`, `heads` (its entropies), `energy_proportion`,
+            `entropy_proportion` and `blocks` ({name: (entropy, mass)} of joint attention); `effects`, for
+            each `perturb`, `effect`, `high` and `low` (values of that half); `correlations`, for each `kind`,
             `part`, `perturb`, `effect`, `layers`, `mean`, `low`, `high`; `plain`, a video or None;
-            `pictures`, for each `layer`, `half`, `entropy`, `raw`, `kept` and `frames` ({perturb: video}).
+            `pictures`, for each what its layer has, `layer`, `raw`, `kept` and `frames` ({perturb: video}).
     """
     layers = data["layers"]
     blocks = list(layers[0]["blocks"]) if all(each["blocks"] for each in layers) else []
@@ -49,7 +49,6 @@ def study_page(data: dict[str, Any]) -> str:
         pictures=[
             {
                 **each,
-                "entropy": f"{each['entropy']:.3f}",
                 "raw": _picture(np.sqrt(each["raw"] / max(each["raw"].max(), 1e-12))),
                 "kept": _picture(each["kept"]),
                 "frames": {
@@ -151,7 +150,7 @@ def _points(values: Sequence[float], ticks: Sequence[float]) -> tuple[list[tuple
 def _profile(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Normalised entropy by layer, with a dot for each head."""
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    line, ys = _points([each["entropy"] for each in layers], ticks)
+    line, ys = _points([each["normalised_entropy"] for each in layers], ticks)
     extent = ys[0] - ys[-1]
     heads = [
         [(x, ys[0] - extent * value) for value in each["heads"]]

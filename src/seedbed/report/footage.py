@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seedbed.errors import BadInput
+from seedbed.files import read_bytes
 
 
 def read_frames(
@@ -30,41 +33,32 @@ def read_frames(
     """
     import av
 
-    name = Path(path).name
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except (OSError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    name, data = Path(path).name, read_bytes(path, "the video")
     chosen: list[NDArray[np.uint8]] = []
     last: Any = None
-    with file:
-        try:
-            with av.open(file) as container:
-                if not container.streams.video:
-                    raise BadInput(f"{name} has no video in it: it cannot be edited")
-                stream = container.streams.video[0]
-                rate = float(stream.average_rate or fps)
-                start = None
-                end = 0.0
-                for number, frame in enumerate(container.decode(stream)):
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            if not container.streams.video:
+                raise BadInput(f"{name} has no video in it: it cannot be edited")
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or fps)
+            start, end = None, 0.0
+            for number, frame in enumerate(itertools.chain(container.decode(stream), [None])):
+                time = end
+                if frame is not None:
                     time = number / rate if frame.time is None else float(frame.time)
                     start = time if start is None else start
-                    # What was shown until now; half a tick, as times are rounded.
-                    while (
-                        last is not None and len(chosen) < count and len(chosen) / fps < time - start - 1e-3
-                    ):
-                        chosen.append(last.to_ndarray(format="rgb24"))
-                    if len(chosen) == count:
-                        break
-                    last, end = frame, time - start + 1 / rate
-                while last is not None and len(chosen) < count and len(chosen) / fps < end - 1e-3:
+                    time -= start
+                # What was shown until now; half a tick, as times are rounded.
+                while last is not None and len(chosen) < min(count, (time - 1e-3) * fps):
                     chosen.append(last.to_ndarray(format="rgb24"))
-        except BadInput:
-            raise
-        except Exception as error:  # whatever PyAV makes of a file that is none of its own
-            raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
+                if frame is None or len(chosen) == count:
+                    break
+                last, end = frame, time + 1 / rate
+    except BadInput:
+        raise
+    except Exception as error:  # whatever PyAV makes of a file that is none of its own
+        raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
     if last is None:
         raise BadInput(f"{name} has no frames in it")
     if len(chosen) < count:

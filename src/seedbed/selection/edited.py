@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import numpy as np
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from seedbed import __version__
-from seedbed.adaptation.editing import injecting
-from seedbed.adaptation.flowedit import flow_edited
+from seedbed.adaptation.editing import flow_edited, injecting, require_flow
 from seedbed.adaptation.layout import layers_named
 from seedbed.adaptation.trajectory import Trajectory, generated, inverted
 from seedbed.errors import BadInput, NotSupported, finite, one_of, shown, whole
-from seedbed.files import write_bytes_atomically
+from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.encoding import Rehearsal, encoding_of
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.timesteps import levels_of
-from seedbed.progress import Progress, Show, reporting
+from seedbed.progress import Progress, reporting
 from seedbed.refinement import rebuilt
 from seedbed.report.footage import conformed, read_frames
 from seedbed.report.page import edit_page
-from seedbed.report.video import write_video
 from seedbed.selection.choosing import merged
-from seedbed.selection.generation import FPS, Generation
-from seedbed.selection.record import Model, Selection, _encoded, package_versions, recordable, sealed
+from seedbed.selection.generation import (
+    FPS,
+    Generation,
+    as_recorded,
+    digest_of,
+    recorded_pipe,
+    saved,
+)
+from seedbed.selection.record import (
+    Arguments,
+    Model,
+    Selection,
+    check,
+    package_versions,
+    recipe_of,
+    recordable,
+    recorded_model,
+    sealed,
+)
 
 SCHEMA = "seedbed.edit/1"
+_CALLS = TypeAdapter[dict[str, Any]](Arguments)
 
 Method = Literal["inject", "flowedit"]
 
@@ -55,10 +70,11 @@ class Edit:
         original: the source, of the same shape; as it was generated, or the video as it was conformed.
         source, target: the prompts.
         options: method, layers (by name), stop and seed.
-        origin: what the source is: a recipe, or the name of a file and what was done to it.
+        origin: what the source is: a recipe; or what it was called, what was done to it, and its sha256.
         notes: what there is to say of this edit, one line each.
         model, call, missing, ledger, seconds, versions: as a `Selection` has them.
         fps: frames per second.
+        identical, changes: after `replay`, as a `Generation` has them.
     """
 
     frames: np.ndarray[Any, Any] = field(repr=False)
@@ -75,25 +91,23 @@ class Edit:
     seconds: dict[str, float]
     versions: dict[str, str]
     fps: float = FPS
+    identical: bool | None = None
+    changes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """All but the pixels, in plain JSON types, with the frames' digests; no record is replayed yet."""
-        about = {name: getattr(self, name) for name in ("source", "target", "origin", "missing", "ledger")}
+        """All but the pixels, in plain JSON types, with the frames' digests: what `replay` repeats."""
+        names = ("source", "target", "options", "origin", "missing", "ledger", "seconds", "versions", "fps")
         return sealed(
             {
                 "schema": SCHEMA,
                 "seedbed": __version__,
                 **asdict(self.model),
-                **about,
-                "options": dict(self.options),
+                **{name: getattr(self, name) for name in names},
                 "notes": list(self.notes),
-                "call": {name: _encoded(value) for name, value in self.call.items()},
-                "seconds": self.seconds,
-                "versions": self.versions,
-                "fps": self.fps,
+                "call": _CALLS.dump_python(self.call),
                 "frames_shape": list(self.frames.shape),
-                "frames_sha256": _sha256(self.frames),
-                "original_sha256": _sha256(self.original),
+                "frames_sha256": digest_of(self.frames),
+                "original_sha256": digest_of(self.original),
             }
         )
 
@@ -102,10 +116,7 @@ class Edit:
 
         Raises BadInput: another suffix, a missing folder, or a system that refuses to write there.
         """
-        if Path(path).suffix.lower() == ".json":
-            return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
-        write_video(path, self.frames, self.fps, self.record())
-        return Path(path)
+        return saved(path, self.frames, self.fps, self.record())
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page with source and edit side by side; errors as `save`."""
@@ -170,69 +181,61 @@ def edit(
     given = merged(call, arguments)
     there, here = Session(pipe, source, **given), Session(pipe, target, **given)
     here.ledger, here._encodings = there.ledger, there._encodings
-    seconds: dict[str, float] = {}
-    notes: list[str] = []
+    flow, chosen = method == "flowedit", dict[str, Any](method=method)
     with reporting(progress) as show:
         began = perf_counter()
-        if method == "flowedit" and not levels_of(there)[0].flow:
-            raise NotSupported(
-                f"FlowEdit is for flow matching, and {there.asked.name} is not sampled by it: use "
-                'method="inject"'
-            )
-        names = layers_named(here, layers if isinstance(layers, str) else list(layers))
+        if flow:
+            require_flow(there)
+            chosen |= {"seed": seed}
+        else:
+            names = layers_named(here, layers if isinstance(layers, str) else list(layers))
+            chosen |= {"layers": names, "stop": stop}
         frames, noise, origin = _given(there, video_or_noise, rate)
-        if "told" in origin:
-            notes.append(origin["told"])
-        trajectory = _source(there, frames, noise, method, show)
-        seconds["source"] = perf_counter() - began
-        notes += [trajectory.note] * bool(trajectory.note)
-        began = perf_counter()
-        made = _edited(there, here, trajectory, names, stop, method, seed, show)
-        seconds["generation"] = perf_counter() - began
-    plain, missing = recordable(here.call)
-    chosen = {"method": method, "seed": seed} if method == "flowedit" else {"method": method}
-    chosen |= {"layers": names, "stop": stop} if method == "inject" else {}
-    return Edit(
-        made, trajectory.frames, source, target, chosen, origin, tuple(notes), Model.of(pipe), plain, missing,
-        dict(there.ledger.entries), seconds, package_versions(), rate,
-    )  # fmt: skip
+        if noise is not None:
+            trajectory = generated(there, noise, show)
+        elif not flow:
+            trajectory = inverted(there, frames, show=show)
+        else:
+            latents = encoding_of(there).encode(there, frames)
+            trajectory = Trajectory(latents, (), frames, latents)
+        middle = perf_counter()
+        if not flow:
+            here.acts.append(injecting(here, there, trajectory, names, stop))
+            made = here.generate(trajectory.noise, progress=partial(show, "generation"))
+        elif trajectory.latents is None:
+            raise NotSupported(f"{there.asked.name} gives no latents back in the shape of its noise")
+        else:
+            made = Rehearsal(here).frames(flow_edited(there, here, trajectory.latents, seed=seed, show=show))
+    seconds = {"source": middle - began, "generation": perf_counter() - middle}
+    notes = tuple(filter(None, (origin.get("told"), trajectory.note)))
+    about = chosen, origin, notes, Model.of(pipe), *recordable(here.call), there.ledger.to_dict(), seconds
+    return Edit(made, trajectory.frames, source, target, *about, package_versions(), rate)
 
 
-def _source(
-    session: Session, frames: np.ndarray[Any, Any] | None, noise: Tensor | None, method: Method, show: Show
-) -> Trajectory:
-    """The source's trajectory; of FlowEdit, which needs none, what it starts from alone."""
-    if noise is not None:
-        return generated(session, noise, show)
-    assert frames is not None
-    if method == "inject":
-        return inverted(session, frames, show=show)
-    latents = encoding_of(Rehearsal(session)).encode(session, frames)
-    return Trajectory(latents, (), frames, latents)
+def edited_again(
+    record: Mapping[str, Any], pipe: Any, progress: Progress, missing: Mapping[str, Any]
+) -> Edit:
+    """An edit made again from its record; arguments and errors as `seedbed.replay`."""
+    check(record, (SCHEMA,))
+    origin, absent = record["origin"], dict(record["missing"])
+    if "recipe" not in origin:
+        absent["original"] = f"{origin['name']}, known by its sha256"
+    model, call = recorded_model(record), _CALLS.validate_python(record["call"])
+    pipe = recorded_pipe(model, pipe, absent, missing)
+    others = {name: value for name, value in missing.items() if name != "original"}
+    if "recipe" in origin:
+        given = recipe_of(origin["recipe"])
+    elif _digest(given := missing["original"]) != origin["sha256"]:
+        raise BadInput(f"this is another video, or noise, than the record's {origin['name']}")
+    asked = {**record["options"], "fps": record["fps"], "progress": progress, "call": {**call, **others}}
+    with as_recorded():
+        made = edit(pipe, given, source=record["source"], target=record["target"], **asked)
+    identical = digest_of(made.frames) == record["frames_sha256"]
+    changes = tuple(model.changes(pipe, record["versions"]))
+    return replace(made, identical=identical, changes=changes)
 
 
-def _edited(
-    source: Session,
-    target: Session,
-    trajectory: Trajectory,
-    names: Sequence[str],
-    stop: float,
-    method: Method,
-    seed: int,
-    show: Show,
-) -> np.ndarray[Any, Any]:
-    if method == "flowedit":
-        if trajectory.latents is None:
-            raise NotSupported(f"{source.asked.name} gives no latents back in the shape of its noise")
-        made = flow_edited(source, target, trajectory.latents, seed=seed, show=show)
-        return Rehearsal(target).frames(made)
-    target.acts.append(injecting(target, source, trajectory, names, stop))
-    return target.generate(trajectory.noise, progress=partial(show, "generation"))
-
-
-def _given(
-    session: Session, given: Any, fps: float
-) -> tuple[np.ndarray[Any, Any] | None, Tensor | None, dict[str, Any]]:
+def _given(session: Session, given: Any, fps: float) -> tuple[Any, Tensor | None, dict[str, Any]]:
     """The frames of a video, conformed, or the noise; and what the record says of it."""
     if isinstance(given, Generation):
         given = given.selection
@@ -246,13 +249,8 @@ def _given(
         noise = given[0] if given.shape == (1, *shape) else given
         if noise.shape != shape or not noise.is_floating_point():
             raise BadInput(f"the noise must be of shape {tuple(shape)}, not {shown(given)}")
-        return (
-            None,
-            noise.detach().cpu().float(),
-            {"noise_sha256": _sha256(noise.detach().cpu().float().numpy())},
-        )
-    count, height, width = encoding_of(Rehearsal(session)).pixels
-    size = f"{width} × {height}"
+        return None, noise.detach().cpu().float(), {"name": "noise", "sha256": _digest(given)}
+    count, height, width = encoding_of(session).pixels
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim != 4 or given.shape[1:] != (height, width, 3):
             raise BadInput(
@@ -261,16 +259,23 @@ def _given(
             )
         if len(given) < count:
             raise BadInput(f"the video is too short: it has {len(given)} frames, and the model makes {count}")
-        return given[:count], None, {"video": "array"}
+        return given[:count], None, {"name": "array", "sha256": _digest(given)}
     if not isinstance(given, (str, os.PathLike)):
         raise BadInput(f"edit takes a video's file or frames, or a noise, not {shown(given)}")
     frames, own = read_frames(given, count, fps)
     fitted, (rows, columns) = conformed(frames, height, width)
     told = f"{Path(given).name}: {own['width']} × {own['height']} at {own['fps']:g} frames per second"
     cut = "" if (columns, rows) == (own["width"], own["height"]) else f"cropped to {columns} × {rows}, "
-    told += f", taken as its first {count} frames at {fps:g} per second, {cut}resized to {size}"
-    return fitted, None, {"video": Path(given).name, "told": told}
+    told += f", taken as its first {count} frames at {fps:g} per second, {cut}resized to {width} × {height}"
+    return fitted, None, {"name": Path(given).name, "told": told, "sha256": _digest(given)}
 
 
-def _sha256(values: np.ndarray[Any, Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+def _digest(given: Any) -> str:
+    """Of a file's bytes, of frames, or of a noise in float32."""
+    if isinstance(given, (str, os.PathLike)):
+        return hashlib.sha256(read_bytes(given, "the video")).hexdigest()
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().float().flatten().numpy()
+    if not isinstance(given, np.ndarray):
+        raise BadInput(f"a replay takes the video's file or frames, or the noise, not {shown(given)}")
+    return digest_of(given)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,8 +34,11 @@ from seedbed.report.video import read_record, write_video
 from seedbed.selection.choosing import choose, merged, named, per_prompt, several
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile
-from seedbed.selection.record import Selection, sealed
+from seedbed.selection.record import Model, Selection, sealed
 from seedbed.verifiers import Verifier
+
+if TYPE_CHECKING:
+    from seedbed.selection.edited import Edit
 
 FPS = 8
 
@@ -62,7 +65,7 @@ class Generation:
     @property
     def sha256(self) -> str:
         """Of the frames' bytes in C order."""
-        return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
+        return digest_of(self.frames)
 
     def record(self, fps: float = FPS) -> dict[str, Any]:
         """The selection's record with fps and the frames' shape and sha256."""
@@ -82,10 +85,7 @@ class Generation:
         Raises:
             BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
         """
-        if Path(path).suffix.lower() == ".json":
-            return write_bytes_atomically(path, (json.dumps(self.record(fps), indent=1) + "\n").encode())
-        write_video(path, self.frames, fps, self.record(fps))
-        return Path(path)
+        return saved(path, self.frames, fps, self.record(fps))
 
     def report(self, path: str | os.PathLike[str], fps: float = FPS, **extra: Any) -> Path:
         """Write a self-contained HTML page with the video; see `Selection.report`."""
@@ -143,6 +143,21 @@ def generate(
     return Generation(frames, replace(selection, seconds=seconds, ledger=ledger))
 
 
+def digest_of(values: np.ndarray[Any, Any]) -> str:
+    """The SHA-256 of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def saved(
+    path: str | os.PathLike[str], frames: np.ndarray[Any, Any], fps: float, record: dict[str, Any]
+) -> Path:
+    """Frames with their record inside, or the record alone (.json), written; errors as `Generation.save`."""
+    if Path(path).suffix.lower() == ".json":
+        return write_bytes_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    write_video(path, frames, fps, record)
+    return Path(path)
+
+
 def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
     """The frames of a rollout's one candidate, from the steps that it has done."""
     rollout.progress = counting(show, "generation", rollout.steps - rollout.step)
@@ -164,8 +179,8 @@ def replay(
     *,
     progress: Progress = True,
     **missing: Any,
-) -> Generation:
-    """Generate again from a record, and say whether the very same frames came out.
+) -> Generation | Edit:
+    """Generate, or edit, again from a record, and say whether the very same frames came out.
 
     The noise is the recorded one bit by bit, or an error; where torch drew it or a model refined it, it may
     differ on another machine, and `Generation.changes` says so. The frames are the recorded ones too, on the
@@ -179,10 +194,13 @@ def replay(
             FreeU, tiling, attention backends, guiders), on the recorded kind of device or else on what
             there is.
         progress: True for a bar on stderr, or a callable (what, done, total).
-        missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...).
+        missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...);
+            of an edit of anything but a recipe also `original`, the file, frames or noise that was edited,
+            which is known by its sha256.
 
     Returns:
-        The frames, with the recorded selection; `identical` is None for a record of a selection alone.
+        The frames, with the recorded selection, or the edit; `identical` is None for a record of a selection
+        alone.
 
     Raises:
         BadInput: no such file or model, an argument that the record lacks or already has, another pipeline,
@@ -190,6 +208,10 @@ def replay(
         BadRecord: a damaged, altered or foreign record, or noise that only its owner has.
     """
     content = record if isinstance(record, Mapping) else read_record(record)
+    if str(content.get("schema")).startswith("seedbed.edit/"):
+        from seedbed.selection.edited import edited_again
+
+        return edited_again(content, pipe, progress, missing)
     selection = Selection.from_dict(content)
     if "sheet" in content and not selection.rungs:
         raise BadInput(
@@ -197,7 +219,7 @@ def replay(
         )
     selection.recipe.plain.draw()  # a record that cannot be replayed is refused before a model is loaded
     session = reopened(selection, pipe, missing)
-    with reporting(progress) as show, _as_recorded():
+    with reporting(progress) as show, as_recorded():
         noise, change = rebuilt(selection.recipe, session)
         frames = session.generate(noise, progress=partial(show, "generation"))
     changes = [*selection.changes(session.pipe), *[change] * bool(change)]
@@ -210,26 +232,9 @@ def replay(
 
 def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Session:
     """The pipeline and call of a recorded selection; arguments and errors as `replay`."""
-    for name, kind in selection.missing.items():
-        if name not in missing:
-            raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
-    for name in missing:
-        if name not in selection.missing:
-            raise BadInput(f"{name} is not missing from the record: leave it out")
-    recorded = selection.model
-    if pipe is None:
-        name = recorded.model
-        if not name or (Path(name).is_absolute() and not Path(name).is_dir()):
-            what = f"model {name} is not on this machine" if name else "pipeline was built in memory"
-            raise BadInput(f"the record's {what}: pass the pipeline, replay(record, pipe)")
-        try:
-            pipe = load(name, **recorded.loading())
-        except BadInput as error:
-            raise BadInput(f"cannot load the record's model: {error}") from error
-    if type(pipe).__name__ != recorded.pipeline:
-        raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
+    pipe = recorded_pipe(selection.model, pipe, selection.missing, missing)
     one = dict.fromkeys(several(selection.call), 1)
-    with _as_recorded():
+    with as_recorded():
         session = Session(pipe, selection.prompt, **{**selection.call, **one, **missing})
         shape = tuple(session.spec.shape)
     if shape != tuple(selection.recipe.shape):
@@ -241,8 +246,34 @@ def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Ses
     return session
 
 
+def recorded_pipe(recorded: Model, pipe: Any, absent: Mapping[str, str], missing: Mapping[str, Any]) -> Any:
+    """The pipeline of a record, `pipe` or loaded; arguments and errors as `replay`.
+
+    Args:
+        absent: the arguments that the record could not hold, which `missing` must be.
+    """
+    for name, kind in absent.items():
+        if name not in missing:
+            raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
+    for name in missing:
+        if name not in absent:
+            raise BadInput(f"{name} is not missing from the record: leave it out")
+    if pipe is None:
+        name = recorded.model
+        if not name or (Path(name).is_absolute() and not Path(name).is_dir()):
+            what = f"model {name} is not on this machine" if name else "pipeline was built in memory"
+            raise BadInput(f"the record's {what}: pass the pipeline, replay(record, pipe)")
+        try:
+            pipe = load(name, **recorded.loading())
+        except BadInput as error:
+            raise BadInput(f"cannot load the record's model: {error}") from error
+    if type(pipe).__name__ != recorded.pipeline:
+        raise BadInput(f"the record was made with a {recorded.pipeline}, not with a {type(pipe).__name__}")
+    return pipe
+
+
 @contextmanager
-def _as_recorded() -> Iterator[None]:
+def as_recorded() -> Iterator[None]:
     """A pipeline may not take what another one, or other packages, recorded: then one line says so."""
     try:
         yield

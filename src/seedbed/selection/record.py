@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -61,7 +61,8 @@ def device_of(pipe: Any) -> str:
 # writes it; a check raises ValueError.
 
 
-def _recipe(entry: Any) -> NoiseRecipe | GivenNoise:
+def recipe_of(entry: Any) -> NoiseRecipe | GivenNoise:
+    """The recipe that a record holds; ValueError or KeyError where it is none."""
     if isinstance(entry, dict) and entry.get("given"):
         refinements = entry.get("refinements", ())
         known = NoiseRecipe(
@@ -115,7 +116,7 @@ Dtype: TypeAlias = Annotated[
     PlainSerializer(lambda dtype: str(dtype).removeprefix("torch.")),
 ]
 Recipe: TypeAlias = Annotated[
-    NoiseRecipe | GivenNoise, PlainValidator(_recipe), PlainSerializer(lambda recipe: recipe.to_dict())
+    NoiseRecipe | GivenNoise, PlainValidator(recipe_of), PlainSerializer(lambda recipe: recipe.to_dict())
 ]
 Spent: TypeAlias = Annotated[
     Ledger,
@@ -179,6 +180,14 @@ class Model:
             "switches": self.switches,
             "device": self.device if has_device(self.device) else None,
         }
+
+    def changes(self, pipe: Any, versions: dict[str, str]) -> list[str]:
+        """In what a pipeline, its device and the packages are not as recorded, a few words each."""
+        then, now = vars(self), vars(Model.of(pipe))
+        names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.switches is not None)
+        return changed(versions, package_versions()) + [
+            line for name in names for line in changed(then[name], now[name], name)
+        ]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -314,11 +323,7 @@ class Selection:
 
     def changes(self, pipe: Any) -> list[str]:
         """In what a pipeline, its device and the packages are not as recorded, a few words each."""
-        then, now = vars(self.model), vars(Model.of(pipe))
-        names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.model.switches is not None)
-        return changed(self.versions, package_versions()) + [
-            line for name in names for line in changed(then[name], now[name], name)
-        ]
+        return self.model.changes(pipe, self.versions)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record as JSON, whole or not at all.
@@ -358,7 +363,15 @@ class Selection:
         return write_bytes_atomically(path, page.encode())
 
 
-_SELECTIONS = TypeAdapter(Selection)
+_SELECTIONS, _MODELS = TypeAdapter(Selection), TypeAdapter(Model)
+
+
+def recorded_model(record: Mapping[str, Any]) -> Model:
+    """What a record says of its pipeline; BadRecord where it does not."""
+    try:
+        return _MODELS.validate_json(json.dumps({**record}))
+    except ValidationError as error:
+        raise BadRecord(f"the record is damaged: {error.errors()[0]['msg']}") from error
 
 
 class Sheet(TypedDict):
@@ -422,17 +435,18 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     return {**body, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def check(record: Mapping[str, Any]) -> None:
-    """Raise BadRecord unless this is a record of this schema, as it was written."""
+def check(record: Mapping[str, Any], read: Sequence[str] = _READ) -> None:
+    """Raise BadRecord unless this is a record of one of these schemas, oldest first, as it was written."""
     schema = record.get("schema") if isinstance(record, Mapping) else None
-    kind = SCHEMA.partition("/")[0]
+    kind = read[-1].partition("/")[0]
+    what = kind.partition(".")[2]
     if not isinstance(schema, str) or not schema.startswith(kind + "/"):
-        raise BadRecord(f"not a selection record: its schema is {shown(schema)}, not {SCHEMA!r}")
-    if schema not in _READ:
+        raise BadRecord(f"not a {what} record: its schema is {shown(schema)}, not {read[-1]!r}")
+    if schema not in read:
         raise BadRecord(
-            f"the record has schema {shown(schema)}, this seedbed reads {SCHEMA!r}: update seedbed"
+            f"the record has schema {shown(schema)}, this seedbed reads {read[-1]!r}: update seedbed"
         )
     with suppress(TypeError, ValueError):
         if sealed(dict(record))["digest"] == record.get("digest"):
             return
-    raise BadRecord("the selection record was altered or damaged: its digest does not fit its content")
+    raise BadRecord(f"the {what} record was altered or damaged: its digest does not fit its content")
