@@ -14,13 +14,14 @@ from seedbed.errors import BadInput
 
 
 def read_frames(
-    path: str | os.PathLike[str], count: int, fps: float
+    path: str | os.PathLike[str], count: int, fps: float, since: float = 0.0
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """The first frames of a video file, at another rate: at each time the frame that is shown then.
+    """Frames of a video file, at another rate: at each time the frame that is shown then.
 
     Args:
         count: of frames to give back.
         fps: their rate, per second.
+        since: seconds after the file's first frame at which the first of them is taken.
 
     Returns:
         uint8 (count, height, width, 3), and the file's own "width", "height" and "fps".
@@ -43,14 +44,17 @@ def read_frames(
         try:
             with av.open(file) as container:
                 if not container.streams.video:
-                    raise BadInput(f"{name} has no video in it: it cannot be edited")
+                    raise BadInput(f"{name} has no video in it")
                 stream = container.streams.video[0]
                 rate = float(stream.average_rate or fps)
                 start = None
                 end = 0.0
+                if since and stream.start_time is not None and stream.time_base:
+                    start = float(stream.start_time * stream.time_base) + since
+                    container.seek(int(start / stream.time_base), stream=stream)
                 for number, frame in enumerate(container.decode(stream)):
                     time = number / rate if frame.time is None else float(frame.time)
-                    start = time if start is None else start
+                    start = time + since if start is None else start
                     # What was shown until now; half a tick, as times are rounded.
                     while (
                         last is not None and len(chosen) < count and len(chosen) / fps < time - start - 1e-3
