@@ -148,7 +148,7 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
 
     def sample(step: int) -> None:
         assert samples is not None
-        _sample(model, config, out / "samples", step)
+        _sample(model, config, clips.size, out / "samples", step)
 
     every = samples.every if samples else 1
     content = [config.content(), accelerator.num_processes]
@@ -231,14 +231,14 @@ def _reschedule(pipe: Any, config: Config) -> None:
             pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
 
 
-def _sample(model: Model, config: Config, folder: Path, step: int) -> None:
+def _sample(model: Model, config: Config, size: tuple[int, int], folder: Path, step: int) -> None:
     """Generate from the weights as they are, each prompt from a noise of its own, the same every time."""
     from seedbed.report.video import write_video
     from seedbed.selection.generation import generate
 
     assert config.samples is not None
     folder.mkdir(exist_ok=True)
-    call = _call(model, config, None)
+    call = _call(model, config, size)
     for number, prompt in enumerate(config.samples.prompts):
         made = generate(
             model.pipe,
@@ -255,12 +255,11 @@ def _sample(model: Model, config: Config, folder: Path, step: int) -> None:
         write_video(folder / f"{step:07d}-{number}{suffix}", made.frames, fps)
 
 
-def _call(model: Model, config: Config, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Arguments of the pipeline's call that fit what was trained; `size` where they are to name it."""
+def _call(model: Model, config: Config, size: tuple[int, int]) -> dict[str, Any]:
+    """Arguments of the pipeline's call that fit what was trained on clips of that size."""
     known = inspect.signature(type(model.pipe).__call__).parameters
-    height, width = size or (getattr(config.data, "height", None), getattr(config.data, "width", None))
-    fitting = {"num_frames": config.frames, "height": height, "width": width}
-    trained = {name: value for name, value in fitting.items() if name in known and value is not None}
+    fitting = {"num_frames": config.frames, "height": size[0], "width": size[1]}
+    trained = {name: value for name, value in fitting.items() if name in known}
     return {**model.call, **trained, **(config.samples.call if config.samples else {})}
 
 
