@@ -74,7 +74,7 @@ def config_of(model_of: Callable[[str], str], tmp_path: Path) -> Callable[..., C
             "name": "tiny",
             "model": model_of(kind),
             "data": {"world": "shapes", "count": 8},
-            "frames": 1 if kind == "image" else 4 if kind == "motion" else 5,
+            "frames": {"image": 1, "motion": 4, "wan": 5, "cogvideox": 9}[kind],
             "steps": 4,
             "batch": 2,
             "lr": 0.001,

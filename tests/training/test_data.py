@@ -36,7 +36,7 @@ def write(path, frames, rate=24, codec="libx264", pixels="yuv420p", size=(48, 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight files: six of different codecs, sizes and rates, one cut short, one that is no video."""
+    """Six files of different codecs, sizes and rates, two cut short, one that is no video."""
     place = tmp_path_factory.mktemp("videos")
     uneven = [0, 30, 90, 250, 260, 400, 430, 600, 610, 700, 900, 910, 1000, 1100, 1150, 1300]
     write(place / "a.mp4", 48)
@@ -45,9 +45,11 @@ def folder(tmp_path_factory):
     write(place / "d.mkv", 16, 8, "ffv1", "bgr0", size=(31, 47))
     write(place / "e.mov", 24, 12, "mjpeg", "yuvj420p", size=(33, 33))
     write(place / "f.mp4", 16, 1000, times=uneven)
-    whole = write(place / "g.mp4", 48, options={"movflags": "faststart"}).read_bytes()
-    (place / "g.mp4").write_bytes(whole[: len(whole) // 3])
+    whole = write(place / "g.mp4", 48).read_bytes()  # its table of contents comes last
+    (place / "g.mp4").write_bytes(whole[: len(whole) // 2])
     (place / "h.mp4").write_text("no video at all")
+    whole = write(place / "i.mp4", 48, options={"movflags": "faststart"}).read_bytes()
+    (place / "i.mp4").write_bytes(whole[: len(whole) * 4 // 5])
     for file in sorted(place.iterdir()):
         file.with_suffix(".txt").write_text(f"a red circle moving left {file.stem}\n")
     return place
@@ -93,13 +95,14 @@ def test_uneven_times_are_kept(folder):
 
 def test_files_that_cannot_be_used_are_named_and_counted(folder):
     clips = FileClips.of(videos(folder), 4)
-    assert sorted(file[-5:] for file in clips.broken) == ["h.mp4"] or len(clips.broken) == 2
-    assert clips.complaint().startswith(f"{len(clips.broken)} of 8 files: ")
-    assert "h.mp4 (not a video that can be read" in clips.complaint()
-    cut = [begin for file, begin in clips.clips if file.endswith("g.mp4")]
-    assert len(cut) < 4  # the part that is there, if any
+    assert [file[-5:] for file in clips.broken] == ["g.mp4", "h.mp4"]
+    named = "2 of 9 files: g.mp4 (not a video that can be read: "
+    assert clips.complaint().startswith(named) and "; h.mp4 (not a video that can be" in clips.complaint()
+    # Of the file that begins with its table of contents, the part that is there.
+    there = [number for number, (file, _) in enumerate(clips.clips) if file.endswith("i.mp4")]
+    assert 0 < len(there) < 4 and clips.read(there[0], 4, 0.0).any()
     long = FileClips.of(videos(folder), 16)
-    assert "f.mp4 (1." in long.complaint() and "too short for 16 frames at 8 per second)" in long.complaint()
+    assert "f.mp4 (1." in long.complaint() and "too short for 16 frames at 8 per second" in long.complaint()
 
 
 def test_a_resumed_training_sees_the_same_clips(folder, tmp_path):
@@ -132,9 +135,12 @@ def test_data_that_cannot_be_used_is_one_line(tmp_path, files, changes, message)
     if "videos" in changes:
         changes = {"videos": str(tmp_path / changes["videos"])}
     with pytest.raises(BadInput, match=message) as raised:
-        FileClips.of(videos(**{"folder": tmp_path, **changes}) if "videos" not in changes else Videos(
-            fps=8, height=16, width=16, **changes
-        ), 4)
+        FileClips.of(
+            videos(**{"folder": tmp_path, **changes})
+            if "videos" not in changes
+            else Videos(fps=8, height=16, width=16, **changes),
+            4,
+        )
     assert "\n" not in str(raised.value)
 
 
@@ -193,18 +199,20 @@ def test_an_epoch_has_every_clip_once_and_a_step_every_part_of_the_schedule():
     assert sorted(int(made[i]["share"] * 5) for i in range(15, 20)) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("prior", "lags"), [(Progressive(2.0), [1, 0.8944, 0.8, 0.7155]), (Mixed(1.0), [1, 0.5, 0.5, 0.5])])
+@pytest.mark.parametrize(
+    ("prior", "lags"), [(Progressive(2.0), [1, 0.8944, 0.8, 0.7155]), (Mixed(1.0), [1, 0.5, 0.5, 0.5])]
+)
 def test_noise_has_the_correlation_of_the_prior_and_stills_are_plain(prior, lags):
     made = rows(prior=prior, stills=0.5, shape=(2, 4, 8, 8))
-    drawn = [made[i]["noise"] for i in range(0, 800)]
+    drawn = [made[i]["noise"] for i in range(400)]
     videos = torch.stack([noise for noise in drawn if noise.shape[1] == 4]).double()
     stills = torch.stack([noise for noise in drawn if noise.shape[1] == 1]).double()
-    assert 0.4 < len(stills) / 800 < 0.6 and len(stills) + len(videos) == 800
+    assert 0.4 < len(stills) / 400 < 0.6 and len(stills) + len(videos) == 400
     flat = videos.transpose(1, 2).transpose(0, 1).flatten(1).transpose(0, 1).reshape(-1, 4)
     covariance = flat.T @ flat / len(flat)
     expected = torch.tensor([[lags[abs(i - j)] for j in range(4)] for i in range(4)])
-    assert (covariance - expected).abs().max() < 0.02  # 51,200 draws: four standard errors
-    assert abs(stills.var() - 1) < 0.03
+    assert (covariance - expected).abs().max() < 0.04  # some 25,000 draws: five standard errors
+    assert abs(stills.var() - 1) < 0.05
     kept = [made[i] for i in range(40)]
     assert {len(row["clip"]) for row in kept} == {1, 4}
     # All rows of a step are of one kind, so that they are one batch.
@@ -214,7 +222,7 @@ def test_noise_has_the_correlation_of_the_prior_and_stills_are_plain(prior, lags
 
 def test_captions_are_dropped_in_their_share():
     made = rows(dropout=0.25)
-    assert 0.2 < np.mean([made[i]["caption"] == "" for i in range(800)]) < 0.3
+    assert 0.18 < np.mean([made[i]["caption"] == "" for i in range(400)]) < 0.32
 
 
 def test_processes_share_the_rows_of_a_step():

@@ -74,5 +74,5 @@ def test_what_cannot_be_inflated_is_refused():
     with pytest.raises(NotSupported, match="upcast_attention=True has no counterpart over frames"):
         inflate(other, heads=2)
     blocks = ("CrossAttnDownBlock2D", "AttnDownBlock2D")
-    with pytest.raises(NotSupported, match="down_block_types=.*AttnDownBlock2D"):
+    with pytest.raises(NotSupported, match=r"down_block_types=.*AttnDownBlock2D"):
         inflate(UNet2DConditionModel.from_config(unet.config, down_block_types=blocks), heads=2)

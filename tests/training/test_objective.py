@@ -1,4 +1,4 @@
-"""Noising, targets and weights against the papers in float64, and against what samplers make of a prediction."""
+"""Noising, targets and weights against the papers in float64, and against what samplers make of them."""
 
 import numpy as np
 import pytest

@@ -27,6 +27,7 @@ def train(
     """
     from seedbed.training.config import Config
 
+    opt.silence_libraries()
     content = Config.load(config)
     folder = out or Path("runs") / content.name
     if "LOCAL_RANK" not in os.environ:  # else this is one of several processes

@@ -56,10 +56,17 @@ class Videos(_Part):
     captions: bool = True
 
 
+def _kind(given: Any) -> str | None:
+    """The kind of data, read or to be written, so that an error speaks of that kind alone."""
+    if not isinstance(given, (dict, BaseModel)):
+        return None
+    return "world" if "world" in dict(given) else "videos"
+
+
 Data = Annotated[
     Annotated[World, Tag("world")] | Annotated[Videos, Tag("videos")],
     Discriminator(
-        lambda given: "world" if "world" in dict(given) else "videos",
+        _kind,
         custom_error_type="data",
         custom_error_message='write {"world": "shapes", ...} or {"videos": "FOLDER", ...}',
     ),

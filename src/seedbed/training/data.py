@@ -64,6 +64,7 @@ class WorldClips:
     def __len__(self) -> int:
         return self._world.count
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a clip is read, and then its caption
     def _scene(self, number: int) -> Any:
         return next(self._shapes.scenes((self._world.seed << 32) + number, pairs=self._world.pairs))
 
@@ -117,9 +118,8 @@ class FileClips:
                 # The last frame is shown from (frames - 1)/fps on.
                 count = int((seconds * videos.fps + 1e-3) // frames)
                 if not count:
-                    raise BadInput(
-                        f"{seconds:.3g} s, too short for {frames} frames at {videos.fps:g} a second"
-                    )
+                    asked = f"{frames} frames at {videos.fps:g} per second"
+                    raise BadInput(f"{seconds:.3g} s, too short for {asked}")
                 made.clips += [(file, n * frames / videos.fps) for n in range(count)]
             except BadInput as error:
                 made.broken[file] = str(error)

@@ -24,7 +24,8 @@ class Model:
         call: arguments of its call, of which `max_sequence_length` plays a part.
         frame_axis: of latents without a batch axis.
         positions: greatest number of frames of latents; None for any.
-        temporal: whether the autoencoder joins frames, 1 + n of them in 1 + n/`temporal` latent ones.
+        temporal: frames of a clip after the first are a multiple of it; above 1 where the autoencoder joins
+            frames, of which the first then is a latent frame of its own.
     """
 
     frame_axis = 1
@@ -136,7 +137,8 @@ class CogVideoX(Model):
 
     def __init__(self, pipe: Any, call: dict[str, Any]) -> None:
         super().__init__(pipe, call)
-        self.temporal = int(pipe.vae_scale_factor_temporal)
+        # An even number of latent frames is decoded to another number of frames than were encoded.
+        self.temporal = 2 * int(pipe.vae_scale_factor_temporal)
         if self.denoiser.config.get("ofs_embed_dim") or self.denoiser.config.get("patch_size_t"):
             raise NotSupported("CogVideoX 1.5 joins frames in patches, which is not supported in training")
 
@@ -170,9 +172,7 @@ class Wan(Model):
     def __init__(self, pipe: Any, call: dict[str, Any]) -> None:
         super().__init__(pipe, call)
         if getattr(pipe, "transformer_2", None) is not None or pipe.config.get("expand_timesteps"):
-            raise NotSupported(
-                "of Wan, models with one transformer and one timestep for a clip can be trained"
-            )
+            raise NotSupported("a Wan with two transformers or timesteps for each token cannot be trained")
         self.temporal = int(pipe.vae_scale_factor_temporal)
         self.positions = int(self.denoiser.config.rope_max_seq_len)
 

@@ -95,7 +95,9 @@ def train(config: Config, folder: str | os.PathLike[str], progress: Progress = T
     except ImportError as error:
         raise NotSupported("training needs more packages: pip install 'seedbed[train]'") from error
     out = Path(folder)
-    accelerator = Accelerator(mixed_precision={"float32": "no", "bfloat16": "bf16"}[config.precision])
+    precision = {"float32": "no", "bfloat16": "bf16"}[config.precision]
+    # Several processes without a device of theirs are told to be on the CPU, or each would be alone.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     try:
         with silence(), torch.random.fork_rng(), reporting(accelerator.is_main_process and progress) as show:
             return _train(config, out, accelerator, show)

@@ -144,9 +144,7 @@ class State:
         except (OSError, SafetensorError) as error:
             raise BadInput(f"{self.path} is no checkpoint: {error}; remove it to begin anew") from error
         if metadata.get("content") != self.content:
-            raise BadInput(
-                f"{self.path} is of another config: name another folder, or remove it to begin anew"
-            )
+            raise BadInput(f"{self.path} is of another config or number of processes: name another folder")
         self.step, self.loss = int(metadata["step"]), float.fromhex(metadata["loss"])
         self.average.optimization_step = self.step
         with torch.no_grad():
