@@ -13,7 +13,7 @@ import seedbed
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.loading import load
 from seedbed.training.config import Config
-from seedbed.training.denoisers import model_of as kind_of
+from seedbed.training.denoisers import Model
 from seedbed.training.diffusion import train
 from tests.pipelines import CALLS, sdxl, wan
 from tests.training.conftest import MODELS
@@ -189,16 +189,16 @@ def test_a_config_is_read_back(config_of):
 
 def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(NotSupported, match="StableDiffusionXLPipeline cannot be trained"):
-        kind_of(sdxl(), {})
+        Model(sdxl(), {})
     with pytest.raises(NotSupported, match="Wan with two transformers"):
-        kind_of(wan(two_denoisers=True), {})
+        Model(wan(two_denoisers=True), {})
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @torch.no_grad()
 def test_latents_are_those_that_the_pipeline_decodes(kind):
     """What encodes clips is the inverse of what the pipeline itself undoes before it decodes."""
-    model = kind_of(MODELS[kind](), {})
+    model = Model(MODELS[kind](), {})
     clips = torch.randint(0, 256, (2, 5, 16, 16, 3), dtype=torch.uint8)
     vae, latents = model.pipe.vae, model.encode(clips)
     if kind == "cogvideox":

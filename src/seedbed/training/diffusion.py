@@ -23,7 +23,7 @@ from seedbed.pipelines.loading import changed, load, silence
 from seedbed.progress import Progress, reporting
 from seedbed.training.config import Config, Lora
 from seedbed.training.data import FileClips, Latents, Rows, clips_of, collate
-from seedbed.training.denoisers import Model, model_of
+from seedbed.training.denoisers import Model
 from seedbed.training.inflate import inflated, motion_modules
 from seedbed.training.objective import Objective
 from seedbed.training.trainer import METRICS, Plan, fit
@@ -183,7 +183,7 @@ def _prepared(config: Config) -> Model:
     if config.inflate:
         pipe = inflated(pipe, **config.inflate.model_dump(), seed=config.seed)
     _reschedule(pipe, config)
-    model = model_of(pipe, {**call, **(config.samples.call if config.samples else {})})
+    model = Model(pipe, {**call, **(config.samples.call if config.samples else {})})
     denoiser = model.denoiser
     denoiser.requires_grad_(config.train == "all")
     if config.train == "motion":
