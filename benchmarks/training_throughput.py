@@ -2,8 +2,8 @@
 
 `python benchmarks/training_throughput.py` (four minutes): a U-Net with motion modules and an autoencoder of
 single frames, 8 clips of 8 frames a step, in processor time of one thread, blocks of steps alternating. Both
-encode clips and captions, add noise, predict, step AdamW, clip gradients and average weights. The plain loop has
-its clips in memory and draws independent noise with torch; ours renders clips, draws correlated noise that is a
+encode clips and captions, add noise, predict, step AdamW, clip gradients and average weights. The plain loop
+has its clips in memory and draws independent noise with torch; ours renders clips, draws correlated noise, a
 function of its row, and writes metrics and a checkpoint. The ratio is of rows per second, ours to plain, in the
 same round. Writes benchmarks/results/training_throughput.json.
 """
@@ -117,7 +117,7 @@ def ours(subject: Any, clips: Any, steps: int, device: str) -> float:
     accelerator = Accelerator(cpu=device == "cpu")
     subject.to(accelerator.device)
     rows = Rows(clips, FRAMES, 0, BATCH, (4, FRAMES, 8, 8), 1, Progressive(2.0), dropout=0.1)
-    config: Any = SimpleNamespace(lr=1e-4, weight_decay=0.01, min_snr=None)
+    config: Any = SimpleNamespace(lr=1e-4, weight_decay=0.01, min_snr=None, precision="float32")
     task = Diffusion(subject, config, rows)
     moments: list[float] = []
 

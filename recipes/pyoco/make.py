@@ -1,8 +1,8 @@
 """The model that image training starts from: `python recipes/pyoco/make.py --out runs/pyoco-start`.
 
 An autoencoder of single frames, trained here; a text encoder that has learnt from captions alone who does
-what, as in recipes/shapes; and a U-Net with random weights. Then `seedbed train recipes/pyoco/image.json`, and
-one of the three video configs on what that leaves. Run again, the autoencoder's training goes on.
+what, as in recipes/shapes; and a U-Net with random weights. Then `seedbed train recipes/pyoco/image.json`,
+and one of the three video configs on what that leaves. Run again, the autoencoder's training goes on.
 """
 
 from __future__ import annotations

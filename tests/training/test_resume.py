@@ -71,10 +71,10 @@ def test_killed_at_random_and_resumed(config_of, tmp_path):
                 kills += 1
                 break
             time.sleep(0.005)
-        assert not [*folder.glob("*.safetensors.tmp")]
     assert kills >= 2
     train(config, folder, False)  # nothing is left to do
     assert outcome(folder) == straight
+    assert not [*folder.glob(".*")]  # what was half written is gone
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_folder_of_another_config_is_refused(config_of, tmp_path):
         BadInput, match=r"another config \(prior gaussian, now mixed:alpha=1.0, lr 0.001, now"
     ):
         train(config_of("cogvideox", steps=1, lr=0.002, prior="mixed:1"), tmp_path / "run", False)
-    (tmp_path / "run/config.json").unlink()
+    (tmp_path / "run/config.json").unlink()  # by hand
     with pytest.raises(BadInput, match=r"checkpoint.safetensors is of another config or number of processes"):
         train(config_of("cogvideox", steps=1, lr=0.002), tmp_path / "run", False)
     (tmp_path / "run/config.json").unlink()
@@ -162,3 +162,15 @@ def test_the_average_is_what_is_kept(config_of, tmp_path):
     kept = load_file(tmp_path / "run/model/transformer/diffusion_pytorch_model.safetensors")
     assert torch.equal(kept["proj_out.weight"], state["average/proj_out.weight"])
     assert not torch.equal(kept["proj_out.weight"], state["weight/proj_out.weight"])
+
+
+def test_a_config_is_mended_before_the_first_checkpoint(config_of, tmp_path):
+    """Not refused as another one's folder, and nothing is kept of the clips that were looked up for it."""
+    with pytest.raises(BadInput, match="no layer is called"):
+        train(config_of("wan", train={"targets": ["to_z"]}, cache=True), tmp_path / "run", False)
+    train(config_of("wan", cache=True, steps=1), tmp_path / "run", False)
+    config = config_of("wan", cache=True, steps=1, data={"world": "shapes", "count": 9})
+    with pytest.raises(BadInput, match=r"another config \(.*data.count 8, now 9"):
+        train(config, tmp_path / "run", False)
+    (tmp_path / "run/checkpoint.safetensors").unlink()
+    assert outcome_of(config, tmp_path / "run") == outcome_of(config, tmp_path / "new")

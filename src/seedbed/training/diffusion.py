@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from seedbed.training.data import FileClips, Latents, Rows, clips_of, collate
 from seedbed.training.denoisers import Model
 from seedbed.training.inflate import inflated, motion_modules
 from seedbed.training.objective import Objective
-from seedbed.training.trainer import METRICS, Plan, fit
+from seedbed.training.trainer import CHECKPOINT, METRICS, Plan, fit
 
 CARD = "README.md"
+INDEX = "clips.json"
 MODEL = "model"  # the finished model's folder, in that of the training
 
 
@@ -61,16 +63,18 @@ class Diffusion:
         adam = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
         self.optimisers: Sequence[torch.optim.Optimizer] = [adam]
         self.broken: dict[str, None] = {}
+        device, half = model.denoiser.device, config.precision == "bfloat16"
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
 
     def loss(self, forward: Callable[..., Any], batch: dict[str, Any]) -> Tensor:
         """The weighted squared error of a batch, over all its elements."""
         self.broken.update(dict.fromkeys(batch["broken"]))
         device = self.model.denoiser.device
-        clip = batch["clip"]
-        clean = clip.to(device) if self.rows.latents is not None else self.model.encode(clip)
+        with self.autocast():
+            clip, said = batch["clip"], self.model.embed(batch["caption"])
+            clean = clip.to(device) if self.rows.latents is not None else self.model.encode(clip)
         noise, share = batch["noise"].to(device), batch["share"].to(device)
         noisy, target, timestep = self.objective.noised(clean, noise, share)
-        said = self.model.embed(batch["caption"])
         prediction = self.model.predict(forward, noisy, timestep, said)
         error = (prediction.float() - target).square().flatten(1).mean(1)
         return (self.objective.weights(timestep, self.config.min_snr) * error).mean()
@@ -98,8 +102,13 @@ def train(config: Config, folder: str | os.PathLike[str], progress: Progress = T
     precision = {"float32": "no", "bfloat16": "bf16"}[config.precision]
     # Several processes without a device of theirs are told to be on the CPU, or each would be alone.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
+    gpu = [accelerator.device] if accelerator.device.type == "cuda" else []
     try:
-        with silence(), torch.random.fork_rng(), reporting(accelerator.is_main_process and progress) as show:
+        with (
+            silence(),
+            torch.random.fork_rng(gpu),
+            reporting(accelerator.is_main_process and progress) as show,
+        ):
             return _train(config, out, accelerator, show)
     finally:
         AcceleratorState._reset_state(False)  # or another precision would be refused in this process
@@ -113,12 +122,10 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
     model = _prepared(config)
     model.to(accelerator.device)
     with accelerator.main_process_first():
-        clips = clips_of(config.data, config.frames, out / "clips.json")
+        clips = clips_of(config.data, config.frames, out / INDEX)
     model.require(config.frames, *clips.size)
-    with accelerator.autocast():
-        shape = tuple(
-            model.encode(torch.zeros(1, config.frames, *clips.size, 3, dtype=torch.uint8)).shape[1:]
-        )
+    black = torch.zeros(1, config.frames, *clips.size, 3, dtype=torch.uint8)
+    shape = tuple(model.encode(black).shape[1:])
     latents = None
     if config.cache:
         latents = Latents(out / "latents", clips)
@@ -165,11 +172,20 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
 
 def _claim(config: Config, out: Path) -> None:
     """Make the folder this training's own. Raises BadInput where it is another's, naming what differs."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write in {out}: {error.strerror or error}") from error
+    for left in out.glob(".*.tmp"):  # by a process that was killed while it wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     path = out / "config.json"
     if path.is_file():
         there = Config.load(path)
-        if differs := changed(there.content(), config.content()):
+        differs = changed(there.content(), config.content())
+        if differs and not (out / CHECKPOINT).is_file():  # it has not begun
+            (out / INDEX).unlink(missing_ok=True)
+            shutil.rmtree(out / "latents", ignore_errors=True)
+        elif differs:
             raise BadInput(
                 f"{out} holds the training of another config ({', '.join(differs)}): name another --out"
             )

@@ -258,6 +258,7 @@ def fit(
                 accelerator.wait_for_everyone()
                 saved = step
             if sample and (step % sample_every == 0 or step == plan.steps):
+                paused = perf_counter()
                 if main:
                     state.average.store(state.parameters)
                     state.average.copy_to(state.parameters)
@@ -266,6 +267,7 @@ def fit(
                     task.module.train()
                     state.average.restore(state.parameters)
                 accelerator.wait_for_everyone()
+                since += perf_counter() - paused
             show("steps", step, plan.steps)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
