@@ -4,8 +4,8 @@
 single frames, 8 clips of 8 frames a step, in processor time of one thread, blocks of steps alternating. Both
 encode clips and captions, add noise, predict, step AdamW, clip gradients and average weights. The plain loop
 has its clips in memory and draws independent noise with torch; ours renders clips, draws correlated noise, a
-function of its row, and writes metrics and a checkpoint. The ratio is of rows per second, ours to plain, in the
-same round. Writes benchmarks/results/training_throughput.json.
+function of its row, and writes metrics and a checkpoint. The ratio is of rows per second, ours to plain, in
+the same round. Writes benchmarks/results/training_throughput.json.
 """
 
 from __future__ import annotations

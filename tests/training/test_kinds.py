@@ -1,8 +1,10 @@
 """Each kind of model takes ten steps, learns, and leaves a folder that draws the right noise by itself."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 import seedbed
 from seedbed.errors import BadInput, NotSupported
+from seedbed.lab.experiment import Recipe
 from seedbed.pipelines.loading import load
 from seedbed.training.config import Config
 from seedbed.training.denoisers import Model
@@ -234,3 +237,30 @@ def test_two_processes_are_one_with_twice_the_batch(config_of, tmp_path, kind):
     file = f"{name}/diffusion_pytorch_model.safetensors"
     mine, theirs = load_file(one / file), load_file(tmp_path / "two/model" / file)
     assert max((mine[key] - theirs[key]).abs().max().item() for key in mine) < 1e-5
+
+
+def test_the_page_shows_a_config_that_is_read_and_the_defaults_that_there_are():
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    config = Config.model_validate_json(example)
+    assert config.prior == "progressive:alpha=2.0" and config.train == "motion"
+    said = {
+        "accumulate": 1,
+        **{"warmup": 0, "cooldown": 0, "weight_decay": 0.01, "clip": 1, "ema": 0.999},
+        **{"caption_dropout": 0.1, "min_snr": None, "flow_shift": None, "precision": "float32"},
+        "checkpointing": False,
+    }
+    fields = Config.model_fields
+    assert {name: fields[name].default for name in said} == said
+    assert [name for name in fields if not re.search(f'[`"]{name}[`"]', page)] == ["schema_", "seed"]
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes/pyoco").glob("*.json")))
+def test_the_configs_of_the_recipe_are_read(path):
+    content = json.loads(path.read_text())
+    if content.get("schema") == "seedbed.training/1":
+        assert Config.load(path).name == f"pyoco-{path.stem}"
+    elif "schema" in content:
+        assert Recipe.load(path).name == f"pyoco-{path.stem}"
+    else:
+        assert path.stem == "start"
