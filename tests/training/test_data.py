@@ -10,6 +10,7 @@ import torch
 
 from seedbed.errors import BadInput
 from seedbed.noise import Mixed, Progressive
+from seedbed.progress import silent
 from seedbed.training.config import Videos, World
 from seedbed.training.data import FileClips, Latents, Rows, WorldClips, clips_of, collate, readable
 from seedbed.training.diffusion import train
@@ -153,10 +154,23 @@ def test_a_folder_of_real_files_trains_ten_steps_and_the_bad_ones_are_named(fold
     assert "h.mp4" in made.complaint and "h.mp4" in (made.model / "README.md").read_text()
 
 
+class Coder:
+    """Its latents are the red of the pixels, in one channel."""
+
+    asked = 0
+
+    def encode(self, pixels):
+        self.asked += 1
+        return pixels[..., 0].float()[:, None]
+
+
 class Broken:
-    """Five clips of which 1 and 2 cannot be read."""
+    """Five clips of which some cannot be read."""
 
     size = (4, 4)
+
+    def __init__(self, damaged=(1, 2)):
+        self.damaged = damaged
 
     def __len__(self):
         return 5
@@ -165,15 +179,28 @@ class Broken:
         return str(number)
 
     def read(self, number, frames, share):
-        if number in (1, 2):
+        if number in self.damaged:
             raise BadInput(f"clip {number} is damaged")
         return np.full((frames, 4, 4, 3), number, np.uint8)
 
 
 def test_a_clip_that_breaks_on_the_way_is_replaced_by_the_next():
-    assert readable(Broken(), 0, 2, 0.0)[1] == []
-    frames, broken = readable(Broken(), 1, 2, 0.0)
-    assert (frames == 3).all() and broken == ["clip 1 is damaged", "clip 2 is damaged"]
+    assert readable(Broken(), 0, 2, 0.0)[1:] == (0, [])
+    frames, number, broken = readable(Broken(), 1, 2, 0.0)
+    assert (frames == 3).all() and number == 3
+    assert broken == ["clip 1 is damaged", "clip 2 is damaged"]
+    with pytest.raises(BadInput, match="5 clips in a row cannot be read, the last one: clip 4 is damaged"):
+        readable(Broken(range(5)), 0, 2, 0.0)
+
+
+def test_and_has_the_caption_of_that_one(tmp_path):
+    latents = Latents(tmp_path / "latents", Broken())
+    latents.fill(2, Coder(), (0, 1), silent)
+    for held in (None, latents):
+        made = Rows(Broken(), 2, seed=0, size=5, shape=(1, 2, 4, 4), axis=1, prior=Mixed(1.0), latents=held)
+        for index in range(10):
+            row = made[index]
+            assert row["caption"] == str(int(row["clip"].flatten()[0])) and row["caption"] not in "12"
 
 
 def rows(**changes):
@@ -234,19 +261,14 @@ def test_processes_share_the_rows_of_a_step():
 
 def test_cached_latents_are_those_that_would_be_encoded(tmp_path):
     clips = WorldClips(World(world="shapes", count=70), 4)
-    asked = []
-
-    def encode(pixels):
-        asked.append(pixels)
-        return pixels[..., 0].float()[:, None]  # (1, channels, frames, height, width)
-
+    coder = Coder()
     latents = Latents(tmp_path / "latents", clips)
-    latents.fill(4, encode, lambda file: file == 1, lambda done: None)
-    assert len(asked) == 6
-    latents.fill(4, encode, lambda file: True, lambda done: None)
-    assert len(asked) == 70  # what is there is not encoded again
+    latents.fill(4, coder, (1, 2), silent)
+    assert coder.asked == 6
+    latents.fill(4, coder, (0, 1), silent)
+    assert coder.asked == 70  # what is there is not encoded again
     for number in (0, 63, 69):
-        found, broken = latents.read(number, 4, 0.0, 1)
+        found, which, broken = latents.read(number, 4, 0.0, 1)
         assert torch.equal(found, torch.from_numpy(clips.read(number, 4, 0.0))[..., 0].float()[None])
-        still, _ = latents.read(number, 1, 0.6, 1)
-        assert torch.equal(still, found[:, 2:3]) and broken == []
+        still = latents.read(number, 1, 0.6, 1)[0]
+        assert torch.equal(still, found[:, 2:3]) and (which, broken) == (number, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 from seedbed.errors import BadInput
 from seedbed.files import read_text, write_bytes_atomically
 from seedbed.noise import Gaussian, Prior
+from seedbed.progress import Show
 from seedbed.report.footage import conformed, read_frames
 from seedbed.training.config import Videos, World
+from seedbed.worlds import shapes
 
 SUFFIXES = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .ogv .gif".split())
 
@@ -54,29 +56,31 @@ class WorldClips:
     """Clips of the shapes world; clip n of a seed is always the same."""
 
     def __init__(self, world: World, frames: int) -> None:
-        from seedbed.worlds import shapes
-
         if frames > shapes.FRAMES:
             raise BadInput(f"a clip of the shapes world has {shapes.FRAMES} frames, not {frames}")
         self.size = (shapes.SIDE, shapes.SIDE)
-        self._world, self._shapes = world, shapes
+        self._world = world
 
     def __len__(self) -> int:
         return self._world.count
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - a clip is read, and then its caption
-    def _scene(self, number: int) -> Any:
-        return next(self._shapes.scenes((self._world.seed << 32) + number, pairs=self._world.pairs))
+    def _scene(self, number: int) -> shapes.Scene:
+        return _scene((self._world.seed << 32) + number, self._world.pairs)
 
     def caption(self, number: int) -> str:
         """See `Clips.caption`."""
-        return self._shapes.caption(self._scene(number))
+        return shapes.caption(self._scene(number))
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """See `Clips.read`."""
-        video = self._shapes.render(self._scene(number))
+        video = shapes.render(self._scene(number))
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
+
+
+@functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
+def _scene(seed: int, pairs: float) -> shapes.Scene:
+    return next(shapes.scenes(seed, pairs=pairs))
 
 
 @dataclass
@@ -228,56 +232,53 @@ class Latents:
     def __init__(self, folder: Path, clips: Clips) -> None:
         self.folder, self.clips = folder, clips
 
-    def fill(
-        self,
-        frames: int,
-        encode: Callable[[Tensor], Tensor],
-        mine: Callable[[int], bool],
-        show: Callable[[int], None],
-    ) -> None:
+    def fill(self, frames: int, model: Any, process: tuple[int, int], show: Show) -> None:
         """Encode what is missing.
 
         Args:
-            mine: of a file's number, whether this process makes it.
-            show: is given how many clips there are so far.
+            model: whose `encode` makes latents of clips (1, frames, height, width, 3).
+            process: its number and how many there are; file n is made by process n modulo that many.
         """
         from safetensors.torch import save
 
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, first in enumerate(range(0, len(self.clips), self.EACH)):
             numbers = range(first, min(first + self.EACH, len(self.clips)))
-            if mine(file) and not self._path(file).is_file():
-                latents, broken = [], []
+            if file % process[1] == process[0] and not self._path(file).is_file():
+                latents, found, broken = [], list[int](), list[str]()
                 for number in numbers:
-                    pixels, also = readable(self.clips, number, frames, 0.0)
-                    broken += also
+                    pixels, which, also = readable(self.clips, number, frames, 0.0)
                     # One by one: a batch would round otherwise, and depend on who else is in it.
-                    latents.append(encode(torch.from_numpy(pixels)[None]))
+                    latents.append(model.encode(torch.from_numpy(pixels)[None]))
+                    found, broken = [*found, which], [*broken, *also]
                 tensors = {"latents": torch.cat(latents).cpu().contiguous()}
-                metadata = {"broken": json.dumps(broken)}
+                metadata = {"clips": json.dumps(found), "broken": json.dumps(broken)}
                 write_bytes_atomically(self._path(file), save(tensors, metadata))
-            show(numbers.stop)
+            show("clips encoded", numbers.stop, len(self.clips))
 
-    def read(self, number: int, frames: int, share: float, axis: int) -> tuple[Tensor, list[str]]:
-        """Latent frames of a clip, (*shape), and the clips that could not be read for it."""
+    def read(self, number: int, frames: int, share: float, axis: int) -> tuple[Tensor, int, list[str]]:
+        """Latent frames of a clip, (*shape), its number, and what is wrong with those that are not there."""
         from safetensors import safe_open
 
         with safe_open(self._path(number // self.EACH), "pt") as file:
             latents = file.get_slice("latents")[number % self.EACH]
-            broken = json.loads(file.metadata()["broken"])
+            clips, broken = (json.loads(file.metadata()[name]) for name in ("clips", "broken"))
         begin = int(share * (latents.shape[axis] - frames + 1))
-        return latents.narrow(axis, begin, frames).contiguous(), broken
+        return latents.narrow(axis, begin, frames).contiguous(), clips[number % self.EACH], broken
 
     def _path(self, file: int) -> Path:
         return self.folder / f"{file:06d}.safetensors"
 
 
-def readable(clips: Clips, number: int, frames: int, share: float) -> tuple[NDArray[np.uint8], list[str]]:
-    """A clip's frames, or those of the next one that can be read, and what is wrong with those before it."""
+def readable(
+    clips: Clips, number: int, frames: int, share: float
+) -> tuple[NDArray[np.uint8], int, list[str]]:
+    """Frames of a clip or the next that can be read, its number, and what is wrong with those before it."""
     broken: list[str] = []
     for step in range(min(len(clips), 100)):
         try:
-            return clips.read((number + step) % len(clips), frames, share), broken
+            found = (number + step) % len(clips)
+            return clips.read(found, frames, share), found, broken
         except BadInput as error:
             broken.append(str(error))
     raise BadInput(f"{len(broken)} clips in a row cannot be read, the last one: {broken[-1]}")
@@ -326,11 +327,11 @@ class Rows(Dataset[dict[str, Any]]):
             shape = tuple(1 if axis == self.axis else length for axis, length in enumerate(shape))
         noise = prior.draw(shape, self.axis, numbers)
         if self.latents is None:
-            pixels, broken = readable(self.clips, number, frames, within)
+            pixels, number, broken = readable(self.clips, number, frames, within)
             clip = torch.from_numpy(np.ascontiguousarray(pixels))
         else:
             begin = 0.0 if self.causal else within
-            clip, broken = self.latents.read(number, shape[self.axis], begin, self.axis)
+            clip, number, broken = self.latents.read(number, shape[self.axis], begin, self.axis)
         # Stratified: the rows of a step see the whole schedule, so that gradients vary less.
         level = (self._numbers(_LEVELS, step).permutation(self.size)[row] + share) / self.size
         caption = "" if dropped else self.clips.caption(number)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seedbed.errors import BadInput, NotSupported
@@ -115,6 +116,8 @@ def train(config: Config, folder: str | os.PathLike[str], progress: Progress = T
 
 
 def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
+    from accelerate.utils import gather_object
+
     main = accelerator.is_main_process
     if main:
         _claim(config, out)
@@ -130,13 +133,8 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
     if config.cache:
         latents = Latents(out / "latents", clips)
         with accelerator.autocast():
-            ours = accelerator.num_processes, accelerator.process_index
-            latents.fill(
-                config.frames,
-                model.encode,
-                lambda file: file % ours[0] == ours[1],
-                lambda done: show("clips encoded", done, len(clips)),
-            )
+            process = accelerator.process_index, accelerator.num_processes
+            latents.fill(config.frames, model, process, show)
         accelerator.wait_for_everyone()
     rows = Rows(
         clips,
@@ -163,7 +161,7 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
     content = [config.content(), accelerator.num_processes]
     state = fit(accelerator, task, plan, out, content, show, sample if samples else None, every)
     complaint = clips.complaint() if isinstance(clips, FileClips) else ""
-    complaint = "; ".join([*[complaint] * bool(complaint), *task.broken])
+    complaint = "; ".join([*[complaint] * bool(complaint), *dict.fromkeys(gather_object([*task.broken]))])
     if main:
         _export(model, config, out, complaint, clips.size)
     accelerator.wait_for_everyone()
@@ -296,8 +294,8 @@ def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple
         (partial / CARD).write_text(_card(config, out, complaint))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
-    except OSError as error:
-        raise BadInput(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
