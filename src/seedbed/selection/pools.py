@@ -46,7 +46,8 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     spec = session.spec
     shape = tuple(spec.shape)
     _require_room(session, candidates)
-    kind = prior_named(prior or session.asked.prior or Gaussian.name)
+    prior = prior or session.asked.prior
+    kind = Gaussian() if prior is None else prior_named(prior)
     axis, packing = spec.frame_axis, None
     if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):
         drawn = session.drawn
