@@ -9,10 +9,12 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from seedbed.errors import BadInput
 from seedbed.training.diffusion import train
+from seedbed.training.trainer import Plan, fit
 
 # All that a step can depend on.
 EVERYTHING = dict(
@@ -174,3 +176,49 @@ def test_a_config_is_mended_before_the_first_checkpoint(config_of, tmp_path):
         train(config, tmp_path / "run", False)
     (tmp_path / "run/checkpoint.safetensors").unlink()
     assert outcome_of(config, tmp_path / "run") == outcome_of(config, tmp_path / "new")
+
+
+class Regression:
+    """A task of one's own: two optimisers, of which one has a momentum, and a module that draws (dropout)."""
+
+    collate = staticmethod(torch.stack)
+    size = 4
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.module = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Dropout(0.5), torch.nn.LayerNorm(6))
+        self.optimisers = [
+            torch.optim.SGD(self.module[0].parameters(), 0.1, momentum=0.9),
+            torch.optim.AdamW(self.module[2].parameters(), 0.01),
+        ]
+        self.rows = self
+
+    def __getitem__(self, index):
+        return torch.randn(6, generator=torch.Generator().manual_seed(index))
+
+    def loss(self, forward, batch):
+        return (forward(batch) - batch).square().mean()
+
+
+def test_a_task_of_ones_own_is_resumed_too(tmp_path):
+    def fitted(folder, stop=None):
+        def show(what, done, total):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        folder.mkdir(exist_ok=True)
+        task, plan = Regression(), Plan(steps=9, batch=2, accumulate=2, cooldown=4, save_every=2, log_every=4)
+        fit(Accelerator(cpu=True), task, plan, folder, "regression", show)
+        return task.module.state_dict(), [
+            (line["step"], line["loss"]) for line in map(json.loads, open(folder / "metrics.jsonl"))
+        ]
+
+    weights, lines = fitted(tmp_path / "straight")
+    for stop in (3, 7):
+        with pytest.raises(KeyboardInterrupt, match=f"{stop - 1} of 9 steps are kept"):
+            fitted(tmp_path / "broken", stop)
+    resumed, again = fitted(tmp_path / "broken")
+    assert [step for step, _ in lines] == [4, 8, 9] and again == lines
+    assert all(torch.equal(resumed[name], value) for name, value in weights.items())
+    with pytest.raises(BadInput, match="a step has 4 rows"):
+        fit(Accelerator(cpu=True), Regression(), Plan(steps=9, batch=3), tmp_path, "", lambda *now: None)
