@@ -236,6 +236,10 @@ def test_two_processes_are_one_with_twice_the_batch(config_of, tmp_path, kind):
     name = "unet" if kind == "motion" else "transformer"
     file = f"{name}/diffusion_pytorch_model.safetensors"
     mine, theirs = load_file(one / file), load_file(tmp_path / "two/model" / file)
+    config_of(kind, batch=2, frames=10)
+    failed = subprocess.run([*command, "--processes", "2"], capture_output=True, text=True, timeout=300)
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert failed.stderr == "error: a clip of the shapes world has 9 frames, not 10\n"
     assert max((mine[key] - theirs[key]).abs().max().item() for key in mine) < 1e-5
 
 
@@ -261,6 +265,7 @@ def test_the_configs_of_the_recipe_are_read(path):
     if content.get("schema") == "seedbed.training/1":
         assert Config.load(path).name == f"pyoco-{path.stem}"
     elif "schema" in content:
-        assert Recipe.load(path).name == f"pyoco-{path.stem}"
+        recipe = Recipe.load(path)
+        assert recipe.name == f"pyoco-{path.stem}" and len(recipe.captions()) == recipe.prompts.count
     else:
         assert path.stem == "start"

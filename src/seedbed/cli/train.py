@@ -1,8 +1,13 @@
 """The command `seedbed train`."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import typer
@@ -50,7 +55,35 @@ def train(
 
 
 def _launched(count: int, arguments: list[str]) -> int:
-    """Run the same command in so many processes of this machine; its exit code."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command = [sys.executable, "-c", "from seedbed.cli import main; main()"]
-    return subprocess.run([*launcher, "--no-python", *command, *arguments], check=False).returncode
+    """Run the same command in so many processes of this machine; the exit code of one that failed, or 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    command = [sys.executable, "-c", "from seedbed.cli import main; main()", *arguments]
+    with ExitStack() as undo:
+        # The first one shows progress and errors; of another one the last line, should it fail alone.
+        said = [undo.enter_context(tempfile.TemporaryFile("w+")) for _ in range(1, count)]
+        children = []
+        for rank, stderr in enumerate([None, *said]):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {"OMP_NUM_THREADS": threads, **os.environ, **shared, **own}
+            children.append(subprocess.Popen(command, env=environment, stderr=stderr))
+            undo.callback(children[-1].kill)
+        try:
+            while all(child.poll() in (None, 0) for child in children):
+                if all(child.poll() == 0 for child in children):
+                    return 0
+                time.sleep(0.1)
+        except KeyboardInterrupt:  # the first one says what is kept
+            for child in children:
+                child.send_signal(signal.SIGINT)
+        for child in children:  # those that meet the same mistake end by themselves
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(5)
+        failed = next((rank for rank, child in enumerate(children) if child.returncode), 0)
+        if failed:
+            said[failed - 1].seek(0)
+            print(*said[failed - 1].read().splitlines()[-1:], sep="\n", file=sys.stderr)
+        return children[failed].returncode or 0
