@@ -25,17 +25,11 @@ class _Part(BaseModel):
 
 
 class World(_Part):
-    """Clips of a synthetic world, rendered as they are needed.
-
-    Attributes:
-        count: of different clips.
-        pairs: share of clips with two objects.
-    """
+    """So many different clips of a synthetic world, rendered as they are needed."""
 
     world: Literal["shapes"]
     count: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
-    pairs: float = Field(default=0.62, ge=0, le=1)
 
 
 class Videos(_Part):

@@ -65,7 +65,7 @@ class WorldClips:
         return self._world.count
 
     def _scene(self, number: int) -> shapes.Scene:
-        return _scene((self._world.seed << 32) + number, self._world.pairs)
+        return _scene((self._world.seed << 32) + number)
 
     def caption(self, number: int) -> str:
         """See `Clips.caption`."""
@@ -79,8 +79,8 @@ class WorldClips:
 
 
 @functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
-def _scene(seed: int, pairs: float) -> shapes.Scene:
-    return next(shapes.scenes(seed, pairs=pairs))
+def _scene(seed: int) -> shapes.Scene:
+    return next(shapes.scenes(seed))
 
 
 @dataclass
