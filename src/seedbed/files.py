@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from seedbed.errors import BadInput, shown
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
@@ -29,6 +35,27 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         return read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"cannot read {what} {path}: it is no UTF-8 text") from error
+
+
+def read_settings(kind: type[Model], path: str | os.PathLike[str], what: str) -> Model:
+    """A JSON file as a pydantic model; `what` it is, for messages: "a recipe".
+
+    Raises:
+        BadInput: no such file, no JSON, or a key that is unknown, missing or of a wrong value.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        # A misspelt key comes before the one that is missing for it.
+        first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+        where = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        message = f"{what} has no such key" if unknown else first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from error
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -22,7 +22,7 @@ from seedbed.adaptation.parts import blocks_of, logits_of
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, NotSupported, finite, shown, whole
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import NoiseRecipe
+from seedbed.noise import Gaussian, NoiseRecipe
 from seedbed.pipelines.loading import recorded_name
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -138,7 +138,8 @@ def maps(
     tokens = [] if word is None else _tokens_of(pipe, prompt, word, asked)
     layout, spec = layout_of(session), session.spec
     beside = any(layer.kind == "cross" for layer in session.layers)
-    noise = NoiseRecipe(whole("seed", seed, 0), 0, tuple(spec.shape), frame_axis=spec.frame_axis).draw()
+    shape, prior = tuple(spec.shape), session.asked.prior or Gaussian.name
+    noise = NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis).draw()
     found: list[Map] = []
 
     def look(seen: AttentionCall, candidates: list[int], rows: list[int]) -> None:

@@ -22,7 +22,7 @@ from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, Tap, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
 from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
-from seedbed.noise import NoiseRecipe
+from seedbed.noise import Gaussian, NoiseRecipe
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.loading import recorded_name
@@ -154,7 +154,7 @@ class _Running:
         """Looks at one prompt: the attention, and the effects of every variant."""
         layout, first = layout_of(session), self.plain is None
         shape, axis = tuple(session.spec.shape), session.spec.frame_axis
-        noise = NoiseRecipe(seed, 0, shape, frame_axis=axis).draw()[None]
+        noise = NoiseRecipe(seed, 0, shape, session.asked.prior or Gaussian.name, axis).draw()[None]
         seen = _Seen(layout, self.layers, self.steps, self.rows, first)
         (plain,) = Rollout(session, noise, what="study", progress=tick).advance(
             session.facts.steps, handler=seen.look

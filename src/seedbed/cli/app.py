@@ -14,6 +14,7 @@ from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.lab import calibrate, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
+from seedbed.cli.train import train
 from seedbed.errors import BadInput
 
 if TYPE_CHECKING:
@@ -278,6 +279,7 @@ app.command()(opt.grouped(edit))
 app.command()(opt.grouped(calibrate))
 app.command()(opt.grouped(study))
 app.command()(opt.grouped(maps))
+app.command()(opt.grouped(train))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 

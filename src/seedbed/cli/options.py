@@ -198,7 +198,7 @@ def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
     The embedded models are computed on one thread: their tensors are tiny, and on a busy machine threads that
     wait for one another are many times slower.
     """
-    os.environ.update({**_SILENT, **os.environ})
+    silence_libraries()
     with Console(stderr=True, quiet=not progress).status("loading the model"):
         from seedbed.pipelines.loading import RECORDED, load, locate, recorded_name, silence
 
@@ -209,6 +209,11 @@ def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
 
             torch.set_num_threads(1)
         return load(name, **how)
+
+
+def silence_libraries() -> None:
+    """Keep the libraries below silent for good; before they are imported."""
+    os.environ.update({**_SILENT, **os.environ})
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from seedbed.errors import BadInput, shown
+from seedbed.files import read_settings
 from seedbed.pipelines.loading import locate
 
 Row = dict[str, Any]
@@ -109,16 +110,7 @@ class Recipe(_Part):
         Raises:
             BadInput: no such file, no JSON, or a key that is unknown, missing or of a wrong value.
         """
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
-        except ValidationError as error:
-            # A misspelt key comes before the one that is missing for it.
-            first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-            where = ".".join(str(part) for part in first["loc"])
-            message = "a recipe has no such key" if first["type"] == "extra_forbidden" else first["msg"]
-            raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from error
+        return read_settings(cls, path, "a recipe")
 
     def to_json(self) -> str:
         """The recipe as `load` reads it, with its defaults filled in."""

@@ -248,12 +248,13 @@ class _Worker:
 def _perform(unit: Unit, pipe: Any) -> list[Row]:
     recipes: list[Any] = list(unit.draws)
     if unit.folder:
-        from seedbed.noise import NoiseRecipe
+        from seedbed.noise import Gaussian, NoiseRecipe
         from seedbed.pipelines.session import Session
 
-        spec = Session(pipe, unit.prompt, **unit.options.get("call", {})).spec
+        session = Session(pipe, unit.prompt, **unit.options.get("call", {}))
+        spec, prior = session.spec, session.asked.prior or Gaussian.name
         recipes = [
-            NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), frame_axis=spec.frame_axis)
+            NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), prior, spec.frame_axis)
             for draw in unit.draws
         ]
     found = find_task(unit.task)[1](pipe, unit.prompt, recipes, unit.options)

@@ -18,8 +18,10 @@ from torch import Generator, Tensor, nn
 
 from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, BadRecord, NotSupported, shown
+from seedbed.noise import prior_named
 from seedbed.pipelines.compiled import eager_module, is_compiled
 from seedbed.pipelines.loading import parts_of
+from seedbed.texts import text_of
 
 SCHEMA = "seedbed.model/1"
 
@@ -82,7 +84,7 @@ class Call:
         call = cls(
             pipe,
             prompt,
-            _model_defaults(pipe) | dict(arguments),
+            settings_beside(pipe).get("call", {}) | dict(arguments),
             {name: eager_module(module) for name, module in networks.items()},
             tuple(name for name, module in networks.items() if is_compiled(module)),
         )
@@ -142,6 +144,18 @@ class Call:
         """What the pipeline's `__call__` takes."""
         return list(inspect.signature(type(self.pipe).__call__).parameters)[1:]
 
+    @functools.cached_property
+    def prior(self) -> str | None:
+        """The distribution of noise that the model says it was trained under, as `text_of` writes it.
+
+        Raises BadRecord where the file beside the model names none that there is.
+        """
+        named = settings_beside(self.pipe).get("prior")
+        try:
+            return None if named is None else text_of(prior_named(named))
+        except BadInput as error:
+            raise BadRecord(f"the seedbed.json beside the model: {error}") from error
+
     @property
     def generator(self) -> torch.Generator:
         """A new generator in the state of the caller's, which is never advanced; seeded with 0 for none."""
@@ -184,10 +198,14 @@ def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
 
 
-def _model_defaults(pipe: Any) -> dict[str, Any]:
-    """The `call` of `seedbed.json` in the folder that `pipe` was loaded from; nothing where there is none.
+def settings_beside(pipe: Any) -> dict[str, Any]:
+    """The `seedbed.json` in the folder that `pipe` was loaded from; nothing where there is none.
 
-    Raises BadRecord where that file is damaged or of another schema.
+    "call" has arguments of the pipeline's call, "prior" the distribution of the noise that the model was
+    trained under, as a text.
+
+    Raises:
+        BadRecord: that file is damaged or of another schema.
     """
     folder = getattr(pipe, "name_or_path", None) or pipe.config.get("_name_or_path")
     path = Path(folder or "", "seedbed.json")
@@ -199,10 +217,11 @@ def _model_defaults(pipe: Any) -> dict[str, Any]:
         raise BadRecord(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise BadRecord(f"{path} is not of the schema {SCHEMA}: mend or remove it")
-    call = content.get("call", {})
-    if not isinstance(call, dict):
+    if not isinstance(content.get("call", {}), dict):
         raise BadRecord(f"{path}: `call` must map arguments of the pipeline to values")
-    return call
+    if not isinstance(content.get("prior", ""), str):
+        raise BadRecord(f"{path}: `prior` must be a text")
+    return content
 
 
 def structure(call: Call) -> Hashable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from pathlib import Path
@@ -13,17 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seedbed.errors import BadInput
-from seedbed.files import read_bytes
 
 
 def read_frames(
-    path: str | os.PathLike[str], count: int, fps: float
+    path: str | os.PathLike[str], count: int, fps: float, since: float = 0.0
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """The first frames of a video file, at another rate: at each time the frame that is shown then.
+    """Frames of a video file, at another rate: at each time the frame that is shown then.
 
     Args:
         count: of frames to give back.
         fps: their rate, per second.
+        since: seconds after the file's first frame at which the first of them is taken.
 
     Returns:
         uint8 (count, height, width, 3), and the file's own "width", "height" and "fps".
@@ -33,21 +32,30 @@ def read_frames(
     """
     import av
 
-    name, data = Path(path).name, read_bytes(path, "the video")
+    name = Path(path).name
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     chosen: list[NDArray[np.uint8]] = []
     last: Any = None
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with file, av.open(file) as container:
             if not container.streams.video:
-                raise BadInput(f"{name} has no video in it: it cannot be edited")
+                raise BadInput(f"{name} has no video in it")
             stream = container.streams.video[0]
             rate = float(stream.average_rate or fps)
             start, end = None, 0.0
+            if since and stream.start_time is not None and stream.time_base:
+                start = float(stream.start_time * stream.time_base) + since
+                container.seek(int(start / stream.time_base), stream=stream)
             for number, frame in enumerate(itertools.chain(container.decode(stream), [None])):
                 time = end
                 if frame is not None:
                     time = number / rate if frame.time is None else float(frame.time)
-                    start = time if start is None else start
+                    start = time + since if start is None else start
                     time -= start
                 # What was shown until now; half a tick, as times are rounded.
                 while last is not None and len(chosen) < min(count, (time - 1e-3) * fps):

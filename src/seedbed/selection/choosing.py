@@ -16,7 +16,7 @@ from seedbed.acquisition.scoring import plan_layers
 from seedbed.acquisition.search import Search
 from seedbed.adaptation import Adapt, adapt, adaptations_named
 from seedbed.errors import BadInput, shown, whole
-from seedbed.noise import NoiseRecipe, Prior, prior_named
+from seedbed.noise import Gaussian, NoiseRecipe, Prior, Torch, prior_named
 from seedbed.noise.priors import PRIORS
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.session import Session
@@ -159,8 +159,9 @@ def select(
             it names; without one it is BANSA as published (arXiv 2505.17561), for which our earlier
             models showed no gain: calibrate (docs/earlier-models.md).
         verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
-        prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: Gaussian.
-            With "torch", candidate i is what the pipeline itself draws for the seed `seed + i`.
+        prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: what the
+            `seedbed.json` beside the model says that it was trained under, else Gaussian. With "torch",
+            candidate i is what the pipeline itself draws for the seed `seed + i`.
         refine: what is done to every noise before it is scored, one `seedbed.refinement.Refiner` or several
             in their order, or texts ("erasure:n=8"). What is scored is then what is generated from, and all
             candidates pay. The winner alone, refined after the choice, is cheaper:
@@ -390,6 +391,12 @@ def choose(
         notes += strayed
     if any(recipe.refinements for recipe in pool.recipes):
         seconds["refinement"] = perf_counter() - started
+    own = session.asked.prior
+    drawn = {each.prior for each in pool.recipes if isinstance(each, NoiseRecipe)}
+    others = {text for text in drawn if (Gaussian.name if text.startswith(Torch.name) else text) != own}
+    if own is not None and others:
+        off = f"is off its distribution under {', '.join(sorted(others))}"
+        notes += (f"warning: the model was trained under the prior {own}, and {off}",)
     for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
         correlate_steps(session, recipe, noise)
     started = perf_counter()

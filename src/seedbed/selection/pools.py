@@ -36,7 +36,7 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     """The noises of candidates 0, 1, ... of a seed, for the latents of this session's pipeline.
 
     Args:
-        prior: as in `select`.
+        prior: as in `select`; None: what the model was trained under.
 
     Raises:
         BadInput: more than `MOST_CANDIDATES`, or than fit in `MOST_BYTES`; a prior over frames where the
@@ -46,6 +46,7 @@ def draw_pool(session: Session, candidates: int, seed: int, prior: str | Prior |
     spec = session.spec
     shape = tuple(spec.shape)
     _require_room(session, candidates)
+    prior = prior or session.asked.prior
     kind = Gaussian() if prior is None else prior_named(prior)
     axis, packing = spec.frame_axis, None
     if isinstance(kind, Torch) or (axis is None and not isinstance(kind, Gaussian)):

@@ -1,0 +1,339 @@
+"""The training that a config asks for: a diffusion model on clips, under a prior, and what it leaves."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from seedbed.errors import BadInput, NotSupported
+from seedbed.files import read_text, write_bytes_atomically
+from seedbed.noise import prior_named
+from seedbed.pipelines.call import SCHEMA, settings_beside
+from seedbed.pipelines.loading import changed, load, silence
+from seedbed.progress import Progress, reporting
+from seedbed.training.config import Config, Lora
+from seedbed.training.data import FileClips, Latents, Rows, clips_of, collate
+from seedbed.training.denoisers import Model
+from seedbed.training.inflate import inflated, motion_modules
+from seedbed.training.objective import Objective
+from seedbed.training.trainer import CHECKPOINT, METRICS, Plan, fit
+
+CARD = "README.md"
+INDEX = "clips.json"
+MODEL = "model"  # the finished model's folder, in that of the training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        model: the folder of the pipeline, averaged weights in it; `diffusers` and `seedbed` load it.
+        steps: done.
+        complaint: files that could not be used, "" for none.
+    """
+
+    model: Path
+    steps: int
+    complaint: str
+
+
+class Diffusion:
+    """Denoising clips under a prior, as `seedbed.training.trainer.fit` takes it; attributes as of `Task`."""
+
+    collate = staticmethod(collate)
+
+    def __init__(self, model: Model, config: Config, rows: Rows) -> None:
+        self.model, self.config, self.rows, self.size = model, config, rows, rows.size
+        self.module: nn.Module = model.denoiser
+        self.objective = Objective.of(model.pipe.scheduler)
+        self.objective.weights(torch.zeros(1, dtype=torch.long), config.min_snr)  # a mistake is one at once
+        trained = [each for each in self.module.parameters() if each.requires_grad]
+        adam = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        self.optimisers: Sequence[torch.optim.Optimizer] = [adam]
+        self.broken: dict[str, None] = {}
+        device, half = model.denoiser.device, config.precision == "bfloat16"
+        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+
+    def loss(self, forward: Callable[..., Any], batch: dict[str, Any]) -> Tensor:
+        """The weighted squared error of a batch, over all its elements."""
+        self.broken.update(dict.fromkeys(batch["broken"]))
+        device = self.model.denoiser.device
+        with self.autocast():
+            clip, said = batch["clip"], self.model.embed(batch["caption"])
+            clean = clip.to(device) if self.rows.latents is not None else self.model.encode(clip)
+        noise, share = batch["noise"].to(device), batch["share"].to(device)
+        noisy, target, timestep = self.objective.noised(clean, noise, share)
+        prediction = self.model.predict(forward, noisy, timestep, said)
+        error = (prediction.float() - target).square().flatten(1).mean(1)
+        return (self.objective.weights(timestep, self.config.min_snr) * error).mean()
+
+
+def train(config: Config, folder: str | os.PathLike[str], progress: Progress = True) -> Trained:
+    """Train the model of a config in a folder, or go on where it was interrupted there.
+
+    The folder holds config.json, checkpoint.safetensors, metrics.jsonl, samples/ and in the end model/, a
+    pipeline's folder with a card and the prior in its seedbed.json. Started on several processes (torchrun,
+    accelerate launch), each has a share of every step's rows.
+
+    Raises:
+        BadInput: a config, model or data that do not fit one another, a folder of another training, a disk
+            that is full.
+        BadOutput: a loss that is not finite.
+        NotSupported: a pipeline that cannot be trained.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    except ImportError as error:
+        raise NotSupported("training needs more packages: pip install 'seedbed[train]'") from error
+    out = Path(folder)
+    precision = {"float32": "no", "bfloat16": "bf16"}[config.precision]
+    # Several processes without a device of theirs are told to be on the CPU, or each would be alone.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
+    gpu = [accelerator.device] if accelerator.device.type == "cuda" else []
+    try:
+        with (
+            silence(),
+            torch.random.fork_rng(gpu),
+            reporting(accelerator.is_main_process and progress) as show,
+        ):
+            return _train(config, out, accelerator, show)
+    finally:
+        AcceleratorState._reset_state(False)  # or another precision would be refused in this process
+
+
+def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
+    from accelerate.utils import gather_object
+
+    main = accelerator.is_main_process
+    if main:
+        _claim(config, out)
+    accelerator.wait_for_everyone()
+    model = _prepared(config)
+    model.to(accelerator.device)
+    with accelerator.main_process_first():
+        clips = clips_of(config.data, config.frames, out / INDEX)
+    model.require(config.frames, *clips.size)
+    black = torch.zeros(1, config.frames, *clips.size, 3, dtype=torch.uint8)
+    shape = tuple(model.encode(black).shape[1:])
+    latents = None
+    if config.cache:
+        latents = Latents(out / "latents", clips)
+        with accelerator.autocast():
+            process = accelerator.process_index, accelerator.num_processes
+            latents.fill(config.frames, model, process, show)
+        accelerator.wait_for_everyone()
+    rows = Rows(
+        clips,
+        config.frames,
+        config.seed,
+        config.batch * config.accumulate * accelerator.num_processes,
+        shape,
+        model.frame_axis,
+        prior_named(config.prior),
+        stills=config.stills.share if config.stills else 0.0,
+        dropout=config.caption_dropout,
+        latents=latents,
+        causal=model.temporal > 1,
+    )
+    task = Diffusion(model, config, rows)
+    plan = Plan(**{name: getattr(config, name) for name in Plan.__dataclass_fields__})
+    samples = config.samples
+
+    def sample(step: int) -> None:
+        assert samples is not None
+        _sample(model, config, clips.size, out / "samples", step)
+
+    every = samples.every if samples else 1
+    content = [config.content(), accelerator.num_processes]
+    state = fit(accelerator, task, plan, out, content, show, sample if samples else None, every)
+    complaint = clips.complaint() if isinstance(clips, FileClips) else ""
+    complaint = "; ".join([*[complaint] * bool(complaint), *dict.fromkeys(gather_object([*task.broken]))])
+    if main:
+        _export(model, config, out, complaint, clips.size)
+    accelerator.wait_for_everyone()
+    return Trained(out / MODEL, state.step, complaint)
+
+
+def _claim(config: Config, out: Path) -> None:
+    """Make the folder this training's own. Raises BadInput where it is another's, naming what differs."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write in {out}: {error.strerror or error}") from error
+    for left in out.glob(".*.tmp"):  # by a process that was killed while it wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    path = out / "config.json"
+    if path.is_file():
+        there = Config.load(path)
+        differs = changed(there.content(), config.content())
+        if differs and not (out / CHECKPOINT).is_file():  # it has not begun
+            (out / INDEX).unlink(missing_ok=True)
+            shutil.rmtree(out / "latents", ignore_errors=True)
+        elif differs:
+            raise BadInput(
+                f"{out} holds the training of another config ({', '.join(differs)}): name another --out"
+            )
+    write_bytes_atomically(path, config.to_json().encode())
+
+
+def _prepared(config: Config) -> Model:
+    """The model to start from, on the CPU in float32; what is trained has gradients, nothing else."""
+    pipe = load(config.model, dtype="float32", device="cpu")
+    call = settings_beside(pipe).get("call", {})
+    if config.inflate:
+        pipe = inflated(pipe, **config.inflate.model_dump(), seed=config.seed)
+    _reschedule(pipe, config)
+    model = Model(pipe, {**call, **(config.samples.call if config.samples else {})})
+    denoiser = model.denoiser
+    denoiser.requires_grad_(config.train == "all")
+    if config.train == "motion":
+        modules = motion_modules(denoiser)
+        if not modules:
+            raise BadInput("train: there are no motion modules in this model; write all, or give inflate")
+        for module in modules:
+            module.requires_grad_(True)
+    elif isinstance(config.train, Lora):
+        _adapt(denoiser, config.train, config.seed)
+    if config.checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    return model
+
+
+def _adapt(denoiser: Any, lora: Lora, seed: int) -> None:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise NotSupported("adapters need more packages: pip install 'seedbed[train]'") from error
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=[*lora.targets])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            denoiser.add_adapter(settings)
+        except ValueError as error:  # of names that no layer has
+            raise BadInput(f"train.targets: no layer is called {', '.join(lora.targets)}") from error
+
+
+def _reschedule(pipe: Any, config: Config) -> None:
+    """The scheduler that samples what is to be predicted."""
+    from diffusers import DDIMScheduler, UniPCMultistepScheduler
+
+    now = Objective.of(pipe.scheduler)
+    kind, shift = config.prediction or now.kind, config.flow_shift
+    if shift and kind != "flow_prediction":
+        raise BadInput("flow_shift is for the prediction flow_prediction: leave it out")
+    if kind == "flow_prediction" and (now.kind != kind or shift):
+        # One that every pipeline takes: flow matching's own has no `init_noise_sigma` (AnimateDiffPipeline).
+        pipe.scheduler = UniPCMultistepScheduler(
+            prediction_type=kind, use_flow_sigmas=True, flow_shift=shift or now.shift
+        )
+    elif kind != now.kind:
+        if now.kind == "flow_prediction":
+            pipe.scheduler = DDIMScheduler(prediction_type=kind, clip_sample=False)
+        else:
+            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+
+
+def _sample(model: Model, config: Config, size: tuple[int, int], folder: Path, step: int) -> None:
+    """Generate from the weights as they are, each prompt from a noise of its own, the same every time."""
+    from seedbed.report.video import write_video
+    from seedbed.selection.generation import generate
+
+    assert config.samples is not None
+    folder.mkdir(exist_ok=True)
+    call = _call(model, config, size)
+    for number, prompt in enumerate(config.samples.prompts):
+        made = generate(
+            model.pipe,
+            prompt,
+            candidates=1,
+            seed=config.seed + number,
+            acquisition="random",
+            prior=None if config.frames == 1 else config.prior,
+            progress=False,
+            call=call,
+        )
+        suffix = ".png" if len(made.frames) == 1 else ".mp4"
+        fps = getattr(config.data, "fps", 8)
+        write_video(folder / f"{step:07d}-{number}{suffix}", made.frames, fps)
+
+
+def _call(model: Model, config: Config, size: tuple[int, int]) -> dict[str, Any]:
+    """Arguments of the pipeline's call that fit what was trained on clips of that size."""
+    known = inspect.signature(type(model.pipe).__call__).parameters
+    fitting = {"num_frames": config.frames, "height": size[0], "width": size[1]}
+    trained = {name: value for name, value in fitting.items() if name in known}
+    return {**model.call, **trained, **(config.samples.call if config.samples else {})}
+
+
+def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple[int, int]) -> None:
+    """The pipeline's folder, whole or not at all."""
+    target = out / MODEL
+    if isinstance(config.train, Lora):
+        _merge(model.denoiser, out)
+    partial = out / f".{secrets.token_hex(8)}.tmp"
+    settings: dict[str, Any] = {"schema": SCHEMA, "call": _call(model, config, size)}
+    if config.frames > 1:
+        settings["prior"] = config.prior
+    try:
+        model.pipe.save_pretrained(partial)
+        (partial / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (partial / CARD).write_text(_card(config, out, complaint))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _merge(denoiser: Any, out: Path) -> None:
+    """Write the adapters by themselves, as `load_lora_weights` reads them, and add them to the weights."""
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    name = "unet" if type(denoiser).__name__.startswith("UNet") else "transformer"
+    state = {
+        f"{name}.{key}": value.cpu().contiguous()
+        for key, value in get_peft_model_state_dict(denoiser).items()
+    }
+    write_bytes_atomically(out / "pytorch_lora_weights.safetensors", save(state))
+    denoiser.fuse_lora()
+    denoiser.unload_lora()
+
+
+def _card(config: Config, out: Path, complaint: str) -> str:
+    """The model card: what was trained on what, how, and how to use it."""
+    from seedbed.selection.record import package_versions
+
+    lines = read_text(out / METRICS, "the metrics").splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    what = "single frames" if config.frames == 1 else f"clips of {config.frames} frames"
+    kept = json.dumps(config.content(), indent=1)
+    parts: Sequence[str] = (
+        f"# {config.name}",
+        f"Trained from `{config.model}` on {what} for {config.steps} steps, under the prior `{config.prior}`."
+        f" The weights are their average over the steps (decay {config.ema:g}).",
+        f'```\nseedbed generate "..." --model {MODEL}\n```',
+        "Noise of another prior is off the distribution that it was trained on: `seedbed` draws the right "
+        "one by itself; in other tools pass `latents`.",
+        f"Loss at the end: {last.get('loss', float('nan')):.4g}." if last else "",
+        f"Not used, or not readable: {complaint}." if complaint else "",
+        f"Made with {versions}.",
+        f"## Config\n\n```json\n{kept}\n```",
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
