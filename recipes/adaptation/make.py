@@ -7,12 +7,12 @@ HALVES = ("entropy:high", "entropy:low", "all")
 LAYERS = range(6)  # of the embedded models
 
 
-def recipe(name, methods, count=40):
+def recipe(name, methods, count=24):
     return {
         "schema": "seedbed.recipe/1",
         "name": name,
         "task": "generation",
-        "models": ["shapes-cogvideox"],
+        "models": ["shapes-cogvideox", "shapes-wan"],
         "prompts": {"world": "shapes", "objects": 2, "count": count, "seed": 3, "held_out": True},
         "noises": {"seed": 0, "count": 2},
         "options": {"verifier": "shapes", "metrics": True},

@@ -261,7 +261,7 @@ if __name__ == "__main__":
     making = commands.add_parser("run")
     making.add_argument("model", help="name of an embedded model, or a folder")
     making.add_argument("--out", type=Path, required=True, help="file of lines, appended to")
-    making.add_argument("--captions", type=int, default=60)
+    making.add_argument("--captions", type=int, default=36)
     making.add_argument("--steps", type=int, help="denoising steps (else the model's)")
     showing = commands.add_parser("table")
     showing.add_argument("file", type=Path)
