@@ -214,7 +214,9 @@ def fit(
     ),
     captions: bool = Option(True, help="The videos have captions."),
     fps: float = Option(8, min=0.01, max=1000, help="Frames per second at which the videos are read."),
-    world: World | None = Option(None, help="Take rendered videos of this world instead."),
+    world: Literal["shapes", "digits"] | None = Option(
+        None, help="Take rendered videos of this world instead."
+    ),
     count: int = Option(50, min=1, help="At most so many videos."),
     seed: int = Option(0, min=0, help="Of the world's videos, the controls and the intervals."),
     machine: opt.Machine,
@@ -225,7 +227,7 @@ def fit(
     model of this image model under the prior that is printed.
     """
     if (videos is None) == (world is None):
-        raise BadInput("say which videos to take: either --videos PATH or --world shapes")
+        raise BadInput("say which videos to take: either --videos PATH or --world NAME")
     if machine.guidance_scale is not None:
         raise BadInput("frames are inverted without guidance: leave --guidance-scale out")
     from seedbed.lab.noise_maps import STEPS, analyse
