@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_mistakes_are_one_line(monkeypatch):
 def test_it_trains_and_it_prompts_experiments(tmp_path):
     clips = clips_of(World(world="digits", count=6, seed=3), 5)
     scene = next(digits.scenes((3 << 32) + 4))
+    clips = pickle.loads(pickle.dumps(clips))  # as the processes that read ahead are given it
     assert len(clips) == 6 and clips.size == (32, 32) and clips.caption(4) == digits.caption(scene)
     assert np.array_equal(clips.read(4, 5, 0.99), digits.render(scene)[4:])
     with pytest.raises(BadInput, match="a clip of the digits world has 9 frames, not 10"):

@@ -61,8 +61,7 @@ class WorldClips:
             raise BadInput(f"a clip of the {world.world} world has {shapes.FRAMES} frames, not {frames}")
         self.size = (shapes.SIDE, shapes.SIDE)
         self._world = world
-        self._kind: Any = WORLDS[world.world]
-        next(self._kind.scenes(0))  # without its package it is refused at once
+        next(WORLDS[world.world].scenes(0))  # without its package it is refused at once
 
     def __len__(self) -> int:
         return self._world.count
@@ -72,12 +71,12 @@ class WorldClips:
 
     def caption(self, number: int) -> str:
         """See `Clips.caption`."""
-        caption: str = self._kind.caption(self._scene(number))
+        caption: str = WORLDS[self._world.world].caption(self._scene(number))
         return caption
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """See `Clips.read`."""
-        video: NDArray[np.uint8] = self._kind.render(self._scene(number))
+        video: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number))
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
 
