@@ -12,7 +12,7 @@ from rich.table import Table
 import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
-from seedbed.cli.lab import calibrate, lab, spread
+from seedbed.cli.lab import calibrate, fit, lab, spread
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
 from seedbed.cli.train import train
 from seedbed.errors import BadInput
@@ -275,6 +275,7 @@ def inspect(
 
 
 noise.command()(opt.grouped(spread))
+noise.command()(opt.grouped(fit))
 app.command()(opt.grouped(edit))
 app.command()(opt.grouped(calibrate))
 app.command()(opt.grouped(study))

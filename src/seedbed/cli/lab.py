@@ -1,5 +1,6 @@
 """The commands of the lab: `seedbed lab` runs experiments, `seedbed calibrate` measures a model."""
 
+import dataclasses
 import json
 import sys
 from contextlib import nullcontext
@@ -204,6 +205,59 @@ def spread(
     print(f"{found.prompts} prompts x {found.noises} noises; share of the variance between videos\n")
     for name, what in _SHARES.items():
         print(f"{what:<40} {cell_text(getattr(found, name))}")
+
+
+def fit(
+    *,
+    videos: Path | None = Option(
+        None, metavar="PATH", help="Folder of videos with captions NAME.txt beside them, or a .jsonl list."
+    ),
+    captions: bool = Option(True, help="The videos have captions."),
+    fps: float = Option(8, min=0.01, max=1000, help="Frames per second at which the videos are read."),
+    world: Literal["shapes", "digits"] | None = Option(
+        None, help="Take rendered videos of this world instead."
+    ),
+    count: int = Option(50, min=1, help="At most so many videos."),
+    seed: int = Option(0, min=0, help="Of the world's videos, the controls and the intervals."),
+    machine: opt.Machine,
+) -> None:
+    """Tell which prior suits an image model: how alike its noise is in the frames of a video.
+
+    Frames are inverted by DDIM without guidance, --frames (16) of each video, in --steps (50). Train a video
+    model of this image model under the prior that is printed.
+    """
+    if (videos is None) == (world is None):
+        raise BadInput("say which videos to take: either --videos PATH or --world NAME")
+    if machine.guidance_scale is not None:
+        raise BadInput("frames are inverted without guidance: leave --guidance-scale out")
+    from seedbed.lab.noise_maps import STEPS, analyse
+    from seedbed.training.config import Videos
+    from seedbed.training.config import World as WorldData
+
+    data: Any
+    if world is not None:
+        if machine.height or machine.width:
+            raise BadInput("the videos of a world have their size: leave --height and --width out")
+        data = WorldData(world=world, count=count, seed=seed)
+    else:
+        height = machine.height or machine.width or 512
+        width = machine.width or height
+        data = Videos(videos=str(videos), fps=fps, height=height, width=width, captions=captions)
+    found = analyse(
+        machine.load(),
+        data,
+        machine.frames or (16 if world is None else 9),
+        count,
+        steps=machine.steps or STEPS,
+        seed=seed,
+        progress=machine.progress,
+    )
+    if found.complaint:
+        print(f"warning: not used: {found.complaint}", file=sys.stderr)
+    if machine.as_json:
+        print_json({}, prior=found.prior, **dataclasses.asdict(found))
+        return
+    print(f"{found.table.title}\n\n{found.table.to_text()}\n\n{found.table.note}\n\nprior   {found.prior}")
 
 
 def _texts(prompts: Path | None, world: World | None, count: int | None, usual: int) -> list[str]:

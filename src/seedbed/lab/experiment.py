@@ -53,15 +53,26 @@ class WorldPrompts(_Part):
     held_out: bool
 
 
+class DigitPrompts(_Part):
+    """Captions of the digits world, see `seedbed.worlds.digits.captions`."""
+
+    world: Literal["digits"]
+    count: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
 def _kind(given: Any) -> str | None:
     """The kind that prompts name, read or to be written, so that an error speaks of that kind alone."""
     if not isinstance(given, (dict, BaseModel)):
         return None
-    return "world" if "world" in dict(given) else "list"
+    world = dict(given).get("world", "list")
+    return world if world in ("list", "digits") else "world"
 
 
 Prompts = Annotated[
-    Annotated[ListedPrompts, Tag("list")] | Annotated[WorldPrompts, Tag("world")],
+    Annotated[ListedPrompts, Tag("list")]
+    | Annotated[WorldPrompts, Tag("world")]
+    | Annotated[DigitPrompts, Tag("digits")],
     Discriminator(
         _kind,
         custom_error_type="prompts",
@@ -125,10 +136,14 @@ class Recipe(_Part):
         if isinstance(self.prompts, ListedPrompts):
             found = list(self.prompts.list)
         else:
-            from seedbed.worlds.shapes import captions
+            from seedbed.worlds import digits, shapes
 
             asked = self.prompts
-            found = captions(asked.count, objects=asked.objects, seed=asked.seed, held=asked.held_out)
+            if isinstance(asked, DigitPrompts):
+                found = digits.captions(asked.count, seed=asked.seed)
+            else:
+                held = asked.held_out
+                found = shapes.captions(asked.count, objects=asked.objects, seed=asked.seed, held=held)
             if len(found) < asked.count:
                 raise BadInput(
                     f"the recipe asks for {asked.count} captions, there are {len(found)} of this kind"

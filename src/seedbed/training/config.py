@@ -27,7 +27,7 @@ class _Part(BaseModel):
 class World(_Part):
     """So many different clips of a synthetic world, rendered as they are needed."""
 
-    world: Literal["shapes"]
+    world: Literal["shapes", "digits"]
     count: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
 

@@ -21,8 +21,9 @@ from seedbed.noise import Gaussian, Prior
 from seedbed.progress import Show
 from seedbed.report.footage import conformed, read_frames
 from seedbed.training.config import Videos, World
-from seedbed.worlds import shapes
+from seedbed.worlds import digits, shapes
 
+WORLDS: dict[str, Any] = {"shapes": shapes, "digits": digits}  # of one size and length
 SUFFIXES = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .ogv .gif".split())
 
 # Purposes of random numbers, so that no two share them.
@@ -53,34 +54,36 @@ class Clips(Protocol):
 
 
 class WorldClips:
-    """Clips of the shapes world; clip n of a seed is always the same."""
+    """Clips of a world, of its training part; clip n of a seed is always the same."""
 
     def __init__(self, world: World, frames: int) -> None:
         if frames > shapes.FRAMES:
-            raise BadInput(f"a clip of the shapes world has {shapes.FRAMES} frames, not {frames}")
+            raise BadInput(f"a clip of the {world.world} world has {shapes.FRAMES} frames, not {frames}")
         self.size = (shapes.SIDE, shapes.SIDE)
         self._world = world
+        next(WORLDS[world.world].scenes(0))  # without its package it is refused at once
 
     def __len__(self) -> int:
         return self._world.count
 
-    def _scene(self, number: int) -> shapes.Scene:
-        return _scene((self._world.seed << 32) + number)
+    def _scene(self, number: int) -> Any:
+        return _scene(self._world.world, (self._world.seed << 32) + number)
 
     def caption(self, number: int) -> str:
         """See `Clips.caption`."""
-        return shapes.caption(self._scene(number))
+        caption: str = WORLDS[self._world.world].caption(self._scene(number))
+        return caption
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """See `Clips.read`."""
-        video = shapes.render(self._scene(number))
+        video: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number))
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
 
 
 @functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
-def _scene(seed: int) -> shapes.Scene:
-    return next(shapes.scenes(seed))
+def _scene(world: str, seed: int) -> Any:
+    return next(WORLDS[world].scenes(seed))
 
 
 @dataclass

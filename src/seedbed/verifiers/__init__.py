@@ -25,7 +25,8 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     """The verifier that is meant.
 
     Args:
-        verifier: "shapes", the exact verifier of the shapes world; "clip:FOLDER" or "aesthetic:FOLDER", with
+        verifier: "shapes", the exact verifier of the shapes world; "digits", the reader of the digits world;
+            "clip:FOLDER" or "aesthetic:FOLDER", with
             weights of your own (see `clip.Clip` and `clip.Aesthetic`); or any `Verifier`, returned as it is.
 
     Raises:
@@ -47,6 +48,11 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
         from seedbed.worlds.verifier import attributes
 
         return attributes
+    if name == "digits" and not folder:
+        from seedbed.worlds import digits
+
+        digits.pictures()  # without its package it is refused at once
+        return digits.attributes
     if name in ("clip", "aesthetic") and folder:
         from seedbed.verifiers.clip import Aesthetic, Clip
 
@@ -54,8 +60,8 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     if name.lower().endswith(".csv"):
         raise BadInput(f"{verifier}: ratings judge no new videos and no previews, use another verifier")
     raise BadInput(
-        f"there is no verifier {shown(verifier)}: use shapes, clip:FOLDER or aesthetic:FOLDER with "
-        "the folder of a CLIP model, or a callable"
+        f"there is no verifier {shown(verifier)}: use shapes, digits, clip:FOLDER or aesthetic:FOLDER "
+        "with the folder of a CLIP model, or a callable"
     )
 
 
@@ -66,10 +72,10 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
         prompt: such a text; None for the call's own prompt. Of a pipeline that takes none it is "".
 
     Raises:
-        BadInput: a call by `prompt_embeds` without a text for them; for the verifier of the shapes world, a
+        BadInput: a call by `prompt_embeds` without a text for them; for the verifier of a world, a
             sentence of another world, or frames that are not square.
     """
-    from seedbed.worlds import shapes
+    from seedbed.worlds import digits, shapes
     from seedbed.worlds.verifier import attributes
 
     prompt = session.prompt if prompt is None else prompt
@@ -77,13 +83,14 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
         raise BadInput(
             "the verifier judges videos by a text, which prompt_embeds are not: add verifier_prompt="
         )
-    if verifier is attributes:
-        shapes.parse(prompt or "")
+    if verifier in (attributes, digits.attributes):
+        world = "shapes" if verifier is attributes else "digits"
+        (shapes if verifier is attributes else digits).parse(prompt or "")
         axes = dict(zip(session.spec.layout.split()[1:], session.spec.shape, strict=True))
         sides = [axes.get(side[0], session.call.get(side)) for side in ("height", "width")]
         if None not in sides and sides[0] != sides[1]:
             asked = " x ".join(str(session.call.get(side, "the model's")) for side in ("height", "width"))
-            raise BadInput(f"the shapes verifier reads square videos, not {asked}: ask for equal sides")
+            raise BadInput(f"the {world} verifier reads square videos, not {asked}: ask for equal sides")
     return prompt or ""
 
 

@@ -1,1 +1,1 @@
-"""Synthetic captioned videos whose truth can be read back exactly, without a neural judge."""
+"""Captioned videos that are read back without a neural judge: shapes exactly, digits nearly."""

@@ -95,14 +95,18 @@ def read(frames: NDArray[np.uint8]) -> list[Reading]:
                 union = np.maximum(template, region).sum(axis=(-2, -1))
                 fits[shape] = (np.minimum(template, region).sum(axis=(-2, -1)) / union).mean()
             shape = max(SHAPES, key=lambda name: fits[name])
-            travel = np.array([path[-1] - path[0] for path in (x, y)])
-            furthest = np.abs(travel).max()
-            # The lesser of two moves counts from half the greater; a diagonal is no motion of this world.
-            step = tuple(np.rint(travel / furthest)) if furthest >= STILL else (0.0, 0.0)
-            motion = next((name for name, move in MOTIONS.items() if move == step), UNCLEAR)
+            motion = motion_of(np.array([path[-1] - path[0] for path in (x, y)]))
             objects.append(Thing(colour, shape if fits[shape] >= FIT else UNCLEAR, motion))
         readings.append(Reading(tuple(objects), int(np.median(pieces[v].sum(axis=0)))))
     return readings
+
+
+def motion_of(travel: NDArray[np.float64]) -> str:
+    """The motion of something whose centre goes so far over the clip, (2,) as x, y in pixels."""
+    furthest = np.abs(travel).max()
+    # The lesser of two moves counts from half the greater; a diagonal is no motion of this world.
+    step = tuple(np.rint(travel / furthest)) if furthest >= STILL else (0.0, 0.0)
+    return next((name for name, move in MOTIONS.items() if move == step), UNCLEAR)
 
 
 def judge(reading: Reading, prompt: str) -> dict[str, float]:
