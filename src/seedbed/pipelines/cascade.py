@@ -156,7 +156,7 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
         stage_seed: int = 0,
         augmentation: float | None = None,
     ) -> Any:
-        """Generate; the base's arguments, `num_frames`, `height` and `width` too, as of `AnimateDiffPipeline`.
+        """Generate; arguments of the base, and the sizes, are those of `AnimateDiffPipeline`.
 
         Args:
             output_type: "latent" returns the base's latents.

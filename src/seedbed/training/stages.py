@@ -130,9 +130,8 @@ class Stage(Model):
     @torch.no_grad()
     def encode(self, clips: Tensor) -> Tensor:
         """Clips as the stage makes them: latents for interpolation, else pixels in [-1, 1], float32."""
-        if self.name == INTERPOLATION:
-            return super().encode(clips)
-        return clips.to(self.denoiser.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        pixels: Tensor = clips.to(self.denoiser.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        return encoded(self.pipe, pixels) if self.name == INTERPOLATION else pixels
 
     @torch.no_grad()
     def given(self, noisy: Tensor, clean: Tensor, batch: Mapping[str, Any]) -> Tensor:
