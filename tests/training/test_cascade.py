@@ -25,9 +25,10 @@ from tests.training.test_resume import outcome_of
 
 CALL = {"num_frames": 3, "height": 8, "width": 8, "num_inference_steps": 2, "stage_steps": 2}
 NETWORK = {"widths": [8], "heads": 2, "groups": 4, "positions": 16}
+WORLD = {"world": "shapes", "count": 8, "side": 16}
 STAGE = {
-    "interpolation": {"stage": {"kind": "interpolation", "factor": 2, "network": NETWORK}, "frames": 5},
-    "super-resolution": {"stage": {"kind": "super-resolution", "factor": 2, "network": NETWORK}, "frames": 2},
+    kind: {"stage": {"kind": kind, "factor": 2, "network": NETWORK}, "frames": frames, "data": WORLD}
+    for kind, frames in (("interpolation", 5), ("super-resolution", 2))
 }
 
 
@@ -204,28 +205,29 @@ def test_a_stage_is_trained_resumed_and_left_in_a_cascade(config_of, tmp_path, k
 
 
 def _sizes(kind):
-    side = 32 if kind == "interpolation" else 16
+    side = 16 if kind == "interpolation" else 8
     return {"num_frames": 3, "height": side, "width": side, "num_inference_steps": 1, "stage_steps": 1}
 
 
 @pytest.mark.parametrize("kind", STAGE)
 def test_a_stage_learns(config_of, tmp_path, kind):
-    config = config_of("motion", steps=20, lr=0.01, log_every=10, **STAGE[kind])
+    config = config_of("motion", steps=60, lr=0.01, log_every=20, **STAGE[kind])
     train(config, tmp_path / "run", False)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    print(losses)
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_in_training_a_stage_is_given_what_the_one_before_makes(config_of):
     pipe, name = base_pipeline(), "super-resolution"
     model = Stage(pipe, {}, None, config_of("motion", **STAGE[name]), stage_scheduler())
-    clips = torch.randint(256, (2, 2, 32, 32, 3), dtype=torch.uint8)
+    clips = torch.randint(256, (2, 2, 16, 16, 3), dtype=torch.uint8)
     clean = model.encode(clips)
     assert torch.allclose(clean, clips.permute(0, 4, 1, 2, 3) / 127.5 - 1)
     speckle = torch.randn(clean.shape)
     batch = {"level": torch.tensor([0.0, 0.6]), "speckle": speckle}
     given = model.given(torch.zeros_like(clean), clean, batch)
-    small = clean.reshape(2, 3, 2, 16, 2, 16, 2).mean((4, 6))
+    small = clean.reshape(2, 3, 2, 8, 2, 8, 2).mean((4, 6))
     for row, level in enumerate((0.0, 0.6)):
         for frame in range(2):
             latent = pipe.vae.encode(small[row, :, frame][None]).latent_dist.mode()
@@ -271,8 +273,8 @@ def test_clips_of_the_world_in_other_sizes():
         ({**STAGE["interpolation"], "stills": {"share": 0.2}}, "nothing to interpolate in single frames"),
         ({**STAGE["interpolation"], "train": "motion"}, "a stage is a new network, trained whole"),
         (
-            {"stage": {**STAGE["super-resolution"]["stage"], "factor": 3}},
-            "the clips' height must be a multiple of 6, not 32",
+            {**STAGE["super-resolution"], "stage": {**STAGE["super-resolution"]["stage"], "factor": 3}},
+            "the clips' height must be a multiple of 6, not 16",
         ),
         (
             {"stage": {"kind": "super-resolution", "factor": 2, "network": {**NETWORK, "heads": 3}}},
@@ -292,9 +294,9 @@ def test_only_animatediff_is_followed(config_of, tmp_path):
         train(config_of("wan", **STAGE["interpolation"]), tmp_path / "run", False)
 
 
-def held_out(count, side=32):
+def held_out(count):
     scenes = [scene for _, scene in zip(range(count), shapes.scenes(5, held=True), strict=False)]
-    return np.stack([shapes.render(scene, side) for scene in scenes]), [shapes.caption(s) for s in scenes]
+    return np.stack([shapes.render(scene) for scene in scenes]), [shapes.caption(s) for s in scenes]
 
 
 def test_a_stage_is_held_against_its_twin(monkeypatch):
@@ -332,6 +334,7 @@ def test_a_stage_is_held_against_its_twin(monkeypatch):
 def test_twins_of_real_stages_see_what_the_autoencoder_shows():
     pipe = cascade(interpolation=2, super_resolution=2)
     videos, captions = held_out(3)
+    videos = videos[:, :5, ::2, ::2]
     score = lambda frames, prompts: np.arange(len(frames))  # noqa: E731
     for name in ("interpolation", "super_resolution"):
         one = against_twin(pipe, name, videos, captions, score, steps=1)
