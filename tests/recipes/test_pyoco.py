@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-RECIPE = Path(__file__).parents[2] / "recipes/pyoco"
-sys.path.insert(0, str(RECIPE))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/pyoco"))
 import cascade as script
 import paper
 
@@ -47,4 +46,4 @@ def test_the_papers_sizes_and_what_they_cost():
         given = 2 * channels + 1 if stage else channels
         assert sum(row["first layer"].values()) == 2 * 9 * given * first * frames * height * width
         assert row["operations"] > sum(row["first layer"].values())
-    assert paper.table(found) in (RECIPE / "README.md").read_text()
+    assert paper.table(found) in paper.CONFIG.with_name("README.md").read_text()

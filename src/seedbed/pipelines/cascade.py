@@ -224,7 +224,7 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
             (batch, c, (n − 1)·factor + 1, height, width); every factor-th frame is a given one, unchanged.
         """
         factor = self.config.stages[INTERPOLATION]["factor"]
-        made = self._denoised(INTERPOLATION, spread(latents, factor), words, steps, seed)
+        made = self._denoised(INTERPOLATION, spread(latents, factor), words, steps, seed).to(latents.dtype)
         made[:, :, ::factor] = latents
         return made
 
@@ -247,7 +247,8 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
         """
         about = self.config.stages[name]
         level = about.get("augmentation", 0.0) / 2 if augmentation is None else augmentation
-        large = bicubic(pixels.to(getattr(self, name).dtype), about["factor"])
+        # A decoder goes a little beyond what pixels can be.
+        large = bicubic(pixels.clamp(-1, 1), about["factor"])
         # Another stream of numbers than that of the stage's noise.
         numbers = np.random.default_rng([seed, STAGES.index(name), 1])
         noise = torch.from_numpy(numbers.standard_normal(tuple(large.shape[1:])).astype(np.float32))

@@ -202,7 +202,7 @@ def load(
                 raise BadInput(f"{scheduler['class']} cannot be made here: {reason(error)}") from error
         try:
             index = Path(name, "model_index.json")
-            kind = json.loads(index.read_text())["_class_name"] if index.is_file() else ""
+            kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
             made_by: Any = diffusers.DiffusionPipeline
             if kind == "CascadePipeline":  # ours, which diffusers does not know by its name
                 from seedbed.pipelines.cascade import CascadePipeline as made_by

@@ -138,13 +138,12 @@ class Stage(Model):
         """Noisy values, and beside them what the stage before this one would have made of the clip."""
         if self.name == INTERPOLATION:
             return torch.cat([noisy, spread(clean[:, :, :: self.factor], self.factor)], 1)
-        small = F.avg_pool3d(clean, (1, self.factor, self.factor))
+        small: Tensor = F.avg_pool3d(clean, (1, self.factor, self.factor))
         if self.name == SUPER_RESOLUTION[0]:
             small = seen(self.pipe, small)
         large = bicubic(small, self.factor)
         speckle, level = batch.get("speckle", torch.zeros(())), batch.get("level", torch.zeros(len(clean)))
-        speckle, level = speckle.to(clean.device).expand_as(clean), level.to(clean.device)
-        return torch.cat([noisy, augmented(large, speckle, level)], 1)
+        return torch.cat([noisy, augmented(large, speckle.expand_as(clean), level)], 1)
 
 
 @torch.no_grad()
@@ -156,8 +155,9 @@ def seen(pipe: Any, pixels: Tensor) -> Tensor:
 def encoded(pipe: Any, pixels: Tensor) -> Tensor:
     """The latents (batch, c, frames, h, w) of frames, as the base makes them."""
     frames = pixels.transpose(1, 2).flatten(0, 1).to(pipe.vae.dtype)
-    latents: Tensor = pipe.vae.encode(frames).latent_dist.mode() * pipe.vae.config.scaling_factor
-    return latents.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+    found: Tensor = pipe.vae.encode(frames).latent_dist.mode() * pipe.vae.config.scaling_factor
+    latents: Tensor = found.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+    return latents
 
 
 def decoded(pipe: Any, latents: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def against_twin(
             stage = decoded(pipe, pipe.interpolate(latents, words, steps, seed))
             twin = linear(decoded(pipe, latents), factor)
         else:
-            small = F.avg_pool3d(true, (1, factor, factor))
+            small: Tensor = F.avg_pool3d(true, (1, factor, factor))
             small = seen(pipe, small) if name == SUPER_RESOLUTION[0] else small
             stage = pipe.enlarge(name, small, words, steps, seed, augmentation=0.0)
             twin = bicubic(small, factor)
