@@ -4,6 +4,7 @@
 - controlled by a video or by single frames: a second network runs before the denoiser in every step.
 - PAG: sets attention processors of its own while it runs.
 - LCM: few steps, and noise from the generator between them.
+- cascade: more networks, which seedbed itself adds, after the denoiser has run.
 """
 
 from typing import Any
@@ -21,9 +22,11 @@ from diffusers import (
     MotionAdapter,
     SparseControlNetModel,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 
-from tests.pipelines.core import sdxl
+from seedbed.pipelines.cascade import STAGES, CascadePipeline
+from tests.pipelines.core import animatediff, sdxl
 from tests.pipelines.family import Family
 from tests.pipelines.parts import awake, clip, image_vae, picture, quiet, seeded, tokenizer
 
@@ -112,6 +115,38 @@ def sparsely_controlled() -> AnimateDiffSparseControlNetPipeline:
         return _over_sd15(AnimateDiffSparseControlNetPipeline, controlnet=awake(net))
 
 
+def stage(channels: int) -> UNetMotionModel:
+    """A cascade's network for so many channels."""
+    return UNetMotionModel(
+        **_BLOCKS,
+        in_channels=2 * channels + 1,
+        out_channels=channels,
+        down_block_types=("CrossAttnDownBlockMotion",),
+        up_block_types=("CrossAttnUpBlockMotion",),
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+    )
+
+
+def cascade(**factors: int) -> CascadePipeline:
+    """The stages that are named, all of them else, after a base."""
+    factors = factors or dict.fromkeys(STAGES, 2)
+    base = animatediff()
+    with seeded(35):
+        networks = {name: stage(4 if name == "interpolation" else 3) for name in factors}
+    return quiet(
+        CascadePipeline(
+            **base.components,
+            **networks,
+            **{f"{name}_scheduler": DDIMScheduler(clip_sample=False, steps_offset=1) for name in factors},
+            stages={
+                name: {"factor": factor} | ({} if name == "interpolation" else {"augmentation": 0.4})
+                for name, factor in factors.items()
+            },
+        )
+    )
+
+
 _SIZE = dict(height=16, width=16, num_inference_steps=2)
 _VIDEO = [picture(16, seed) for seed in range(3)]
 
@@ -129,5 +164,10 @@ FAMILIES = [
         "AnimateDiff, controlled by single frames",
         sparsely_controlled,
         {**_SIZE, "num_frames": 2, "conditioning_frames": _VIDEO[:1], "controlnet_frame_indices": [1]},
+    ),
+    Family(
+        "AnimateDiff, cascade",
+        lambda: cascade(interpolation=2, super_resolution=2),
+        {**_SIZE, "num_frames": 2, "stage_steps": 1},
     ),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import logging
 import os
 import re
@@ -200,7 +201,12 @@ def load(
             except Exception as error:  # whatever a newer diffusers wrote that this one does not know
                 raise BadInput(f"{scheduler['class']} cannot be made here: {reason(error)}") from error
         try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
+            index = Path(name, "model_index.json")
+            kind = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+            made_by: Any = diffusers.DiffusionPipeline
+            if kind == "CascadePipeline":  # ours, which diffusers does not know by its name
+                from seedbed.pipelines.cascade import CascadePipeline as made_by
+            pipe = made_by.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
         except Exception as error:  # whatever broken files provoke in diffusers, transformers or the Hub
             why = reason(error)
             if not Path(name).exists():

@@ -25,11 +25,18 @@ class _Part(BaseModel):
 
 
 class World(_Part):
-    """So many different clips of a synthetic world, rendered as they are needed."""
+    """So many different clips of a synthetic world, rendered as they are needed.
+
+    Attributes:
+        side: of the frames, in pixels.
+        every: one frame of so many is kept, as in clips for the base of a cascade.
+    """
 
     world: Literal["shapes", "digits"]
     count: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
+    side: int = Field(default=32, ge=8)
+    every: int = Field(default=1, ge=1)
 
 
 class Videos(_Part):
@@ -106,6 +113,56 @@ class Samples(_Part):
     call: dict[str, Any] = Field(default_factory=dict)
 
 
+class Network(_Part):
+    """A new `UNetMotionModel`, with random weights.
+
+    Attributes:
+        widths: channels of each level.
+        attention: so many of the lowest levels attend within a frame and to the text.
+        layers: of each level.
+        heads: of every attention; divides every width.
+        positions: greatest number of frames.
+        groups: of its norms; divides every width.
+    """
+
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
+    attention: int = Field(default=1, ge=1)
+    layers: int = Field(default=1, ge=1)
+    heads: int = Field(default=8, ge=1)
+    positions: int = Field(default=32, ge=1)
+    groups: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Network:
+        if self.attention > len(self.widths):
+            raise ValueError(f"attention: there are {len(self.widths)} levels, not {self.attention}")
+        if any(width % self.heads or width % self.groups for width in self.widths):
+            raise ValueError("heads and groups must divide every one of the widths")
+        return self
+
+
+class Interpolation(_Part):
+    """Training a cascade's interpolation: every `factor`-th frame of a clip is given, the others are made."""
+
+    kind: Literal["interpolation"]
+    factor: int = Field(ge=2)
+    network: Network
+
+
+class SuperResolution(_Part):
+    """Training a cascade's (next) super-resolution: clips are given smaller, as the autoencoder shows them.
+
+    Attributes:
+        factor: by which a side is made larger.
+        augmentation: greatest noise in what is given, see `seedbed.pipelines.cascade.augmented`.
+    """
+
+    kind: Literal["super-resolution"]
+    factor: int = Field(ge=2)
+    augmentation: float = Field(default=0.2, ge=0, lt=1, strict=False)
+    network: Network
+
+
 class Config(_Part):
     """All that a training depends on.
 
@@ -135,6 +192,7 @@ class Config(_Part):
     model: str = Field(min_length=1)
     inflate: Inflate | None = None
     train: Literal["all", "motion"] | Lora = "all"
+    stage: Annotated[Interpolation | SuperResolution, Field(discriminator="kind")] | None = None
     data: Data
     frames: int = Field(ge=1)
     stills: Stills | None = None
@@ -167,6 +225,10 @@ class Config(_Part):
             raise ValueError("adapters leave the new motion modules as they are: train motion or all")
         if self.frames == 1 and (self.stills or self.inflate):
             raise ValueError("frames: a video model is trained on more than 1 frame")
+        if self.stage and (self.inflate or self.train != "all"):
+            raise ValueError("stage: a stage is a new network, trained whole: leave inflate and train out")
+        if self.stage and self.stage.kind == "interpolation" and self.stills:
+            raise ValueError("stills: there is nothing to interpolate in single frames")
         return self
 
     @classmethod

@@ -57,9 +57,9 @@ class WorldClips:
     """Clips of a world, of its training part; clip n of a seed is always the same."""
 
     def __init__(self, world: World, frames: int) -> None:
-        if frames > shapes.FRAMES:
-            raise BadInput(f"a clip of the {world.world} world has {shapes.FRAMES} frames, not {frames}")
-        self.size = (shapes.SIDE, shapes.SIDE)
+        if frames > (there := len(range(0, shapes.FRAMES, world.every))):
+            raise BadInput(f"a clip of the {world.world} world has {there} frames, not {frames}")
+        self.size = (world.side, world.side)
         self._world = world
         next(WORLDS[world.world].scenes(0))  # without its package it is refused at once
 
@@ -76,7 +76,8 @@ class WorldClips:
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """See `Clips.read`."""
-        video: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number))
+        whole: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number), self._world.side)
+        video = whole[:: self._world.every]
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
 
@@ -302,6 +303,8 @@ class Rows(Dataset[dict[str, Any]]):
         dropout: share of rows without a caption.
         latents: encoded clips, in place of pixels.
         causal: whether a first latent frame alone is a still, as of autoencoders that join frames.
+        augmentation: greatest level of another noise, for what a cascade's super-resolution is given; each
+            row then has a "level" up to it, and independent noise "speckle" (*shape).
     """
 
     clips: Clips
@@ -315,6 +318,7 @@ class Rows(Dataset[dict[str, Any]]):
     dropout: float = 0.0
     latents: Latents | None = None
     causal: bool = False
+    augmentation: float = 0.0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, row = divmod(int(index), self.size)
@@ -338,7 +342,11 @@ class Rows(Dataset[dict[str, Any]]):
         # Stratified: the rows of a step see the whole schedule, so that gradients vary less.
         level = (self._numbers(_LEVELS, step).permutation(self.size)[row] + share) / self.size
         caption = "" if dropped else self.clips.caption(number)
-        return {"clip": clip, "caption": caption, "noise": noise, "share": level, "broken": broken}
+        made = {"clip": clip, "caption": caption, "noise": noise, "share": level, "broken": broken}
+        if self.augmentation:
+            speckle = Gaussian().draw(shape, self.axis, numbers)
+            made |= {"level": self.augmentation * numbers.random(), "speckle": speckle}
+        return made
 
     def _numbers(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose])
@@ -352,7 +360,13 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of equal shapes as one batch."""
-    return {
+    given = {}
+    if "speckle" in rows[0]:
+        given = {
+            "level": torch.tensor([row["level"] for row in rows]),
+            "speckle": torch.stack([row["speckle"] for row in rows]),
+        }
+    return given | {
         "clip": torch.stack([row["clip"] for row in rows]),
         "noise": torch.stack([row["noise"] for row in rows]),
         "share": torch.tensor([row["share"] for row in rows], dtype=torch.float64),

@@ -74,6 +74,11 @@ class Model:
                 self.positions, self.temporal = config.rope_max_seq_len, pipe.vae_scale_factor_temporal
                 self.multiple = pipe.vae_scale_factor_spatial * config.patch_size[1]
 
+    @property
+    def scheduler(self) -> Any:
+        """The denoiser's."""
+        return self.pipe.scheduler
+
     def to(self, device: torch.device) -> None:
         """The whole pipeline onto a device, the parts that stay as they are without gradients."""
         self.pipe.to(device)
@@ -126,6 +131,10 @@ class Model:
         arguments = {name: value for name, value in given.items() if name in known and value is not None}
         said: Tensor = self.pipe.encode_prompt(list(captions), **arguments)[0]
         return said
+
+    def given(self, noisy: Tensor, clean: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """What the denoiser is given: the noisy latents alone, except by a stage of a cascade."""
+        return noisy
 
     def predict(self, forward: Any, noisy: Tensor, timestep: Tensor, said: Tensor) -> Tensor:
         """What the denoiser, run as `forward`, says of noisy latents; of their shape."""

@@ -28,6 +28,7 @@ from seedbed.training.data import FileClips, Latents, Rows, clips_of, collate
 from seedbed.training.denoisers import Model
 from seedbed.training.inflate import inflated, motion_modules
 from seedbed.training.objective import Objective
+from seedbed.training.stages import Stage, stage_scheduler
 from seedbed.training.trainer import CHECKPOINT, METRICS, Plan, fit
 
 CARD = "README.md"
@@ -58,7 +59,7 @@ class Diffusion:
     def __init__(self, model: Model, config: Config, rows: Rows) -> None:
         self.model, self.config, self.rows, self.size = model, config, rows, rows.size
         self.module: nn.Module = model.denoiser
-        self.objective = Objective.of(model.pipe.scheduler)
+        self.objective = Objective.of(model.scheduler)
         self.objective.weights(torch.zeros(1, dtype=torch.long), config.min_snr)  # a mistake is one at once
         trained = [each for each in self.module.parameters() if each.requires_grad]
         adam = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
@@ -76,7 +77,8 @@ class Diffusion:
             clean = clip.to(device) if self.rows.latents is not None else self.model.encode(clip)
         noise, share = batch["noise"].to(device), batch["share"].to(device)
         noisy, target, timestep = self.objective.noised(clean, noise, share)
-        prediction = self.model.predict(forward, noisy, timestep, said)
+        given = self.model.given(noisy, clean, batch)
+        prediction = self.model.predict(forward, given, timestep, said)
         error = (prediction.float() - target).square().flatten(1).mean(1)
         return (self.objective.weights(timestep, self.config.min_snr) * error).mean()
 
@@ -148,6 +150,7 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
         dropout=config.caption_dropout,
         latents=latents,
         causal=model.temporal > 1,
+        augmentation=getattr(config.stage, "augmentation", 0.0),
     )
     task = Diffusion(model, config, rows)
     plan = Plan(**{name: getattr(config, name) for name in Plan.__dataclass_fields__})
@@ -193,11 +196,16 @@ def _claim(config: Config, out: Path) -> None:
 def _prepared(config: Config) -> Model:
     """The model to start from, on the CPU in float32; what is trained has gradients, nothing else."""
     pipe = load(config.model, dtype="float32", device="cpu")
-    call = settings_beside(pipe).get("call", {})
+    beside = settings_beside(pipe)
+    call = {**beside.get("call", {}), **(config.samples.call if config.samples else {})}
     if config.inflate:
         pipe = inflated(pipe, **config.inflate.model_dump(), seed=config.seed)
-    _reschedule(pipe, config)
-    model = Model(pipe, {**call, **(config.samples.call if config.samples else {})})
+    if config.stage:
+        scheduler = _rescheduled(stage_scheduler(), config)
+        model: Model = Stage(pipe, call, beside.get("prior"), config, scheduler)
+    else:
+        pipe.scheduler = _rescheduled(pipe.scheduler, config)
+        model = Model(pipe, call)
     denoiser = model.denoiser
     denoiser.requires_grad_(config.train == "all")
     if config.train == "motion":
@@ -227,24 +235,24 @@ def _adapt(denoiser: Any, lora: Lora, seed: int) -> None:
             raise BadInput(f"train.targets: no layer is called {', '.join(lora.targets)}") from error
 
 
-def _reschedule(pipe: Any, config: Config) -> None:
-    """The scheduler that samples what is to be predicted."""
+def _rescheduled(scheduler: Any, config: Config) -> Any:
+    """The scheduler that samples what is to be predicted: the given one, or one that is made of it."""
     from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
-    now = Objective.of(pipe.scheduler)
+    now = Objective.of(scheduler)
     kind, shift = config.prediction or now.kind, config.flow_shift
     if shift and kind != "flow_prediction":
         raise BadInput("flow_shift is for the prediction flow_prediction: leave it out")
     if kind == "flow_prediction" and (now.kind != kind or shift):
         # One that every pipeline takes: flow matching's own has no `init_noise_sigma` (AnimateDiffPipeline).
-        pipe.scheduler = UniPCMultistepScheduler(
+        return UniPCMultistepScheduler(
             prediction_type=kind, use_flow_sigmas=True, flow_shift=shift or now.shift
         )
-    elif kind != now.kind:
-        if now.kind == "flow_prediction":
-            pipe.scheduler = DDIMScheduler(prediction_type=kind, clip_sample=False)
-        else:
-            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    if kind == now.kind:
+        return scheduler
+    if now.kind == "flow_prediction":
+        return DDIMScheduler(prediction_type=kind, clip_sample=False)
+    return type(scheduler).from_config(scheduler.config, prediction_type=kind)
 
 
 def _sample(model: Model, config: Config, size: tuple[int, int], folder: Path, step: int) -> None:
@@ -254,7 +262,7 @@ def _sample(model: Model, config: Config, size: tuple[int, int], folder: Path, s
 
     assert config.samples is not None
     folder.mkdir(exist_ok=True)
-    call = _call(model, config, size)
+    settings = _settings(model, config, size)
     for number, prompt in enumerate(config.samples.prompts):
         made = generate(
             model.pipe,
@@ -262,21 +270,25 @@ def _sample(model: Model, config: Config, size: tuple[int, int], folder: Path, s
             candidates=1,
             seed=config.seed + number,
             acquisition="random",
-            prior=None if config.frames == 1 else config.prior,
+            prior=settings.get("prior"),
             progress=False,
-            call=call,
+            call=settings["call"],
         )
         suffix = ".png" if len(made.frames) == 1 else ".mp4"
         fps = getattr(config.data, "fps", 8)
         write_video(folder / f"{step:07d}-{number}{suffix}", made.frames, fps)
 
 
-def _call(model: Model, config: Config, size: tuple[int, int]) -> dict[str, Any]:
-    """Arguments of the pipeline's call that fit what was trained on clips of that size."""
+def _settings(model: Model, config: Config, size: tuple[int, int]) -> dict[str, Any]:
+    """The seedbed.json beside the finished model: how it is called, and the prior of its noise."""
     known = inspect.signature(type(model.pipe).__call__).parameters
+    settings: dict[str, Any] = {"schema": SCHEMA}
+    if isinstance(model, Stage):  # the base's own: what was trained here follows it
+        return settings | {"call": dict(model.call)} | ({"prior": model.prior} if model.prior else {})
     fitting = {"num_frames": config.frames, "height": size[0], "width": size[1]}
     trained = {name: value for name, value in fitting.items() if name in known}
-    return {**model.call, **trained, **(config.samples.call if config.samples else {})}
+    settings["call"] = {**model.call, **trained, **(config.samples.call if config.samples else {})}
+    return settings | ({"prior": config.prior} if config.frames > 1 else {})
 
 
 def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple[int, int]) -> None:
@@ -285,9 +297,7 @@ def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple
     if isinstance(config.train, Lora):
         _merge(model.denoiser, out)
     partial = out / f".{secrets.token_hex(8)}.tmp"
-    settings: dict[str, Any] = {"schema": SCHEMA, "call": _call(model, config, size)}
-    if config.frames > 1:
-        settings["prior"] = config.prior
+    settings = _settings(model, config, size)
     try:
         model.pipe.save_pretrained(partial)
         (partial / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -323,6 +333,8 @@ def _card(config: Config, out: Path, complaint: str) -> str:
     last = json.loads(lines[-1]) if lines else {}
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     what = "single frames" if config.frames == 1 else f"clips of {config.frames} frames"
+    if config.stage:
+        what = f"{what}, its {config.stage.kind} alone,"
     kept = json.dumps(config.content(), indent=1)
     parts: Sequence[str] = (
         f"# {config.name}",

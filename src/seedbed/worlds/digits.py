@@ -125,11 +125,12 @@ def scenes(seed: int, *, held: bool = False) -> Iterator[Scene]:
         yield place(picture, list(MOTIONS)[rng.integers(len(MOTIONS))], rng)
 
 
-def render(scene: Scene) -> NDArray[np.uint8]:
-    """The scene's video: uint8, shape `(FRAMES, SIDE, SIDE, 3)`."""
+def render(scene: Scene, side: int = SIDE) -> NDArray[np.uint8]:
+    """The scene's video: uint8, shape `(FRAMES, side, side, 3)`; all its lengths grow with the side."""
     step = np.arange(FRAMES)[:, None] * np.array(MOTIONS[scene.motion]) * scene.speed
     # Which row and column of the picture lies at each of the video's.
-    at = (np.arange(SIDE) + 0.5 - (np.array([scene.x, scene.y]) + step)[..., None]) / scene.scale + 3.5
+    place = (np.arange(side) + 0.5) * SIDE / side
+    at = (place - (np.array([scene.x, scene.y]) + step)[..., None]) / scene.scale + 3.5
     ink = _sampled(np.broadcast_to(pictures()[0][scene.picture], (FRAMES, 8, 8)), at[:, 1], at[:, 0])
     grey = np.rint(255 * ink).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)

@@ -190,11 +190,11 @@ def coverage(
     return np.clip(0.5 - distance, 0.0, 1.0)
 
 
-def render(scene: Scene) -> NDArray[np.uint8]:
-    """The scene's video: uint8, shape `(FRAMES, SIDE, SIDE, 3)`."""
-    video = np.zeros((FRAMES, SIDE, SIDE, 3))
+def render(scene: Scene, side: int = SIDE) -> NDArray[np.uint8]:
+    """The scene's video: uint8, shape `(FRAMES, side, side, 3)`; all its lengths grow with the side."""
+    video, scale = np.zeros((FRAMES, side, side, 3)), side / SIDE
     for body in scene:
-        x, y = body.track().T
-        mask = coverage(body.shape, x, y, np.full(FRAMES, body.radius))
+        x, y = scale * body.track().T
+        mask = coverage(body.shape, x, y, np.full(FRAMES, scale * body.radius), side)
         video += mask[..., None] * np.array(COLOURS[body.colour])
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)
