@@ -161,3 +161,12 @@ def test_it_trains_and_it_prompts_experiments(tmp_path):
     path.write_text(json.dumps(recipe | {"prompts": {"world": "digits", "objects": 1, "count": 5}}))
     with pytest.raises(BadInput, match="no such key"):
         Recipe.load(path)
+
+
+def test_larger_frames_show_the_same():
+    """Averaged over two by two pixels, frames of twice the side are the small ones but for interpolation."""
+    for scene in drawn(5, 3):
+        small, large = digits.render(scene).astype(float), digits.render(scene, 64).astype(float)
+        assert large.shape == (digits.FRAMES, 64, 64, 3)
+        pooled = large.reshape(digits.FRAMES, 32, 2, 32, 2, 3).mean((2, 4))
+        assert np.abs(pooled - small).mean() < 1 and np.abs(pooled - small).max() < 40
