@@ -8,7 +8,7 @@ from pathlib import Path
 import seedbed
 from seedbed.pipelines.loading import EMBEDDED
 
-LIMIT = 16e6
+LIMIT = 32e6
 PACKAGE = Path(seedbed.__file__).parent
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,7 @@ from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, shown
 
 DEFAULT = "shapes-cogvideox"
-EMBEDDED = (DEFAULT,)
+EMBEDDED = (DEFAULT, "shapes-wan")
 RECORDED = "seedbed:models/"  # before the name of an embedded model in a record, wherever the model lies
 # Of models that the repository held up to commit 7adb95a: another DEFAULT among them, hence another prefix.
 _FORMERLY_RECORDED = "seedbed:zoo/models/"
