@@ -124,9 +124,9 @@ def test_a_number_that_no_result_holds_is_noticed():
     assert untraced("0.996", []) == ["0.996"]
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_model_and_of_the_earlier_ones():
+def test_the_numbers_of_the_readme_are_those_of_the_models_and_of_the_earlier_ones():
     readme = (ROOT / "README.md").read_text()
-    results = [result(zoo.path() / "evaluation.json"), result(EARLIER)]
+    results = [*(result(zoo.path(name) / "evaluation.json") for name in zoo.names()), result(EARLIER)]
     assert len(INTERVAL.findall(readme)) > 2
     assert not [each[0] for each in INTERVAL.finditer(readme) if untraced(each[0], results)]
 
