@@ -1,4 +1,4 @@
-"""From the rows of the runs to the numbers of docs/evidence.md: `results/MODEL.json` beside this file.
+"""From the rows of the runs to the numbers of the front table: `results/MODEL.json` beside this file.
 
 `python recipes/front/summarise.py --runs runs` reads what `seedbed lab run` made of this folder's recipes,
 runs/base, runs/tuning, ..., and the rows of `seedbed calibrate`, runs/MODEL/seedbed-profile.json.rows. Parts
@@ -130,12 +130,16 @@ def previews(evidence: Evidence, budget: float, steps: int) -> dict[str, Array]:
     return {OUTCOME: score} | gains
 
 
-def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -> dict[str, Any]:
-    """The lines that change the noise or search, each minus the first noise of its seed."""
+def by_method(rows: list[dict[str, Any]]) -> dict[str, Evidence]:
     methods: dict[str, list[dict[str, Any]]] = {}
     for each in rows:
         methods.setdefault(each["method"], []).append(each)
-    found = {method: Evidence.of(some) for method, some in methods.items()}
+    return {method: Evidence.of(some) for method, some in methods.items()}
+
+
+def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -> dict[str, Any]:
+    """The lines that change the noise or search, each minus the first noise of its seed."""
+    found = by_method(rows)
     first = next(iter(recipe["methods"]))
     plain, lines = found[first], {}
     price = float(plain.columns["cost.generation"].mean())
@@ -156,10 +160,7 @@ def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -
 
 def paired(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Every method minus the first on the same noises; of the first the values themselves."""
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for each in rows:
-        methods.setdefault(each["method"], []).append(each)
-    found = {method: Evidence.of(some).columns for method, some in methods.items()}
+    found = {method: each.columns for method, each in by_method(rows).items()}
     first, plain = next(iter(found.items()))
     table = {}
     for method, columns in found.items():

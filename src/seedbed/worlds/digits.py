@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, NotSupported
 from seedbed.worlds.shapes import FRAMES, MOTIONS, SIDE, SPEEDS
-from seedbed.worlds.verifier import PRESENT, UNCLEAR, motion_of
+from seedbed.worlds.verifier import PRESENT, UNCLEAR, held_against, motion_of
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SCALES = (1.75, 2.2)  # pixels of the video for one of the picture
@@ -232,7 +232,4 @@ def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch
         frames: as `read` takes them.
         prompts: one for each video.
     """
-    if len(frames) != len(prompts):
-        raise BadInput(f"{len(frames)} videos but {len(prompts)} prompts; give one prompt for each video")
-    found = [judge(reading, prompt) for reading, prompt in zip(read(frames), prompts, strict=True)]
-    return {key: torch.tensor([each[key] for each in found], dtype=torch.float64) for key in found[0]}
+    return held_against(prompts, frames, read, judge)

@@ -9,7 +9,9 @@ Shapes are means over the frames and motion is from the first to the last, so wh
 object missing in two of nine, a jump there and back, a shape that changes on the way, can pass as right.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,6 +139,16 @@ def attributes(frames: NDArray[np.uint8], prompts: list[str]) -> dict[str, torch
         frames: as `read` takes them.
         prompts: one for each video.
     """
+    return held_against(prompts, frames, read, judge)
+
+
+def held_against(
+    prompts: list[str],
+    frames: NDArray[np.uint8],
+    read: Callable[[NDArray[np.uint8]], list[Any]],
+    judge: Callable[[Any, str], dict[str, float]],
+) -> dict[str, torch.Tensor]:
+    """What a world's `judge` says of each of its readings, key by key: float64, shape `(videos,)` each."""
     if len(frames) != len(prompts):
         raise BadInput(f"{len(frames)} videos but {len(prompts)} prompts; give one prompt for each video")
     found = [judge(reading, prompt) for reading, prompt in zip(read(frames), prompts, strict=True)]
