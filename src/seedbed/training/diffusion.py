@@ -96,11 +96,9 @@ def train(config: Config, folder: str | os.PathLike[str], progress: Progress = T
         BadOutput: a loss that is not finite.
         NotSupported: a pipeline that cannot be trained.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise NotSupported("training needs more packages: pip install 'seedbed[train]'") from error
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     out = Path(folder)
     precision = {"float32": "no", "bfloat16": "bf16"}[config.precision]
     # Several processes without a device of theirs are told to be on the CPU, or each would be alone.
