@@ -3,7 +3,7 @@
 Autoencoder, latents, the stages of the denoiser, export. Each resumes from its last checkpoint and is skipped
 once its result lies in the folder, so the same command continues an interrupted run. Where a model's settings
 name a model of an earlier commit as its `start`, that stands for the autoencoder and for the denoiser's first
-stage.
+`stages`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     if not data.exists():
         autoencoder.encode_set(family, vae, config["latents"], seed + 2, data)
     model = None if start is None else denoiser.exported(config, start)
-    for stage in range(model is not None, len(config["stages"])):
+    for stage in range(config["start"]["stages"] if model else 0, len(config["stages"])):
         model = denoiser.train(config, stage, data, out, model)
     export(model, vae, config, out / arguments.model)
