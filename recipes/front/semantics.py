@@ -1,7 +1,7 @@
 """Do prompts that say what a noise makes by itself succeed more often from it? As README.md plans.
 
 `python recipes/front/semantics.py shapes-wan --out runs/semantics-wan` makes a video without a prompt from
-each of 300 noises, asks for what the verifier reads in it from its own noise and from another one, and writes
+each of 200 noises, asks for what the verifier reads in it from its own noise and from another one, and writes
 `results/semantics-shapes-wan.json` beside this file. The same command continues an interrupted run.
 """
 
@@ -137,7 +137,7 @@ def summary(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="an embedded model's name, or its folder")
-    parser.add_argument("--noises", type=int, default=300)
+    parser.add_argument("--noises", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the folder that keeps what is finished")
     arguments = parser.parse_args()
