@@ -27,6 +27,7 @@ from seedbed.verifiers.appearance import METRICS
 from seedbed.worlds import shapes
 
 RESULTS = Path(__file__).with_name("results")
+DRAFTS = 8  # noises of `base` that `drafts` makes again in fewer steps
 CANDIDATES = 10  # of a pool that is chosen from at the first step
 FUNCTIONS = ("bansa", "bansa-k10")  # beside the plain signals
 PAIRS = {"0/bansa-k10": ("0/bansa-k10", "0/bansa-k10.again")}
@@ -264,6 +265,9 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
         "kinds": by_kind(evidence),
         "signals": signals(evidence),
     }
+    if rows.get("drafts"):
+        whole = [each | {"method": "20 steps"} for each in rows["base"] if each["candidate"] < DRAFTS]
+        rows["drafts"] = whole + rows["drafts"]
     return found | {name: paired(rows[name]) for name in ("tuning", "priors", "drafts") if rows.get(name)}
 
 
