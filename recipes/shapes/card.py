@@ -90,7 +90,7 @@ def reading(again: dict[str, Any], kind: str) -> str:
 def trained(config: dict[str, Any]) -> str:
     """What was trained for how long."""
     lesson = config["reading"]
-    own = config["stages"][1 if "start" in config else 0 :]
+    own = config["stages"][config["start"]["stages"] if "start" in config else 0 :]
     stages = "; then ".join(
         f"{stage['steps']:,} steps of {stage['batch']} clips with patches of "
         f"{stage['transformer']['patch_size']} x {stage['transformer']['patch_size']} latent pixels"
@@ -158,8 +158,8 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any], sizes: dict[
     origin = "trained from nothing by `recipes/shapes`"
     if "start" in config:
         origin = f"""which `recipes/shapes/train.py {name}` made of
-`{Path(config["start"]["folder"]).name}` of commit {config["start"]["commit"]}: autoencoder, text encoder and the first
-stage are those of that model, trained from nothing by the recipe of commit 58e2916"""
+`{Path(config["start"]["folder"]).name}` of commit {config["start"]["commit"]}: autoencoder, text encoder and the denoiser
+that training went on from are those of that model, trained from nothing by the recipe of commit {config["start"]["recipe"]}"""
     training = f"""Autoencoder: {config["autoencoder"]["steps"]} steps of {config["autoencoder"]["batch"]} videos, then its latents are whitened and
 its decoder settles for {config["autoencoder"]["settle_steps"]} steps. {trained(config)}
 Trained on {config["latents"]["count"]:,} cached latents: {target}, Muon and AdamW, on CPU cores (bf16 autocast where they have it)."""

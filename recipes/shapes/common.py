@@ -67,7 +67,9 @@ class Run:
     def advance(self, loss: torch.Tensor, shape: float, facts: dict[str, float], every: int = 50) -> None:
         """One optimiser step at `shape` times every group's `base_lr`; logs, averages, now and then saves."""
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not norm.isfinite():
+            raise SystemExit(f"{self.path.stem}: the gradient of step {self.step} is not finite: nothing is saved")
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["base_lr"] * shape

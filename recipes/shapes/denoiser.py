@@ -162,7 +162,6 @@ def train(
         model.text.load_state_dict(before.text.state_dict())
     model.text.requires_grad_(False)
     run = Run(folder, f"stage-{stage}", model, optimisers(model, config), config["ema"])
-    forward = torch.compile(model) if config["compile"] else model
     latents = load_file(data)["latents"]
     captions = json.loads(data.with_suffix(".captions.json").read_text())
     batch, steps = own["batch"], own["steps"]
@@ -181,7 +180,7 @@ def train(
         noise = torch.randn(x0.shape, generator=generator)
         noisy, target, t = model.family.noised(schedule, x0, noise, share)
         with mixed():
-            prediction = forward(noisy, ids, t)
+            prediction = model(noisy, ids, t)
         loss = (prediction.float() - target).square().mean()
         run.advance(loss, shape_of(run.step, steps, own["warmup"], own["cooldown"]), {"loss": loss.item()})
     run.save()

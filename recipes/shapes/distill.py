@@ -99,7 +99,6 @@ def train(
     torch.manual_seed(seed)
     model = student_of(pipe, config)
     run = Run(folder, "distillation", model, optimisers(model, config | own), config["ema"])
-    forward = torch.compile(model) if config["compile"] else model
     schedule = student_scheduler(pipe.scheduler, own["call"]["num_inference_steps"])
     ids = pipe.tokenizer(captions, padding="max_length", max_length=TOKENS, return_tensors="pt").input_ids
     batch, steps = own["batch"], own["steps"]
@@ -110,7 +109,7 @@ def train(
         for n, t in enumerate(schedule.timesteps):
             length = schedule.sigmas[n] - schedule.sigmas[n + 1]
             with mixed():
-                velocity = forward(x, ids[chosen], t.float().expand(batch))
+                velocity = model(x, ids[chosen], t.float().expand(batch))
             losses.append((velocity.float() - (x - states[chosen, n + 1]) / length).square().mean())
             x = (x - length * velocity.float()).detach()
         facts = {f"step {n + 1}": loss.item() for n, loss in enumerate(losses)}

@@ -26,7 +26,7 @@ OWN = {"noises": 6, "steps": 4, "batch": 4, "warmup": 1, "cooldown": 2}
 @pytest.fixture(scope="module")
 def whole():
     """The recipe's settings, smaller."""
-    whole = json.loads((RECIPE / "config.json").read_text()) | {"compile": False}
+    whole = json.loads((RECIPE / "config.json").read_text())
     own = whole["models"]["shapes-wan"]
     own["text"] |= {"d_model": 48, "num_layers": 1}
     own["transformer"] |= {"num_attention_heads": 2, "num_layers": 2}

@@ -66,6 +66,16 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert run.path.read_bytes() == before
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_and_the_checkpoint_stays(tmp_path):
+    """A compiled model in bfloat16 gave such a one on a processor with AMX, and the run went on."""
+    run = go_on(begin(tmp_path), 2)
+    run.save()
+    before = run.path.read_bytes()
+    with pytest.raises(SystemExit, match="step 2 is not finite"):
+        run.advance(run.model(torch.full((1, 6), torch.inf)).sum(), 1.0, {})
+    assert run.path.read_bytes() == before and run.step == 2
+
+
 @pytest.fixture(scope="module")
 def tiny():
     model = {

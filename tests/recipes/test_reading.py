@@ -35,7 +35,7 @@ def config(request):
     config["transformer"] |= {"num_attention_heads": 2, "num_layers": 2}
     for stage in config["stages"]:
         stage |= {"steps": 2, "warmup": 1, "cooldown": 1, "batch": 4}
-    return config | {"reading": LESSON | {"steps": 1}, "compile": False}
+    return config | {"reading": LESSON | {"steps": 1}}
 
 
 def model_of(config, stage=0):
@@ -122,6 +122,14 @@ def test_a_model_of_an_earlier_commit_is_asked_for_before_anything_is_trained(tm
     said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 2 and "&& git archive 7adb95a src/seedbed/zoo/models/" in said.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "patch"), [("shapes-cogvideox", 2), ("shapes-wan", 1)])
+def test_a_start_has_the_patches_of_the_last_stage_that_it_stands_for(name, patch):
+    config = settings(json.loads((RECIPE / "config.json").read_text()), name)
+    last = config["stages"][config["start"]["stages"] - 1]
+    assert last["transformer"]["patch_size"] == patch
+    assert config["start"]["stages"] < len(config["stages"])
 
 
 @pytest.mark.slow
