@@ -69,7 +69,7 @@ class Run:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not norm.isfinite():
-            raise SystemExit(f"{self.path.stem}: the gradient of step {self.step} is not finite: nothing is saved")
+            raise SystemExit(f"{self.path.stem}: the gradient of step {self.step} is not finite")
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["base_lr"] * shape

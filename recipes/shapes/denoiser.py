@@ -128,7 +128,7 @@ def optimisers(model: Conditioned, config: dict[str, Any]) -> list[torch.optim.O
 
 
 def exported(config: dict[str, Any], folder: Path) -> Conditioned:
-    """The text encoder and the transformer of an exported model, as the stages it stands for would leave them."""
+    """Text encoder and transformer of an exported model, as the stages it stands for would leave them."""
     last = config["stages"][config["start"]["stages"] - 1]
     model = Conditioned(config | {"transformer": config["transformer"] | last["transformer"]})
     model.transformer.load_state_dict(load_file(folder / "transformer/diffusion_pytorch_model.safetensors"))
