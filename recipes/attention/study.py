@@ -26,7 +26,7 @@ from seedbed.worlds.shapes import captions
 HERE = Path(__file__).parent
 PROMPTS, SEED, NOISES, STEPS = 16, 16, 8, 20
 # Effects whose size counts, whichever way they go.
-SIZES = ("sharpness", "flicker", "motion")
+SIZES = ("sharpness", "flicker", "movement")
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def test_the_default_model_is_studied_and_left_as_it_was(embedded):
                 assert sum(row["value"] for row in shares) == pytest.approx(1)
     ssim = rows_of(study, measure="ssim")
     assert len(ssim) == 2 * 6 * 2 and all(-1 <= row["value"] < 1 for row in ssim)
-    assert {"verifier.score", "motion", "sharpness", "flicker"} <= {effect for _, effect in study.effects}
+    assert {"verifier.score", "movement", "sharpness", "flicker"} <= {effect for _, effect in study.effects}
     after = weights(pipe)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(module._forward_hooks for module in pipe.transformer.modules())
@@ -79,8 +79,8 @@ def test_the_plain_video_is_that_of_the_pipeline_and_effects_are_against_it(embe
     (found,) = rows_of(study, measure="ssim", layer=name, perturb="uniform", prompt=PROMPTS[0])
     # Perturbed videos are made side by side, which agrees up to rounding.
     assert found["value"] == pytest.approx(structural_similarity(study.plain, video), abs=0.01)
-    change = look([video])["motion"] - look([study.plain])["motion"]
-    (found,) = rows_of(study, measure="motion", layer=name, perturb="uniform", prompt=PROMPTS[0])
+    change = look([video])["movement"] - look([study.plain])["movement"]
+    (found,) = rows_of(study, measure="movement", layer=name, perturb="uniform", prompt=PROMPTS[0])
     assert found["value"] == pytest.approx(float(change[0]), abs=0.002)
 
 

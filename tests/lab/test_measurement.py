@@ -224,7 +224,7 @@ def test_a_way_to_choose_is_measured_with_all_that_it_spends():
         made = generate(pipe, PROMPT, seed=3000 + n, progress=False, call=call, **asked)
         assert best["outcome.score"] == brightness([made.frames], [""])[0]
         assert best["cost.generation"] == made.selection.ledger.total > first["cost.generation"]
-        assert best["outcome.motion"] == look([made.frames])["motion"][0]
+        assert best["outcome.movement"] == look([made.frames])["movement"][0]
     with pytest.raises(BadInput, match="there is no option 'refine'"):
         measure_choices(pipe, PROMPT, recipes, options | {"refine": "erasure"})
     with pytest.raises(BadInput, match="verifier is missing"):

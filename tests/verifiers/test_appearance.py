@@ -24,7 +24,7 @@ def test_what_videos_look_like_against_sums_over_pixels():
 
 def test_an_image_has_sharpness_alone():
     found = look([np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)])
-    assert found["motion"] == found["flicker"] == 0 and found["sharpness"] > 0
+    assert found["movement"] == found["flicker"] == 0 and found["sharpness"] > 0
 
 
 def test_structural_similarity_against_the_formula_window_by_window():

@@ -197,7 +197,7 @@ class _Running:
 
     def _look(self, video: Frames, text: str) -> dict[str, float]:
         numbers = {key: values[0] for key, values in look([video]).items()}
-        if len(video) == 1:  # of an image, whose motion is no number
+        if len(video) == 1:  # of an image, whose movement is no number
             numbers = {"sharpness": numbers["sharpness"]}
         verdict = {} if self.judge is None else judged(self.judge, [video], text)
         return {**numbers, **{f"verifier.{key}": float(values[0]) for key, values in verdict.items()}}

@@ -13,7 +13,7 @@ from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput
 from seedbed.verifiers import Frames
 
-METRICS = ("motion", "flicker", "sharpness")
+METRICS = ("movement", "flicker", "sharpness")
 
 # Wang et al. (2004): a Gaussian window of 1.5 pixels, cut at 11; constants for values from 0 to 1.
 _SIGMA, _WINDOW = 1.5, 11
@@ -26,20 +26,20 @@ def look(frames: Sequence[Frames]) -> dict[str, NDArray[np.float64]]:
 
     A choice may pay for what it is made by with something else; these show the usual prices.
 
-    - `motion`: mean absolute change from a frame to the next.
+    - `movement`: mean absolute change from a frame to the next.
     - `flicker`: mean absolute change of that change: what comes and goes within three frames. Steady motion
-      has some of it at its edges, so compare videos of like motion.
+      has some of it at its edges, so compare videos of like movement.
     - `sharpness`: mean absolute difference of neighbouring pixels.
 
     Args:
-        frames: of each video, uint8 (frames, height, width, 3). Of fewer than two (three) frames motion
+        frames: of each video, uint8 (frames, height, width, 3). Of fewer than two (three) frames movement
             (flicker) is 0.
     """
     found: dict[str, list[float]] = {key: [] for key in METRICS}
     for video in frames:
         x = video.astype(np.float64) / 255
         change, sides = np.diff(x, axis=0), [np.abs(np.diff(x, axis=axis)) for axis in (1, 2)]
-        found["motion"].append(np.abs(change).mean() if len(x) > 1 else 0.0)
+        found["movement"].append(np.abs(change).mean() if len(x) > 1 else 0.0)
         found["flicker"].append(np.abs(np.diff(change, axis=0)).mean() if len(x) > 2 else 0.0)
         found["sharpness"].append(sum(float(side.mean()) for side in sides) / 2)
     return {key: np.array(values) for key, values in found.items()}
