@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ def rounded(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def row(
-    cost: float, gains: dict[str, Array], truth: Array, plain: Array | None = None, **more: Any
-) -> dict[str, Any]:
+def row(cost: float, gains: dict[str, Array], truth: Array, plain: Array, **more: Any) -> dict[str, Any]:
     """A line of the front table: cost in plain generations, gain on every number, share of the gap.
 
     Args:
@@ -59,19 +58,28 @@ def row(
         "cost": cost,
         "gain": statistics.bootstrap(score),
         "share": statistics.share(score, truth),
-        **{metric: statistics.bootstrap(gains[f"outcome.{metric}"]) for metric in METRICS},
+        "minus best of 2": statistics.bootstrap(score - plain),
+        **{
+            name.partition(".")[2]: statistics.bootstrap(gain)
+            for name, gain in gains.items()
+            if name != OUTCOME
+        },
         **more,
     }
-    return found | ({} if plain is None else {"minus best of 2": statistics.bootstrap(score - plain)})
+    return found
+
+
+def outcomes(columns: Mapping[str, Any]) -> list[str]:
+    """The score, and the metrics that were measured beside it."""
+    return [name for name in (OUTCOME, *(f"outcome.{metric}" for metric in METRICS)) if name in columns]
 
 
 def chosen(evidence: Evidence, signal: Array, n: int, prefer: statistics.Prefer) -> dict[str, Array]:
     """What the signal's choice among n noises gains on the score and every metric, (captions,) each."""
-    names = (OUTCOME, *(f"outcome.{metric}" for metric in METRICS))
     return {
         name: statistics.best_of(signal, evidence.columns[name], n, prefer)
         - statistics.random(evidence.columns[name])
-        for name in names
+        for name in outcomes(evidence.columns)
     }
 
 
@@ -121,9 +129,8 @@ def choosing(evidence: Evidence, training: Evidence | None) -> dict[str, Any]:
 
 def previews(evidence: Evidence, budget: float, steps: int) -> dict[str, Array]:
     """What choosing by previews for the score gains on every number, on captions that chose no schedule."""
-    names = (OUTCOME, *(f"outcome.{metric}" for metric in METRICS))
     score, schedules = crossed_gain(evidence, budget, steps=steps)
-    gains = {name: -statistics.random(evidence.columns[name]) for name in names[1:]}
+    gains = {name: -statistics.random(evidence.columns[name]) for name in outcomes(evidence.columns)[1:]}
     for half, schedule in ((1, schedules[0]), (0, schedules[1])):
         some = evidence.subset(range(half, len(evidence.prompts), 2))
         for name, values in gains.items():
@@ -139,23 +146,22 @@ def by_method(rows: list[dict[str, Any]]) -> dict[str, Evidence]:
 
 
 def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -> dict[str, Any]:
-    """The lines that change the noise or search, each minus the first noise of its seed."""
+    """The lines that change the noise or search, each minus the first noise of its seed.
+
+    The captions are those of the pool `truth`, by which best of 2 is known.
+    """
     found = by_method(rows)
     first = next(iter(recipe["methods"]))
     plain, lines = found[first], {}
     price = float(plain.columns["cost.generation"].mean())
-    best_of_2 = found["best of 2"].outcome().mean(1) if "best of 2" in found else None
+    pairs = statistics.best_of(truth, truth, 2) - statistics.random(truth)
     for method, each in found.items():
         if method == first:
             continue
-        gains = {
-            name: (each.columns[name] - plain.columns[name]).mean(1)
-            for name in (OUTCOME, *(f"outcome.{metric}" for metric in METRICS))
-        }
-        two = None if best_of_2 is None else best_of_2 - plain.outcome().mean(1)
+        gains = {name: (each.columns[name] - plain.columns[name]).mean(1) for name in outcomes(plain.columns)}
         cost = float(each.columns["cost.generation"].mean()) / price
         verifier = "verifier" in json.dumps(recipe["methods"][method])
-        lines[method] = row(cost, gains, truth, two, verifier=verifier)
+        lines[method] = row(cost, gains, truth, pairs, verifier=verifier)
     return lines
 
 
@@ -166,7 +172,7 @@ def paired(rows: list[dict[str, Any]]) -> dict[str, Any]:
     table = {}
     for method, columns in found.items():
         cost = sum(columns[n].mean() for n in columns if n.startswith("cost.") and n != "cost.step")
-        names = [n for n in columns if n in (OUTCOME, *(f"outcome.{metric}" for metric in METRICS))]
+        names = [name for name in outcomes(columns) if name in plain]
         table[method] = {"evaluations": float(cost)} | {
             name.partition(".")[2]: statistics.bootstrap(
                 (columns[name] - (0 if method == first else plain[name])).mean(1)
@@ -242,7 +248,7 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
     """All that the runs know of a model."""
     rows = {
         name: [each for each in Store(runs / name).rows() if each["model"] == model]
-        for name in ("base", "front", "tuning", "priors", "drafts")
+        for name in ("base", f"front-{model}", "tuning", "priors", "drafts")
         if (runs / name / "rows.jsonl").exists()
     }
     evidence = Evidence.of(rows["base"])
@@ -250,8 +256,8 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
     training = Evidence.of(Store(cache).rows()) if cache.exists() else None
     first = [name for name in ("entropy", "bansa", "bansa-k10") if f"0/{name}" in evidence.names()]
     made: dict[str, Any] = {}
-    if rows.get("front"):
-        made = changing(rows["front"], json.loads(Store(runs / "front").recipe.read_text()), truth)
+    if rows.get(name := f"front-{model}"):
+        made = changing(rows[name], json.loads(Store(runs / name).recipe.read_text()), truth)
     found: dict[str, Any] = {
         "captions": len(truth),
         "noises": truth.shape[1],

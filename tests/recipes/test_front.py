@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.acquisition.registry import resolve
 from seedbed.adaptation import adaptations_named
 from seedbed.lab.experiment import TASKS, Recipe
 from seedbed.noise import prior_named
@@ -20,6 +21,9 @@ def test_a_recipe_is_read_and_its_methods_exist(path):
     # Tuning looks at training captions alone, everything else at held-out ones.
     assert recipe.prompts.held_out is (path.stem != "tuning") and len(recipe.captions()) in (20, 24, 40)
     for name, method in recipe.methods.items():
+        if "acquisition" in (method := method.get("choose", method)):
+            resolve(method["acquisition"])
+            continue
         made = len(refiners_named(method.get("refine"))) + len(adaptations_named(method.get("adaptation")))
         prior_named(method.get("prior", "gaussian"))
         # The first of several is what the others are compared with; of one cost with them, or plain. That of

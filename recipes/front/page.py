@@ -1,0 +1,195 @@
+"""Write docs/evidence.md, its appendix, its figure and the README's table: `python recipes/front/page.py`.
+
+From what `summarise.py` and `semantics.py` leave in `results/`, and from the two templates beside this file.
+A test checks that the pages are what the committed results make.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+START, END = "<!-- evidence: recipes/front/page.py writes this -->", "<!-- /evidence -->"
+MODELS = ("shapes-cogvideox", "shapes-wan")
+BESIDE = ("movement", "flicker", "sharpness")
+Found = dict[str, dict[str, Any]]
+
+
+def read() -> Found:
+    """The results of the models that have any."""
+    found: Found = {}
+    for model in MODELS:
+        for name in (model, f"semantics-{model}"):
+            file = HERE / f"results/{name}.json"
+            if file.exists():
+                part = json.loads(file.read_text())
+                found.setdefault(model, {}).update(part if name == model else {"semantics": part})
+    return found
+
+
+def interval(values: Sequence[float | None], form: str = ".3f", percent: str = "") -> str:
+    """`mean [low, high]`; – for what could not be computed."""
+    if None in values:
+        return "–"
+    mean, low, high = (f"{100 * v if percent else v:{form}}" for v in values)  # type: ignore[operator]
+    return f"{mean}{percent} [{low}, {high}]".replace("-", "−")
+
+
+def signed(values: Sequence[float | None]) -> str:
+    return interval(values, "+.3f")
+
+
+def share(values: Sequence[float | None]) -> str:
+    return interval(values, ".0f", " %")
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def cells(results: Found, part: str, line: str, form: Callable[[dict[str, Any]], str]) -> list[str]:
+    """One cell for each model; – where it has no such line."""
+    return [form(r[part][line]) if line in r.get(part, {}) else "–" for r in results.values()]
+
+
+def lines_of(results: Found, part: str) -> list[str]:
+    """The lines of a part that any model has, in their order."""
+    return list(dict.fromkeys(line for result in results.values() for line in result.get(part, {})))
+
+
+def front(results: Found) -> str:
+    """Every way to choose or better a noise: its cost, and what it gains on each model."""
+    heads = ["method", "verifier", "cost", *(f"gain, `{model}`" for model in results)]
+    rows = [["the first noise", "–", "1 ×", *(f"score {interval(r['random'])}" for r in results.values())]]
+    for line in sorted(
+        lines_of(results, "front"),
+        key=lambda line: min(r["front"][line]["cost"] for r in results.values() if line in r["front"]),
+    ):
+        judged = any(r["front"].get(line, {}).get("verifier") for r in results.values())
+        cost = " / ".join(dict.fromkeys(cells(results, "front", line, lambda each: f"{each['cost']:.2g} ×")))
+        gains = cells(results, "front", line, lambda each: signed(each["gain"]))
+        rows.append([line, "yes" if judged else "no", cost, *gains])
+    rows.append(["the best of 16", "yes", "16 ×", *(signed(r["gap"]) for r in results.values())])
+    return table(heads, rows)
+
+
+def beside(results: Found) -> str:
+    """What the methods do to numbers that nothing was chosen by."""
+    rows = [
+        [line, f"`{model}`", signed(each["minus best of 2"]), *(_fine(each.get(n)) for n in BESIDE)]
+        for line in lines_of(results, "front")
+        for model, result in results.items()
+        if (each := result["front"].get(line))
+    ]
+    return table(["method", "model", "score minus best of 2", *BESIDE], rows)
+
+
+def compared(results: Found, part: str, keys: Sequence[str]) -> str:
+    """Every method of a recipe minus its first, on the same noises."""
+    rows = [
+        [line, f"`{model}`", f"{each['evaluations']:.3g}", *(_fine(each.get(k)) for k in keys)]
+        for line in lines_of(results, part)
+        for model, result in results.items()
+        if (each := result.get(part, {}).get(line))
+    ]
+    return table(["method", "model", "NFE", *keys], rows)
+
+
+def _fine(values: Sequence[float | None] | None) -> str:
+    """Signed, with four digits where three would show nothing."""
+    if values is None:
+        return "–"
+    small = all(v is not None and abs(v) < 0.01 for v in values)
+    return interval(values, "+.4f" if small else "+.3f")
+
+
+def kinds(results: Found) -> str:
+    """Score and gap by what the two objects of a caption share, and how the lowest BANSA does there."""
+    rows = [
+        [
+            kind,
+            f"`{model}`",
+            str(each["captions"]),
+            *(interval(each[k]) for k in ("random", "gap")),
+            *(share(each[k]) for k in ("wrong", "wrong, lowest BANSA")),
+        ]
+        for model, result in results.items()
+        for kind, each in result["kinds"].items()
+    ]
+    return table(
+        ["both objects share", "model", "captions", "random", "gap", "wrong", "wrong, lowest BANSA"], rows
+    )
+
+
+def signals(result: dict[str, Any]) -> str:
+    """What every signal on the way is worth on one model."""
+    rows = [
+        [
+            f"`{each['signal']}`",
+            f"{each['evaluations']:g}",
+            signed(each["within"]),
+            f"{each['p']:.2g}",
+            signed(each["low"]),
+            signed(each["high"]),
+            signed(each["reliability"]) if each["reliability"] else "–",
+        ]
+        for each in result["signals"]
+    ]
+    return table(
+        ["signal", "NFE", "Spearman", "p, Holm", "gain, lowest", "gain, highest", "reliability"], rows
+    )
+
+
+def pages(results: Found) -> dict[Path, str]:
+    """What is written where."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    made = {"results": results, "cogvideox": results[MODELS[0]], "wan": results.get(MODELS[1])}
+    made |= {f.__name__: f for f in (front, beside, compared, kinds, signals, interval, signed, share)}
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(START)
+    return {
+        ROOT / "docs/evidence.md": environment.get_template("evidence.md").render(made),
+        ROOT / "docs/evidence-appendix.md": environment.get_template("appendix.md").render(made),
+        ROOT / "README.md": f"{before}{START}\n\n{front(results)}\n\n{END}{rest.partition(END)[2]}",
+    }
+
+
+def draw(results: Found, path: Path) -> None:
+    """Score against cost, a panel for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(5.6 * len(results), 4.6), squeeze=False)
+    for axis, (model, result) in zip(axes[0], results.items(), strict=True):
+        axis.axhline(result["random"][0], color="#8a8f98", linewidth=1)
+        axis.axhline(result["best"][0], color="#8a8f98", linewidth=1, linestyle=":")
+        for line, each in result["front"].items():
+            mean, low, high = (result["random"][0] + value for value in each["gain"])
+            colour = "#3b8752" if each["verifier"] else "#2a6f97"
+            axis.errorbar(
+                each["cost"], mean, [[mean - low], [high - mean]], fmt="o", color=colour, markersize=4
+            )
+            axis.annotate(line, (each["cost"], mean), (4, 3), textcoords="offset points", fontsize=6.5)
+        axis.set(title=model, xlabel="cost in plain generations", ylabel="score")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    results = read()
+    for path, text in pages(results).items():
+        path.write_text(text)
+    draw(results, ROOT / "docs/figures/evidence-cost.png")
