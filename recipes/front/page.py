@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 START, END = "<!-- evidence: recipes/front/page.py writes this -->", "<!-- /evidence -->"
 MODELS = ("shapes-cogvideox", "shapes-wan")
+SHOWN = ("bansa", "entropy", "x0_change", "judge.score")  # of the signals, on the page itself
 BESIDE = ("movement", "flicker", "sharpness")
 Found = dict[str, dict[str, Any]]
 
@@ -78,6 +79,44 @@ def front(results: Found) -> str:
         rows.append([line, "yes" if judged else "no", cost, *gains])
     rows.append(["the best of 16", "yes", "16 ×", *(signed(r["gap"]) for r in results.values())])
     return table(heads, rows)
+
+
+def twice(results: Found) -> str:
+    """What about the cost of two generations buys, against best of 2."""
+    rows = [
+        [line, f"`{model}`", "yes" if each["verifier"] else "no", signed(each["minus best of 2"])]
+        for model, result in results.items()
+        for line, each in result["front"].items()
+        if 1.5 < each["cost"] < 2.5 and line != "best of 2"
+    ]
+    return table(["method", "model", "verifier", "score minus best of 2"], rows)
+
+
+def steps(results: Found) -> str:
+    """After how many steps something is known: attention, the predictions, and the verifier's look."""
+    rows = [
+        [
+            f"`{model}`",
+            f"`{each['signal']}`",
+            signed(each["within"]),
+            f"{each['p']:.2g}",
+            signed(max((each["low"], each["high"]), key=lambda gain: gain[0])),
+        ]
+        for model, result in results.items()
+        for each in result["signals"]
+        if each["signal"].partition("/")[2] in SHOWN
+    ]
+    return table(["model", "steps/signal", "Spearman", "p", "gain of the better end"], rows)
+
+
+def unseen(results: Found) -> str:
+    """What previews gain on the half of the attributes that they were not chosen by, in words."""
+    return "; ".join(
+        f"`{model}`, {line} {signed(each)}"
+        for model, result in results.items()
+        for line, each in result["unseen judge"].items()
+        if line in ("chosen by look, judged by motion", "chosen by motion, judged by look")
+    )
 
 
 def beside(results: Found) -> str:
@@ -153,7 +192,8 @@ def pages(results: Found) -> dict[Path, str]:
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     made = {"results": results, "cogvideox": results[MODELS[0]], "wan": results.get(MODELS[1])}
-    made |= {f.__name__: f for f in (front, beside, compared, kinds, signals, interval, signed, share)}
+    made |= {f.__name__: f for f in (front, twice, steps, unseen, beside, compared, kinds, signals)}
+    made |= {f.__name__: f for f in (interval, signed, share)}
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(START)
     return {
