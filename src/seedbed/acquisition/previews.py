@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -14,6 +15,7 @@ from seedbed.acquisition.base import BatchSize, RolloutScore, Scores
 from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.errors import BadInput, shown
 from seedbed.noise import Pool
+from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
@@ -42,6 +44,9 @@ class Previews(RolloutScore):
             after half.
         verifier_prompt: the text by which the verifier judges, where that is not the pipeline's prompt: with
             `prompt_embeds` there is none.
+        decode: what decodes the previews. "exact": the pipeline; "linear": a linear map, fitted to the
+            autoencoder on the first preview and kept, see `seedbed.pipelines.decoding.Linear`; or the folder
+            of a small autoencoder for the same latents. Finished videos are always decoded by the pipeline.
 
     Raises:
         BadInput: a name that is none, a verifier that knows finished videos only, or a text that is none.
@@ -53,10 +58,12 @@ class Previews(RolloutScore):
     verifier: Verifier | str
     schedule: Schedule | None = None
     verifier_prompt: str | None = None
+    decode: str | os.PathLike[str] = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "verifier", resolve(self.verifier))
+        object.__setattr__(self, "decode", decode_named(self.decode))
         if self.schedule is not None:
             planned(self.schedule, 10**6, 10**6, "steps")
         if self.verifier_prompt is not None and not isinstance(self.verifier_prompt, str):
@@ -100,7 +107,9 @@ class Previews(RolloutScore):
         steps, verifier = session.facts.steps, resolve(self.verifier)
         text = judged_text(verifier, session, self.verifier_prompt)
         plan = self.rungs(len(pool), steps)
-        rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
+        decoder = decoder_of(session, str(self.decode))
+        rows = 1 if batch_size == "auto" else batch_size
+        rollout = Rollout(session, pool.noises, batch_size=rows, decoder=decoder)
         rungs: list[Rung] = []
         dropped: list[int] = []
         totals = torch.full((len(pool),), torch.nan, dtype=torch.float64)
@@ -125,7 +134,10 @@ class Previews(RolloutScore):
             (*rollout.alive, *dropped),
             torch.zeros(len(pool), 0, dtype=torch.float64),
             rungs=tuple(rungs),
-            notes=(f"{name_of(verifier)} judged previews after {listed} of {steps} steps",),
+            notes=(
+                f"{name_of(verifier)} judged previews after {listed} of {steps} steps",
+                *([decoder.described] if decoder and decoder.described else ()),
+            ),
             previews=previews,
             rollout=rollout,
             seconds={"verifier": seconds},

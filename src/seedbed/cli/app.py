@@ -128,6 +128,12 @@ def contact_sheet(
     verifier: str | None = opt.choosing(
         None, metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
     ),
+    decode: str = opt.choosing(
+        "exact",
+        metavar="TEXT",
+        help="What decodes the previews: exact, the model's own decoder; linear, a map fitted to it on the "
+        "first of them; or the folder of a small autoencoder.",
+    ),
     prior: str | None = opt.PRIOR,
     refine: list[str] | None = opt.REFINE,
     enhance: str | None = opt.ENHANCE,
@@ -142,10 +148,12 @@ def contact_sheet(
     """
     path = out or named_after(prompt, f"{_SHEET}.json")
     path = checked(path, ".json", beside=(".html", ".safetensors"))
+    from seedbed.pipelines.decoding import decode_named
     from seedbed.verifiers import resolve
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
+    asked["decode"] = decode_named(decode)
     asked |= opt.shaping(prior, refine, enhance, guide)
     sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page

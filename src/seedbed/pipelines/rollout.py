@@ -18,6 +18,7 @@ from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, par
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.compiled import Kept, refuse_caches
+from seedbed.pipelines.decoding import Decoder
 from seedbed.pipelines.discover import TEXT, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
@@ -52,6 +53,7 @@ class Rollout:
         batch_size: candidates that share a forward.
         what: the ledger's entry.
         progress: called with the number of candidates that begin a fresh step; also an attribute.
+        decoder: decodes previews, never finished videos, in place of the pipeline's own.
 
     Attributes:
         alive: the candidates still kept, ascending.
@@ -71,6 +73,7 @@ class Rollout:
         batch_size: int = 1,
         what: str = "preview",
         progress: Callable[[int], None] | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         batch_size = whole("batch_size", batch_size)
         refuse_caches(session.asked.denoisers)
@@ -82,6 +85,7 @@ class Rollout:
         self.step = 0
         self.steps = session.facts.steps
         self.progress = progress or (lambda count: None)
+        self.decoder = decoder
         self._memory: dict[int, list[Parts]] = {candidate: [] for candidate in self.alive}
         self._watched: Counter[nn.Module] = Counter()  # fresh evaluations of each denoiser
 
@@ -102,7 +106,7 @@ class Rollout:
 
         Returns:
             For each alive candidate uint8 (frames, height, width, 3): x0-hat of step number `to`, decoded by
-            the pipeline; the finished video where `to` is `steps`.
+            the pipeline or by `decoder`; the finished video where `to` is `steps`.
 
         Raises:
             BadInput: steps that are done already or that the schedule does not have; a handler that stops.
@@ -186,6 +190,8 @@ class _Pass:
                     undo.enter_context(Tap(module, self._see))
                 replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
             self.watch = watch_steps(run, undo, pause)
+            if pause and self.rollout.decoder is not None:
+                self.rollout.decoder.stand_in(lambda: self.watch.ended, undo)
             output = run(noises, output_type="np")
             self._end_step()
             if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown, whole
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import Pool, Prior
+from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
@@ -45,6 +47,7 @@ class _ByEye(Acquisition):
     after: int | None
     verifier: Verifier | None
     verifier_prompt: str | None
+    decode: str
 
     def score(
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
@@ -56,10 +59,12 @@ class _ByEye(Acquisition):
                 f"after={after}, but the schedule has only {steps} steps: raise num_inference_steps"
             )
         text = self.verifier and judged_text(self.verifier, session, self.verifier_prompt)
-        rollout = Rollout(session, pool.noises, batch_size=1 if batch_size == "auto" else batch_size)
+        decoder, rows = decoder_of(session, self.decode), 1 if batch_size == "auto" else batch_size
+        rollout = Rollout(session, pool.noises, batch_size=rows, decoder=decoder)
         rollout.progress = counting(show, "preview", len(pool) * after)
         frames = rollout.advance(after)
-        scores = Scores.unranked(len(pool), previews=frames, rollout=rollout)
+        notes = (decoder.described,) if decoder and decoder.described else ()
+        scores = Scores.unranked(len(pool), previews=frames, rollout=rollout, notes=notes)
         if self.verifier is None:
             return scores
         started = perf_counter()
@@ -182,6 +187,41 @@ class ContactSheet:
             BadInput: a candidate that the sheet does not have; the others as `replay`.
             BadRecord: as `replay`.
         """
+        selection, rollout, reason = self._again(candidate, pipe, missing)
+        session = rollout.session
+        started = perf_counter()
+        with reporting(progress) as show:
+            frames = finish(rollout, show)
+        for what, evaluations in selection.ledger.entries.items():
+            session.ledger.add(what, evaluations)
+        finished = replace(
+            selection,
+            reason=reason,
+            options={**selection.options, "picked": selection.best},
+            ledger=shared(session.ledger, rollout, 0),
+            seconds={**selection.seconds, "generation": perf_counter() - started},
+        )
+        return Generation(frames, finished)
+
+    def exact(
+        self, candidate: int, pipe: Any = None, *, progress: Progress = True, **missing: Any
+    ) -> np.ndarray[Any, Any]:
+        """One candidate's preview, decoded by the pipeline whatever decoded those of the sheet.
+
+        No step is done again, but where the remembered evaluations are missing. Arguments and errors as
+        `finish`.
+
+        Returns:
+            uint8 (frames, height, width, 3).
+        """
+        _, rollout, _ = self._again(candidate, pipe, missing)
+        with reporting(progress) as show:
+            rollout.progress = counting(show, "preview", self.steps - rollout.step)
+            (frames,) = rollout.advance(self.steps)
+        return frames
+
+    def _again(self, candidate: int, pipe: Any, missing: Mapping[str, Any]) -> tuple[Selection, Rollout, str]:
+        """One candidate put first, its rollout with what is remembered, and the reason to record."""
         count = len(self.selection.recipes)
         index = number(candidate, operator.index)
         if index not in range(count):
@@ -202,21 +242,9 @@ class ContactSheet:
         if why:
             reason += f"; started over, as {why}"
         rollout = Rollout(session, noise[None])
-        started = perf_counter()
-        with reporting(progress) as show:
-            if not why and self.evaluations is not None:
-                rollout.recall(0, self.evaluations[index], self.steps)
-            frames = finish(rollout, show)
-        for what, evaluations in selection.ledger.entries.items():
-            session.ledger.add(what, evaluations)
-        finished = replace(
-            selection,
-            reason=reason,
-            options={**selection.options, "picked": index},
-            ledger=shared(session.ledger, rollout, 0),
-            seconds={**selection.seconds, "generation": perf_counter() - started},
-        )
-        return Generation(frames, finished)
+        if not why and self.evaluations is not None:
+            rollout.recall(0, self.evaluations[index], self.steps)
+        return selection, rollout, reason
 
 
 def contact_sheet(
@@ -228,6 +256,7 @@ def contact_sheet(
     after: int | None = None,
     verifier: Verifier | str | None = None,
     verifier_prompt: str | None = None,
+    decode: str | os.PathLike[str] = "exact",
     prior: str | Prior | None = None,
     refine: Refine = None,
     adaptation: Adapt = None,
@@ -246,6 +275,8 @@ def contact_sheet(
         after: denoising steps of the pipeline's own call, guidance included; None: half of them.
         verifier: scores the previews too, see `seedbed.acquisition.Previews`; nobody is dropped.
         verifier_prompt: the text by which it judges, as in `Previews`.
+        decode: what decodes the previews, as in `Previews`: "exact", "linear" or the folder of a small
+            autoencoder. `sheet.exact(3)` decodes one of them by the pipeline.
         noises: as in `score`, instead of those of a seed (0, if none is given): variations of a noise, or a
             walk between two.
         batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
@@ -262,7 +293,8 @@ def contact_sheet(
     asked, given = named("auto", verifier, verifier_prompt), merged(call, arguments)
     judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
-    function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt)
+    decode = decode_named(decode)
+    function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt, decode=decode)
     choice = (function, given, candidates, seed, batch_size, progress, noises)
     selection, scores, _ = choose(
         pipe, prompt, *choice, even_one=True, prior=prior, refine=refine, adaptation=adaptation
