@@ -76,8 +76,7 @@ class Decoder:
                 Tensor, lambda t: t[:1] if z.ndim == 5 and t.ndim and len(t) == len(z) else t, (args, kwargs)
             )
             first = z[:1] if z.ndim == 5 else z
-            with plain_arithmetic():
-                sample = self.pixels(z, lambda: own(first, *given, **named)[0]).to(z)
+            sample = self.pixels(z, lambda: own(first, *given, **named)[0]).to(z)
             return DecoderOutput(sample=sample) if kwargs.get("return_dict", True) else (sample,)
 
         replace(self.vae, "decode", functools.update_wrapper(decode, own), undo)
@@ -194,6 +193,7 @@ class Autoencoder(Decoder):
             )
         self.folder = folder
 
+    @plain_arithmetic()
     def pixels(self, latents: Tensor, exact: Callable[[], Tensor]) -> Tensor:
         """See `Decoder`; NotSupported where the other autoencoder fails."""
         # What the denoiser works on, as the two may scale it differently: AutoencoderTiny not at all.
@@ -268,6 +268,7 @@ def _scaling(vae: Any, like: Tensor) -> tuple[Any, Any]:
     return mean + (_setting(vae, "shift_factor") or 0.0), std / (_setting(vae, "scaling_factor") or 1.0)
 
 
+@plain_arithmetic()
 def _fit(z: Tensor, video: Tensor, times: int) -> tuple[Tensor, float]:
     """Coefficients (channels + 1, colours, times, height, width), and the squares that they leave.
 
@@ -292,6 +293,7 @@ def _fit(z: Tensor, video: Tensor, times: int) -> tuple[Tensor, float]:
     return found.float().reshape(channels + 1, *each), total - float((found * products).sum())
 
 
+@plain_arithmetic()
 def _applied(part: Tensor, z: Tensor) -> Tensor:
     """Pixels (rows, colours, times · frames, height, width) of latents."""
     rows, _, frames, high, wide = z.shape
