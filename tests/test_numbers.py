@@ -141,3 +141,9 @@ def test_the_page_of_attention_has_the_numbers_of_its_study():
     section = (ROOT / "docs/attention.md").read_text().partition("## What was measured")[2]
     found = result(ROOT / "recipes/attention/results/shapes-cogvideox.json")
     assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [found])
+
+
+def test_the_page_of_previews_has_the_numbers_of_its_benchmark():
+    section = (ROOT / "docs/preview.md").read_text().partition("### What it saves")[2].partition("\n## ")[0]
+    found = result(ROOT / "benchmarks/results/preview_decoding.json")
+    assert len(LONE.findall(section)) >= 2 and not untraced(section, [found])
