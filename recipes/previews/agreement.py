@@ -1,4 +1,4 @@
-"""How linear previews rank the noises of a caption, as README.md beside this file plans it."""
+"""How linear previews rank the noises of a caption, as README.md beside this file plans it; resumable."""
 
 from __future__ import annotations
 
@@ -24,26 +24,33 @@ from seedbed.worlds.shapes import captions
 from seedbed.worlds.verifier import attributes
 
 CAPTIONS, NOISES, SEED, STEPS = 12, 8, 23, (7, 10)
-MEASURES = ("score", "sharpness", "motion", "flicker")
+MEASURES = ("score", "sharpness", "movement", "flicker")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument("--noises", type=int, default=NOISES)
+    parser.add_argument("--kept", type=Path, default=Path("runs/previews"), help="a file for each caption")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("agreement.json"))
     asked = parser.parse_args()
-    pipe, started = load("shapes-cogvideox"), process_time()
-    rows = []
+    asked.kept.mkdir(parents=True, exist_ok=True)
+    pipe, rows = load("shapes-cogvideox"), []
     for number, prompt in enumerate(captions(asked.captions, objects=2, seed=SEED, held=True)):
-        rows.append(measure(pipe, prompt, number, asked.noises))
+        path = asked.kept / f"{number:02}-{asked.noises}.json"
+        if not path.is_file():
+            started = process_time()
+            row = measure(pipe, prompt, number, asked.noises)
+            content = json.dumps({**row, "cpu_seconds": process_time() - started})
+            write_bytes_atomically(path, content.encode())
+        rows.append(json.loads(path.read_text()))
         print(f"{number + 1} of {asked.captions} captions", flush=True)
     found = {
         "model": "shapes-cogvideox",
         "captions": asked.captions,
         "noises": asked.noises,
         **summary(rows),
-        "cpu_seconds": round(process_time() - started),
+        "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows)),
     }
     print(write_bytes_atomically(asked.out, (json.dumps(found, indent=1) + "\n").encode()))
 

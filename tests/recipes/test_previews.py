@@ -1,5 +1,6 @@
 """The recipe of linear previews: what it makes of agreement that is known."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,3 +42,25 @@ def test_captions_without_an_order_are_counted():
     assert after["without"] == dict.fromkeys(agreement.MEASURES, 3)
     # A choice among equals is one at random.
     assert after["lost"] == pytest.approx((1.5,) * 3)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    """The second caption stops the first run."""
+    made, asked = rows(lambda x: x / 2), []
+
+    def measure(pipe, prompt, number, noises):
+        asked.append(number)
+        if asked == [0, 1]:
+            raise KeyboardInterrupt
+        return json.loads(json.dumps(made[number], default=np.ndarray.tolist))
+
+    monkeypatch.setattr(agreement, "measure", measure)
+    monkeypatch.setattr(agreement, "load", lambda name: None)
+    out = tmp_path / "out.json"
+    arguments = ["agreement", "--captions", "3", "--kept", str(tmp_path / "kept"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(KeyboardInterrupt):
+        agreement.main()
+    assert not out.exists()
+    agreement.main()
+    assert asked == [0, 1, 1, 2] and json.loads(out.read_text())["after 7"]["lost"] == [0, 0, 0]
