@@ -264,7 +264,7 @@ def test_the_learned_function_of_a_profile_is_its_own(tmp_path):
 
 
 def test_a_preview_cannot_name_what_would_have_to_be_imported():
-    with pytest.raises(BadInput, match=r"verifier must be one of shapes, not 'my\.module:judge'"):
+    with pytest.raises(BadInput, match=r"verifier must be one of shapes, artifacts, not 'my\.module:judge'"):
         PreviewPlan(((3, 1),), "my.module:judge", 4, "")
 
 

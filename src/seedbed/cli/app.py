@@ -12,7 +12,7 @@ from rich.table import Table
 import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
-from seedbed.cli.lab import calibrate, fit, lab, spread
+from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
 from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
 from seedbed.cli.train import train
 from seedbed.errors import BadInput
@@ -126,7 +126,7 @@ def contact_sheet(
         None, min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."
     ),
     verifier: str | None = opt.choosing(
-        None, metavar="NAME", help="Scores the previews too: shapes, clip:FOLDER or aesthetic:FOLDER."
+        None, metavar="NAME", help="Scores the previews too, as of generate."
     ),
     decode: str = opt.choosing(
         "exact",
@@ -291,6 +291,7 @@ app.command()(opt.grouped(maps))
 app.command()(opt.grouped(train))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
+app.add_typer(verifier, name="verifier")
 
 
 def _write(result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The commands of the lab: `seedbed lab` runs experiments, `seedbed calibrate` measures a model."""
+"""The commands of the lab: experiments, calibration of a model, audits of verifiers."""
 
 import dataclasses
 import json
@@ -28,6 +28,7 @@ _SHARES = {
     "both": "both together",
     "within": "all that noises of one prompt differ in",
 }
+verifier = Typer(help="Look at what judges videos.", no_args_is_help=True)
 FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
@@ -107,7 +108,9 @@ def calibrate(
     world: World | None = Option(None, help="Take captions of this world instead."),
     count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
     verifier: str | None = Option(
-        None, help="What judges the videos: shapes, clip:FOLDER or aesthetic:FOLDER (else the world's own)."
+        None,
+        help="What judges the videos: shapes, artifacts, clip:FOLDER, reward:FOLDER, vlm:FOLDER or several "
+        "(else the world's own).",
     ),
     ratings: Path | None = Option(
         None,
@@ -258,6 +261,70 @@ def fit(
         print_json({}, prior=found.prior, **dataclasses.asdict(found))
         return
     print(f"{found.table.title}\n\n{found.table.to_text()}\n\n{found.table.note}\n\nprior   {found.prior}")
+
+
+@verifier.command()
+@opt.grouped
+def audit(
+    *,
+    name: str = Argument(
+        metavar="NAME",
+        help="shapes, digits, artifacts, clip:FOLDER, reward:FOLDER, vlm:FOLDER, several by +.",
+    ),
+    world: Literal["shapes", "digits"] | None = Option(
+        None, help="Sound videos are held-out ones of this world."
+    ),
+    videos: Path | None = Option(
+        None, metavar="PATH", help="Sound videos with captions NAME.txt beside them, or a .jsonl list."
+    ),
+    frames: int = Option(9, min=6, help="Of each of --videos."),
+    fps: float = Option(8, min=0.01, max=1000, help="At which --videos are read."),
+    height: int = Option(256, min=8, help="Of --videos, pixels."),
+    width: int = Option(256, min=8, help="Of --videos, pixels."),
+    count: int = Option(60, min=8, help="At most so many videos."),
+    seed: int = Option(0, min=0, help="Of the videos of a world, and of what is made wrong with them."),
+    out: Path | None = opt.writing(None, metavar="FILE.html", help="Page to write."),
+    as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
+) -> None:
+    """Tell whether a verifier orders sound videos before wrong ones, before you trust it.
+
+    Another prompt, no motion, shuffled or reversed frames, noise and seven more faults, each against the
+    sound video; and whether a sound one still wins at another frame rate or size.
+    """
+    if (videos is None) == (world is None):
+        raise BadInput("say which videos are sound: either --world NAME or --videos PATH")
+    path = out and checked(out, ".html")
+    opt.silence_libraries()
+    from seedbed.lab.audit import audit as hold
+    from seedbed.lab.audit import moving
+    from seedbed.lab.presentation import document
+    from seedbed.verifiers import resolve
+
+    judge = resolve(name)
+    if world is not None:
+        clips = moving(world, count, seed)
+    else:
+        from seedbed.training.config import Videos
+        from seedbed.training.data import FileClips
+
+        asked = Videos(videos=str(videos), fps=fps, height=height, width=width)
+        found = FileClips.of(asked, frames)
+        if found.complaint():
+            print(f"warning: not used: {found.complaint()}", file=sys.stderr)
+        clips = [(found.read(i, frames, 0.0), found.caption(i)) for i in range(min(count, len(found)))]
+    table = hold(judge, clips, seed).table
+    facts = {"verifier": name, "videos": f"{len(clips)} of {world or videos}", "seed": str(seed)}
+    lead = f"{name} on {len(clips)} videos of {world or videos}, seed {seed}."
+    if path:
+        write_bytes_atomically(path, document("Audit of a verifier", lead, facts, [table]).encode())
+    if as_json:
+        lines = {
+            str(trap): {"right": [*share], "equal": equal}  # type: ignore[misc]
+            for trap, share, equal, _ in table.rows
+        }
+        print_json({"page": path} if path else {}, verifier=name, videos=len(clips), seed=seed, traps=lines)
+        return
+    print(f"{lead}\n\n{table.to_text()}\n\n{table.note}" + (f"\n\npage    {path}" if path else ""))
 
 
 def _texts(prompts: Path | None, world: World | None, count: int | None, usual: int) -> list[str]:

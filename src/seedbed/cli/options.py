@@ -95,8 +95,8 @@ class Choice:
     verifier: str | None = choosing(
         None,
         metavar="NAME",
-        help="Choose by previews that this judges, shapes, clip:FOLDER or aesthetic:FOLDER: short for "
-        "--acquisition previews:verifier=NAME.",
+        help="Choose by previews that this judges, shapes, artifacts, clip:FOLDER, reward:FOLDER, vlm:FOLDER "
+        "or several (artifacts+clip:FOLDER*0.5): short for --acquisition previews:verifier=NAME.",
     )
     prior: str | None = PRIOR
     refine: list[str] | None = REFINE

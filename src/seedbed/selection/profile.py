@@ -21,7 +21,7 @@ FILENAME = "seedbed-profile.json"
 SCHEMA = "seedbed.profile/3"
 
 # A profile comes with a model, from anyone: it may name what seedbed has, never what is to be imported.
-VERIFIERS = ("shapes",)
+VERIFIERS = ("shapes", "artifacts")
 
 Interval = tuple[float | None, float | None, float | None]
 

@@ -1,9 +1,11 @@
-"""What judges videos: the exact verifier of the shapes world, CLIP models, your own callable, or people."""
+"""What judges videos: readers of the worlds, faults that no prompt asks for, models, callables, people."""
 
 from __future__ import annotations
 
 import inspect
+import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,17 +23,27 @@ Verifier = Callable[[Frames, list[str]], "Tensor | Mapping[str, Tensor]"]
 dict of such tensors with the key "score"."""
 
 
+# Those that are models, each in a folder.
+_MODELS = ("clip", "aesthetic", "reward", "vlm")
+_NAMES = ("shapes", "digits", "artifacts", *_MODELS)
+# A folder's name may have a + or * too.
+_PLUS = re.compile(rf"\+(?=(?:{'|'.join(_NAMES)})(?:[:+*]|$))")
+_WEIGHT = re.compile(r"(.+)\*([^*/]+)", re.DOTALL)
+
+
 def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
     """The verifier that is meant.
 
     Args:
         verifier: "shapes", the exact verifier of the shapes world; "digits", the reader of the digits world;
-            "clip:FOLDER" or "aesthetic:FOLDER", with
-            weights of your own (see `clip.Clip` and `clip.Aesthetic`); or any `Verifier`, returned as it is.
+            "artifacts", faults that no prompt asks for (see `artifacts.marks`); with weights of your own,
+            "clip:FOLDER" and "aesthetic:FOLDER" (see `clip`), "reward:FOLDER" and "vlm:FOLDER" (see
+            `models.Reward` and `models.Answers`); several of them with weights, 1 where none is written,
+            "artifacts+clip:FOLDER*0.5" (see `combination.Combined`); or any `Verifier`, returned as it is.
 
     Raises:
-        BadInput: none of these, a callable of other arguments, a file of ratings, or weights that cannot be
-            read.
+        BadInput: none of these, a callable of other arguments, a file of ratings, a weight that is no number
+            other than 0, or weights of a model that cannot be read.
     """
     if callable(verifier) and not isinstance(verifier, type):
         try:
@@ -43,7 +55,29 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
         return verifier
     if not isinstance(verifier, (str, os.PathLike)):
         raise BadInput(f"a verifier is a name or a callable that is no class, not {shown(verifier)}")
-    name, _, folder = os.fspath(verifier).partition(":")
+    text = os.fspath(verifier)
+    parts = []
+    for part in _PLUS.split(text):
+        weighted = _WEIGHT.fullmatch(part)
+        weight = 1.0
+        if weighted:
+            try:
+                weight = float(weighted[2])
+            except ValueError:
+                weight = math.nan
+            if not math.isfinite(weight) or not weight:
+                raise BadInput(f"{text}: the weight {shown(weighted[2])} is no number other than 0")
+        parts.append((weighted[1] if weighted else part, weight))
+    if parts == [(text, 1.0)]:
+        return _named(text)
+    from seedbed.verifiers.combination import Combined
+
+    return Combined(text, tuple((name.partition(":")[0], _named(name), weight) for name, weight in parts))
+
+
+def _named(text: str) -> Verifier:
+    """One verifier by its name."""
+    name, _, folder = text.partition(":")
     if name == "shapes" and not folder:
         from seedbed.worlds.verifier import attributes
 
@@ -53,15 +87,24 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
 
         digits.pictures()  # without its package it is refused at once
         return digits.attributes
+    if name == "artifacts" and not folder:
+        from seedbed.verifiers.artifacts import marks
+
+        return marks
     if name in ("clip", "aesthetic") and folder:
         from seedbed.verifiers.clip import Aesthetic, Clip
 
         return Clip(folder) if name == "clip" else Aesthetic(folder)
+    if name in ("reward", "vlm") and folder:
+        from seedbed.verifiers.models import Answers, Reward
+
+        return Reward(folder) if name == "reward" else Answers(folder)
     if name.lower().endswith(".csv"):
-        raise BadInput(f"{verifier}: ratings judge no new videos and no previews, use another verifier")
+        raise BadInput(f"{text}: ratings judge no new videos and no previews, use another verifier")
     raise BadInput(
-        f"there is no verifier {shown(verifier)}: use shapes, digits, clip:FOLDER or aesthetic:FOLDER "
-        "with the folder of a CLIP model, or a callable"
+        f"there is no verifier {shown(text)}: use shapes, digits, artifacts, clip:FOLDER, aesthetic:FOLDER, "
+        "reward:FOLDER or vlm:FOLDER with the folder of a model, several as artifacts+clip:FOLDER*0.5, or a "
+        "callable"
     )
 
 
@@ -75,6 +118,7 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
         BadInput: a call by `prompt_embeds` without a text for them; for the verifier of a world, a
             sentence of another world, or frames that are not square.
     """
+    from seedbed.verifiers.combination import Combined
     from seedbed.worlds import digits, shapes
     from seedbed.worlds.verifier import attributes
 
@@ -83,14 +127,16 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
         raise BadInput(
             "the verifier judges videos by a text, which prompt_embeds are not: add verifier_prompt="
         )
-    if verifier in (attributes, digits.attributes):
-        world = "shapes" if verifier is attributes else "digits"
-        (shapes if verifier is attributes else digits).parse(prompt or "")
+    parts: Any = [part for _, part, _ in verifier.parts] if isinstance(verifier, Combined) else [verifier]
+    for name, module, reader in (("shapes", shapes, attributes), ("digits", digits, digits.attributes)):
+        if reader not in parts:
+            continue
+        module.parse(prompt or "")
         axes = dict(zip(session.spec.layout.split()[1:], session.spec.shape, strict=True))
         sides = [axes.get(side[0], session.call.get(side)) for side in ("height", "width")]
         if None not in sides and sides[0] != sides[1]:
             asked = " x ".join(str(session.call.get(side, "the model's")) for side in ("height", "width"))
-            raise BadInput(f"the {world} verifier reads square videos, not {asked}: ask for equal sides")
+            raise BadInput(f"the {name} verifier reads square videos, not {asked}: ask for equal sides")
     return prompt or ""
 
 
@@ -132,6 +178,10 @@ def judged(
 
 
 def name_of(verifier: object) -> str:
-    """What a record calls a verifier: the dotted name of a function, the class of anything else."""
+    """What a record calls a verifier: the dotted name of a function, the text of several, else the class."""
+    from seedbed.verifiers.combination import Combined
+
+    if isinstance(verifier, Combined):
+        return verifier.text
     kind = verifier if hasattr(verifier, "__qualname__") else type(verifier)
     return f"{kind.__module__}.{kind.__qualname__}"

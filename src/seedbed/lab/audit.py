@@ -1,0 +1,133 @@
+"""Whether a verifier can be trusted: sound videos against those with something wrong, one trap at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seedbed.errors import BadInput, whole
+from seedbed.lab.presentation import Cell, Table
+from seedbed.statistics import Array, bootstrap
+from seedbed.verifiers import Frames, Verifier, judged
+from seedbed.verifiers.faults import FAULTS, TRAPS
+from seedbed.worlds import digits, shapes
+
+# What each line compares a sound video with its own prompt with.
+LINES = {
+    "another prompt": "the same video with another one's prompt",
+    "still": "its first frame all the time",
+    "shuffled": "its frames in random order",
+    "backwards": "its frames from last to first",
+    "noisy": "Gaussian noise of 10 %",
+    "frozen": "no motion in the last half or more",
+    "cut": "another video from some frame on",
+    "flicker": "frames darker by up to 15 to 50 %",
+    "black": "up to a quarter of the frames black",
+    "blown": "up to a quarter of the frames white",
+    "blur": "a Gaussian of 1.5 pixels or more",
+    "drift": "takes on another colour",
+    "half the rate": "every second frame of the sound one, against all of these",
+    "twice the size": "the sound one enlarged, against all of these",
+}
+LEAST_FRAMES, LEAST_VIDEOS = 6, 8
+_WORLDS = {"shapes": shapes, "digits": digits}
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What `audit` found.
+
+    Attributes:
+        right: for each of `LINES`, (videos,): 1 where the sound video has the higher score, .5 where both
+            have the same, else 0; of the last two lines, the mean over everything that is wrong. nan where
+            there is no other prompt.
+        equal: the same for the share of equal scores.
+    """
+
+    right: dict[str, Array]
+    equal: dict[str, Array]
+
+    @property
+    def table(self) -> Table:
+        """A line for each trap."""
+        rows: list[list[Cell]] = [
+            [name, bootstrap(self.right[name]), bootstrap(self.equal[name]).mean, what]
+            for name, what in LINES.items()
+        ]
+        return Table(
+            "A sound video against one with something wrong",
+            ("trap", "ordered rightly", "equal scores", "what is wrong"),
+            rows,
+            "Share of pairs in which the sound video has the higher score; equal scores count a half, so "
+            "that 0.500 with all equal is a verifier that does not look there. Intervals are 95 %, bootstrap "
+            "over videos.",
+        )
+
+
+def audit(verifier: Verifier, clips: Sequence[tuple[Frames, str]], seed: int = 0) -> Audit:
+    """Hold sound videos against wrong ones by a verifier.
+
+    Args:
+        verifier: as `seedbed.verifiers.resolve` gives it.
+        clips: sound videos, uint8 (frames, height, width, 3) of one shape, and their prompts: what the prompt
+            says must move, else `still` and `backwards` are no faults.
+        seed: of the faults, and of the prompts that are taken for others.
+
+    Raises:
+        BadInput: fewer than 8 videos, fewer than 6 frames, videos of different shapes, or what the verifier
+            refuses.
+        BadOutput: a score that is not finite.
+    """
+    seed = whole("seed", seed, least=0)
+    if len(clips) < LEAST_VIDEOS:
+        raise BadInput(f"{len(clips)} videos are too few for an audit: give at least {LEAST_VIDEOS}")
+    shapes_seen = {video.shape for video, _ in clips}
+    if len(shapes_seen) > 1 or min(len(video) for video, _ in clips) < LEAST_FRAMES:
+        raise BadInput(f"an audit wants videos of one shape with at least {LEAST_FRAMES} frames each")
+    wrong = {**TRAPS, **FAULTS}
+    right = {name: np.full(len(clips), np.nan) for name in LINES}
+    equal = {name: np.full(len(clips), np.nan) for name in LINES}
+    for number, (video, prompt) in enumerate(clips):
+        rng = np.random.default_rng([seed, number])
+        other, _ = clips[(number + int(rng.integers(1, len(clips)))) % len(clips)]
+        prompts = sorted({text for _, text in clips} - {prompt})
+        videos = [video, *(fault(video, rng, other) for fault in wrong.values())]
+        sound, *faulty = judged(verifier, videos, prompt)["score"].tolist()
+        scores = dict(zip(wrong, faulty, strict=True))
+        if prompts:
+            given = prompts[int(rng.integers(len(prompts)))]
+            scores["another prompt"] = float(judged(verifier, [video], given)["score"])
+        changed = {"half the rate": video[::2], "twice the size": _enlarged(video)}
+        against = {name: (sound, [score]) for name, score in scores.items()} | {
+            name: (float(judged(verifier, [frames], prompt)["score"]), [*scores.values()])
+            for name, frames in changed.items()
+        }
+        for name, (own, others) in against.items():
+            same = np.isclose(others, own, rtol=1e-9, atol=1e-12)
+            right[name][number] = np.where(same, 0.5, np.array(others) < own).mean()
+            equal[name][number] = same.mean()
+    return Audit(right, equal)
+
+
+def moving(world: str, count: int, seed: int = 0) -> list[tuple[NDArray[np.uint8], str]]:
+    """Videos of held-out scenes of "shapes" or "digits" in which everything moves, with their captions.
+
+    Raises:
+        NotSupported: the package that the world needs is not there.
+    """
+    module = _WORLDS[world]
+    scenes = ((scene, module.caption(scene)) for scene in module.scenes(seed, held=True))
+    some = ((module.render(scene), text) for scene, text in scenes if "staying still" not in text)
+    return list(itertools.islice(some, count))
+
+
+def _enlarged(video: Frames) -> Frames:
+    """Twice as high and as wide, bilinearly."""
+    pixels = torch.from_numpy(video.copy()).permute(0, 3, 1, 2).float()
+    larger = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False)
+    return larger.permute(0, 2, 3, 1).round().byte().numpy()
