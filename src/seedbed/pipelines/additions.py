@@ -57,7 +57,10 @@ def single_file(file: str, folder: str, dtypes: Any) -> Any:
             raise BadInput(f"{kind.__name__} has no part that diffusers reads from a single file")
         if pipe is None:
             unused.clear()
-            part = model.from_single_file(file, config=folder, subfolder=name, torch_dtype=dtype_of(name))
+            try:
+                part = model.from_single_file(file, config=folder, subfolder=name, torch_dtype=dtype_of(name))
+            except NotImplementedError as error:  # of moving weights that are not there
+                raise BadInput(f"it lacks weights of the {model.__name__} in {folder}") from error
             own = {name: part, "torch_dtype": dtypes, "use_safetensors": True}
             pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **own)
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
@@ -78,7 +81,7 @@ def _unused_weights() -> Iterator[list[str]]:
     logger = logging.getLogger("diffusers.loaders.single_file_model")
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    level = logger.level
+    level, logger.propagate = logger.level, False
     logger.setLevel(logging.WARNING)
     logger.addHandler(handler)
     try:
@@ -86,6 +89,7 @@ def _unused_weights() -> Iterator[list[str]]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = True
 
 
 def scheduler_like(own: Any, name: str) -> Any:
