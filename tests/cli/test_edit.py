@@ -66,7 +66,7 @@ def test_a_video_of_another_program_is_edited(seedbed, video, tmp_path):
         (["--target", TARGET, "--layers", "nothing"], "no layer matches 'nothing'"),
         (["--target", TARGET, "--stop", "1.5"], "from 0 to 1"),
         (["--target", " "], "the target must be a prompt"),
-        (["--target", TARGET, "--out", "out.avi"], "the name must end in .mp4 or .png"),
+        (["--target", TARGET, "--out", "out.avi"], "the name must end in .mp4 or .webm or .gif or .png"),
     ],
 )
 def test_bad_input_is_one_line(seedbed, video, model, options, line):

@@ -28,7 +28,7 @@ def one_line(outcome, *fragments: str) -> None:
         (["--model", "missing"], "there is no model at missing"),
         (["--model", "some/one"], "there is no folder some/one, and the Hub did not give it"),
         (["--out", "missing/a.mp4"], "in the folder missing: No such file or directory"),
-        (["--out", "a.gif"], "must end in .mp4 or .png"),
+        (["--out", "a.avi"], "must end in .mp4 or .webm or .gif or .png"),
         (["--acquisition", "bansa", "--verifier", "shapes"], "bansa takes no verifier, only previews does"),
         (["--acquisition", "random", "--verifier", "shapes"], "random takes no verifier, only previews does"),
         (["--acquisition", "random:layers=joint"], "which is for entropy, bansa, bansa-dropout"),

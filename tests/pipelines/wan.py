@@ -51,6 +51,14 @@ def image_to_video() -> WanImageToVideoPipeline:
         )
 
 
+def first_last_frame() -> WanImageToVideoPipeline:
+    """2.1 from a first and a last image, which it looks at together: a place for the tokens of both."""
+    pipe = image_to_video()
+    with seeded(47):
+        pipe.transformer = WanTransformer3DModel.from_config(pipe.transformer.config, pos_embed_seq_len=10)
+    return quiet(pipe)
+
+
 def image_to_video_22() -> WanImageToVideoPipeline:
     with seeded(42):
         config = wan().transformer.config

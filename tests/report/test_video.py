@@ -7,6 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from seedbed.errors import BadInput, BadRecord, SeedbedError
 from seedbed.report.video import encode_image, encode_video, read_record, write_video
@@ -47,7 +48,7 @@ def test_rate_and_record_are_in_the_container() -> None:
         assert len(container.metadata["comment"]) > 50_000
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".png"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".png"])
 def test_long_record_survives_the_round_trip(tmp_path, suffix: str) -> None:
     record = {"prompt": 'a "red" <circle> & ünïcode \u2603\n', "scores": [[i / 7, None] for i in range(2500)]}
     assert len(str(record)) > 50_000
@@ -83,9 +84,39 @@ def test_other_arrays_are_refused_with_their_shape(frames: np.ndarray) -> None:
         encode_video(frames)
 
 
+def test_webm_and_gif_show_the_frames_at_their_rate(tmp_path) -> None:
+    frames = moving(7)
+    write_video(tmp_path / "a.webm", frames, 12.5)
+    write_video(tmp_path / "a.gif", frames, 12.5)
+    with av.open(str(tmp_path / "a.webm")) as container:
+        assert container.streams.video[0].codec_context.name in ("vp9", "libvpx-vp9")
+        assert float(container.streams.video[0].average_rate) == 12.5
+    shown = decoded((tmp_path / "a.webm").read_bytes())[:, 3::6, 3::6].astype(int)
+    assert shown.shape == frames.shape and np.abs(shown - frames).mean() < 3
+    with Image.open(tmp_path / "a.gif") as gif:
+        lasting, pictures = [], []
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            lasting.append(gif.info["duration"])
+            pictures.append(np.asarray(gif.convert("RGB")))
+    assert lasting == [80] * 7
+    assert np.abs(np.stack(pictures).astype(int) - frames).mean() < 6
+
+
+@pytest.mark.parametrize("fps", [7, 24, 300])
+def test_a_gif_keeps_its_length_in_hundredths_of_a_second(tmp_path, fps: int) -> None:
+    write_video(tmp_path / "a.gif", moving(12), fps)
+    with Image.open(tmp_path / "a.gif") as gif:
+        lasting = []
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            lasting.append(gif.info["duration"])
+    assert sum(lasting) == pytest.approx(max(12_000 / fps, 120), abs=5) and min(lasting) >= 10
+
+
 def test_unknown_suffix_and_png_of_many_frames(tmp_path) -> None:
-    with pytest.raises(BadInput, match=r"cannot write '\.gif' files"):
-        write_video(tmp_path / "a.gif", moving())
+    with pytest.raises(BadInput, match=r"cannot write '\.avi' files"):
+        write_video(tmp_path / "a.avi", moving())
     with pytest.raises(BadInput, match="holds one frame, not 5"):
         write_video(tmp_path / "a.png", moving())
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """The commands. Nothing heavy is imported before a command runs, so that --help answers at once."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
-from seedbed.cli.outputs import Writer, checked, deliver, named_after, print_json, write_together
+from seedbed.cli.outputs import VIDEOS, Writer, checked, deliver, named_after, print_json, write_together
+from seedbed.cli.prompts import generate_each, settled
 from seedbed.cli.train import train
 from seedbed.errors import BadInput
 
@@ -50,13 +52,23 @@ def _root(
 @opt.grouped
 def generate(
     *,
-    prompt: str = opt.PROMPT,
+    prompt: str | None = opt.ONE_PROMPT,
+    prompts: Path | None = opt.calling(
+        None,
+        metavar="FILE",
+        help="Text file with a prompt on each line, instead: prompt i has the noises of SEED + i. Run again, "
+        "it goes on.",
+    ),
     choice: opt.Choice,
     out: Path | None = opt.writing(
-        None, metavar="FILE", help="Video to write: .mp4, or .png for an image (else named after the prompt)."
+        None,
+        metavar="FILE",
+        help="Video to write: .mp4, .webm, .gif, or .png for an image (else named after the prompt); with "
+        "--prompts a folder (else named after that file).",
     ),
     fps: float = opt.FPS,
     report: bool = opt.REPORT,
+    metadata: bool = opt.METADATA,
     run: opt.Run,
 ) -> None:
     """Choose the best of several noises and generate the video from it.
@@ -65,11 +77,29 @@ def generate(
     they will become, and the best goes on.
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
+    if (prompt is None) == (prompts is None):
+        raise BadInput("say what to generate: either a PROMPT, or --prompts FILE with one on each line")
     beside = (".html", ".json") if report else (".json",)
-    video = checked(out or named_after(prompt, ".mp4"), ".mp4", ".png", beside=beside)
+    if prompts is not None:
+        texts, folder = opt.read_prompts(prompts), out or Path(prompts.stem)
+        shared = choice.arguments(seed=0)
+        asked = dataclasses.asdict(choice) | dataclasses.asdict(run)
+        asked |= {"fps": fps, "report": report, "metadata": metadata}
+        options = settled(folder, asked)
+
+        def make(pipe: Any, number: int, text: str, video: Path) -> None:
+            own = {**shared, "seed": options["seed"] + number}
+            made = seedbed.generate(pipe, text, **own, **run.arguments(pipe))
+            write_together(dict(_files(made, video, True, fps, report, metadata).values()))
+
+        generate_each(texts, folder, options, run, make)
+        return
+    assert prompt is not None
+    video = checked(out or named_after(prompt, ".mp4"), *VIDEOS, beside=beside)
     chosen = choice.arguments()
-    result = seedbed.generate(run.load(), prompt, **chosen, **run.arguments())
-    _write(result, video, out is None, fps, report, run.as_json)
+    pipe = run.load()
+    result = seedbed.generate(pipe, prompt, **chosen, **run.arguments(pipe))
+    deliver(result.record(fps), _files(result, video, out is None, fps, report, metadata), run.as_json)
 
 
 @app.command()
@@ -78,7 +108,8 @@ def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = o
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
     path = checked(out or named_after(prompt, "-selection.json"), ".json")
     chosen = choice.arguments()
-    result = seedbed.select(run.load(), prompt, **chosen, **run.arguments())
+    pipe = run.load()
+    result = seedbed.select(pipe, prompt, **chosen, **run.arguments(pipe))
     deliver(result.to_dict(), {"record": (path, result.save)}, run.as_json, ranking=True)
 
 
@@ -109,9 +140,10 @@ def score(
     pipe = run.load()
     from seedbed.pipelines.session import Session
 
-    session = Session(pipe, prompt, **run.call)
+    arguments = run.arguments(pipe)
+    session = Session(pipe, prompt, **arguments["call"])
     drawn: list[Any] = [draw_pool(session, 1, number).recipes[0] for number in numbers]
-    result = seedbed.score(pipe, prompt, [*drawn, *known], acquisition=function, **run.arguments())
+    result = seedbed.score(pipe, prompt, [*drawn, *known], acquisition=function, **arguments)
     deliver(result.to_dict(), {}, run.as_json, ranking=True)
 
 
@@ -152,10 +184,11 @@ def contact_sheet(
     from seedbed.verifiers import resolve
 
     judge = None if verifier is None else resolve(verifier)
-    asked: dict[str, Any] = {"candidates": candidates, "seed": seed, "after": after, "verifier": judge}
+    asked: dict[str, Any] = {"candidates": candidates, "after": after, "verifier": judge}
     asked["decode"] = decode_named(decode)
-    asked |= opt.shaping(prior, refine, enhance, guide)
-    sheet = seedbed.contact_sheet(run.load(), prompt, **asked, **run.arguments())
+    asked |= {"seed": opt.drawn(seed)} | opt.shaping(prior, refine, enhance, guide)
+    pipe = run.load()
+    sheet = seedbed.contact_sheet(pipe, prompt, **asked, **run.arguments(pipe))
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
     then = f"finish  seedbed replay {shlex.quote(str(path))} --candidate N"
     files: dict[str, tuple[Path, Writer]] = {
@@ -171,29 +204,29 @@ def contact_sheet(
 def replay(
     *,
     record: Path = typer.Argument(
-        metavar="RECORD", help="A .json record, or an .mp4 or .png that carries one."
+        metavar="RECORD", help="A .json record, or a video or image that carries one."
     ),
     candidate: int | None = opt.choosing(
         None, min=0, help="Finish this noise of a contact sheet, from the steps that it has done."
-    ),
-    edited: Path | None = opt.choosing(
-        None, "--video", metavar="FILE", help="Of the record of an edit: the video that was edited."
     ),
     model: str | None = opt.running(None, metavar="PATH", help="Where the model is now (else where it was)."),
     out: Path | None = opt.writing(
         None,
         metavar="FILE",
-        help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --candidate N).",
+        help="Video to write (else RECORD-replay.mp4 here, RECORD-N.mp4 with --candidate N, ending as the "
+        "record does).",
     ),
     fps: float | None = opt.writing(
         None, min=0.01, max=1000, help="Frames per second of the video (else the record's, or 8)."
     ),
-    terminal: opt.Terminal,
+    metadata: bool = opt.METADATA,
+    given: opt.Inputs,
 ) -> None:
     """Make the video of a record again, or that of a selection or of a contact sheet for the first time.
 
     Exits with 1 if the frames are not bit by bit those of the record. With --candidate it writes a report and
-    a record beside the video, as `seedbed generate` does.
+    a record beside the video, as `seedbed generate` does. What was made from a video, by an edit too,
+    needs that --video again.
     """
     from seedbed.report.video import read_record
     from seedbed.selection.record import recorded_model
@@ -204,23 +237,34 @@ def replay(
         raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
     sheet = None if candidate is None else seedbed.ContactSheet.load(record)
     suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
+    suffix = record.suffix if record.suffix.lower() in VIDEOS else suffix
     stem = f"{record.stem.removesuffix(_SHEET)}-{'replay' if candidate is None else candidate}"
-    video = checked(out or Path(stem + suffix), ".mp4", ".png", beside=(".html", ".json") if sheet else ())
+    video = checked(out or Path(stem + suffix), *VIDEOS, beside=(".html", ".json") if sheet else ())
     if not model and (not made.model or (Path(made.model).is_absolute() and not Path(made.model).is_dir())):
         raise BadInput(
             f"the record's model {made.model or '(unnamed)'} is not here: say where with --model PATH"
         )
-    pipe = opt.load_pipeline(model or made.model, terminal.progress, **made.loading())
+    pipe = opt.load_pipeline(model or made.model, given.progress, **made.loading())
+    from seedbed.pipelines.arguments import typed
+
+    missing: dict[str, Any] = {}
+    for name, text in given.texts.items():
+        if name == "video" and "target" in content:
+            missing["original"] = text
+        else:
+            count = str(content["missing"].get(name)).partition(" picture")[0]
+            limit = {"num_frames": int(count)} if count.isdecimal() else {}
+            missing[name] = typed(pipe, {name: text}, limit)[name]
     fps = fps or content.get("fps", 8)
     if sheet and candidate is not None:
-        finished = sheet.finish(candidate, pipe, progress=terminal.progress)
-        _write(finished, video, out is None, fps, True, terminal.as_json)
+        finished = sheet.finish(candidate, pipe, progress=given.progress, **missing)
+        files = _files(finished, video, out is None, fps, True, metadata)
+        deliver(finished.record(fps), files, given.as_json)
         return
-    given = {} if edited is None else {"original": edited}
-    result = seedbed.replay(content, pipe, progress=terminal.progress, **given)
+    result = seedbed.replay(content, pipe, progress=given.progress, **missing)
     rate = () if isinstance(result, seedbed.Edit) else (fps,)  # of an edit it is the record's
-    write_together({video: lambda path: result.save(path, *rate)})
-    if terminal.as_json:
+    write_together({video: lambda path: result.save(path, *rate, metadata=metadata)})
+    if given.as_json:
         print_json({"video": video}, identical=result.identical, record=result.record(*rate))
     else:
         verdict = {True: "identical frames", False: "other frames", None: "new"}[result.identical]
@@ -243,7 +287,7 @@ noise = typer.Typer(help="Look at initial noises.", no_args_is_help=True)
 def inspect(
     *,
     file: Path = typer.Argument(
-        metavar="FILE", help="A .json record or noise recipe, or an .mp4 or .png that carries a record."
+        metavar="FILE", help="A .json record or noise recipe, or a video or image that carries a record."
     ),
     candidate: int | None = opt.choosing(None, min=0, help="Of a record (else the chosen one)."),
     as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
@@ -294,16 +338,18 @@ app.add_typer(lab, name="lab")
 app.add_typer(verifier, name="verifier")
 
 
-def _write(result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, as_json: bool) -> None:
-    """Write a video, its report and its record, and show them; an image whose file is unnamed is a .png."""
+def _files(
+    result: "Generation", video: Path, unnamed: bool, fps: float, report: bool, metadata: bool
+) -> dict[str, tuple[Path, Writer]]:
+    """A video, its report and its record, and what writes each; an image whose file is unnamed is a .png."""
     if unnamed and len(result.frames) == 1:
         video = video.with_suffix(".png")
-    command = f"seedbed replay {shlex.quote(video.name)}"
+    command = f"seedbed replay {shlex.quote((video if metadata else video.with_suffix('.json')).name)}"
     files: dict[str, tuple[Path, Writer]] = {
-        "video": (video, lambda path: result.save(path, fps)),
+        "video": (video, lambda path: result.save(path, fps, metadata=metadata)),
         "report": (video.with_suffix(".html"), lambda path: result.report(path, fps, replay=command)),
         "record": (video.with_suffix(".json"), lambda path: result.save(path, fps)),
     }
     if not report:
         del files["report"]
-    deliver(result.record(fps), files, as_json)
+    return files

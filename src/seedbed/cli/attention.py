@@ -8,9 +8,8 @@ from typer import Argument, Option
 
 import seedbed
 from seedbed.cli import options as opt
-from seedbed.cli.outputs import Writer, checked, named_after, print_json, write_together
+from seedbed.cli.outputs import VIDEOS, Writer, checked, named_after, print_json, write_together
 from seedbed.errors import BadInput
-from seedbed.files import read_text
 
 _acting = functools.partial(Option, rich_help_panel="How to edit")
 
@@ -32,7 +31,7 @@ def study(
         None, metavar="NAME", help="Its numbers are effects too: shapes, clip:FOLDER or aesthetic:FOLDER."
     ),
     rows: int = Option(256, min=1, help="Rows of a layer that are looked at, of text and of video each."),
-    seed: int = Option(0, min=0, help="Of the first prompt's noise; the next prompt has the next."),
+    seed: int = opt.SEED,
     out: Path = opt.writing(Path("study.html"), metavar="FILE.html", help="Report to write."),
     table: Path | None = opt.writing(
         None, metavar="FILE", help="Table to write too: .parquet, or .json, in the folder of the report."
@@ -45,9 +44,7 @@ def study(
     from seedbed.adaptation.study import study as look
     from seedbed.verifiers import resolve
 
-    texts = [line.strip() for line in read_text(prompts, "the prompts").splitlines() if line.strip()]
-    if not texts:
-        raise BadInput(f"{prompts} has no prompt: write one on each line")
+    texts = opt.read_prompts(prompts)
     page = checked(out, ".html")
     if table is not None and checked(table, ".parquet", ".json").parent.resolve() != page.parent.resolve():
         raise BadInput(f"the table {table} must lie in the folder of the report {page}")
@@ -55,12 +52,14 @@ def study(
     if table is not None and table.suffix.lower() == ".parquet":
         require("pyarrow", "a table in Parquet")
     judge = None if verifier is None else resolve(verifier)
-    asked: dict[str, Any] = {"seed": seed, "layers": layers or "all", "verifier": judge, "rows": rows}
+    asked: dict[str, Any] = {"seed": opt.drawn(seed), "layers": layers or "all", "verifier": judge}
+    asked |= {"rows": rows}
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
     asked |= {"window": _numbers("--window", window, 2)}
     if perturb:
         asked["perturb"] = [each for each in perturb if each != "none"]
-    result = look(run.load(), texts, **asked, **run.arguments())
+    pipe = run.load()
+    result = look(pipe, texts, **asked, **run.arguments(pipe))
     files: dict[Path, Writer] = {page: lambda path: result.report(path, fps)}
     if table is not None:
         files[table] = result.save
@@ -89,7 +88,7 @@ def maps(
     looked: str | None = Option(
         None, "--at", metavar="N,N,...", help="Steps, from 0 (else three of the schedule)."
     ),
-    seed: int = Option(0, min=0, help="The video is that of its first noise."),
+    seed: int = opt.SEED,
     out: Path | None = opt.writing(None, metavar="FILE", help="Page (.html) or picture (.png) to write."),
     run: opt.Run,
 ) -> None:
@@ -97,10 +96,11 @@ def maps(
     from seedbed.adaptation.maps import maps as look
 
     path = checked(out or named_after(prompt, "-maps.html"), ".html", ".png")
-    asked: dict[str, Any] = {"word": word, "seed": seed, "layers": layers or "all"}
+    asked: dict[str, Any] = {"word": word, "seed": opt.drawn(seed), "layers": layers or "all"}
     asked |= {"place": None if place is None else tuple(_numbers("--place", place, 3))}
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
-    result = look(run.load(), prompt, **asked, progress=run.progress, call=run.call)
+    pipe = run.load()
+    result = look(pipe, prompt, **asked, progress=run.progress, call=run.call(pipe))
     write_together({path: result.save})
     if run.as_json:
         print_json({"maps": path}, target=result.target, layers=sorted({each.layer for each in result.maps}))
@@ -123,9 +123,9 @@ def edit(
     method: Literal["inject", "flowedit"] = _acting(
         "inject", help="flowedit, the baseline: flow matching only."
     ),
-    seed: int = _acting(0, min=0, help="Of the noise that flowedit adds."),
+    seed: int = _acting(0, min=-1, help="Of the noise that flowedit adds; -1 for a random one, shown."),
     out: Path = opt.writing(
-        ..., metavar="FILE.mp4", help="Video to write; its record (.json) lies beside it."
+        ..., metavar="FILE", help="Video to write (.mp4, .webm, .gif); its record (.json) lies beside it."
     ),
     report: Path | None = opt.writing(
         None, metavar="FILE.html", help="Page to write, source and edit side by side."
@@ -133,10 +133,11 @@ def edit(
     fps: float = opt.writing(
         8, min=0.01, max=1000, help="Frames per second, at which the video is taken too."
     ),
-    run: opt.Machine,
+    metadata: bool = opt.METADATA,
+    run: opt.Calling,
 ) -> None:
     """Change what a video shows by changing the words for it."""
-    path = checked(out, ".mp4", ".png", beside=(".json",))
+    path = checked(out, *VIDEOS, beside=(".json",))
     page = None if report is None else checked(report, ".html")
     if page is not None and page.resolve().parent != path.resolve().parent:
         raise BadInput(f"cannot write {page}: the report lies in the folder of the video, {path.parent}")
@@ -145,9 +146,12 @@ def edit(
         "stop": stop,
         "method": method,
     }
-    asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": run.call}
-    result = seedbed.edit(run.load(), video, source=source, target=target, **asked)
-    files: dict[str, tuple[Path, Writer]] = {"video": (path, result.save)}
+    pipe = run.load()
+    asked |= {"seed": opt.drawn(seed), "fps": fps, "progress": run.progress, "call": run.call(pipe)}
+    result = seedbed.edit(pipe, video, source=source, target=target, **asked)
+    files: dict[str, tuple[Path, Writer]] = {
+        "video": (path, functools.partial(result.save, metadata=metadata)),
+    }
     if page is not None:
         files["report"] = page, result.report
     files["record"] = path.with_suffix(".json"), result.save

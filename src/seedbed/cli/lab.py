@@ -12,7 +12,7 @@ from typer import Argument, Option, Typer
 from seedbed.cli import options as opt
 from seedbed.cli.outputs import checked, print_json, write_together
 from seedbed.errors import BadInput
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from seedbed.lab.presentation import Table
@@ -161,7 +161,7 @@ def calibrate(
             batch_size=run.batch_size or "auto",
             cache=rows,
             progress=progress,
-            **run.call,
+            **run.call(pipe),
         )
         files = {"report": path.with_suffix(".html"), "profile": path}
         writers = {files["report"]: found.report, path: found.profile.save}
@@ -201,7 +201,7 @@ def spread(
     from seedbed.lab.spread import spread as measure
 
     with opt.resumable(run.progress, cache) if cache else nullcontext(run.progress) as progress:
-        found = measure(pipe, texts, noises, seed=seed, cache=cache, progress=progress, **run.call)
+        found = measure(pipe, texts, noises, seed=seed, cache=cache, progress=progress, **run.call(pipe))
     if run.as_json:
         print_json({}, **vars(found))
         return
@@ -338,8 +338,7 @@ def _texts(prompts: Path | None, world: World | None, count: int | None, usual: 
         return captions(count or usual, objects=2, seed=0, held=False)
     if count is not None:
         raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
-    lines = read_text(prompts, "the prompts").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return opt.read_prompts(prompts)
 
 
 def _judge(verifier: str | None, ratings: Path | None, world: World | None) -> Any:

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 
 from seedbed.errors import BadInput
+from seedbed.files import read_text
 
 choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
@@ -30,9 +32,12 @@ _SILENT = {
 }
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+Offload = Literal["model", "sequential", "group"]
 
 
-def _check_prompt(context: typer.Context, prompt: str) -> str:
+def _check_prompt(context: typer.Context, prompt: str | None) -> str | None:
+    if prompt is None:  # where it may be left out
+        return None
     if not prompt.strip() and not context.params.get("unconditional"):
         raise BadInput('the prompt is empty: say what to generate, or add --unconditional to mean ""')
     return prompt.strip() and prompt
@@ -44,8 +49,9 @@ def _check_scale(scale: float | None) -> float | None:
     return scale
 
 
-PROMPT = typer.Argument(help="What to generate.", show_default=False, callback=_check_prompt)
-SEED = choosing(0, help="Of the candidates: noise i of a seed never changes.")
+_ASKED: dict[str, Any] = dict(help="What to generate.", show_default=False, callback=_check_prompt)
+PROMPT, ONE_PROMPT = typer.Argument(**_ASKED), typer.Argument(None, **_ASKED)
+SEED = choosing(0, min=-1, help="Of the noises, which never change for one; -1 for a random one, shown.")
 ACQUISITION = choosing(
     "auto",
     metavar="TEXT",
@@ -75,8 +81,32 @@ GUIDE = running(
     "evaluation a step.",
 )
 OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
+METADATA = writing(True, help="The video carries its record.")
 FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
 DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
+IMAGE = calling(None, metavar="FILE", help="Picture that the video starts from.")
+LAST_IMAGE = calling(None, metavar="FILE", help="Picture that it ends at.")
+FROM_VIDEO = calling(
+    None,
+    "--video",
+    metavar="FILE",
+    help="Video that it is made from: its frames as they are, the first --frames of them.",
+)
+SETTINGS = calling(
+    None,
+    "--set",
+    metavar="NAME=VALUE",
+    help="Any argument of the pipeline's call: a number, words, JSON, or the file of a picture or of a "
+    "video; repeatable.",
+)
+LORA = running(
+    None, metavar="FILE[:SCALE]", help="LoRA to add (.safetensors), at its scale (else 1); repeatable."
+)
+OFFLOAD = running(
+    None,
+    help="Keep the weights off the GPU until they are needed: by model, by layer, or by layer while the next "
+    "one loads.",
+)
 REPORT = writing(True, help="Write an HTML report beside it.")
 
 
@@ -103,13 +133,23 @@ class Choice:
     enhance: str | None = ENHANCE
     guide: str | None = GUIDE
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, seed: int | None = None) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
         from seedbed.selection.choosing import named
 
         function = named(self.acquisition, self.verifier)
-        chosen = {"candidates": self.candidates, "seed": self.seed, "acquisition": function}
+        chosen = {"candidates": self.candidates, "acquisition": function}
+        chosen["seed"] = drawn(self.seed) if seed is None else seed
         return {**chosen, **shaping(self.prior, self.refine, self.enhance, self.guide)}
+
+
+def drawn(seed: int) -> int:
+    """The seed, or for -1 a random one, which is shown."""
+    if seed != -1:
+        return seed
+    seed = secrets.randbelow(2**31)
+    print(f"seed    {seed}", file=sys.stderr)
+    return seed
 
 
 def shaping(
@@ -142,8 +182,43 @@ class Terminal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inputs(Terminal):
+    """Arguments of the pipeline's call that come from files, or that no other option names."""
+
+    image: Path | None = IMAGE
+    last_image: Path | None = LAST_IMAGE
+    from_video: Path | None = FROM_VIDEO
+    settings: list[str] | None = SETTINGS
+
+    def __post_init__(self) -> None:
+        """Raises BadInput where a file is not what it is to be, or a setting has no name."""
+        for setting in self.settings or ():
+            name, equals, _ = setting.partition("=")
+            if not equals or not name.isidentifier():
+                raise BadInput(f"cannot read --set {setting}: write NAME=VALUE")
+        if self.image or self.last_image or self.from_video:
+            from seedbed.report.footage import read_frames, read_picture
+
+            for file in filter(None, (self.image, self.last_image)):
+                read_picture(file)
+            if self.from_video:
+                read_frames(self.from_video, 1, None)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """By the names of the arguments."""
+        named = {"image": self.image, "last_image": self.last_image, "video": self.from_video}
+        texts = {name: str(file) for name, file in named.items() if file is not None}
+        for name, _, value in (setting.partition("=") for setting in self.settings or ()):
+            if name in texts:
+                raise BadInput(f"{name} is given twice: leave one out")
+            texts[name] = value
+        return texts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine(Terminal):
-    """The pipeline, its call, and the machine that it runs on."""
+    """The pipeline, the size of its videos, and the machine that it runs on."""
 
     steps: int | None = calling(None, min=1, help="Denoising steps.")
     guidance_scale: float | None = calling(
@@ -155,31 +230,72 @@ class Machine(Terminal):
     model: str | None = running(
         None,
         metavar="PATH",
-        help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, or an embedded model's (else "
-        "shapes-cogvideox).",
+        help="Folder of a diffusers pipeline, its name on the Hugging Face Hub, an embedded model's (else "
+        "shapes-cogvideox), or a checkpoint in one file, with --config.",
+    )
+    config: str | None = running(
+        None,
+        metavar="PATH",
+        help="Of a checkpoint in one file: a pipeline of its kind, for all that it lacks.",
+    )
+    lora: list[str] | None = LORA
+    scheduler: str | None = running(
+        None, metavar="NAME", help="Class of diffusers to step with, configured as the model's own."
     )
     dtype: Dtype | None = DTYPE
     device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
+    offload: Offload | None = OFFLOAD
+    vae_tiling: bool = running(False, "--vae-tiling", help="Decode in tiles, in less memory.")
 
     def load(self) -> Any:
         """The pipeline."""
-        return load_pipeline(self.model, self.progress, dtype=self.dtype, device=self.device)
+        loras = []
+        for text in self.lora or ():
+            file, _, scale = text.rpartition(":")
+            try:
+                loras.append((file or text, float(scale) if file else 1.0))
+            except ValueError:  # the colon is of the file's name
+                loras.append((text, 1.0))
+        return load_pipeline(
+            self.model,
+            self.progress,
+            config=self.config,
+            dtype=self.dtype,
+            device=self.device,
+            scheduler=self.scheduler,
+            loras=loras,
+            offload=self.offload,
+            vae_tiling=self.vae_tiling,
+        )
 
-    @property
-    def call(self) -> dict[str, Any]:
-        """The arguments of the pipeline's call that were given; it has its own defaults for the others."""
+
+@dataclass(frozen=True, kw_only=True)
+class Calling(Machine, Inputs):
+    """What a call of the pipeline takes besides."""
+
+    negative_prompt: str | None = calling(None, metavar="TEXT", help="What not to generate.")
+
+    def call(self, pipe: Any) -> dict[str, Any]:
+        """The arguments of the pipeline's call that were given; it has its own defaults for the others.
+
+        Raises BadInput where the pipeline does not take one, or not such a value.
+        """
+        from seedbed.pipelines.arguments import typed
+
         call = {
+            "negative_prompt": self.negative_prompt,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "num_frames": self.frames,
             "height": self.height,
             "width": self.width,
         }
-        return {name: value for name, value in call.items() if value is not None}
+        given = {name: value for name, value in call.items() if value is not None}
+        return typed(pipe, self.texts, given)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Machine):
+class Run(Calling):
     """What choosing a noise takes besides."""
 
     unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)
@@ -187,9 +303,10 @@ class Run(Machine):
         None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )
 
-    def arguments(self) -> dict[str, Any]:
-        """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take."""
-        return {"batch_size": self.batch_size or "auto", "progress": self.progress, "call": self.call}
+    def arguments(self, pipe: Any) -> dict[str, Any]:
+        """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take; errors as `call`."""
+        call = self.call(pipe)
+        return {"batch_size": self.batch_size or "auto", "progress": self.progress, "call": call}
 
 
 def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
@@ -200,20 +317,28 @@ def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
     """
     silence_libraries()
     with Console(stderr=True, quiet=not progress).status("loading the model"):
-        from seedbed.pipelines.loading import RECORDED, load, locate, recorded_name, silence
+        from seedbed.pipelines.loading import RECORDED, load, recorded_name, silence
 
-        name = locate(model)
         silence()
-        if recorded_name(name).startswith(RECORDED):
+        pipe = load(model, **how)
+        if recorded_name(pipe.name_or_path).startswith(RECORDED):
             import torch
 
             torch.set_num_threads(1)
-        return load(name, **how)
+        return pipe
 
 
 def silence_libraries() -> None:
     """Keep the libraries below silent for good; before they are imported."""
     os.environ.update({**_SILENT, **os.environ})
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are not blank; BadInput where there is none."""
+    texts = [line.strip() for line in read_text(path, "the prompts").splitlines() if line.strip()]
+    if not texts:
+        raise BadInput(f"{path} has no prompt: write one on each line")
+    return texts
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

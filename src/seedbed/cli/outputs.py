@@ -16,6 +16,7 @@ from rich.text import Text
 
 from seedbed.errors import BadInput
 
+VIDEOS = (".mp4", ".webm", ".gif", ".png")  # as `seedbed.report.video` writes, whose import takes long
 Writer = Callable[[Path], object]
 
 

@@ -115,7 +115,7 @@ def calibrate(
         "model": model.model,
         "weights": weights_sha256(pipe),
         "scheduler": model.scheduler,
-        "call": recordable(session.call)[0],
+        "call": jsonable(recordable(session.call)[0]),
         "steps": list(steps),
         "functions": {name: {"name": f.name, **jsonable(f.options())} for name, f in functions.items()},
         "verifier": described(verifier),

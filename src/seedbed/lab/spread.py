@@ -28,7 +28,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
-from seedbed.selection.record import Model, recordable
+from seedbed.selection.record import Model, jsonable, recordable
 from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.verifiers import Frames
 
@@ -95,7 +95,7 @@ def spread(
         "model": Model.of(pipe).model,
         "weights": model_sha256(pipe),
         "scheduler": Model.of(pipe).scheduler,
-        "call": recordable(sessions[0].call)[0],
+        "call": jsonable(recordable(sessions[0].call)[0]),
     }
     looks: list[list[Array]] = []
     with reporting(progress) as show, ExitStack() as stack:

@@ -104,10 +104,7 @@ class Call:
         for name, value in self.arguments.items():
             if name in _OURS:
                 raise BadInput(f"{name} cannot be passed: {_OURS[name]}")
-            if name not in self.parameters:
-                near = difflib.get_close_matches(name, self.parameters, 1)
-                hint = f": did you mean {near[0]!r}?" if near else ""
-                raise BadInput(f"{self.name} has no argument {shown(name)}{hint}")
+            require_parameter(self.pipe, name)
             if name in ("num_videos_per_prompt", "num_images_per_prompt") and value not in (None, 1):
                 raise BadInput(f"{name}={value} cannot be used: each candidate gives one video")
         generator = self.arguments.get("generator")
@@ -142,7 +139,7 @@ class Call:
     @functools.cached_property
     def parameters(self) -> list[str]:
         """What the pipeline's `__call__` takes."""
-        return list(inspect.signature(type(self.pipe).__call__).parameters)[1:]
+        return [*parameters_of(self.pipe)]
 
     @functools.cached_property
     def prior(self) -> str | None:
@@ -190,6 +187,22 @@ class Call:
     def guiders(self) -> dict[str, Any]:
         """The pipeline's guider components (HunyuanVideo 1.5), by name."""
         return {n: c for n, c in self.pipe.components.items() if isinstance(c, BaseGuidance)}
+
+
+def parameters_of(pipe: Any) -> dict[str, inspect.Parameter]:
+    """What a pipeline's `__call__` takes, by name."""
+    known = inspect.signature(type(pipe).__call__).parameters.values()
+    return {one.name: one for one in [*known][1:] if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+
+
+def require_parameter(pipe: Any, name: str) -> inspect.Parameter:
+    """The parameter of that name; BadInput with the nearest name where the pipeline's call takes none."""
+    known = parameters_of(pipe)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise BadInput(f"{type(pipe).__name__} has no argument {shown(name)}{hint}")
+    return known[name]
 
 
 def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,14 @@ from torch import nn
 
 from seedbed.attention.kinds import processors_of
 from seedbed.errors import BadInput, shown
+from seedbed.pipelines.additions import (
+    Offload,
+    add_loras,
+    offload_to,
+    require_accelerator,
+    scheduler_like,
+    single_file,
+)
 
 DEFAULT = "shapes-cogvideox"
 EMBEDDED = (DEFAULT, "shapes-wan")
@@ -37,6 +45,8 @@ _PLACE = Path(__file__).resolve().parents[1] / "zoo/models"
 _METHODS = ("free_init", "free_noise")
 # The attributes of a model that say how it decodes and in what pieces (`vae.enable_tiling`).
 _SETTINGS = ("use_", "tile_")
+# What `load` put in, under "pipe" of the switches.
+_ADDED = ("checkpoint", "loras", "offload")
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
@@ -151,9 +161,13 @@ def silence() -> ExitStack:
 def load(
     model: str | os.PathLike[str] | None = None,
     *,
+    config: str | os.PathLike[str] | None = None,
     dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
     device: str | torch.device | None = None,
-    scheduler: Mapping[str, Any] | None = None,
+    scheduler: str | Mapping[str, Any] | None = None,
+    loras: Iterable[tuple[str | os.PathLike[str], float]] = (),
+    offload: Offload | None = None,
+    vae_tiling: bool = False,
     switches: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a diffusers pipeline from safetensors, onto a device.
@@ -161,17 +175,45 @@ def load(
     Args:
         model: its folder, an embedded model's name (a folder of that name in the working directory comes
             first), a record's name of one ("seedbed:models/NAME") or a name on the Hub; None is the
-            embedded model `DEFAULT`.
+            embedded model `DEFAULT`; or a checkpoint in a single file, with `config`.
+        config: the folder, or name on the Hub, of a pipeline of the checkpoint's kind, for all that it lacks.
         dtype: of all components, or by component (those not named are float32); None is float32 on the CPU,
             bfloat16 on a GPU, float16 on one that lacks bfloat16.
         device: None is "cuda" where there is one, else "cpu".
-        scheduler: in place of the folder's, as a record holds it: {"class": name, "config": {...}}.
-        switches: what to switch on, as a record holds it; see `switches`.
+        scheduler: in place of the folder's: a class's name, with the folder's configuration; or as a record
+            holds it, {"class": name, "config": {...}}.
+        loras: files and scales of LoRAs, all of them switched on; they need peft (`seedbed[train]`).
+        offload: see `additions.offload`.
+        vae_tiling: decode and encode in tiles, which takes less memory.
+        switches: what to switch on, as a record holds it; see `switches`. Recorded offloading is left out
+            where the device is the CPU.
 
     Raises:
-        BadInput: no such model, device, dtype or scheduler, or a folder that does not load.
+        BadInput: no such model, device, dtype, scheduler or LoRA, one that does not fit, a folder that does
+            not load, offloading without an accelerator.
     """
+    switches = dict(switches or {})
+    added = dict(switches.pop("pipe", {}))
+    if file := model is not None and Path(model).is_file() and os.fspath(model):
+        if config is None:
+            raise BadInput(
+                f"{file} is a single file: say with config (--config) which pipeline is of its kind, for all "
+                "that the file lacks"
+            )
+        added["checkpoint"], model = str(Path(file).resolve()), config
+    elif config is not None:
+        raise BadInput(f"{config} is the config of a model in a single file, but no such file was given")
     name = locate(model)
+    checkpoint = added.get("checkpoint")
+    if checkpoint and not Path(checkpoint).is_file():
+        raise BadInput(f"the checkpoint {checkpoint} is not here")
+    added["loras"] = [
+        *added.get("loras", ()),
+        *({"file": str(Path(path).resolve()), "scale": scale} for path, scale in loras),
+    ]
+    for lora in added["loras"]:
+        if not Path(lora["file"]).is_file():
+            raise BadInput(f"there is no LoRA {lora['file']}")
     import diffusers
 
     try:
@@ -180,6 +222,11 @@ def load(
         raise BadInput(f"unknown device {shown(device)}: use cpu, cuda or cuda:1") from None
     if not has_device(place):
         raise BadInput(f"there is no device {place} on this machine: use cpu")
+    if offload is not None:
+        require_accelerator(offload, place)
+        added["offload"] = offload
+    elif place.type == "cpu":
+        added.pop("offload", None)
     if not dtype and place.type == "cuda":
         dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     dtype = dtype or "float32"
@@ -191,13 +238,13 @@ def load(
 
     with silence():
         made = None
-        if scheduler is not None:
+        if isinstance(scheduler, Mapping):
             kind: Any = getattr(diffusers, scheduler["class"], None)
             if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
                 raise BadInput(f"this diffusers has no scheduler {scheduler['class']}")
             try:
-                config = scheduler["config"].items()
-                made = kind.from_config({k: float(v) if v in _NO_JSON else v for k, v in config})
+                entries = scheduler["config"].items()
+                made = kind.from_config({k: float(v) if v in _NO_JSON else v for k, v in entries})
             except Exception as error:  # whatever a newer diffusers wrote that this one does not know
                 raise BadInput(f"{scheduler['class']} cannot be made here: {reason(error)}") from error
         try:
@@ -206,25 +253,39 @@ def load(
             made_by: Any = diffusers.DiffusionPipeline
             if kind == "CascadePipeline":  # ours, which diffusers does not know by its name
                 from seedbed.pipelines.cascade import CascadePipeline as made_by
-            pipe = made_by.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
+            if checkpoint:
+                pipe = single_file(checkpoint, name, dtypes)
+            else:
+                pipe = made_by.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
         except Exception as error:  # whatever broken files provoke in diffusers, transformers or the Hub
             why = reason(error)
             if not Path(name).exists():
                 raise BadInput(f"there is no folder {name}, and the Hub did not give it: {why}") from error
-            raise BadInput(f"{name} does not load as a diffusers pipeline: {why}") from error
+            raise BadInput(f"{checkpoint or name} does not load as a diffusers pipeline: {why}") from error
+        if isinstance(scheduler, str):
+            made = scheduler_like(getattr(pipe, "scheduler", None), scheduler)
         if made is not None:
             pipe.scheduler = made
-        pipe.to(place)
+        add_loras(pipe, added["loras"])
+        if vae_tiling:
+            if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
+                raise BadInput(f"{type(pipe).__name__} has no autoencoder that works in tiles")
+            pipe.vae.enable_tiling()
         try:
-            restore(pipe, switches or {})
+            restore(pipe, {**switches, "pipe": added})
         except Exception as error:  # of numbers that this diffusers or this model does not take
             raise BadInput(f"cannot switch on in {name} what was on: {reason(error)}") from error
+        if "offload" in added:
+            offload_to(place, pipe, added["offload"])
+        else:
+            pipe.to(place)
+        pipe._seedbed_added = {key: added[key] for key in _ADDED if added.get(key)}
         return pipe
 
 
 def switches(pipe: Any) -> dict[str, Any]:
     """What is on, in plain JSON types: by component, and under "pipe" what belongs to the pipeline itself."""
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = dict(getattr(pipe, "_seedbed_added", {}))
     for name in _METHODS:
         if getattr(pipe, f"{name}_enabled", False):
             known = inspect.signature(getattr(pipe, f"enable_{name}")).parameters
@@ -244,7 +305,7 @@ def switches(pipe: Any) -> dict[str, Any]:
 def restore(pipe: Any, recorded: Mapping[str, Any]) -> None:
     """Switch on again, in a pipeline just loaded, what takes no more than a few numbers.
 
-    LoRAs, caches and hooks are not: `switches` tells that they are missing.
+    Caches, hooks, and LoRAs that `load` did not put in are not: `switches` tells that they are missing.
     """
     for name in _METHODS:
         if values := recorded.get("pipe", {}).get(name):

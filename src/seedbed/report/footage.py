@@ -1,4 +1,4 @@
-"""Video files of any origin, as as many frames of one size and rate as a model makes."""
+"""Video files and pictures of any origin; as many frames of one size and rate as a model makes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from seedbed.errors import BadInput
 
 
 def read_frames(
-    path: str | os.PathLike[str], count: int, fps: float, since: float = 0.0
+    path: str | os.PathLike[str],
+    count: float,
+    fps: float | None,
+    since: float = 0.0,
+    *,
+    fewer: bool = False,
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """Frames of a video file, at another rate: at each time the frame that is shown then.
 
     Args:
-        count: of frames to give back.
-        fps: their rate, per second.
+        count: of frames to give back; `math.inf` with `fewer` for all.
+        fps: their rate, per second; None for the file's own.
         since: seconds after the file's first frame at which the first of them is taken.
+        fewer: a file that ends before gives what it has.
 
     Returns:
         uint8 (count, height, width, 3), and the file's own "width", "height" and "fps".
@@ -46,7 +52,8 @@ def read_frames(
             if not container.streams.video:
                 raise BadInput(f"{name} has no video in it")
             stream = container.streams.video[0]
-            rate = float(stream.average_rate or fps)
+            rate = float(stream.average_rate or fps or 8)
+            fps = fps or rate
             start, end = None, 0.0
             if since and stream.start_time is not None and stream.time_base:
                 start = float(stream.start_time * stream.time_base) + since
@@ -69,13 +76,25 @@ def read_frames(
         raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
     if last is None:
         raise BadInput(f"{name} has no frames in it")
-    if len(chosen) < count:
+    if len(chosen) < count and not fewer:
         raise BadInput(
             f"{name} is too short: it lasts {end:.3g} s, and {count} frames at {fps:g} per second begin over "
             f"{(count - 1) / fps:.3g} s; give a longer video, a higher rate or fewer frames"
         )
     height, width = chosen[0].shape[:2]
     return np.stack(chosen), {"width": width, "height": height, "fps": rate}
+
+
+def read_picture(file: str | os.PathLike[str]) -> Image.Image:
+    """A picture in RGB, as its camera held it; BadInput where the file is not there or is no picture."""
+    try:
+        with Image.open(file) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError as error:  # Pillow's own errors too
+        why = error.strerror or "it is no picture that can be read"
+        raise BadInput(f"cannot read the picture {file}: {why}") from error
+    except Exception as error:  # of damaged files, by Pillow's plugins
+        raise BadInput(f"cannot read the picture {file}: it is damaged ({type(error).__name__})") from error
 
 
 def conformed(

@@ -19,8 +19,17 @@ KEYWORD = "seedbed"  # of the text chunk that holds the record in a PNG
 BT709 = 1
 
 
-def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
-    """H.264 in an MP4 container; the same input gives the same bytes on the same build of x264.
+# Container, encoder and quality: about as good as each other.
+_VIDEO = {
+    ".mp4": ("mp4", "libx264", {"crf": "14", "preset": "medium"}),
+    ".webm": ("webm", "libvpx-vp9", {"crf": "18", "b": "0"}),
+}
+
+
+def encode_video(
+    frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, Any] | None = None, ending: str = ".mp4"
+) -> bytes:
+    """H.264 in MP4, or VP9 in WebM; the same input gives the same bytes on the same build of the encoder.
 
     Frames whose short side is under 256 pixels are enlarged by an integer factor (nearest neighbour), and odd
     sides repeat their last row or column, since 4:2:0 chroma needs even ones.
@@ -29,6 +38,7 @@ def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, 
         frames: uint8 (frames, height, width, 3), RGB.
         fps: frames per second.
         metadata: any JSON-able dict; it goes into the container's comment.
+        ending: ".mp4" or ".webm".
 
     Raises:
         BadInput: frames of any other shape or dtype.
@@ -41,12 +51,13 @@ def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, 
     odd = [side % 2 for side in frames.shape[1:3]]
     frames = np.pad(frames, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
     buffer = io.BytesIO()
+    container_format, encoder, quality = _VIDEO[ending]
     # One thread and no version stamps: otherwise the bytes depend on the machine.
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         if metadata is not None:
             container.metadata["comment"] = json.dumps(metadata, allow_nan=False)
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.options = {"crf": "14", "preset": "medium"}
+        stream = container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
+        stream.options = quality
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -58,6 +69,20 @@ def encode_video(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, 
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
         container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def encode_gif(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
+    """An endless GIF at the frames' own size, of 256 colours each; `metadata` in its comment.
+
+    A GIF counts in hundredths of a second: each frame ends at the one nearest to its time.
+    """
+    ends = [max(round(100 * (index + 1) / fps), index + 1) for index in range(len(_checked(frames)))]
+    lasting = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    first, *others = map(Image.fromarray, frames)
+    told = {} if metadata is None else {"comment": json.dumps(metadata, allow_nan=False).encode()}
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=lasting, loop=0, **told)
     return buffer.getvalue()
 
 
@@ -77,7 +102,9 @@ def write_video(
     fps: float = 8,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write uint8 (frames, height, width, 3) as .mp4, or one frame as .png; `read_record` reads `metadata`.
+    """Write uint8 (frames, height, width, 3) as .mp4, .webm or .gif, or one frame as .png.
+
+    `read_record` reads `metadata`.
 
     Nothing half-written remains, whatever happens.
 
@@ -85,19 +112,23 @@ def write_video(
         BadInput: another suffix or shape, a missing folder, or a system that refuses to write.
     """
     suffix = Path(path).suffix.lower()
-    if suffix == ".mp4":
-        data = encode_video(frames, fps, metadata)
+    if suffix in _VIDEO:
+        data = encode_video(frames, fps, metadata, suffix)
+    elif suffix == ".gif":
+        data = encode_gif(frames, fps, metadata)
     elif suffix == ".png":
         if len(frames) != 1:
             raise BadInput(f"{path}: a .png holds one frame, not {len(frames)}; name the file .mp4")
         data = encode_image(frames[0], metadata)
     else:
-        raise BadInput(f"{path}: cannot write '{suffix}' files; name it .mp4 (or .png for a single image)")
+        raise BadInput(
+            f"{path}: cannot write '{suffix}' files; name it .mp4, .webm or .gif (.png for an image)"
+        )
     write_bytes_atomically(path, data)
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record in a .json, .mp4 or .png file, as the dict that was written.
+    """The record in a .json, .mp4, .webm, .gif or .png file, as the dict that was written.
 
     Raises:
         BadInput: there is no such file.
@@ -108,11 +139,14 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         if data.startswith(b"\x89PNG"):
             text = Image.open(io.BytesIO(data)).info.get(KEYWORD)
-        elif data[4:8] == b"ftyp":
+        elif data.startswith(b"GIF8"):
+            told = Image.open(io.BytesIO(data)).info.get("comment")
+            text = None if told is None else told.decode()
+        elif data[4:8] == b"ftyp" or data.startswith(b"\x1aE\xdf\xa3"):
             import av
 
             with av.open(io.BytesIO(data)) as container:
-                text = container.metadata.get("comment")
+                text = container.metadata.get("comment") or container.metadata.get("COMMENT")  # of WebM
         else:
             text = data.decode(errors="replace")
     except Exception as error:  # whatever PyAV and Pillow make of bytes that are no file of theirs

@@ -111,12 +111,12 @@ class Edit:
             }
         )
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the edit (.mp4, or .png of one frame) with the record inside, or the record alone (.json).
+    def save(self, path: str | os.PathLike[str], *, metadata: bool = True) -> Path:
+        """Write the edit as `Generation.save` does, or the record alone (.json).
 
         Raises BadInput: another suffix, a missing folder, or a system that refuses to write there.
         """
-        return saved(path, self.frames, self.fps, self.record())
+        return saved(path, self.frames, self.fps, self.record(), metadata)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page with source and edit side by side; errors as `save`."""

@@ -34,7 +34,7 @@ from seedbed.report.video import read_record, write_video
 from seedbed.selection.choosing import choose, merged, named, per_prompt, several
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile
-from seedbed.selection.record import Model, Selection, sealed
+from seedbed.selection.record import Model, Selection, kind_of, sealed
 from seedbed.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -76,16 +76,17 @@ class Generation:
         frames = {"fps": rate, "frames_shape": list(self.frames.shape), "frames_sha256": self.sha256}
         return sealed({**self.selection.to_dict(), **frames})
 
-    def save(self, path: str | os.PathLike[str], fps: float = FPS) -> Path:
-        """Write the video (.mp4) or image (.png) with the record inside, or the record alone (.json).
+    def save(self, path: str | os.PathLike[str], fps: float = FPS, *, metadata: bool = True) -> Path:
+        """Write the video (.mp4, .webm, .gif) or image (.png), or the record alone (.json).
 
         Args:
             fps: frames per second of the video.
+            metadata: the video or image carries the record.
 
         Raises:
             BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
         """
-        return saved(path, self.frames, fps, self.record(fps))
+        return saved(path, self.frames, fps, self.record(fps), metadata)
 
     def report(self, path: str | os.PathLike[str], fps: float = FPS, **extra: Any) -> Path:
         """Write a self-contained HTML page with the video; see `Selection.report`."""
@@ -149,12 +150,16 @@ def digest_of(values: np.ndarray[Any, Any]) -> str:
 
 
 def saved(
-    path: str | os.PathLike[str], frames: np.ndarray[Any, Any], fps: float, record: dict[str, Any]
+    path: str | os.PathLike[str],
+    frames: np.ndarray[Any, Any],
+    fps: float,
+    record: dict[str, Any],
+    metadata: bool = True,
 ) -> Path:
     """Frames with their record inside, or the record alone (.json), written; errors as `Generation.save`."""
     if Path(path).suffix.lower() == ".json":
         return write_bytes_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
-    write_video(path, frames, fps, record)
+    write_video(path, frames, fps, record if metadata else None)
     return Path(path)
 
 
@@ -188,11 +193,11 @@ def replay(
     `Generation.identical` is False.
 
     Args:
-        record: a record, or the path of a .json, .mp4 or .png that carries one.
+        record: a record, or the path of a .json, .mp4, .webm, .gif or .png that carries one.
         pipe: the pipeline; None loads it from where the record says, in the recorded dtypes, with the
             recorded scheduler, with what was switched on where a few numbers do it (FreeInit, FreeNoise,
-            FreeU, tiling, attention backends, guiders), on the recorded kind of device or else on what
-            there is.
+            FreeU, tiling, attention backends, guiders), with the files that `seedbed.pipelines.loading.load`
+            had (LoRAs, a single-file checkpoint), on the recorded kind of device or else on what there is.
         progress: True for a bar on stderr, or a callable (what, done, total).
         missing: the arguments of the pipeline's call that the record could not hold (`prompt_embeds`, ...);
             of an edit of anything but a recipe also `original`, the file, frames or noise that was edited,
@@ -255,6 +260,8 @@ def recorded_pipe(recorded: Model, pipe: Any, absent: Mapping[str, str], missing
     for name, kind in absent.items():
         if name not in missing:
             raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
+        if " sha256 " in kind and kind_of(missing[name]) != kind:
+            raise BadInput(f"{name} is another than the record's, which is {kind}")
     for name in missing:
         if name not in absent:
             raise BadInput(f"{name} is not missing from the record: leave it out")

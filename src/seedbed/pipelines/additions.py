@@ -1,0 +1,198 @@
+"""What is put into a pipeline beside its folder: a single-file checkpoint, a scheduler, LoRAs, offloading.
+
+`loading.load` remembers on the pipeline what it put in, under "pipe" of `loading.switches`, so that a record
+can do it again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from seedbed.errors import BadInput, one_of, shown
+
+Offload = Literal["model", "sequential", "group"]
+
+
+def single_file(file: str, folder: str, dtypes: Any) -> Any:
+    """The pipeline of a folder with the weights of a single file, by diffusers' `from_single_file`.
+
+    All parts that the file holds are taken from it where it is of a whole pipeline, of a class that can read
+    one; else it is the denoiser's, the first where there are two.
+
+    Args:
+        dtypes: a torch.dtype, or by component, as `DiffusionPipeline.from_pretrained` takes it.
+
+    Raises:
+        BadInput: the file's weights are not all of this pipeline's, or it is one that no file is read for.
+        Exception: whatever else diffusers makes of a file that does not fit.
+    """
+    import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    def dtype_of(name: str) -> Any:
+        return dtypes.get(name, torch.float32) if isinstance(dtypes, Mapping) else dtypes
+
+    index = diffusers.DiffusionPipeline.load_config(folder)
+    kind: Any = getattr(diffusers, index["_class_name"])
+    name = next((name for name in ("transformer", "unet") if name in index), "")
+    model: Any = getattr(diffusers, index[name][1] if name else "", None)
+    pipe = None
+    with _unused_weights() as unused:
+        if hasattr(kind, "from_single_file"):
+            with suppress(SingleFileComponentError):  # a part that is not in the file
+                pipe = kind.from_single_file(file, config=folder, torch_dtype=dtype_of(name))
+                pipe.register_to_config(_name_or_path=folder)
+        if pipe is None and not hasattr(model, "from_single_file"):
+            raise BadInput(f"{kind.__name__} has no part that diffusers reads from a single file")
+        if pipe is None:
+            unused.clear()
+            try:
+                part = model.from_single_file(file, config=folder, subfolder=name, torch_dtype=dtype_of(name))
+            except NotImplementedError as error:  # of moving weights that are not there
+                raise BadInput(f"it lacks weights of the {model.__name__} in {folder}") from error
+            own = {name: part, "torch_dtype": dtypes, "use_safetensors": True}
+            pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **own)
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    absent = [f"{n}.{key}" for n, part in parts.items() for key, p in part.named_parameters() if p.is_meta]
+    if unused or absent:
+        why = f"it lacks {absent[0]}" if absent else f"no place for {unused[0].partition(':')[2]}"
+        raise BadInput(f"it does not fit the {kind.__name__} in {folder}: {textwrap.shorten(why, 200)}")
+    for name, part in parts.items():
+        if getattr(part, "dtype", None) != dtype_of(name):
+            part.to(dtype_of(name))
+    return pipe
+
+
+@contextmanager
+def _unused_weights() -> Iterator[list[str]]:
+    """What diffusers says of weights that a model has no place for, which it would go on without."""
+    said: list[str] = []
+    logger = logging.getLogger("diffusers.loaders.single_file_model")
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level, logger.propagate = logger.level, False
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = True
+
+
+def scheduler_like(own: Any, name: str) -> Any:
+    """The scheduler of that class, with the configuration of the pipeline's own.
+
+    A model of flow matching keeps its shift, another one its noise schedule.
+
+    Raises:
+        BadInput: there is no such class, or one that does not go with the model.
+    """
+    import diffusers
+
+    kind: Any = getattr(diffusers, name, None)
+    if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
+        known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
+        near = difflib.get_close_matches(f"{name.removesuffix('Scheduler')}Scheduler", known, 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise BadInput(f"this diffusers has no scheduler {shown(name)}{hint}")
+    if own is None:
+        raise BadInput(f"the pipeline has no scheduler, so {name} has no place in it")
+    config = dict(own.config)
+    flow = "FlowMatch" in type(own).__name__ or config.get("prediction_type") == "flow_prediction"
+    either = "use_flow_sigmas" in inspect.signature(kind).parameters
+    if not either and flow != ("FlowMatch" in name):
+        its, models = ("diffusion", "flow matching") if flow else ("flow matching", "diffusion")
+        raise BadInput(f"{name} is a scheduler of {its}, but the model is one of {models}")
+    if flow:
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        config |= {"shift": shift, "flow_shift": shift}
+        if either:
+            config |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    return kind.from_config(config)
+
+
+def add_loras(pipe: Any, loras: Iterable[Mapping[str, Any]]) -> None:
+    """Load LoRAs ({"file": path, "scale": number}) and switch all of them on.
+
+    Raises:
+        BadInput: no such file, a pipeline that takes none, or a file that does not fit its denoiser.
+    """
+    scales: dict[str, float] = {}
+    for lora in loras:
+        file = Path(lora["file"])
+        if not hasattr(pipe, "load_lora_weights"):
+            raise BadInput(f"{type(pipe).__name__} takes no LoRA, so {file} cannot be loaded")
+        if not file.is_file():
+            raise BadInput(f"there is no LoRA {file}")
+        name = re.sub(r"\W", "_", file.stem)
+        name += f"_{len(scales)}" * (name in scales)
+        where = {"pretrained_model_name_or_path_or_dict": str(file.parent), "weight_name": file.name}
+        try:
+            found = pipe.lora_state_dict(**where, use_safetensors=True)
+            pipe.load_lora_weights(
+                str(file.parent), weight_name=file.name, adapter_name=name, use_safetensors=True
+            )
+        except Exception as error:  # whatever a file of other shapes, or none, makes of diffusers and peft
+            why = next(
+                (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+            )
+            raise BadInput(f"the LoRA {file} does not fit {type(pipe).__name__}: {why}") from error
+        networks = {n: part for n, part in pipe.components.items() if isinstance(part, nn.Module)}
+        fitted = {
+            f"{part}.{layer}"
+            for part, network in networks.items()
+            for layer, module in network.named_modules()
+            if name in getattr(module, "lora_A", ())
+        }
+        state = found[0] if isinstance(found, tuple) else found
+        # Names of text encoders change on the way.
+        asked = {
+            key.split(".lora_A")[0]
+            for key in state
+            if ".lora_A" in key and key.startswith(("transf", "unet"))
+        }
+        if not fitted or asked - fitted:
+            lost = (
+                f"it has no layer {min(asked - fitted)}" if asked - fitted else "none of its layers is there"
+            )
+            raise BadInput(f"the LoRA {file} does not fit {type(pipe).__name__}: {lost}")
+        scales[name] = float(lora["scale"])
+    if scales:
+        pipe.set_adapters([*scales], [*scales.values()])
+
+
+def require_accelerator(how: Offload, device: torch.device) -> None:
+    """BadInput where there is no such way of offloading, or nothing to offload from."""
+    one_of("offload", how, get_args(Offload))
+    if device.type == "cpu":
+        raise BadInput(
+            f"offloading ({how}) needs an accelerator, and the device here is the CPU: leave it out"
+        )
+
+
+def offload_to(device: torch.device, pipe: Any, how: Offload) -> None:
+    """Keep the weights on the CPU, and bring them to the device as they are needed.
+
+    Args:
+        how: "model", one model at a time; "sequential", each layer by itself, the slowest and smallest;
+            "group", each layer by itself while the next one loads.
+    """
+    if how == "group":
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    elif how == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.enable_sequential_cpu_offload(device=device)

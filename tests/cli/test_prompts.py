@@ -1,0 +1,135 @@
+"""`generate --prompts FILE`: a video for each line; killed half way, it goes on where it was."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_errors import one_line
+
+LINES = ["a red circle", "a blue square moving left", "a red circle"]
+STEMS = ["001-a-red-circle", "002-a-blue-square-moving-left", "003-a-red-circle"]
+FEW = ("--candidates", "1", "--no-report")
+
+
+@pytest.fixture(autouse=True)
+def lines(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("\n\n".join(LINES) + "\n")
+
+
+def test_a_video_for_each_line_is_made_once(seedbed, model, tmp_path: Path, monkeypatch) -> None:
+    given = ("generate", "--prompts", "lines.txt", "--model", model, *FEW, "--seed", 4)
+    code, out, err = seedbed(*given)
+    assert (code, err) == (0, "")
+    names = {f"{stem}.{end}" for stem in STEMS for end in ("mp4", "json")} | {"options.json"}
+    assert {path.name for path in (tmp_path / "lines").iterdir()} == names
+    rows = out.splitlines()
+    assert len(rows) == 4 and [stem in row for stem, row in zip(STEMS, rows[1:], strict=True)] == [True] * 3
+    records = [json.loads((tmp_path / f"lines/{stem}.json").read_text()) for stem in STEMS]
+    assert [record["seed"] for record in records] == [4, 5, 6]  # as of a list of prompts in Python
+    # The same as alone, and a replay of each.
+    assert seedbed("generate", LINES[1], "--model", model, *FEW, "--seed", 5, "--out", "b.mp4").code == 0
+    assert json.loads((tmp_path / "b.json").read_text())["frames_sha256"] == records[1]["frames_sha256"]
+    assert seedbed("replay", f"lines/{STEMS[2]}.mp4").code == 0
+    # All is there: not even the model is loaded.
+    monkeypatch.setattr("seedbed.pipelines.loading.load", lambda *args, **named: pytest.fail("loaded"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lines").iterdir()}
+    code, again, _ = seedbed(*given)
+    assert code == 0 and again == out
+    answer = json.loads(seedbed(*given, "--json").out)
+    assert [video["record"]["prompt"] for video in answer["videos"]] == LINES
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "lines").iterdir()} == before
+    one_line(seedbed(*given[:-1], 5), "lines was begun with other options (seed 4, now 5)")
+
+
+def test_a_changed_line_and_a_damaged_record_are_made_again(seedbed, model, tmp_path: Path) -> None:
+    given = ("generate", "--prompts", "lines.txt", "--model", model, *FEW, "--seed", -1, "--out", "out")
+    code, _, err = seedbed(*given)
+    assert code == 0
+    seed = int(err.removeprefix("seed "))
+    kept = (tmp_path / f"out/{STEMS[0]}.mp4").stat().st_mtime_ns
+    (tmp_path / f"out/{STEMS[2]}.json").write_text("{")
+    (tmp_path / "lines.txt").write_text("\n".join([LINES[0], "A blue square, moving left", LINES[2]]))
+    code, _, err = seedbed(*given)
+    assert (code, err) == (0, "")  # the random seed is the first run's
+    records = [json.loads((tmp_path / f"out/{stem}.json").read_text()) for stem in STEMS]
+    assert [record["seed"] for record in records] == [seed, seed + 1, seed + 2]
+    assert records[1]["prompt"] == "A blue square, moving left"
+    assert (tmp_path / f"out/{STEMS[0]}.mp4").stat().st_mtime_ns == kept
+
+
+def begun(folder: Path, *options: str) -> subprocess.Popen:
+    """The command in a process of its own, whose model takes a while, once its first video is there."""
+    command = ["generate", "--prompts", "lines.txt", "--out", "out", *FEW, *options]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from seedbed.cli import main; main()", *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / f"out/{STEMS[0]}.json").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_finished_before_a_kill_is_not_made_again(seedbed, model, tmp_path: Path, how) -> None:
+    options = ("--model", model, "--steps", "60")
+    process = begun(tmp_path, *options)
+    while process.poll() is None:  # again, as an interrupt while files are moved is let pass
+        process.send_signal(how)
+        time.sleep(0.2)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130) and out == b""
+    if how == signal.SIGINT:
+        line = r"interrupted: [12] of 3 videos are kept in out; run again to go on\n"
+        assert re.fullmatch(line, err.decode()), err
+    records = [tmp_path / f"out/{stem}.json" for stem in STEMS]
+    there = [path.exists() for path in records]
+    assert there[0] and not there[2]
+    before = {path: path.stat().st_mtime_ns for path in records if path.exists()}
+    assert seedbed("generate", "--prompts", "lines.txt", "--out", "out", *FEW, *options).code == 0
+    assert all(path.exists() and path.with_suffix(".mp4").exists() for path in records)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert seedbed("replay", f"out/{STEMS[2]}.json").code == 0
+
+
+def test_images_are_written_as_png(seedbed, model_of, tmp_path: Path) -> None:
+    given = ("generate", "--prompts", "lines.txt", "--model", model_of("sdxl"), *FEW)
+    first = seedbed(*given)
+    assert first.code == 0 and (tmp_path / f"lines/{STEMS[0]}.png").exists()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "lines").iterdir()}
+    assert seedbed(*given).out == first.out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "lines").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (["--prompts", "none.txt"], "cannot read the prompts none.txt: No such file or directory"),
+        (["--prompts", "empty.txt"], "empty.txt has no prompt: write one on each line"),
+        (["--prompts", "lines.txt", "a prompt"], "either a PROMPT, or --prompts FILE"),
+        ([], "say what to generate: either a PROMPT, or --prompts FILE"),
+        (["--prompts", "lines.txt", "--out", "lines.txt"], "lines.txt is no folder: name one with --out"),
+        (["--prompts", "lines.txt", "--acquisition", "bonsai"], "bonsai"),
+        (["--prompts", "lines.txt"], "there is no model at missing"),
+        (["--prompts", "lines.txt", "--out", "foreign"], "options.json is not the file of a run"),
+    ],
+)
+def test_bad_input_is_one_line(seedbed, tmp_path: Path, options, fragment: str) -> None:
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "options.json").write_text("[]")
+    one_line(seedbed("generate", *options, "--model", "missing"), fragment)
+    assert not (tmp_path / "lines").exists()
