@@ -25,6 +25,7 @@ from seedbed.pipelines.call import settings_beside
 from seedbed.pipelines.cascade import INTERPOLATION, STAGES, SUPER_RESOLUTION, CascadePipeline, bicubic
 from seedbed.pipelines.loading import load
 from seedbed.statistics import Interval, bootstrap
+from seedbed.training.denoisers import latents_of
 from seedbed.worlds import shapes
 from seedbed.worlds.verifier import attributes
 
@@ -68,12 +69,13 @@ def against_twin(
         true = truth.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         words = pipe.encode_prompt([*captions[start : start + batch]], device, 1, False)[0]
         if name == INTERPOLATION:
-            latents = pipe.encode_frames(true[:, :, ::factor])
+            latents = latents_of(pipe.vae, true[:, :, ::factor])
             stage = pipe.decode_latents(pipe.interpolate(latents, words, steps, seed)).clamp(-1, 1)
             twin = linear(pipe.decode_latents(latents).clamp(-1, 1), factor)
         else:
             small = F.avg_pool3d(true, (1, factor, factor))
-            small = pipe.seen(small) if name == SUPER_RESOLUTION[0] else small
+            if name == SUPER_RESOLUTION[0]:
+                small = pipe.decode_latents(latents_of(pipe.vae, small)).clamp(-1, 1)
             stage = pipe.enlarge(name, small, words, steps, seed, augmentation=0.0)
             twin = bicubic(small, factor)
         for which, pixels in (("stage", stage), ("twin", twin)):

@@ -78,7 +78,7 @@ def test_a_stage_is_held_against_its_twin(monkeypatch):
     videos, captions = held_out(4)
     score = lambda frames, prompts: attributes(frames, prompts)["score"]  # noqa: E731
     monkeypatch.setattr(pipe, "decode_latents", lambda latents, chunk=16: latents)
-    monkeypatch.setattr(pipe, "encode_frames", lambda pixels: pixels)
+    monkeypatch.setattr(script, "latents_of", lambda vae, pixels: pixels)
     true = torch.from_numpy(videos).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     small = torch.nn.functional.avg_pool3d(true, (1, 2, 2))
     for name, twin in (

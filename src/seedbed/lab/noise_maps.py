@@ -204,7 +204,7 @@ def analyse(
 def invert(model: Model, latents: Tensor, said: Tensor, steps: int = STEPS, passes: int = PASSES) -> Tensor:
     """The noise of which DDIM makes these latents, unguided, by turning each of its steps round.
 
-    The sample at each level is found by iterating from the one below. `seedbed.adaptation.trajectory.inverted`
+    The sample at a level is found by iterating from the one below. `seedbed.adaptation.trajectory.inverted`
     does so for one video of any pipeline in its own schedule; this takes frames together, and goes up to the
     last timestep of training whatever the pipeline samples with.
 

@@ -212,17 +212,6 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
         self.maybe_free_model_hooks()
         return AnimateDiffPipelineOutput(frames=video) if return_dict else (video,)
 
-    def encode_frames(self, pixels: Tensor) -> Tensor:
-        """The base's latents of frames (batch, 3, frames, height, width) in [-1, 1], float32."""
-        frames = pixels.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
-        latents = self.vae.encode(frames).latent_dist.mode().float() * self.vae.config.scaling_factor
-        return latents.unflatten(0, (len(pixels), -1)).transpose(1, 2)  # type: ignore[no-any-return]
-
-    def seen(self, pixels: Tensor) -> Tensor:
-        """Frames as the autoencoder shows them, of the same kind."""
-        latents = self.encode_frames(pixels).to(self.vae.dtype)
-        return self.decode_latents(latents).clamp(-1, 1)  # type: ignore[no-any-return]
-
     @torch.no_grad()
     def interpolate(self, latents: Tensor, words: Tensor, steps: int = 20, seed: int = 0) -> Tensor:
         """Latents (batch, c, n, height, width) with `factor` − 1 new frames after each but the last.

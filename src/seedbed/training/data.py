@@ -40,13 +40,10 @@ class WorldClips:
             raise BadInput(f"a clip of the {world.world} world has {there} frames, not {frames}")
         self.size = (world.side, world.side)
         self._world = world
-        self._scene(0)  # without its package it is refused at once
+        _scene(world, 0)  # without its package it is refused at once
 
     def __len__(self) -> int:
         return self._world.count
-
-    def _scene(self, number: int) -> Any:
-        return _scene(self._world.world, (self._world.seed << 32) + number)
 
     def complaint(self) -> str:
         """What cannot be used: nothing."""
@@ -54,8 +51,7 @@ class WorldClips:
 
     def caption(self, number: int) -> str:
         """What a clip shows."""
-        caption: str = WORLDS[self._world.world].caption(self._scene(number))
-        return caption
+        return str(WORLDS[self._world.world].caption(_scene(self._world, number)))
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """Frames (frames, height, width, 3) that follow one another in a clip.
@@ -64,15 +60,15 @@ class WorldClips:
             frames: the clip's own number, or fewer.
             share: in [0, 1), where in the clip they begin, if they are fewer.
         """
-        whole: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number), self._world.side)
-        video = whole[:: self._world.every]
+        world, scene = self._world, _scene(self._world, number)
+        video: NDArray[np.uint8] = WORLDS[world.world].render(scene, world.side)[:: world.every]
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
 
 
 @functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
-def _scene(world: str, seed: int) -> Any:
-    return next(WORLDS[world].scenes(seed))
+def _scene(world: World, number: int) -> Any:
+    return next(WORLDS[world.world].scenes((world.seed << 32) + number))
 
 
 @dataclass

@@ -24,7 +24,7 @@ from seedbed.pipelines.cascade import (
     spread,
 )
 from seedbed.training.config import Config, Network
-from seedbed.training.denoisers import Model
+from seedbed.training.denoisers import Model, latents_of
 
 
 def stage_scheduler() -> DDIMScheduler:
@@ -123,8 +123,9 @@ class Stage(Model):
     @torch.no_grad()
     def encode(self, clips: Tensor) -> Tensor:
         """Clips as the stage makes them: latents for interpolation, else pixels in [-1, 1], float32."""
-        pixels: Tensor = clips.to(self.denoiser.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        return self.pipe.encode_frames(pixels) if self.name == INTERPOLATION else pixels
+        if self.name == INTERPOLATION:
+            return super().encode(clips)
+        return clips.to(self.denoiser.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
     @torch.no_grad()
     def given(self, noisy: Tensor, clean: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -133,7 +134,7 @@ class Stage(Model):
             return torch.cat([noisy, spread(clean[:, :, :: self.factor], self.factor)], 1)
         small: Tensor = F.avg_pool3d(clean, (1, self.factor, self.factor))
         if self.name == SUPER_RESOLUTION[0]:
-            small = self.pipe.seen(small)
+            small = self.pipe.decode_latents(latents_of(self.pipe.vae, small)).clamp(-1, 1)
         large = bicubic(small, self.factor)
         speckle, level = batch.get("speckle", torch.zeros(())), batch.get("level", torch.zeros(len(clean)))
         return torch.cat([noisy, augmented(large, speckle.expand_as(clean), level)], 1)
