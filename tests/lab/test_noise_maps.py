@@ -201,13 +201,13 @@ def test_the_interval_between_videos_is_that_of_a_slow_bootstrap():
 
 def test_the_analysis_of_a_world_and_of_files_tells_the_same(tmp_path):
     pipe = image_model("epsilon")
-    found = analyse(pipe, World(world="shapes", count=5), 4, steps=5, progress=False)
+    found = analyse(pipe, World(world="shapes", count=5), 4, steps=5, passes=6, progress=False)
     assert (found.videos, found.frames, found.complaint) == (5, 4, "")
     assert found.maps.same.low > found.leak.same.high > 0.0 > found.independent.same.low
     assert 0 < found.error < 0.05
     assert found.prior.split(":")[0] in ("mixed", "progressive")
     assert found.table.to_text().count("\n") == 3 + 3 + 2 * 2 + 1
-    again = analyse(pipe, World(world="shapes", count=5), 4, steps=5, batch_size=3, progress=False)
+    again = analyse(pipe, World(world="shapes", count=5), 4, steps=5, passes=6, batch_size=3, progress=False)
     assert again.maps.same.mean == pytest.approx(found.maps.same.mean, abs=1e-4)
 
     for number in range(5):

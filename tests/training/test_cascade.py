@@ -268,6 +268,7 @@ def test_clips_of_the_world_in_other_sizes():
         ({**STAGE["interpolation"], "frames": 4}, "1 more than a multiple of 2 to be interpolated, not 4"),
         ({**STAGE["interpolation"], "stills": {"share": 0.2}}, "nothing to interpolate in single frames"),
         ({**STAGE["interpolation"], "train": "motion"}, "a stage is a new network, trained whole"),
+        ({**STAGE["interpolation"], "prediction": "epsilon"}, "begins without signal, of which epsilon"),
         (
             {**STAGE["super-resolution"], "stage": {**STAGE["super-resolution"]["stage"], "factor": 3}},
             "the clips' height must be a multiple of 6, not 16",

@@ -135,6 +135,7 @@ def analyse(
     videos: int = 50,
     *,
     steps: int = STEPS,
+    passes: int = PASSES,
     batch_size: int = 16,
     seed: int = 0,
     progress: Progress = True,
@@ -146,7 +147,7 @@ def analyse(
         data: videos with captions, as a training is given them: of each file its first clip, of a world all.
         frames: of each clip, at least 3.
         videos: at most so many, in the order of their names; at least 4, better 50.
-        steps: levels of noise, see `invert`.
+        steps, passes: of `invert`.
         batch_size: frames of a forward.
         seed: of the controls and of the bootstrap.
 
@@ -185,7 +186,7 @@ def analyse(
             said = model.embed([clips.caption(number)])
             maps = []
             for rows in latents.split(batch_size):
-                maps.append(invert(model, rows, said, steps))
+                maps.append(invert(model, rows, said, steps, passes))
                 if not found:
                     back = denoise(model, maps[-1], said, steps)
                     error += float((back - rows.cpu().double()).square().sum())

@@ -86,7 +86,9 @@ def read_frames(
                 time -= start
             # What was shown until now; half a tick, as times are rounded.
             while last is not None and len(chosen) < min(count, (time - 1e-3) * fps):
-                chosen.append(last.to_ndarray(format="rgb24"))
+                # As a telephone films upright; an old PyAV does not say so.
+                turns = round(getattr(last, "rotation", 0) / 90)
+                chosen.append(np.rot90(last.to_ndarray(format="rgb24"), turns))
             if frame is None or len(chosen) == count:
                 break
             last, end = frame, time + 1 / rate

@@ -226,6 +226,11 @@ def _rescheduled(scheduler: Any, config: Config) -> Any:
     kind, shift = config.prediction or now.kind, config.flow_shift
     if shift and kind != "flow_prediction":
         raise BadInput("flow_shift is for the prediction flow_prediction: leave it out")
+    if kind == "epsilon" and len(now.powers) and not now.powers[-1]:
+        raise BadInput(
+            "prediction: the schedule begins without signal, of which epsilon says nothing: "
+            "write v_prediction"
+        )
     if kind == "flow_prediction" and (now.kind != kind or shift):
         # One that every pipeline takes: flow matching's own has no `init_noise_sigma` (AnimateDiffPipeline).
         return UniPCMultistepScheduler(
