@@ -26,12 +26,12 @@ from running import clock, machine, spread, write
 from torch.nn import functional as F
 
 from seedbed.noise import Progressive
-from seedbed.training.config import World
+from seedbed.training.config import Plan, World
 from seedbed.training.data import Rows, WorldClips
 from seedbed.training.denoisers import Model
 from seedbed.training.diffusion import Diffusion
 from seedbed.training.inflate import inflated
-from seedbed.training.trainer import Plan, fit
+from seedbed.training.trainer import fit
 from tests.pipelines.parts import clip, tokenizer
 
 BATCH, FRAMES, SKIPPED = 8, 8, 2
@@ -126,7 +126,7 @@ def ours(subject: Any, clips: Any, steps: int, device: str) -> float:
             moments.append(clock(device))
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(accelerator, task, Plan(steps, BATCH), Path(folder), {}, show)
+        fit(accelerator, task, Plan(steps=steps, batch=BATCH), Path(folder), {}, show)
         moments.append(clock(device))
     return (moments[1] - moments[0]) / (steps - SKIPPED)
 

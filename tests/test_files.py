@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from seedbed.errors import BadInput
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_bytes_atomically, written_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -33,7 +33,9 @@ def test_a_failure_leaves_the_former_file_and_nothing_else(tmp_path, monkeypatch
     with pytest.raises((BadInput, KeyboardInterrupt)) as caught:
         write_bytes_atomically(path, b"new")
     if isinstance(failure, OSError):
-        assert str(caught.value) == f"cannot write {path}: No space left on device"
+        assert str(caught.value) == (
+            f"cannot write {path}: No space left on device; the one before is there still"
+        )
     assert path.read_bytes() == b"former"
     assert os.listdir(tmp_path) == ["a.bin"]
 
@@ -53,3 +55,19 @@ def test_the_longest_name_that_the_system_allows_is_written(tmp_path):
     with pytest.raises(BadInput, match="File name too long"):
         write_bytes_atomically(tmp_path / f"{path.name}n", b"")
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_folder_takes_the_place_of_another_once_it_is_whole(tmp_path):
+    path = tmp_path / "model"
+    for content in ("first", "second"):
+        with written_whole(path) as partial:
+            partial.mkdir()
+            (partial / content).write_text(content)
+    with (
+        pytest.raises(BadInput, match=r"cannot write .*model: No space"),
+        written_whole(path) as partial,
+    ):
+        partial.mkdir()
+        (partial / "third").write_text("third")
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["second"]

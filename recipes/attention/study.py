@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 import seedbed
 from seedbed.acquisition import Bansa, resolve
-from seedbed.adaptation.findings import Study
+from seedbed.adaptation.findings import COLUMNS, Study
 from seedbed.files import read_text, write_bytes_atomically
 from seedbed.pipelines.loading import load, locate
 from seedbed.pipelines.session import Session
@@ -59,7 +61,7 @@ def main() -> None:
                 one.save(path)
                 studies.append(one)
             print(f"{name}: {number + 1} of {len(prompts)} prompts studied", flush=True)
-        study = Study.joined(studies)
+        study = joined(studies)
         for number, prompt in enumerate(prompts):
             path = asked.out / name / f"{number:02}-noises.json"
             if not path.is_file():
@@ -73,6 +75,20 @@ def main() -> None:
             study.save(asked.out / f"{name}.json")
         results = json.dumps({**summary(study), "anse": anse(study, noises)}, indent=1, allow_nan=False)
         print(write_bytes_atomically(asked.results / f"{name}.json", results.encode()))
+
+
+def joined(studies: list[Study]) -> Study:
+    """Studies of other prompts with the same model and arguments as one; frames and maps of the first."""
+    ledger = Counter[str]()
+    for each in studies:
+        ledger.update(each.ledger)
+    return dataclasses.replace(
+        studies[0],
+        prompts=tuple(prompt for each in studies for prompt in each.prompts),
+        columns={name: [v for each in studies for v in each.columns[name]] for name in COLUMNS},
+        ledger=dict(ledger),
+        seconds=sum(each.seconds for each in studies),
+    )
 
 
 def measure_noises(pipe: Any, prompt: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 
 from seedbed.noise import Gaussian
 from seedbed.progress import reporting
-from seedbed.training.config import World
-from seedbed.training.data import Rows, WorldClips, collate
-from seedbed.training.trainer import Plan, fit
+from seedbed.training.config import Plan, World
+from seedbed.training.data import Rows, WorldClips
+from seedbed.training.trainer import fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "shapes"))
 from denoiser import teach_to_read, tokenizer
@@ -35,14 +35,12 @@ from vae import errors
 class Reconstruction:
     """Frames, encoded and decoded; a row's noise is what its latents are sampled with."""
 
-    collate = staticmethod(collate)
-
     def __init__(self, vae: AutoencoderKL, config: dict[str, Any], seed: int):
         clips = WorldClips(World(world="shapes", count=config["count"], seed=seed), 1)
         shape = (vae.config.latent_channels, 1, 8, 8)
-        self.module, self.config, self.size = vae, config, config["batch"]
-        self.rows = Rows(clips, 1, seed, self.size, shape, 1, Gaussian())
-        self.optimisers = [torch.optim.AdamW(vae.parameters(), config["lr"], betas=(0.9, 0.99))]
+        self.module, self.config = vae, config
+        self.rows = Rows(clips, 1, seed, config["batch"], shape, 1, Gaussian())
+        self.optimiser = torch.optim.AdamW(vae.parameters(), config["lr"], betas=(0.9, 0.99))
 
     def loss(self, forward: Any, batch: dict[str, Any]) -> torch.Tensor:
         pixels = batch["clip"].squeeze(1).permute(0, 3, 1, 2) / 127.5 - 1
@@ -64,9 +62,8 @@ def autoencoder(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderK
         **config["model"],
     )
     task = Reconstruction(vae, config, seed)
-    plan = Plan(
-        config["steps"], config["batch"], warmup=50, cooldown=config["steps"] // 2, ema=0.99, seed=seed
-    )
+    steps, batch = config["steps"], config["batch"]
+    plan = Plan(steps=steps, batch=batch, warmup=50, cooldown=steps // 2, ema=0.99, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     with reporting(True) as show:
         fit(Accelerator(cpu=True), task, plan, folder, config, show)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+from safetensors import SafetensorError
 
 from seedbed.errors import BadInput, shown
 
@@ -58,13 +63,11 @@ def read_settings(kind: type[Model], path: str | os.PathLike[str], what: str) ->
         raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from error
 
 
-def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write `data` to `path` under a temporary name in the same folder, then rename it into place.
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield another name in the same folder, for a file or folder that then takes the place of `path`.
 
-    Whatever happens in between, `path` holds either its former content or all of `data`.
-
-    Returns:
-        The path written.
+    Whatever happens in between, `path` holds either its former content or all of the new one.
 
     Raises:
         BadInput: the folder does not exist, or the system refuses to write there (permissions, no space).
@@ -75,13 +78,24 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     # Without the file's own name, which may be as long as the system allows.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        if temporary.is_file():
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():  # no folder that has something in it can be replaced
+            shutil.rmtree(path)
         os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        kept = "; the one before is there still" if os.path.isfile(path) else ""
+        raise BadInput(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}") from error
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` to `path`, whole or not at all; errors as `written_whole`. Returns the path written."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)

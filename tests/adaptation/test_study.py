@@ -108,8 +108,6 @@ def test_its_table_is_written_and_read_again(embedded, tmp_path):
     again = Study.load(path)
     assert again.means == study.means and again.layers == study.layers and again.halves == study.halves
     assert list(json.loads(path.read_text())["columns"]) == [*COLUMNS, "half"]
-    other = Study.joined([again, study])
-    assert len(other.columns["value"]) == 2 * len(study.columns["value"])
     with pytest.raises(BadInput, match=r"\.parquet or \.json"):
         study.save(tmp_path / "study.csv")
     (tmp_path / "bad.json").write_text("{}")

@@ -13,8 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from seedbed.adaptation.trajectory import inverted
 from seedbed.errors import BadInput, NotSupported
-from seedbed.lab.noise_maps import analyse, denoise, invert
-from seedbed.lab.similarity import similarity
+from seedbed.lab.noise_maps import analyse, denoise, invert, similarity
 from seedbed.noise import Gaussian, Mixed, Progressive
 from seedbed.pipelines.encoding import encoding_of
 from seedbed.pipelines.session import Session

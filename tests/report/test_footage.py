@@ -1,11 +1,13 @@
 """Videos of any origin, read at another rate and in another size."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
 
 from seedbed.errors import BadInput
-from seedbed.report.footage import conformed, read_frames
+from seedbed.report.footage import conformed, read_frames, seconds_of
 
 
 def write(path, frames, rate, codec="mpeg4"):
@@ -40,6 +42,21 @@ def test_a_video_just_long_enough_is_taken(tmp_path):
     assert len(read_frames(path, 9, 8)[0]) == 9
     with pytest.raises(BadInput, match=r"a.mp4 is too short: it lasts 1.12 s, and 10 frames at 8"):
         read_frames(path, 10, 8)
+
+
+def test_a_video_that_was_filmed_upright_is_shown_so(tmp_path):
+    """The header of a telephone's video says by which quarter it is to be turned, here clockwise."""
+    lying = np.zeros((8, 48, 64, 3), np.uint8)
+    lying[:, :, :16] = 255
+    path = write(tmp_path / "a.mp4", lying, 8)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    path.write_bytes(content)
+    frames, own = read_frames(path, 8, 8)
+    assert frames.shape == (8, 64, 48, 3) and (own["width"], own["height"]) == (48, 64)
+    assert frames[:, :12].min() > 200 and frames[:, 20:].max() < 50
+    assert seconds_of(path) == pytest.approx(1.0)
 
 
 def test_what_is_no_video_is_one_line(tmp_path):

@@ -7,14 +7,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from seedbed.errors import BadInput
 from seedbed.noise import Mixed, Progressive
 from seedbed.progress import silent
-from seedbed.training.config import Videos, World
-from seedbed.training.data import FileClips, Latents, Rows, WorldClips, clips_of, collate, readable
+from seedbed.training.config import Plan, Videos, World
+from seedbed.training.data import FileClips, Latents, Rows, WorldClips, clips_of, readable
 from seedbed.training.diffusion import train
-from seedbed.training.trainer import Plan
 
 
 def write(path, frames, rate=24, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, options=None):
@@ -97,13 +97,13 @@ def test_uneven_times_are_kept(folder):
 def test_files_that_cannot_be_used_are_named_and_counted(folder):
     clips = FileClips.of(videos(folder), 4)
     assert [file[-5:] for file in clips.broken] == ["g.mp4", "h.mp4"]
-    named = "2 of 9 files: g.mp4 (not a video that can be read: "
-    assert clips.complaint().startswith(named) and "; h.mp4 (not a video that can be" in clips.complaint()
+    named = "2 of 9 files: g.mp4 is not a video that can be read ("
+    assert clips.complaint().startswith(named) and "; h.mp4 is not a video that can be" in clips.complaint()
     # Of the file that begins with its table of contents, the part that is there.
     there = [number for number, (file, _) in enumerate(clips.clips) if file.endswith("i.mp4")]
     assert 0 < len(there) < 4 and clips.read(there[0], 4, 0.0).any()
-    long = FileClips.of(videos(folder), 16)
-    assert "f.mp4 (1." in long.complaint() and "too short for 16 frames at 8 per second" in long.complaint()
+    long = FileClips.of(videos(folder), 16).complaint()
+    assert "f.mp4 lasts 1." in long and "too short for 16 frames at 8 per second" in long
 
 
 def test_a_resumed_training_sees_the_same_clips(folder, tmp_path):
@@ -125,7 +125,7 @@ def test_a_list_of_files_with_captions(folder, tmp_path):
     [
         ({}, {}, "there are no videos in .*: their names end in .mp4"),
         ({"a.mp4": "x", "b.mp4": "x", "b.txt": "said"}, {}, "1 of 2 videos have no caption, a.mp4 the first"),
-        ({"a.mp4": "x"}, {"captions": False}, "no video of .* can be used: 1 of 1 files: a.mp4 .not a video"),
+        ({"a.mp4": "x"}, {"captions": False}, "no video of .* can be used: 1 of 1 files: a.mp4 is not"),
         ({"l.jsonl": '{"file": "a"}'}, {"videos": "l.jsonl"}, 'l.jsonl, line 1: write {"video": path'),
         ({}, {"videos": "none"}, "neither a folder nor a .jsonl file is there"),
     ],
@@ -244,7 +244,7 @@ def test_noise_has_the_correlation_of_the_prior_and_stills_are_plain(prior, lags
     assert {len(row["clip"]) for row in kept} == {1, 4}
     # All rows of a step are of one kind, so that they are one batch.
     assert all(len({len(row["clip"]) for row in kept[i : i + 4]}) == 1 for i in range(0, 40, 4))
-    assert collate(kept[:4])["noise"].shape[0] == 4
+    assert default_collate(kept[:4])["noise"].shape[0] == 4
 
 
 def test_captions_are_dropped_in_their_share():

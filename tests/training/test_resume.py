@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from seedbed.errors import BadInput
+from seedbed.training.config import Plan
 from seedbed.training.diffusion import train
-from seedbed.training.trainer import Plan, fit
+from seedbed.training.trainer import fit
 
 # All that a step can depend on.
 EVERYTHING = dict(
@@ -111,7 +113,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(config_of, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
 
     try:
-        with pytest.raises(BadInput, match=r"cannot write .*checkpoint.*the last checkpoint is there still"):
+        with pytest.raises(BadInput, match=r"cannot write .*checkpoint.*the one before is there still"):
             train(config, tmp_path / "full", fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -179,18 +181,15 @@ def test_a_config_is_mended_before_the_first_checkpoint(config_of, tmp_path):
 
 
 class Regression:
-    """A task of one's own: two optimisers, of which one has a momentum, and a module that draws (dropout)."""
+    """A task of one's own: two rates of learning, a momentum, and a module that draws (dropout)."""
 
-    collate = staticmethod(torch.stack)
     size = 4
 
     def __init__(self):
         torch.manual_seed(0)
         self.module = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Dropout(0.5), torch.nn.LayerNorm(6))
-        self.optimisers = [
-            torch.optim.SGD(self.module[0].parameters(), 0.1, momentum=0.9),
-            torch.optim.AdamW(self.module[2].parameters(), 0.01),
-        ]
+        first, _, last = ({"params": part.parameters()} for part in self.module)
+        self.optimiser = torch.optim.SGD([first, {**last, "lr": 0.01}], 0.1, momentum=0.9)
         self.rows = self
 
     def __getitem__(self, index):
@@ -222,3 +221,21 @@ def test_a_task_of_ones_own_is_resumed_too(tmp_path):
     assert all(torch.equal(resumed[name], value) for name, value in weights.items())
     with pytest.raises(BadInput, match="a step has 4 rows"):
         fit(Accelerator(cpu=True), Regression(), Plan(steps=9, batch=3), tmp_path, "", lambda *now: None)
+
+
+def test_a_sample_that_a_kill_came_upon_is_made_after_it(tmp_path):
+    made = []
+
+    def sample(step):
+        made.append(step)
+        if made == [2, 4]:
+            raise KeyboardInterrupt
+
+    plan = Plan(steps=6, batch=2, accumulate=2, save_every=2)
+    fitted = partial(
+        *(fit, Accelerator(cpu=True), Regression(), plan, tmp_path, "", lambda *now: None, sample, 2)
+    )
+    with pytest.raises(KeyboardInterrupt, match="4 of 6 steps are kept"):
+        fitted()
+    fitted()
+    assert made == [2, 4, 4, 6]

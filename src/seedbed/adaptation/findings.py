@@ -8,8 +8,8 @@ import io
 import itertools
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -208,22 +208,6 @@ class Study:
             return cls(**about, layers=layers, columns={name: data["columns"][name] for name in COLUMNS})
         except (ValueError, KeyError, TypeError) as error:
             raise BadRecord(f"{path} is no study that seedbed has written as JSON") from error
-
-    @classmethod
-    def joined(cls, studies: Sequence[Study]) -> Study:
-        """Studies of other prompts with the same model and layers as one; frames and maps of the first."""
-        first, ledger = studies[0], Counter[str]()
-        for each in studies:
-            if any(getattr(each, n) != getattr(first, n) for n in ("model", "layers", "steps", "window")):
-                raise BadInput("studies of another model, other layers, steps or window do not add up")
-            ledger.update(each.ledger)
-        return dataclasses.replace(
-            first,
-            prompts=tuple(prompt for each in studies for prompt in each.prompts),
-            columns={name: [v for each in studies for v in each.columns[name]] for name in COLUMNS},
-            ledger=dict(ledger),
-            seconds=sum(each.seconds for each in studies),
-        )
 
     def report(self, path: str | os.PathLike[str], fps: float = 8) -> Path:
         """Writes a page that needs no other file: profile, effects, correlations, frames and maps."""

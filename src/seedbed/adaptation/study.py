@@ -6,6 +6,7 @@ and by uniform attention. Formulas: docs/attention.md.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -208,7 +209,7 @@ class _Seen:
     """What one rollout shows of attention.
 
     Attributes:
-        heads: (layer, step) -> part -> measure -> (heads,) for each call of the layer in this step.
+        heads: (layer, step, part, measure) -> (heads,) for each call of the layer in this step.
         maps: of the step in the middle.
     """
 
@@ -217,7 +218,7 @@ class _Seen:
     steps: Sequence[int]
     rows: int | None
     pictures: bool
-    heads: dict[tuple[str, int], dict[str, dict[str, list[Tensor]]]] = field(default_factory=dict)
+    heads: dict[tuple[str, int, str, str], list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def look(self, call: AttentionCall, candidates: list[int], rows: list[int]) -> Tensor | None:
@@ -230,35 +231,31 @@ class _Seen:
         parts = head_statistics(own, video, self.rows)
         outputs = output.unflatten(0, (call.candidates, -1))[rows].flatten(0, 1)
         parts[ALL]["energy"] = energy(outputs).double().sum((0, 2)).cpu()
-        at = self.heads.setdefault((call.layer, call.step), {})
         for part, measures in parts.items():
             for measure, values in measures.items():
-                at.setdefault(part, {}).setdefault(measure, []).append(values)
+                self.heads[call.layer, call.step, part, measure].append(values)
         if self.pictures and call.step == self.steps[len(self.steps) // 2]:
             self.maps[call.layer] = map_of(own)
         return output
 
     def entropy(self, layer: str) -> float:
         """A layer's mean normalised entropy."""
-        own = [parts[ALL]["normalised_entropy"] for (name, _), parts in self.heads.items() if name == layer]
+        own = [self.heads.get((layer, step, ALL, "normalised_entropy"), []) for step in self.steps]
         return float(torch.cat([values for some in own for values in some]).mean())
 
     def found(self) -> Iterator[tuple[str, str, float, dict[str, Any]]]:
-        """(layer, measure, value, other keys) of every number; the proportions last in each step."""
-        for step in self.steps:
-            totals: dict[str, dict[str, float]] = {"normalised_entropy": {}, "energy": {}}
-            for layer in self.layers:
-                for part, measures in self.heads[layer, step].items():
-                    for measure, values in measures.items():
-                        means = torch.stack(values).mean(0).tolist()
-                        for head, value in enumerate(means):
-                            yield layer, measure, value, {"step": step, "head": head, "part": part}
-                        if part == ALL and measure in totals:
-                            totals[measure][layer] = sum(means) / (len(means) if measure != "energy" else 1)
-            for measure, of in totals.items():
-                name, every = f"{measure.split('_')[-1]}_proportion", sum(of.values())
-                for layer, value in of.items():
-                    yield layer, name, value / every if every else 0.0, {"step": step}
+        """(layer, measure, value, other keys) of every number, the proportions last."""
+        totals = defaultdict[tuple[int, str], dict[str, float]](dict)
+        for (layer, step, part, measure), values in self.heads.items():
+            means = torch.stack(values).mean(0)
+            for head, value in enumerate(means.tolist()):
+                yield layer, measure, value, {"step": step, "head": head, "part": part}
+            if part == ALL and measure in ("normalised_entropy", "energy"):
+                totals[step, measure][layer] = float(means.sum() if measure == "energy" else means.mean())
+        for (step, measure), of in totals.items():
+            name, every = f"{measure.split('_')[-1]}_proportion", sum(of.values())
+            for layer, value in of.items():
+                yield layer, name, value / every if every else 0.0, {"step": step}
 
 
 def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float, stop: float) -> Act:

@@ -41,7 +41,8 @@ def settled(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         return now | {"seed": drawn(now["seed"])}
     try:
         then = json.loads(read_text(path, "the options of the run"))
-        now["seed"] = then["seed"] if now["seed"] == -1 else now["seed"]
+        begun = then["seed"]
+        now["seed"] = begun if now["seed"] == -1 else now["seed"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is not the file of a run: give another folder with --out") from error
     if now != then:

@@ -49,7 +49,7 @@ def train(
     if made.complaint:
         print(f"warning: not used: {made.complaint}", file=sys.stderr)
     if terminal.as_json:
-        print_json({"model": made.model}, steps=made.steps, unused=made.complaint)
+        print_json({"model": made.model}, steps=content.steps, unused=made.complaint)
     else:
         print(f"model   {made.model}")
 

@@ -5,6 +5,8 @@ noise maps of one video are alike. Here that is measured: cosines within and bet
 of frames by their lag, and the α of its two priors that come closest, with intervals over videos. Two
 controls are measured in the same way: independent noise, and the frames under independent noise at the level
 where the inversion ends. The latter shows what is left of the frames themselves: that level is not all noise.
+
+Statistics are float64, and intervals are 95 %, by a percentile bootstrap over videos.
 """
 
 from __future__ import annotations
@@ -15,19 +17,59 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seedbed.errors import BadInput, BadOutput, NotSupported, whole
 from seedbed.lab.presentation import Table
-from seedbed.lab.similarity import LEAST_FRAMES, Array, Similarity, similarity
+from seedbed.noise import Mixed, Progressive
 from seedbed.progress import Progress, reporting
+from seedbed.statistics import LEVEL, Interval
 from seedbed.training.config import Videos, World
 from seedbed.training.data import FileClips, clips_of
 from seedbed.training.denoisers import Model
 from seedbed.training.objective import Objective
 
+Array = NDArray[np.float64]
+
 STEPS, PASSES = 50, 3
-LEAST_VIDEOS = 4
+LEAST_VIDEOS, LEAST_FRAMES = 4, 3  # at two frames both priors are the same
+_MOST = 1 - 1e-9  # of a correlation: at 1 α is infinite
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The least-squares α of a prior: every pair of frames counts alike.
+
+    Attributes:
+        alpha: as of `seedbed.noise.Mixed` and `Progressive`.
+        residual: root of the mean squared difference of the correlations, over pairs of frames.
+    """
+
+    alpha: Interval
+    residual: Interval
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike noise maps are.
+
+    Attributes:
+        same: mean cosine of two frames of a video; cross: of two videos; excess: same - cross.
+        lags: correlation, over the elements of a map, of frames 1, 2, ... apart, beyond what videos share:
+            (r - c)/(1 - c) with c that of two videos. A model's own bias, the same for every video, makes a c
+            above 0; it is a mean of the noise, which no prior has, and not a correlation.
+        mixed, progressive: the priors closest to `lags`.
+        difference: residual of `mixed` minus that of `progressive`: above 0, `progressive` fits better.
+    """
+
+    same: Interval
+    cross: Interval
+    excess: Interval
+    lags: tuple[Interval, ...]
+    mixed: Fit
+    progressive: Fit
+    difference: Interval
 
 
 @dataclass(frozen=True)
@@ -115,8 +157,11 @@ def analyse(
         NotSupported: another kind of pipeline or prediction.
     """
     frames, videos = whole("frames", frames, LEAST_FRAMES), whole("videos", videos, LEAST_VIDEOS)
-    steps, passes = whole("steps", steps, 2), whole("passes", passes)
-    batch_size, seed = whole("batch_size", batch_size), whole("seed", seed, least=0)
+    steps, batch_size, seed = (
+        whole("steps", steps, 2),
+        whole("batch_size", batch_size),
+        whole("seed", seed, 0),
+    )
     model = Model(pipe, {})
     if model.kind != "image":
         raise NotSupported(f"frames are inverted through an image model, which {type(pipe).__name__} is not")
@@ -126,7 +171,7 @@ def analyse(
     numbers = list(range(len(clips)))
     if isinstance(clips, FileClips):  # two clips of a file are not two videos
         numbers = sorted({file: n for n, (file, _) in reversed([*enumerate(clips.clips)])}.values())
-    found, clean, error, broken = list[Array](), list[Array](), 0.0, list[str]()
+    found, clean, error, unused = list[Array](), list[Array](), 0.0, [clips.complaint()]
     with reporting(progress) as show:
         for number in numbers:
             if len(found) == videos:
@@ -135,7 +180,7 @@ def analyse(
             try:
                 pixels = clips.read(number, frames, 0.0)
             except BadInput as problem:
-                broken.append(str(problem))
+                unused.append(str(problem))
                 continue
             latents = model.encode(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].transpose(0, 1)
             said = model.embed([clips.caption(number)])
@@ -149,23 +194,20 @@ def analyse(
             clean.append(latents.cpu().double().flatten(1).numpy())
     if len(found) < LEAST_VIDEOS:
         raise BadInput(f"{len(found)} videos are too few for an interval: give at least {LEAST_VIDEOS}")
-    complaint = clips.complaint() if isinstance(clips, FileClips) else ""
     drawn = np.random.default_rng(seed).standard_normal((len(found), frames, found[0].shape[1]))
     noisy = last**0.5 * np.stack(clean) + (1 - last) ** 0.5 * drawn
     size = float(np.square(clean[0]).sum())
     inverted, control, leak = (similarity(each, seed=seed) for each in (np.stack(found), drawn, noisy))
     error = math.sqrt(error / size) if size else math.nan
-    complaint = "; ".join([*[complaint] * bool(complaint), *broken])
-    return Analysis(len(found), frames, inverted, control, leak, error, complaint)
+    return Analysis(len(found), frames, inverted, control, leak, error, "; ".join(filter(None, unused)))
 
 
 def invert(model: Model, latents: Tensor, said: Tensor, steps: int = STEPS, passes: int = PASSES) -> Tensor:
     """The noise of which DDIM makes these latents, unguided, by turning each of its steps round.
 
-    A step from a level to the one below is linear in the sample and in the output at it. The sample is found
-    by iterating from the one below. `seedbed.adaptation.trajectory.inverted` does so for one video of any
-    pipeline in its own schedule; this takes frames together, and goes up to the last timestep of training
-    whatever the pipeline samples with.
+    The sample at a level is found by iterating from the one below. `seedbed.adaptation.trajectory.inverted`
+    does so for one video of any pipeline in its own schedule; this takes frames together, and goes up to the
+    last timestep of training whatever the pipeline samples with.
 
     Args:
         latents: (n, channels, height, width), as `Model.encode` makes them.
@@ -239,3 +281,73 @@ def _output(model: Model, sample: Tensor, timestep: int, said: Tensor) -> Tensor
     if not found.isfinite().all():
         raise BadOutput(f"the model's output at timestep {timestep} is not finite: nothing can be inverted")
     return found
+
+
+def similarity(maps: Array, draws: int = 1000, seed: int = 0) -> Similarity:
+    """How alike the noise maps of frames are.
+
+    Args:
+        maps: (videos, frames, elements), none of them constant.
+        draws: resamples of the videos.
+
+    Raises:
+        BadInput: fewer than 2 videos or 3 frames, or numbers that are not finite.
+    """
+    maps = np.asarray(maps, dtype=np.float64)
+    if maps.ndim != 3 or maps.shape[0] < 2 or maps.shape[1] < LEAST_FRAMES or not np.isfinite(maps).all():
+        raise BadInput(f"noise maps must be finite (videos, frames, elements), not {maps.shape}")
+    count, frames = maps.shape[:2]
+    unit = maps / np.linalg.norm(maps, axis=2, keepdims=True)
+    centred = maps - maps.mean(2, keepdims=True)
+    centred /= np.linalg.norm(centred, axis=2, keepdims=True)
+    lags = np.stack(
+        [(centred[:, lag:] * centred[:, :-lag]).sum(2).mean(1) for lag in range(1, frames)], axis=1
+    )
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    # A resample of one video alone has no two.
+    drawn = drawn[(drawn > 0).sum(1) > 1]
+    times = np.concatenate([np.ones((1, count)), drawn])  # the data themselves come first
+    # The sum over pairs of frames of products is the product of sums.
+    sums, off = unit.sum(1), 1 - np.eye(count)
+    within = (np.square(sums).sum(1) - frames) / (frames * (frames - 1))
+    same = times @ within / count
+    pairs = (count**2 - np.square(times).sum(1)) * frames**2
+    cross, common = (
+        ((times @ (each @ each.T * off)) * times).sum(1) / pairs for each in (sums, centred.sum(1))
+    )
+    curves = (times @ lags / count - common[:, None]) / (1 - common[:, None])
+    (mixed, one), (progressive, other) = _fitted(curves, Mixed), _fitted(curves, Progressive)
+    return Similarity(
+        _interval(same),
+        _interval(cross),
+        _interval(same - cross),
+        tuple(_interval(curve) for curve in curves.T),
+        Fit(_interval(mixed), _interval(one)),
+        Fit(_interval(progressive), _interval(other)),
+        _interval(one - other),
+    )
+
+
+def _fitted(curves: Array, prior: type[Mixed] | type[Progressive]) -> tuple[Array, Array]:
+    """α and residual of each curve of correlations, (curves, lags); frames without correlation have α = 0."""
+    lags = np.arange(1, curves.shape[1] + 1)
+    share = lags[::-1] / lags.sum()  # of the pairs of frames that are so far apart
+    if prior is Mixed:
+        ratio = np.clip(curves @ share, 0, _MOST)[:, None]
+        alpha, fitted = np.sqrt(ratio / (1 - ratio)), np.broadcast_to(ratio, curves.shape)
+    else:
+        # α/√(1 + α²), on a grid that is made finer around its best value.
+        ratio, width = np.full((len(curves), 1), 0.5), 0.5
+        for _ in range(12):
+            grid = np.clip(ratio + width * np.linspace(-1, 1, 33), 0, _MOST)
+            losses = (share * (grid[..., None] ** lags - curves[:, None]) ** 2).sum(2)
+            ratio = np.take_along_axis(grid, losses.argmin(1)[:, None], axis=1)
+            width /= 8
+        alpha, fitted = ratio / np.sqrt(1 - ratio**2), ratio**lags
+    return alpha[:, 0], np.sqrt((share * (curves - fitted) ** 2).sum(1))
+
+
+def _interval(values: Array) -> Interval:
+    """The first value, with the percentile interval of the others."""
+    low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(values[0]), float(low), float(high))

@@ -119,12 +119,11 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
         for name in STAGES:
             if (network := getattr(self, name)) is None:
                 continue
-            frames, *sides = (num_frames, height, width)
             factor = self.config.stages[name]["factor"]
             if name == INTERPOLATION:
-                num_frames = (frames - 1) * factor + 1
+                num_frames = (num_frames - 1) * factor + 1
             else:
-                height, width = (side * factor for side in sides)
+                height, width = height * factor, width * factor
             most = network.config.motion_max_seq_length
             if num_frames > most:
                 raise BadInput(
@@ -313,11 +312,3 @@ def bicubic(pixels: Tensor, factor: int) -> Tensor:
     large = F.interpolate(frames, scale_factor=factor, mode="bicubic", antialias=False).clamp(-1, 1)
     video: Tensor = large.unflatten(0, (len(pixels), -1)).transpose(1, 2)
     return video
-
-
-def linear(frames: Tensor, factor: int) -> Tensor:
-    """Frames (batch, c, n, height, width) with factor − 1 mixtures of neighbours between each two."""
-    parts = torch.arange(factor, device=frames.device).to(frames) / factor
-    before, after = frames[:, :, :-1, None], frames[:, :, 1:, None]
-    mixed = before + parts.view(-1, 1, 1) * (after - before)
-    return torch.cat([mixed.flatten(2, 3), frames[:, :, -1:]], 2)

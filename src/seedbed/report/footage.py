@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,43 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from seedbed.errors import BadInput
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    """A file and the first video in it, of PyAV; BadInput for whatever is wrong with it, also further on."""
+    import av
+
+    name = Path(path).name
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except (OSError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    try:
+        with file, av.open(file) as container:
+            if not container.streams.video:
+                raise BadInput(f"{name} has no video in it")
+            yield container, container.streams.video[0]
+    except BadInput:
+        raise
+    except Exception as error:  # whatever PyAV makes of a file that is none of its own
+        raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
+
+
+def seconds_of(path: str | os.PathLike[str]) -> float:
+    """How long the video is that is there, whatever its header says. BadInput where there is none."""
+    name = Path(path).name
+    with _opened(path) as (container, stream):
+        if next(container.decode(stream), None) is None:
+            raise BadInput(f"{name} has no frames in it")
+        container.seek(0)
+        rate = float(stream.average_rate or 0)
+        times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        if not times or stream.time_base is None or not rate:
+            raise BadInput(f"{name} has no times in it")
+        return float((max(times) - min(times)) * stream.time_base) + 1 / rate
 
 
 def read_frames(
@@ -36,44 +75,30 @@ def read_frames(
     Raises:
         BadInput: there is no such file, it is no video that can be read, or it ends too soon.
     """
-    import av
-
     name = Path(path).name
-    try:
-        file = open(path, "rb")  # noqa: SIM115
-    except (OSError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"cannot read the video {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
     chosen: list[NDArray[np.uint8]] = []
     last: Any = None
-    try:
-        with file, av.open(file) as container:
-            if not container.streams.video:
-                raise BadInput(f"{name} has no video in it")
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or fps or 8)
-            fps = fps or rate
-            start, end = None, 0.0
-            if since and stream.start_time is not None and stream.time_base:
-                start = float(stream.start_time * stream.time_base) + since
-                container.seek(int(start / stream.time_base), stream=stream)
-            for number, frame in enumerate(itertools.chain(container.decode(stream), [None])):
-                time = end
-                if frame is not None:
-                    time = number / rate if frame.time is None else float(frame.time)
-                    start = time + since if start is None else start
-                    time -= start
-                # What was shown until now; half a tick, as times are rounded.
-                while last is not None and len(chosen) < min(count, (time - 1e-3) * fps):
-                    chosen.append(last.to_ndarray(format="rgb24"))
-                if frame is None or len(chosen) == count:
-                    break
-                last, end = frame, time + 1 / rate
-    except BadInput:
-        raise
-    except Exception as error:  # whatever PyAV makes of a file that is none of its own
-        raise BadInput(f"{name} is not a video that can be read ({type(error).__name__})") from error
+    with _opened(path) as (container, stream):
+        rate = float(stream.average_rate or fps or 8)
+        fps = fps or rate
+        start, end = None, 0.0
+        if since and stream.start_time is not None and stream.time_base:
+            start = float(stream.start_time * stream.time_base) + since
+            container.seek(int(start / stream.time_base), stream=stream)
+        for number, frame in enumerate(itertools.chain(container.decode(stream), [None])):
+            time = end
+            if frame is not None:
+                time = number / rate if frame.time is None else float(frame.time)
+                start = time + since if start is None else start
+                time -= start
+            # What was shown until now; half a tick, as times are rounded.
+            while last is not None and len(chosen) < min(count, (time - 1e-3) * fps):
+                # As a telephone films upright; an old PyAV does not say so.
+                turns = round(getattr(last, "rotation", 0) / 90)
+                chosen.append(np.rot90(last.to_ndarray(format="rgb24"), turns))
+            if frame is None or len(chosen) == count:
+                break
+            last, end = frame, time + 1 / rate
     if last is None:
         raise BadInput(f"{name} has no frames in it")
     if len(chosen) < count and not fewer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -163,7 +164,45 @@ class SuperResolution(_Part):
     network: Network
 
 
-class Config(_Part):
+class Plan(_Part):
+    """How long a training is, and how fast.
+
+    Attributes:
+        batch: clips of one forward in one process; `accumulate` such forwards make a step.
+        warmup, cooldown: steps over which the learning rate rises first, and falls to 0 last, both linearly.
+        clip: greatest norm of the gradient.
+        ema: decay of the average of the weights, which is what is kept in the end.
+        workers: processes that read and decode clips, for each training process.
+        save_every, log_every: in steps.
+    """
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    warmup: int = Field(default=0, ge=0)
+    cooldown: int = Field(default=0, ge=0)
+    clip: float = Field(default=1.0, gt=0, strict=False)
+    ema: float = Field(default=0.999, ge=0, lt=1, strict=False)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    workers: int = Field(default=0, ge=0)
+    save_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+
+    def rate(self, step: int) -> float:
+        """Share of the greatest learning rate in a step, from 0."""
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        fall = (self.steps - step) / self.cooldown if self.cooldown else 1.0
+        return min(1.0, rise, fall)
+
+    def forwards(self, first: int, size: int, process: int) -> Iterator[list[int]]:
+        """Row numbers of each forward of one process, from step `first` on; a step has `size` rows."""
+        own = self.batch * self.accumulate
+        for start in range(first * size + process * own, self.steps * size, size):
+            for part in range(start, start + own, self.batch):
+                yield [*range(part, part + self.batch)]
+
+
+class Config(Plan):
     """All that a training depends on.
 
     Attributes:
@@ -177,14 +216,8 @@ class Config(_Part):
         flow_shift: of the timesteps of flow matching; None keeps the scheduler's.
         min_snr: γ of the weighting of arXiv 2303.09556; None weighs all timesteps alike.
         caption_dropout: share of clips whose caption is left out, for guidance.
-        batch: clips of one forward in one process; `accumulate` such forwards make a step.
-        lr: rises over `warmup` steps, and falls to 0 over the last `cooldown`, both linearly.
-        clip: greatest norm of the gradient.
-        ema: decay of the average of the weights, which is what is kept in the end.
         checkpointing: recompute activations in the backward pass, to save memory.
         cache: encode all clips once, before the first step.
-        workers: processes that read and decode clips, for each training process.
-        save_every, log_every: in steps.
     """
 
     schema_: Literal["seedbed.training/1"] = Field(alias="schema")
@@ -201,22 +234,11 @@ class Config(_Part):
     flow_shift: float | None = Field(default=None, gt=0, strict=False)
     min_snr: float | None = Field(default=None, gt=0, strict=False)
     caption_dropout: float = Field(default=0.1, ge=0, le=1, strict=False)
-    steps: int = Field(ge=1)
-    batch: int = Field(ge=1)
-    accumulate: int = Field(default=1, ge=1)
     lr: float = Field(gt=0)
-    warmup: int = Field(default=0, ge=0)
-    cooldown: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.01, ge=0, strict=False)
-    clip: float = Field(default=1.0, gt=0, strict=False)
-    ema: float = Field(default=0.999, ge=0, lt=1, strict=False)
-    seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     cache: bool = False
-    workers: int = Field(default=0, ge=0)
-    save_every: int = Field(default=500, ge=1)
-    log_every: int = Field(default=10, ge=1)
     samples: Samples | None = None
 
     @model_validator(mode="after")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from seedbed.errors import BadInput
 from seedbed.files import read_text, write_bytes_atomically
 from seedbed.noise import Gaussian, Prior
 from seedbed.progress import Show
-from seedbed.report.footage import conformed, read_frames
+from seedbed.report.footage import conformed, read_frames, seconds_of
 from seedbed.training.config import Videos, World
 from seedbed.worlds import digits, shapes
 
@@ -30,16 +28,30 @@ SUFFIXES = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .ogv .
 _ORDER, _STILL, _LEVELS, _ROW = range(4)
 
 
-class Clips(Protocol):
-    """Clips of one size, by number."""
+class WorldClips:
+    """Clips of a world, of its training part; clip n of a seed is always the same.
 
-    size: tuple[int, int]
-    """Height and width, pixels."""
+    Attributes:
+        size: height and width, pixels.
+    """
 
-    def __len__(self) -> int: ...
+    def __init__(self, world: World, frames: int) -> None:
+        if frames > (there := len(range(0, shapes.FRAMES, world.every))):
+            raise BadInput(f"a clip of the {world.world} world has {there} frames, not {frames}")
+        self.size = (world.side, world.side)
+        self._world = world
+        _scene(world, 0)  # without its package it is refused at once
+
+    def __len__(self) -> int:
+        return self._world.count
+
+    def complaint(self) -> str:
+        """What cannot be used: nothing."""
+        return ""
 
     def caption(self, number: int) -> str:
         """What a clip shows."""
+        return str(WORLDS[self._world.world].caption(_scene(self._world, number)))
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
         """Frames (frames, height, width, 3) that follow one another in a clip.
@@ -47,49 +59,21 @@ class Clips(Protocol):
         Args:
             frames: the clip's own number, or fewer.
             share: in [0, 1), where in the clip they begin, if they are fewer.
-
-        Raises:
-            BadInput: the clip cannot be read.
         """
-
-
-class WorldClips:
-    """Clips of a world, of its training part; clip n of a seed is always the same."""
-
-    def __init__(self, world: World, frames: int) -> None:
-        if frames > (there := len(range(0, shapes.FRAMES, world.every))):
-            raise BadInput(f"a clip of the {world.world} world has {there} frames, not {frames}")
-        self.size = (world.side, world.side)
-        self._world = world
-        next(WORLDS[world.world].scenes(0))  # without its package it is refused at once
-
-    def __len__(self) -> int:
-        return self._world.count
-
-    def _scene(self, number: int) -> Any:
-        return _scene(self._world.world, (self._world.seed << 32) + number)
-
-    def caption(self, number: int) -> str:
-        """See `Clips.caption`."""
-        caption: str = WORLDS[self._world.world].caption(self._scene(number))
-        return caption
-
-    def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
-        """See `Clips.read`."""
-        whole: NDArray[np.uint8] = WORLDS[self._world.world].render(self._scene(number), self._world.side)
-        video = whole[:: self._world.every]
+        world, scene = self._world, _scene(self._world, number)
+        video: NDArray[np.uint8] = WORLDS[world.world].render(scene, world.side)[:: world.every]
         begin = int(share * (len(video) - frames + 1))
         return video[begin : begin + frames]
 
 
 @functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
-def _scene(world: str, seed: int) -> Any:
-    return next(WORLDS[world].scenes(seed))
+def _scene(world: World, number: int) -> Any:
+    return next(WORLDS[world.world].scenes((world.seed << 32) + number))
 
 
 @dataclass
 class FileClips:
-    """Clips of video files.
+    """Clips of video files, read as those of `WorldClips`.
 
     Attributes:
         clips: file and second at which it begins, in the order of the files' names.
@@ -122,12 +106,12 @@ class FileClips:
         made = cls(size, videos.fps, frames, [], captions)
         for file in captions:
             try:
-                seconds = _duration(Path(file))
+                seconds = seconds_of(file)
                 # The last frame is shown from (frames - 1)/fps on.
                 count = int((seconds * videos.fps + 1e-3) // frames)
                 if not count:
                     asked = f"{frames} frames at {videos.fps:g} per second"
-                    raise BadInput(f"{seconds:.3g} s, too short for {asked}")
+                    raise BadInput(f"{Path(file).name} lasts {seconds:.3g} s, too short for {asked}")
                 made.clips += [(file, n * frames / videos.fps) for n in range(count)]
             except BadInput as error:
                 made.broken[file] = str(error)
@@ -142,22 +126,25 @@ class FileClips:
         """The files that cannot be used, counted and named, "" where there are none."""
         if not self.broken:
             return ""
-        named = [f"{Path(file).name} ({why})" for file, why in self.broken.items()]
-        more = f" and {len(named) - most} more" if len(named) > most else ""
-        return f"{len(named)} of {len(self.captions)} files: {'; '.join(named[:most])}{more}"
+        why = [*self.broken.values()]
+        more = f" and {len(why) - most} more" if len(why) > most else ""
+        return f"{len(why)} of {len(self.captions)} files: {'; '.join(why[:most])}{more}"
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def caption(self, number: int) -> str:
-        """See `Clips.caption`."""
+        """What a clip shows."""
         return self.captions[self.clips[number][0]]
 
     def read(self, number: int, frames: int, share: float) -> NDArray[np.uint8]:
-        """See `Clips.read`."""
+        """See `WorldClips.read`; BadInput where the file cannot be read any more."""
         file, begin = self.clips[number]
         since = begin + int(share * (self.frames - frames + 1)) / self.fps
         return conformed(read_frames(file, frames, self.fps, since)[0], *self.size)[0]
+
+
+Clips = WorldClips | FileClips
 
 
 def _captions(videos: Videos) -> dict[str, str]:
@@ -195,33 +182,7 @@ def _captions(videos: Videos) -> dict[str, str]:
     return {file: str(caption) for file, caption in listed.items()}
 
 
-def _duration(file: Path) -> float:
-    """Seconds of the video that is there, whatever its header says. Raises BadInput where there is none."""
-    import av
-
-    try:
-        with av.open(str(file)) as container:
-            if not container.streams.video:
-                raise BadInput("no video in it")
-            stream = container.streams.video[0]
-            next(container.decode(stream))
-            container.seek(0)
-            base, rate = stream.time_base, float(stream.average_rate or 0)
-            times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-            if not times or base is None or not rate:
-                raise BadInput("no times in it")
-            return float((max(times) - min(times)) * base) + 1 / rate
-    except BadInput:
-        raise
-    except StopIteration as error:
-        raise BadInput("no frames in it") from error
-    except OSError as error:  # those of PyAV are of this kind too, where the system has a number for them
-        raise BadInput(f"not a video that can be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever PyAV makes of a file that is none of its own
-        raise BadInput(f"not a video that can be read: {type(error).__name__}") from error
-
-
-def clips_of(data: World | Videos, frames: int, index: Path | None = None) -> WorldClips | FileClips:
+def clips_of(data: World | Videos, frames: int, index: Path | None = None) -> Clips:
     """The clips that a config names; arguments and errors as `FileClips.of`."""
     if isinstance(data, World):
         return WorldClips(data, frames)
@@ -289,7 +250,7 @@ def readable(
 
 
 @dataclass
-class Rows(Dataset[dict[str, Any]]):
+class Rows:
     """Row i of a training: clip, caption, noise and noise level of row `i % size` of step `i // size`.
 
     Everything is a function of the seed and i. So a step depends neither on what ran before it nor on which
@@ -342,7 +303,7 @@ class Rows(Dataset[dict[str, Any]]):
         # Stratified: the rows of a step see the whole schedule, so that gradients vary less.
         level = (self._numbers(_LEVELS, step).permutation(self.size)[row] + share) / self.size
         caption = "" if dropped else self.clips.caption(number)
-        made = {"clip": clip, "caption": caption, "noise": noise, "share": level, "broken": broken}
+        made = {"clip": clip, "caption": caption, "noise": noise, "share": level, "broken": "\n".join(broken)}
         if self.augmentation:
             speckle = Gaussian().draw(shape, self.axis, numbers)
             made |= {"level": self.augmentation * numbers.random(), "speckle": speckle}
@@ -356,20 +317,3 @@ class Rows(Dataset[dict[str, Any]]):
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of the clips in an epoch: each of them once."""
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
-
-
-def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows of equal shapes as one batch."""
-    given = {}
-    if "speckle" in rows[0]:
-        given = {
-            "level": torch.tensor([row["level"] for row in rows]),
-            "speckle": torch.stack([row["speckle"] for row in rows]),
-        }
-    return given | {
-        "clip": torch.stack([row["clip"] for row in rows]),
-        "noise": torch.stack([row["noise"] for row in rows]),
-        "share": torch.tensor([row["share"] for row in rows], dtype=torch.float64),
-        "caption": [row["caption"] for row in rows],
-        "broken": [line for row in rows for line in row["broken"]],
-    }

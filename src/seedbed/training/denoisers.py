@@ -106,17 +106,16 @@ class Model:
         """uint8 (batch, frames, height, width, 3) as latents as the denoiser reads them, float32."""
         vae = self.pipe.vae
         pixels = clips.to(vae.device).permute(0, 4, 1, 2, 3).to(vae.dtype) / 127.5 - 1
-        frames = self.kind in ("image", "motion")
-        given = pixels.transpose(1, 2).flatten(0, 1) if frames else pixels
-        latents: Tensor = vae.encode(given).latent_dist.mode().float()
-        if self.kind == "wan":
-            mean, std = (
-                torch.tensor(vae.config[name], device=latents.device).view(-1, 1, 1, 1)
-                for name in ("latents_mean", "latents_std")
-            )
-            return (latents - mean) / std
-        latents = latents * vae.config.scaling_factor
-        return (latents.unflatten(0, (len(clips), -1)) if frames else latents).transpose(1, 2)
+        if self.kind in ("image", "motion"):
+            return latents_of(vae, pixels)
+        latents: Tensor = vae.encode(pixels).latent_dist.mode().float()
+        if self.kind == "cogvideox":
+            return latents.transpose(1, 2) * float(vae.config.scaling_factor)
+        mean, std = (
+            torch.tensor(vae.config[name], device=latents.device).view(-1, 1, 1, 1)
+            for name in ("latents_mean", "latents_std")
+        )
+        return (latents - mean) / std
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Tensor:
@@ -154,3 +153,11 @@ class Model:
             case _:
                 found = forward(noisy, timestep, said, return_dict=False)[0]
         return found  # type: ignore[no-any-return]
+
+
+def latents_of(vae: Any, pixels: Tensor) -> Tensor:
+    """Latents (batch, c, frames, h, w), float32, of frames (batch, 3, frames, height, width) in [-1, 1]."""
+    frames = pixels.transpose(1, 2).flatten(0, 1)
+    latents: Tensor = vae.encode(frames).latent_dist.mode().float() * vae.config.scaling_factor
+    video: Tensor = latents.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+    return video

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,24 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seedbed.errors import BadInput, NotSupported
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import read_text, write_bytes_atomically, written_whole
 from seedbed.noise import prior_named
 from seedbed.pipelines.call import SCHEMA, settings_beside
 from seedbed.pipelines.loading import changed, load, silence
 from seedbed.progress import Progress, reporting
 from seedbed.training.config import Config, Lora
-from seedbed.training.data import FileClips, Latents, Rows, clips_of, collate
+from seedbed.training.data import Latents, Rows, clips_of
 from seedbed.training.denoisers import Model
 from seedbed.training.inflate import inflated, motion_modules
 from seedbed.training.objective import Objective
 from seedbed.training.stages import Stage, stage_scheduler
-from seedbed.training.trainer import CHECKPOINT, METRICS, Plan, fit
+from seedbed.training.trainer import CHECKPOINT, METRICS, fit
 
-CARD = "README.md"
 INDEX = "clips.json"
 MODEL = "model"  # the finished model's folder, in that of the training
 
@@ -42,39 +39,35 @@ class Trained:
 
     Attributes:
         model: the folder of the pipeline, averaged weights in it; `diffusers` and `seedbed` load it.
-        steps: done.
         complaint: files that could not be used, "" for none.
     """
 
     model: Path
-    steps: int
     complaint: str
 
 
 class Diffusion:
     """Denoising clips under a prior, as `seedbed.training.trainer.fit` takes it; attributes as of `Task`."""
 
-    collate = staticmethod(collate)
-
     def __init__(self, model: Model, config: Config, rows: Rows) -> None:
-        self.model, self.config, self.rows, self.size = model, config, rows, rows.size
+        self.model, self.config, self.rows = model, config, rows
         self.module: nn.Module = model.denoiser
         self.objective = Objective.of(model.scheduler)
         self.objective.weights(torch.zeros(1, dtype=torch.long), config.min_snr)  # a mistake is one at once
         trained = [each for each in self.module.parameters() if each.requires_grad]
-        adam = torch.optim.AdamW(trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-        self.optimisers: Sequence[torch.optim.Optimizer] = [adam]
+        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+            trained, config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
         self.broken: dict[str, None] = {}
-        device, half = model.denoiser.device, config.precision == "bfloat16"
-        self.autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
 
     def loss(self, forward: Callable[..., Any], batch: dict[str, Any]) -> Tensor:
         """The weighted squared error of a batch, over all its elements."""
-        self.broken.update(dict.fromkeys(batch["broken"]))
-        device = self.model.denoiser.device
-        with self.autocast():
-            clip, said = batch["clip"], self.model.embed(batch["caption"])
-            clean = clip.to(device) if self.rows.latents is not None else self.model.encode(clip)
+        self.broken.update(dict.fromkeys("\n".join(batch["broken"]).splitlines()))
+        device, half = self.model.denoiser.device, self.config.precision == "bfloat16"
+        clip = batch["clip"].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            said = self.model.embed(batch["caption"])
+            clean = clip if self.rows.latents is not None else self.model.encode(clip)
         noise, share = batch["noise"].to(device), batch["share"].to(device)
         noisy, target, timestep = self.objective.noised(clean, noise, share)
         given = self.model.given(noisy, clean, batch)
@@ -128,7 +121,6 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
         clips = clips_of(config.data, config.frames, out / INDEX)
     model.require(config.frames, *clips.size)
     black = torch.zeros(1, config.frames, *clips.size, 3, dtype=torch.uint8)
-    shape = tuple(model.encode(black).shape[1:])
     latents = None
     if config.cache:
         latents = Latents(out / "latents", clips)
@@ -141,7 +133,7 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
         config.frames,
         config.seed,
         config.batch * config.accumulate * accelerator.num_processes,
-        shape,
+        tuple(model.encode(black).shape[1:]),
         model.frame_axis,
         prior_named(config.prior),
         stills=config.stills.share if config.stills else 0.0,
@@ -150,23 +142,16 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
         causal=model.temporal > 1,
         augmentation=getattr(config.stage, "augmentation", 0.0),
     )
-    task = Diffusion(model, config, rows)
-    plan = Plan(**{name: getattr(config, name) for name in Plan.__dataclass_fields__})
-    samples = config.samples
-
-    def sample(step: int) -> None:
-        assert samples is not None
-        _sample(model, config, clips.size, out / "samples", step)
-
+    task, samples = Diffusion(model, config, rows), config.samples
+    sample = partial(_sample, model, config, clips.size, out / "samples") if samples else None
     every = samples.every if samples else 1
-    content = [config.content(), accelerator.num_processes]
-    state = fit(accelerator, task, plan, out, content, show, sample if samples else None, every)
-    complaint = clips.complaint() if isinstance(clips, FileClips) else ""
-    complaint = "; ".join([*[complaint] * bool(complaint), *dict.fromkeys(gather_object([*task.broken]))])
+    fit(accelerator, task, config, out, [config.content(), accelerator.num_processes], show, sample, every)
+    said = [clips.complaint(), *gather_object([*task.broken])]
+    complaint = "; ".join(dict.fromkeys(filter(None, said)))
     if main:
         _export(model, config, out, complaint, clips.size)
     accelerator.wait_for_everyone()
-    return Trained(out / MODEL, state.step, complaint)
+    return Trained(out / MODEL, complaint)
 
 
 def _claim(config: Config, out: Path) -> None:
@@ -241,6 +226,11 @@ def _rescheduled(scheduler: Any, config: Config) -> Any:
     kind, shift = config.prediction or now.kind, config.flow_shift
     if shift and kind != "flow_prediction":
         raise BadInput("flow_shift is for the prediction flow_prediction: leave it out")
+    if kind == "epsilon" and len(now.powers) and not now.powers[-1]:
+        raise BadInput(
+            "prediction: the schedule begins without signal, of which epsilon says nothing: "
+            "write v_prediction"
+        )
     if kind == "flow_prediction" and (now.kind != kind or shift):
         # One that every pipeline takes: flow matching's own has no `init_noise_sigma` (AnimateDiffPipeline).
         return UniPCMultistepScheduler(
@@ -291,36 +281,25 @@ def _settings(model: Model, config: Config, size: tuple[int, int]) -> dict[str, 
 
 def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple[int, int]) -> None:
     """The pipeline's folder, whole or not at all."""
-    target = out / MODEL
     if isinstance(config.train, Lora):
-        _merge(model.denoiser, out)
-    partial = out / f".{secrets.token_hex(8)}.tmp"
+        _merge(model, out)
     settings = _settings(model, config, size)
-    try:
-        model.pipe.save_pretrained(partial)
-        (partial / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
-        (partial / CARD).write_text(_card(config, out, complaint))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written_whole(out / MODEL) as partly:
+        model.pipe.save_pretrained(partly)
+        (partly / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (partly / "README.md").write_text(_card(config, out, complaint))
 
 
-def _merge(denoiser: Any, out: Path) -> None:
+def _merge(model: Model, out: Path) -> None:
     """Write the adapters by themselves, as `load_lora_weights` reads them, and add them to the weights."""
     from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import save
 
-    name = "unet" if type(denoiser).__name__.startswith("UNet") else "transformer"
-    state = {
-        f"{name}.{key}": value.cpu().contiguous()
-        for key, value in get_peft_model_state_dict(denoiser).items()
-    }
-    write_bytes_atomically(out / "pytorch_lora_weights.safetensors", save(state))
-    denoiser.fuse_lora()
-    denoiser.unload_lora()
+    part = "unet" if hasattr(model.pipe, "unet") else "transformer"
+    state = {f"{part}_lora_layers": get_peft_model_state_dict(model.denoiser)}
+    with written_whole(out / "pytorch_lora_weights.safetensors") as file:
+        model.pipe.save_lora_weights(file.parent, weight_name=file.name, **state)
+    model.denoiser.fuse_lora()
+    model.denoiser.unload_lora()
 
 
 def _card(config: Config, out: Path, complaint: str) -> str:
