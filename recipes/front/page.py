@@ -106,6 +106,17 @@ def steps(results: Found) -> str:
         for each in result["signals"]
         if each["signal"].partition("/")[2] in SHOWN
     ]
+    rows += [
+        [
+            f"`{model}`",
+            f"`{each['step']}/judge.score`, of 8",
+            signed(each["within"]),
+            "–",
+            signed(each["gain"]),
+        ]
+        for model, result in results.items()
+        for each in result.get("late", [])
+    ]
     return table(["model", "steps/signal", "Spearman", "p", "gain of the better end"], rows)
 
 

@@ -248,7 +248,7 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
     """All that the runs know of a model."""
     rows = {
         name: [each for each in Store(runs / name).rows() if each["model"] == model]
-        for name in ("base", f"front-{model}", "tuning", "priors", "drafts")
+        for name in ("base", f"front-{model}", "tuning", "priors", "drafts", "late")
         if (runs / name / "rows.jsonl").exists()
     }
     evidence = Evidence.of(rows["base"])
@@ -271,6 +271,17 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
         "kinds": by_kind(evidence),
         "signals": signals(evidence),
     }
+    if rows.get("late"):
+        late = Evidence.of(rows["late"])
+        found["late"] = [
+            {
+                "step": step,
+                "within": statistics.bootstrap(statistics.within(judged, late.outcome())),
+                "gain": statistics.bootstrap(statistics.gain(judged, late.outcome())),
+            }
+            for step in range(100)
+            if (judged := late.columns.get(f"{step}/judge.score")) is not None
+        ]
     if rows.get("drafts"):
         whole = [each | {"method": "20 steps"} for each in rows["base"] if each["candidate"] < DRAFTS]
         rows["drafts"] = whole + rows["drafts"]
