@@ -148,7 +148,7 @@ def by_method(rows: list[dict[str, Any]]) -> dict[str, Evidence]:
 def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -> dict[str, Any]:
     """The lines that change the noise or search, each minus the first noise of its seed.
 
-    The captions are those of the pool `truth`, by which best of 2 is known.
+    The captions are those of the pool `truth`, by which best of 2 is known, or the first of them.
     """
     found = by_method(rows)
     first = next(iter(recipe["methods"]))
@@ -257,7 +257,8 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
     first = [name for name in ("entropy", "bansa", "bansa-k10") if f"0/{name}" in evidence.names()]
     made: dict[str, Any] = {}
     if rows.get(name := f"front-{model}"):
-        made = changing(rows[name], json.loads(Store(runs / name).recipe.read_text()), truth)
+        recipe = json.loads(Store(runs / name).recipe.read_text())
+        made = changing(rows[name], recipe, truth[: recipe["prompts"]["count"]])
     found: dict[str, Any] = {
         "captions": len(truth),
         "noises": truth.shape[1],
