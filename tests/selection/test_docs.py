@@ -44,7 +44,6 @@ def test_the_documented_snippets_run(tmp_path, monkeypatch):
 
 def test_the_documented_previews_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where linear maps are kept
     names = run_all("preview.md", tmp_path)
     assert names["picked"].selection.best == 2 and "started over" not in names["picked"].selection.reason
     assert len(names["previews"].schedule) == 2

@@ -45,8 +45,9 @@ class Previews(RolloutScore):
         verifier_prompt: the text by which the verifier judges, where that is not the pipeline's prompt: with
             `prompt_embeds` there is none.
         decode: what decodes the previews. "exact": the pipeline; "linear": a linear map, fitted to the
-            autoencoder on the first preview and kept, see `seedbed.pipelines.decoding.Linear`; or the folder
-            of a small autoencoder for the same latents. Finished videos are always decoded by the pipeline.
+            autoencoder on the first preview of each pause, see `seedbed.pipelines.decoding.Linear`; or the
+            folder of a small autoencoder for the same latents. Finished videos are always decoded by the
+            pipeline.
 
     Raises:
         BadInput: a name that is none, a verifier that knows finished videos only, or a text that is none.

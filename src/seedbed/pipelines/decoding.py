@@ -7,7 +7,6 @@ for, after the pause. So packed latents, frames in the batch and every scale are
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -15,16 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, NotSupported, shown
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import read_text
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.loading import reason, silence
 from seedbed.pipelines.session import Session, require_finite
@@ -39,12 +36,14 @@ class Decoder:
 
     Attributes:
         described: what decoded previews, for the record; "" until one was decoded.
+        step: denoising steps after which what is decoded was predicted; 0 until one is known.
 
     Raises:
         NotSupported: the pipeline has no such autoencoder.
     """
 
     described = ""
+    step = 0
 
     def __init__(self, session: Session) -> None:
         self.name = session.asked.name
@@ -64,9 +63,9 @@ class Decoder:
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement pixels")
 
-    def stand_in(self, paused: Callable[[], bool], undo: ExitStack) -> None:
-        """Decode in place of the autoencoder whatever comes after the pause, until `undo` is closed."""
-        own = self.vae.decode
+    def stand_in(self, step: int, paused: Callable[[], bool], undo: ExitStack) -> None:
+        """Decode in place of the autoencoder what comes after the pause at `step`, until `undo` is closed."""
+        self.step, own = step, self.vae.decode
 
         def decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
             if not paused():  # what goes into the denoising is no preview
@@ -85,58 +84,32 @@ class Decoder:
 class Linear(Decoder):
     """A linear map, with a constant, from the latents of a place to the pixels that they stand for.
 
-    Fitted by least squares to the first preview, which the autoencoder decodes, and kept under the sha256 of
-    its weights. Where a latent frame stands for several frames, each has coefficients of its own, and so has
-    each pixel of a place; the first latent frame of causal autoencoders, which stands for a single one, has a
-    map of its own. Nothing is known of neighbouring places.
+    Fitted by least squares to the first preview after a step, which the autoencoder decodes, for all others
+    after that step. No map is kept for later sheets: a preview after few steps has little contrast, and the
+    map that was fitted to it shows nothing of clearer ones. Where a latent frame stands for several frames,
+    each has coefficients of its own, and so has each pixel of a place; the first latent frame of causal
+    autoencoders, which stands for a single one, has a map of its own. Nothing is known of neighbours.
 
     Raises:
-        NotSupported: as `Decoder`; weights that are not at hand; later, latents too few to fit to, or pixels
-            whose numbers are no multiples of theirs.
-        BadInput: maps cannot be kept where they belong.
+        NotSupported: as `Decoder`; later, latents too few to fit to, or pixels whose numbers are no multiples
+            of theirs.
     """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        digest = hashlib.sha256(type(self.vae).__name__.encode())
-        for name, tensor in sorted(self.vae.state_dict().items()):
-            if tensor.is_meta:
-                raise NotSupported(
-                    f"the weights of the autoencoder of {self.name} are offloaded, so what is kept of them "
-                    "could not be found again: use enable_model_cpu_offload, or decode='exact'"
-                )
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        self.sha256 = digest.hexdigest()
-        self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedbed/previews"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(
-                f"linear maps are kept in {self.folder}, which cannot be made: {error.strerror}; set "
-                "XDG_CACHE_HOME to another folder"
-            ) from error
-        self._maps: dict[int, Map] = {}  # by the number of latent frames
+        self._maps: dict[tuple[int, int], Map] = {}  # by the step and the number of latent frames
 
     def pixels(self, latents: Tensor, exact: Callable[[], Tensor]) -> Tensor:
         """See `Decoder`."""
         if latents.ndim not in (4, 5):
             raise NotSupported(f"{self.name} decodes latents without height and width: use decode='exact'")
         z = latents if latents.ndim == 5 else latents[:, :, None]
-        if z.shape[2] not in self._maps:
-            path = self.folder / f"{self.sha256}-{z.shape[2]}.safetensors"
-            try:
-                kept = safetensors.torch.load_file(path)
-                found: Map = tuple(kept[name] for name in sorted(kept))
-            except (OSError, SafetensorError):  # not there yet, or damaged
-                sample = exact()
-                found = self._fitted(z[: len(sample)], sample)
-                tensors = {str(place): part.contiguous() for place, part in enumerate(found)}
-                write_bytes_atomically(path, safetensors.torch.save(tensors))
-            self._maps[z.shape[2]] = found
-            digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in found)).hexdigest()
-            self.described = f"previews decoded by a linear map (sha256 {digest[:16]})"
-        parts = self._maps[z.shape[2]]
+        key = self.step, z.shape[2]
+        if key not in self._maps:
+            sample = exact()
+            self._maps[key] = self._fitted(z[: len(sample)], sample)
+            self.described = "previews decoded by a linear map"
+        parts = self._maps[key]
         pieces = (z,) if len(parts) == 1 else (z[:, :, :1], z[:, :, 1:])
         video = torch.cat([_applied(part, piece) for part, piece in zip(parts, pieces, strict=True)], 2)
         return video if latents.ndim == 5 else video[:, :, 0]
@@ -196,10 +169,10 @@ class Autoencoder(Decoder):
     @plain_arithmetic()
     def pixels(self, latents: Tensor, exact: Callable[[], Tensor]) -> Tensor:
         """See `Decoder`; NotSupported where the other autoencoder fails."""
-        # What the denoiser works on, as the two may scale it differently: AutoencoderTiny not at all.
-        (mean, scale), (mean_, scale_) = (_scaling(vae, latents) for vae in (self.vae, self.other))
-        scaled = ((latents.float() - mean) / scale * scale_ + mean_).to(self.other.dtype)
         try:
+            # What the denoiser works on, as the two may scale it differently: AutoencoderTiny not at all.
+            (mean, scale), (mean_, scale_) = (_scaling(vae, latents) for vae in (self.vae, self.other))
+            scaled = ((latents.float() - mean) / scale * scale_ + mean_).to(self.other.dtype)
             sample: Tensor = self.other.to(latents.device).decode(scaled).sample
         except (RuntimeError, TypeError, ValueError) as error:
             raise NotSupported(
@@ -261,10 +234,14 @@ def _setting(vae: Any, *names: str) -> Any:
 
 def _scaling(vae: Any, like: Tensor) -> tuple[Any, Any]:
     """(mean, scale): pipelines hand `scale · latents + mean` to an autoencoder."""
-    mean, std = (_setting(vae, name) for name in ("latents_mean", "latents_std"))
-    by_channel = (1, -1, *[1] * (like.ndim - 2))
-    mean = 0.0 if mean is None else torch.as_tensor(mean).to(like.device).float().reshape(by_channel)
-    std = 1.0 if std is None else torch.as_tensor(std).to(like.device).float().reshape(by_channel)
+    # Of each channel, or of each channel and frame, for more frames than there may be (AutoencoderKLCosmos).
+    by_channel = (1, like.shape[1], -1, *[1] * (like.ndim - 3))
+    mean, std = (
+        default
+        if (found := _setting(vae, name)) is None
+        else torch.as_tensor(found).to(like.device).float().reshape(by_channel)[:, :, : like.shape[2]]
+        for name, default in (("latents_mean", 0.0), ("latents_std", 1.0))
+    )
     return mean + (_setting(vae, "shift_factor") or 0.0), std / (_setting(vae, "scaling_factor") or 1.0)
 
 

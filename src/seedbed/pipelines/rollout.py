@@ -191,7 +191,7 @@ class _Pass:
                 replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
             self.watch = watch_steps(run, undo, pause)
             if pause and self.rollout.decoder is not None:
-                self.rollout.decoder.stand_in(lambda: self.watch.ended, undo)
+                self.rollout.decoder.stand_in(pause, lambda: self.watch.ended, undo)
             output = run(noises, output_type="np")
             self._end_step()
             if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
