@@ -66,6 +66,20 @@ def test_ten_steps_change_what_is_trained_and_nothing_else(config_of, tmp_path, 
     assert frames.selection.recipe.prior == expected
 
 
+def test_the_adapters_by_themselves_make_the_model_that_they_were_merged_into(config_of, tmp_path):
+    lora = {"rank": 2, "alpha": 8}
+    config = config_of("cogvideox", train=lora, steps=2, ema=0.0, lr=0.1)
+    made = train(config, tmp_path / "run", False)
+    before, after, pipe = load(config.model), load(made.model), load(config.model)
+    pipe.load_lora_weights(tmp_path / "run/pytorch_lora_weights.safetensors")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    start, merged, added = (each.transformer.state_dict() for each in (before, after, pipe))
+    assert any(not torch.equal(merged[name], start[name]) for name in start)
+    for name in start:
+        torch.testing.assert_close(added[name], merged[name])
+
+
 def test_only_motion_modules_are_trained(config_of, tmp_path):
     made = train(config_of("motion", train="motion", steps=2, ema=0.0), tmp_path / "run", False)
     before, after = (load(folder).unet.state_dict() for folder in (config_of().model, made.model))

@@ -282,7 +282,7 @@ def _settings(model: Model, config: Config, size: tuple[int, int]) -> dict[str, 
 def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple[int, int]) -> None:
     """The pipeline's folder, whole or not at all."""
     if isinstance(config.train, Lora):
-        _merge(model, out)
+        _merge(model, config.train, out)
     settings = _settings(model, config, size)
     with written_whole(out / MODEL) as partly:
         model.pipe.save_pretrained(partly)
@@ -290,12 +290,16 @@ def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple
         (partly / "README.md").write_text(_card(config, out, complaint))
 
 
-def _merge(model: Model, out: Path) -> None:
+def _merge(model: Model, lora: Lora, out: Path) -> None:
     """Write the adapters by themselves, as `load_lora_weights` reads them, and add them to the weights."""
     from peft.utils import get_peft_model_state_dict
 
     part = "unet" if hasattr(model.pipe, "unet") else "transformer"
-    state = {f"{part}_lora_layers": get_peft_model_state_dict(model.denoiser)}
+    # Whoever reads such a file without further notice takes alpha to be the rank, so it is multiplied in.
+    scale = lora.alpha / lora.rank
+    found = get_peft_model_state_dict(model.denoiser).items()
+    layers = {name: value * scale if "lora_B" in name else value for name, value in found}
+    state = {f"{part}_lora_layers": layers}
     with written_whole(out / "pytorch_lora_weights.safetensors") as file:
         model.pipe.save_lora_weights(file.parent, weight_name=file.name, **state)
     model.denoiser.fuse_lora()
