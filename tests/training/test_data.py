@@ -14,7 +14,9 @@ from seedbed.noise import Mixed, Progressive
 from seedbed.progress import silent
 from seedbed.training.config import Plan, Videos, World
 from seedbed.training.data import FileClips, Latents, Rows, WorldClips, clips_of, readable
+from seedbed.training.denoisers import latents_of
 from seedbed.training.diffusion import train
+from tests.pipelines.parts import image_vae
 
 
 def write(path, frames, rate=24, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, options=None):
@@ -272,3 +274,11 @@ def test_cached_latents_are_those_that_would_be_encoded(tmp_path):
         assert torch.equal(found, torch.from_numpy(clips.read(number, 4, 0.0))[..., 0].float()[None])
         still = latents.read(number, 1, 0.6, 1)[0]
         assert torch.equal(still, found[:, 2:3]) and (which, broken) == (number, [])
+
+
+def test_frames_are_encoded_in_the_precision_of_the_autoencoder():
+    vae, frames = image_vae().eval(), torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(1, 3, 2, 16, 16)
+    with torch.no_grad():
+        exact, rounded = latents_of(vae, frames), latents_of(vae.to(torch.bfloat16), frames)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)

@@ -157,7 +157,7 @@ class Model:
 
 def latents_of(vae: Any, pixels: Tensor) -> Tensor:
     """Latents (batch, c, frames, h, w), float32, of frames (batch, 3, frames, height, width) in [-1, 1]."""
-    frames = pixels.transpose(1, 2).flatten(0, 1)
+    frames = pixels.transpose(1, 2).flatten(0, 1).to(vae.dtype)
     latents: Tensor = vae.encode(frames).latent_dist.mode().float() * vae.config.scaling_factor
     video: Tensor = latents.unflatten(0, (len(pixels), -1)).transpose(1, 2)
     return video
