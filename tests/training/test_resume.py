@@ -216,6 +216,8 @@ def test_a_task_of_ones_own_is_resumed_too(tmp_path):
     for stop in (3, 7):
         with pytest.raises(KeyboardInterrupt, match=f"{stop - 1} of 9 steps are kept"):
             fitted(tmp_path / "broken", stop)
+    with (tmp_path / "broken/metrics.jsonl").open("ab") as file:  # as a power cut leaves it
+        file.write(b'\0\0\0\n3\n[]\n{}\n{"step": 4')
     resumed, again = fitted(tmp_path / "broken")
     assert [step for step, _ in lines] == [4, 8, 9] and again == lines
     assert all(torch.equal(resumed[name], value) for name, value in weights.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -219,9 +219,12 @@ def fit(
 
 def _go_on(path: Path, step: int) -> None:
     """Leave the metrics of the steps that are kept; those after the checkpoint are made again."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    # A kill may have cut the last one short.
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        # A kill may have cut the last one short, and after a power cut some may be null characters.
+        with suppress(ValueError, TypeError, KeyError):
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
     write_bytes_atomically(path, b"".join(kept))
 
 
