@@ -71,3 +71,21 @@ def test_a_folder_takes_the_place_of_another_once_it_is_whole(tmp_path):
         (partial / "third").write_text("third")
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["second"]
+
+
+def test_a_folder_is_there_until_the_other_is(tmp_path, monkeypatch):
+    path, own, there = tmp_path / "model", os.replace, []
+    path.mkdir()
+    (path / "former").write_text("former")
+
+    def replace(source, target):
+        there.append(len([*tmp_path.rglob("former")]))
+        if len(there) == 2:
+            raise OSError(5, "Input/output error")
+        own(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(BadInput, match="Input/output error"), written_whole(path) as partial:
+        partial.mkdir()
+    assert there == [1, 1, 1]  # beside a kill at any time lies the former one
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["former"]

@@ -82,9 +82,18 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         if temporary.is_file():
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-        elif path.is_dir():  # no folder that has something in it can be replaced
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if temporary.is_dir() and path.is_dir():  # no folder that has something in it can be replaced
+            aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            os.replace(path, aside)
+            try:
+                os.replace(temporary, path)
+            finally:
+                if path.is_dir():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    os.replace(aside, path)
+        else:
+            os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         kept = "; the one before is there still" if os.path.isfile(path) else ""
         raise BadInput(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{kept}") from error
