@@ -238,6 +238,8 @@ def test_mistakes_are_one_line():
         analyse(pipe, world, 2)
     with pytest.raises(BadInput, match="steps must be at most 1000"):
         analyse(pipe, world, 4, steps=1001)
+    with pytest.raises(BadInput, match="passes must be a whole number of at least 1, not 0"):
+        analyse(pipe, world, 4, passes=0)
     with pytest.raises(BadInput, match="3 videos are too few"):
         analyse(pipe, World(world="shapes", count=3), 4, steps=2, progress=False)
     with pytest.raises(BadInput, match="noise maps must be finite"):

@@ -277,10 +277,10 @@ def audit(
     videos: Path | None = Option(
         None, metavar="PATH", help="Sound videos with captions NAME.txt beside them, or a .jsonl list."
     ),
-    frames: int = Option(9, min=6, help="Of each of --videos."),
-    fps: float = Option(8, min=0.01, max=1000, help="At which --videos are read."),
-    height: int = Option(256, min=8, help="Of --videos, pixels."),
-    width: int = Option(256, min=8, help="Of --videos, pixels."),
+    frames: int | None = Option(None, min=6, help="Of each of --videos (else 9)."),
+    fps: float | None = Option(None, min=0.01, max=1000, help="At which --videos are read (else 8)."),
+    height: int | None = Option(None, min=8, help="Of --videos, pixels (else 256)."),
+    width: int | None = Option(None, min=8, help="Of --videos, pixels (else 256)."),
     count: int = Option(60, min=8, help="At most so many videos."),
     seed: int = Option(0, min=0, help="Of the videos of a world, and of what is made wrong with them."),
     out: Path | None = opt.writing(None, metavar="FILE.html", help="Page to write."),
@@ -293,6 +293,11 @@ def audit(
     """
     if (videos is None) == (world is None):
         raise BadInput("say which videos are sound: either --world NAME or --videos PATH")
+    if world is not None and any((frames, fps, height, width)):
+        raise BadInput(
+            "the videos of a world have their length, rate and size: leave --frames, --fps, --height and "
+            "--width out"
+        )
     path = out and checked(out, ".html")
     opt.silence_libraries()
     from seedbed.lab.audit import audit as hold
@@ -307,11 +312,18 @@ def audit(
         from seedbed.training.config import Videos
         from seedbed.training.data import FileClips
 
-        asked = Videos(videos=str(videos), fps=fps, height=height, width=width)
-        found = FileClips.of(asked, frames)
-        if found.complaint():
-            print(f"warning: not used: {found.complaint()}", file=sys.stderr)
-        clips = [(found.read(i, frames, 0.0), found.caption(i)) for i in range(min(count, len(found)))]
+        asked = Videos(videos=str(videos), fps=fps or 8, height=height or 256, width=width or 256)
+        found, clips = FileClips.of(asked, frames or 9), []
+        unused = [found.complaint()]
+        for number in found.firsts():
+            if len(clips) == count:
+                break
+            try:
+                clips.append((found.read(number, found.frames, 0.0), found.caption(number)))
+            except BadInput as problem:
+                unused.append(str(problem))
+        if complaint := "; ".join(filter(None, unused)):
+            print(f"warning: not used: {complaint}", file=sys.stderr)
     table = hold(judge, clips, seed).table
     facts = {"verifier": name, "videos": f"{len(clips)} of {world or videos}", "seed": str(seed)}
     lead = f"{name} on {len(clips)} videos of {world or videos}, seed {seed}."

@@ -86,7 +86,17 @@ def write_together(writers: Mapping[Path, Writer]) -> None:
 
 def print_json(files: Mapping[str, Path], **content: Any) -> None:
     """One JSON object: where the files lie, and what else there is."""
-    print(json.dumps({"files": {what: str(path) for what, path in files.items()}, **content}))
+    content = {"files": {what: str(path) for what, path in files.items()}, **content}
+    print(json.dumps(_plain(content), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: None in its place."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def deliver(

@@ -157,20 +157,15 @@ def analyse(
         NotSupported: another kind of pipeline or prediction.
     """
     frames, videos = whole("frames", frames, LEAST_FRAMES), whole("videos", videos, LEAST_VIDEOS)
-    steps, batch_size, seed = (
-        whole("steps", steps, 2),
-        whole("batch_size", batch_size),
-        whole("seed", seed, 0),
-    )
+    steps, passes = whole("steps", steps, 2), whole("passes", passes)
+    batch_size, seed = whole("batch_size", batch_size), whole("seed", seed, 0)
     model = Model(pipe, {})
     if model.kind != "image":
         raise NotSupported(f"frames are inverted through an image model, which {type(pipe).__name__} is not")
     last = _Schedule.of(pipe, steps).powers[-1]
     clips = clips_of(data, frames)
     model.require(1, *clips.size)
-    numbers = list(range(len(clips)))
-    if isinstance(clips, FileClips):  # two clips of a file are not two videos
-        numbers = sorted({file: n for n, (file, _) in reversed([*enumerate(clips.clips)])}.values())
+    numbers = clips.firsts() if isinstance(clips, FileClips) else [*range(len(clips))]
     found, clean, error, unused = list[Array](), list[Array](), 0.0, [clips.complaint()]
     with reporting(progress) as show:
         for number in numbers:

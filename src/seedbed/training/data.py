@@ -122,6 +122,10 @@ class FileClips:
             write_bytes_atomically(index, json.dumps(content, indent=1).encode())
         return made
 
+    def firsts(self) -> list[int]:
+        """The number of each file's first clip, where two clips of a file are not two videos."""
+        return sorted({file: n for n, (file, _) in reversed([*enumerate(self.clips)])}.values())
+
     def complaint(self, most: int = 5) -> str:
         """The files that cannot be used, counted and named, "" where there are none."""
         if not self.broken:
