@@ -20,9 +20,9 @@ from recipes.verifiers.ffmpeg import available, detected
 from recipes.verifiers.footage import FRAMES, SHOTS, clips, footage
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.audit import moving
+from seedbed.lab.faults import FAULTS
 from seedbed.verifiers import Frames
 from seedbed.verifiers.artifacts import LIMITS, numbers
-from seedbed.verifiers.faults import FAULTS
 
 RESULTS = Path(__file__).with_name("results") / "artifacts.json"
 SEED = 0

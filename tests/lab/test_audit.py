@@ -6,8 +6,8 @@ import torch
 
 from seedbed import BadInput
 from seedbed.lab.audit import LINES, audit, moving
+from seedbed.lab.faults import FAULTS, TRAPS
 from seedbed.verifiers import resolve
-from seedbed.verifiers.faults import FAULTS, TRAPS
 
 
 @pytest.fixture(scope="module")

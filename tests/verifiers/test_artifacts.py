@@ -7,10 +7,10 @@ from recipes.verifiers.ffmpeg import available, detected
 from recipes.verifiers.footage import clips, footage
 from seedbed import BadInput
 from seedbed.lab.audit import moving
+from seedbed.lab.faults import FAULTS, TRAPS
 from seedbed.statistics import within
 from seedbed.verifiers import resolve
 from seedbed.verifiers.artifacts import LIMITS, marks, numbers
-from seedbed.verifiers.faults import FAULTS, TRAPS
 
 
 def two_worlds():

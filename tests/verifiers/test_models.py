@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from seedbed import BadInput
-from seedbed.verifiers import name_of, resolve
-from seedbed.verifiers.combination import Combined
+from seedbed.lab.calibration import described
+from seedbed.verifiers import Combined, name_of, resolve
 from seedbed.verifiers.models import Answers, Reward
 from tests.pipelines import WORDS
 from tests.pipelines.parts import seeded, tokenizer
@@ -213,7 +213,11 @@ def test_several_verifiers_add_up_by_their_weights(like_clip):
 
 def test_names_that_look_like_a_sum(like_clip, tmp_path):
     folder = shutil.copytree(like_clip, tmp_path / "a+b")
-    assert name_of(resolve(f"clip:{folder}")) == "seedbed.verifiers.clip.Clip"
+    for inside in ("a+clip", "a*2"):
+        name = f"reward:{shutil.copytree(like_clip, tmp_path / inside)}"
+        assert name_of(resolve(name)) == name
+    assert [part[::2] for part in resolve(f"artifacts+{name}*3").parts] == [("artifacts", 1), ("reward", 3)]
+    assert [part[::2] for part in resolve(f"{name}+artifacts").parts] == [("reward", 1), ("artifacts", 1)]
     assert [part[0] for part in resolve(f"clip:{folder}+artifacts").parts] == ["clip", "artifacts"]
     for text, message in (
         ("artifacts*x", "artifacts\\*x: the weight 'x' is no number other than 0"),
@@ -226,3 +230,29 @@ def test_names_that_look_like_a_sum(like_clip, tmp_path):
         with pytest.raises(BadInput, match=message) as caught:
             resolve(text)
         assert "\n" not in str(caught.value)
+
+
+def test_models_of_other_folders_frames_or_questions_have_other_names(like_clip, answering, tmp_path):
+    """Caches of calibrations tell verifiers by their names."""
+    other = shutil.copytree(like_clip, tmp_path / "other")
+    made = [
+        *(Reward(like_clip), Reward(other), Reward(like_clip, frames=2)),
+        *(Answers(answering), Answers(answering, ["Is it {prompt}?"]), Answers(answering, ["Is it good?"])),
+    ]
+    names = [described(verifier) for verifier in made]
+    assert len(set(names)) == len(made) and names[0] == f"reward:{like_clip}" == described(names[0])
+    assert name_of(Reward) == "seedbed.verifiers.models.Reward"
+
+
+def test_a_text_is_no_longer_than_the_tokenizer_says(like_clip, monkeypatch):
+    """RoBERTa has 514 positions for 512 tokens."""
+    reward, lengths = Reward(like_clip), []
+    most = reward.model.config.text_config.max_position_embeddings
+    hook = reward.model.register_forward_pre_hook(
+        lambda model, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    for length in (10**30, most - 2):
+        monkeypatch.setattr(reward.processor.tokenizer, "model_max_length", length)
+        reward(videos(1), ["a red circle " * 40])
+    hook.remove()
+    assert lengths == [most, most - 2]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from seedbed.errors import BadInput, whole
+from seedbed.lab.faults import FAULTS, TRAPS
 from seedbed.lab.presentation import Cell, Table
 from seedbed.statistics import Array, bootstrap
 from seedbed.verifiers import Frames, Verifier, judged
-from seedbed.verifiers.faults import FAULTS, TRAPS
-from seedbed.worlds import digits, shapes
+from seedbed.worlds import WORLDS
 
 # What each line compares a sound video with its own prompt with.
 LINES = {
@@ -35,7 +35,6 @@ LINES = {
     "twice the size": "the sound one enlarged, against all of these",
 }
 LEAST_FRAMES, LEAST_VIDEOS = 6, 8
-_WORLDS = {"shapes": shapes, "digits": digits}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def moving(world: str, count: int, seed: int = 0) -> list[tuple[NDArray[np.uint8
     Raises:
         NotSupported: the package that the world needs is not there.
     """
-    module = _WORLDS[world]
+    module = WORLDS[world]
     scenes = ((scene, module.caption(scene)) for scene in module.scenes(seed, held=True))
     some = ((module.render(scene), text) for scene, text in scenes if "staying still" not in text)
     return list(itertools.islice(some, count))

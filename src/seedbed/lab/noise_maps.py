@@ -17,20 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from seedbed.errors import BadInput, BadOutput, NotSupported, whole
 from seedbed.lab.presentation import Table
 from seedbed.noise import Mixed, Progressive
 from seedbed.progress import Progress, reporting
-from seedbed.statistics import LEVEL, Interval
+from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.training.config import Videos, World
 from seedbed.training.data import FileClips, clips_of
 from seedbed.training.denoisers import Model
 from seedbed.training.objective import Objective
-
-Array = NDArray[np.float64]
 
 STEPS, PASSES = 50, 3
 LEAST_VIDEOS, LEAST_FRAMES = 4, 3  # at two frames both priors are the same

@@ -19,9 +19,8 @@ from seedbed.noise import Gaussian, Prior
 from seedbed.progress import Show
 from seedbed.report.footage import conformed, read_frames, seconds_of
 from seedbed.training.config import Videos, World
-from seedbed.worlds import digits, shapes
+from seedbed.worlds import WORLDS, shapes
 
-WORLDS: dict[str, Any] = {"shapes": shapes, "digits": digits}  # of one size and length
 SUFFIXES = tuple(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv .ogv .gif".split())
 
 # Purposes of random numbers, so that no two share them.

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,42 @@ Frames = np.ndarray[Any, Any]
 
 Verifier = Callable[[Frames, list[str]], "Tensor | Mapping[str, Tensor]"]
 """From videos, uint8 (n, frames, height, width, 3), and a prompt for each to (n,), higher is better, or to a
-dict of such tensors with the key "score"."""
+dict of such tensors with the key "score". Its attribute `text`, if it has one, is what records call it."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The sum of the scores of several verifiers, each times its weight; scales are the verifiers' own.
+
+    Attributes:
+        text: that `resolve` made it of.
+        parts: name, verifier and weight of each. Each one's numbers are columns `NAME.KEY`; of two of one
+            name, the second is `NAME2`.
+    """
+
+    text: str
+    parts: tuple[tuple[str, Verifier, float], ...]
+
+    def __call__(self, frames: Frames, prompts: list[str]) -> dict[str, Tensor]:
+        """See `Verifier`; BadInput for a part that gives no score."""
+        total = torch.zeros(len(frames), dtype=torch.float64)
+        columns: dict[str, Tensor] = {}
+        for place, (name, verifier, weight) in enumerate(self.parts):
+            verdict = verifier(frames, prompts)
+            own = {"score": verdict} if isinstance(verdict, Tensor) else dict(verdict)
+            if "score" not in own:
+                raise BadInput(f"the verifier {name} of {self.text} gave no score")
+            total += weight * own["score"].double().cpu()
+            before = sum(name == other for other, _, _ in self.parts[:place])
+            known = f"{name}{before + 1}" if before else name
+            columns |= {f"{known}.{key}": values for key, values in own.items()}
+        return {"score": total, **columns}
 
 
 # Those that are models, each in a folder.
 _MODELS = ("clip", "aesthetic", "reward", "vlm")
 _NAMES = ("shapes", "digits", "artifacts", *_MODELS)
-# A folder's name may have a + or * too.
+# A folder's name may have a + or * too: what is a folder as it stands is taken for one.
 _PLUS = re.compile(rf"\+(?=(?:{'|'.join(_NAMES)})(?:[:+*]|$))")
 _WEIGHT = re.compile(r"(.+)\*([^*/]+)", re.DOTALL)
 
@@ -39,7 +69,7 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
             "artifacts", faults that no prompt asks for (see `artifacts.marks`); with weights of your own,
             "clip:FOLDER" and "aesthetic:FOLDER" (see `clip`), "reward:FOLDER" and "vlm:FOLDER" (see
             `models.Reward` and `models.Answers`); several of them with weights, 1 where none is written,
-            "artifacts+clip:FOLDER*0.5" (see `combination.Combined`); or any `Verifier`, returned as it is.
+            "artifacts+clip:FOLDER*0.5" (see `Combined`); or any `Verifier`, returned as it is.
 
     Raises:
         BadInput: none of these, a callable of other arguments, a file of ratings, a weight that is no number
@@ -57,8 +87,8 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
         raise BadInput(f"a verifier is a name or a callable that is no class, not {shown(verifier)}")
     text = os.fspath(verifier)
     parts = []
-    for part in _PLUS.split(text):
-        weighted = _WEIGHT.fullmatch(part)
+    for part in [text] if _of_folder(text) else _PLUS.split(text):
+        weighted = None if _of_folder(part) else _WEIGHT.fullmatch(part)
         weight = 1.0
         if weighted:
             try:
@@ -70,9 +100,13 @@ def resolve(verifier: str | os.PathLike[str] | Verifier) -> Verifier:
         parts.append((weighted[1] if weighted else part, weight))
     if parts == [(text, 1.0)]:
         return _named(text)
-    from seedbed.verifiers.combination import Combined
-
     return Combined(text, tuple((name.partition(":")[0], _named(name), weight) for name, weight in parts))
+
+
+def _of_folder(text: str) -> bool:
+    """Whether a text names a model by a folder that is there."""
+    name, _, folder = text.partition(":")
+    return name in _MODELS and os.path.isdir(folder)
 
 
 def _named(text: str) -> Verifier:
@@ -118,8 +152,7 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
         BadInput: a call by `prompt_embeds` without a text for them; for the verifier of a world, a
             sentence of another world, or frames that are not square.
     """
-    from seedbed.verifiers.combination import Combined
-    from seedbed.worlds import digits, shapes
+    from seedbed.worlds import WORLDS, digits
     from seedbed.worlds.verifier import attributes
 
     prompt = session.prompt if prompt is None else prompt
@@ -128,8 +161,9 @@ def judged_text(verifier: Verifier, session: Session, prompt: str | None = None)
             "the verifier judges videos by a text, which prompt_embeds are not: add verifier_prompt="
         )
     parts: Any = [part for _, part, _ in verifier.parts] if isinstance(verifier, Combined) else [verifier]
-    for name, module, reader in (("shapes", shapes, attributes), ("digits", digits, digits.attributes)):
-        if reader not in parts:
+    readers = {"shapes": attributes, "digits": digits.attributes}
+    for name, module in WORLDS.items():
+        if readers[name] not in parts:
             continue
         module.parse(prompt or "")
         axes = dict(zip(session.spec.layout.split()[1:], session.spec.shape, strict=True))
@@ -178,10 +212,8 @@ def judged(
 
 
 def name_of(verifier: object) -> str:
-    """What a record calls a verifier: the dotted name of a function, the text of several, else the class."""
-    from seedbed.verifiers.combination import Combined
-
-    if isinstance(verifier, Combined):
-        return verifier.text
+    """What records and caches call a verifier: its `text`, else the dotted name of the function or class."""
+    if isinstance(text := getattr(verifier, "text", None), str):
+        return text
     kind = verifier if hasattr(verifier, "__qualname__") else type(verifier)
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from seedbed.errors import BadInput
+from seedbed.statistics import Array
 from seedbed.verifiers import Frames
-
-Array = NDArray[np.float64]
 
 # The greatest number that passes: halfway between the sound and the faulty clips of the half that the
 # recipe sets them on.

@@ -34,6 +34,7 @@ class Clip:
         from transformers import AutoTokenizer, CLIPModel
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+        self.text = f"{type(self).__name__.lower()}:{os.fspath(folder)}"  # in records and caches
         if not (Path(folder) / "config.json").is_file():
             raise BadInput(f"there is no CLIP model in {folder}: it has no config.json")
         try:

@@ -38,6 +38,9 @@ class Reward:
         device: that it runs on.
         frames: shown to the first kind, at most.
 
+    Attributes:
+        text: what records and caches call it: the folder, and the frames where they are not as usual.
+
     Raises:
         BadInput: no such model, weights that are missing, or a model of neither kind.
     """
@@ -50,6 +53,7 @@ class Reward:
         kind = (_config(folder, "reward model").architectures or [""])[0]
         self.classifies = kind.endswith("ForSequenceClassification")
         self.frames = whole("frames", frames)
+        self.text = _text("reward", folder, self.frames)
         loader = AutoModelForSequenceClassification if self.classifies else AutoModel
         self.model, self.processor = _load(loader, folder, "reward model", device)
         if not self.classifies and not hasattr(self.model, "get_text_features"):
@@ -68,7 +72,9 @@ class Reward:
 
     def _likeness(self, video: Frames, prompt: str) -> dict[str, float]:
         # As SigLIP was trained; to CLIP, which looks at no token after the last word, it is all the same.
+        # Of models like RoBERTa some positions are not for tokens, which their tokenizer knows.
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        length = length and min(length, self.processor.tokenizer.model_max_length)
         texts = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
         logits = []
         for first in range(0, len(video), _AT_ONCE):
@@ -98,6 +104,9 @@ class Answers:
         device: that it runs on.
         frames: that are shown, at most.
 
+    Attributes:
+        text: what records and caches call it: the folder, frames and questions where they are not as usual.
+
     Raises:
         BadInput: no such model, weights that are missing, a tokenizer without yes and no, or no question.
     """
@@ -118,6 +127,8 @@ class Answers:
         ):
             raise BadInput(f"questions must be a list of texts, not {shown(questions)}")
         self.questions, self.frames = questions, whole("frames", frames)
+        asked = f", questions {[*questions]}" if questions else ""
+        self.text = _text("vlm", folder, self.frames) + asked
         _config(folder, "vision-language model")
         self.model, self.processor = _load(
             AutoModelForImageTextToText, folder, "vision-language model", device
@@ -159,6 +170,10 @@ class Answers:
         logits = self.model(**_on(inputs, self.model)).logits[0, -1].double()
         yes, no = (logits[ids].logsumexp(0) for ids in (self.yes, self.no))
         return float(torch.sigmoid(yes - no))
+
+
+def _text(name: str, folder: str | os.PathLike[str], frames: int) -> str:
+    return f"{name}:{os.fspath(folder)}" + (f", {frames} frames" if frames != _SHOWN else "")
 
 
 def _config(folder: str | os.PathLike[str], what: str) -> Any:
