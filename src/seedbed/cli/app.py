@@ -268,7 +268,8 @@ def replay(
     video = checked_video(out or Path(stem + suffix), fps, (".html", ".json") if sheet else ())
     how = made.moved(model, config, lora or ())
     base = how["config"] or how["model"]
-    if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
+    gone = base == made.model and Path(base).is_absolute() and not Path(base).is_dir()
+    if not base or gone:
         where = "--config" if how["config"] else "--model"
         raise BadInput(f"the record's model {base or '(unnamed)'} is not here: say where with {where} PATH")
     how |= {"device": device} if device else {}
