@@ -1,5 +1,6 @@
 """LoRAs, schedulers, single-file checkpoints, tiling and offloading from the command line, and replayed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from seedbed.pipelines.loading import load
 from tests.cli.test_call import made
 from tests.cli.test_errors import one_line
 from tests.elsewhere.test_elsewhere import needs_python_backends
@@ -49,8 +51,14 @@ def test_loras_are_recorded_and_replayed(seedbed, model, tmp_path: Path) -> None
     assert files == [(tmp_path.name, 0.5), ("b:1", 1.0)]
     again = made(seedbed("replay", "a.mp4", "--json"))
     assert again["identical"] and again["record"] == record
-    (tmp_path / "style.safetensors").unlink()
+    (tmp_path / "style.safetensors").rename(tmp_path / "moved.safetensors")
     one_line(seedbed("replay", "a.mp4"), "there is no LoRA", "style.safetensors")
+    one_line(
+        seedbed("replay", "a.mp4", "--lora", "moved.safetensors"),
+        "the record's LoRAs are style.safetensors, style.safetensors: give --lora for each, in this order",
+    )
+    two = ("--lora", "moved.safetensors", "--lora", "b:1/style.safetensors")
+    assert made(seedbed("replay", "a.mp4", *two, "--device", "cpu", "--json"))["identical"]
 
 
 def test_loras_that_do_not_fit(seedbed, model, model_of, tmp_path: Path) -> None:
@@ -70,6 +78,7 @@ def test_loras_that_do_not_fit(seedbed, model, model_of, tmp_path: Path) -> None
     (tmp_path / "no.safetensors").write_text("no weights")
     one_line(seedbed(*given, "no.safetensors"), "no.safetensors does not fit CogVideoXPipeline: ")
     one_line(seedbed(*given, "none.safetensors:0.5"), "there is no LoRA", "none.safetensors")
+    one_line(seedbed(*given, f"{file}:nan"), "deep/style.safetensors must be a finite number, not nan")
 
 
 def test_a_scheduler_is_configured_as_the_models_own(seedbed, model, model_of) -> None:
@@ -141,7 +150,30 @@ def test_a_checkpoint_in_a_single_file(seedbed, model_of, checkpoint: Path, tmp_
     checkpoint.write_text("no weights")
     one_line(seedbed(*given, "--config", folder), "does not load as a diffusers pipeline")
     checkpoint.unlink()
-    one_line(seedbed("replay", "a.mp4"), "the checkpoint", "is not here")
+    one_line(seedbed("replay", "a.mp4"), "the checkpoint", "is not here: say where it is")
+
+
+def test_a_checkpoint_and_its_pipeline_that_have_moved(seedbed, model_of, checkpoint: Path, tmp_path) -> None:
+    shutil.copytree(model_of("ltx"), tmp_path / "ltx")
+    seedbed("generate", PROMPT, *FEW, "--model", checkpoint.name, "--config", "ltx")
+    checkpoint.rename(tmp_path / "moved.safetensors")
+    assert made(seedbed("replay", "a.mp4", "--model", "moved.safetensors", "--json"))["identical"]
+    (tmp_path / "ltx").rename(tmp_path / "pipeline")
+    both = ("--model", "moved.safetensors", "--config", "pipeline")
+    assert made(seedbed("replay", "a.mp4", *both, "--json"))["identical"]
+    one_line(seedbed("replay", "a.mp4", *both[:2]), "ltx is not here: say where with --config PATH")
+    (tmp_path / "moved.safetensors").rename(checkpoint)
+    assert made(seedbed("replay", "a.mp4", *both[2:], "--json"))["identical"]
+
+
+def test_where_a_record_is_replayed(seedbed, model) -> None:
+    seedbed("generate", PROMPT, "--model", model, *FEW)
+    one_line(seedbed("replay", "a.mp4", "--device", "tpu"), "unknown device 'tpu'")
+    one_line(seedbed("replay", "a.mp4", "--device", "cpu", "--offload", "model"), "needs an accelerator")
+    one_line(seedbed("replay", "a.mp4", "--config", model), "no checkpoint in a single file: leave --config")
+    assert made(seedbed("replay", "a.mp4", "--vae-tiling", "--json"))["identical"]
+    tiled = load(model, device="cpu", vae_tiling=True, switches={"vae": {"settings": {"use_tiling": False}}})
+    assert tiled.vae.use_tiling
 
 
 def test_decoding_in_tiles_is_recorded(seedbed, model, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Arguments of a pipeline's call from the command line: pictures, videos and --set; replayed."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seedbed.pipelines.arguments import typed
+from seedbed.pipelines.loading import load
+from seedbed.report.footage import read_pictures
 from seedbed.report.video import read_record, write_video
 from tests.cli.test_errors import one_line
 from tests.pipelines import FAMILIES
@@ -163,6 +167,9 @@ def test_values_are_typed_by_the_signature(seedbed, model) -> None:
         (["--video", "none.mp4"], "cannot read the video none.mp4: No such file or directory"),
         (["--video", "text.mp4"], "text.mp4 is not a video that can be read"),
         (["--set", "strength"], "cannot read --set strength: write NAME=VALUE"),
+        (["--set", "eta=0", "--set", "eta=1"], "eta is given twice: leave one out"),
+        (["--set", "image=last.jpg", "--image", "first.png"], "image is given twice: leave one out"),
+        (["--out", "a.gif", "--fps", "101"], "a .gif shows at most 100 frames per second, not 101"),
         (["--seed", "-2"], "--seed"),
         (["--out", "a.avi"], "must end in .mp4 or .webm or .gif or .png"),
         (["--offload", "disk"], "--offload"),
@@ -181,6 +188,10 @@ def test_refused_before_a_model_is_looked_for(seedbed, tmp_path: Path, options, 
         (["--set", "eta=many"], "CogVideoXPipeline's argument eta must be float, not 'many'"),
         (["--set", "num_inference_steps=1.5"], "argument num_inference_steps must be int, not '1.5'"),
         (["--set", "timesteps=[1,true]"], "argument timesteps must be list[int], not '[1,true]'"),
+        (["--set", "eta=NaN"], "CogVideoXPipeline's argument eta must be float, not 'NaN'"),
+        (["--set", "eta=1e999"], "CogVideoXPipeline's argument eta must be float, not '1e999'"),
+        (["--set", 'attention_kwargs={"scale": -Infinity}'], "argument attention_kwargs must be dict"),
+        (["--set", f"timesteps={'[' * 20_000}"], "argument timesteps must be list[int], not '[[["),
         (["--set", "eta=null"], "argument eta must be float, not 'null'"),
         (["--set", "generator=3"], "argument generator is a Generator, which a text cannot give"),
         (["--set", "latents=3"], "argument latents is a "),
@@ -190,6 +201,26 @@ def test_refused_before_a_model_is_looked_for(seedbed, tmp_path: Path, options, 
 )
 def test_what_the_pipeline_does_not_take(seedbed, model, tmp_path: Path, options, fragment: str) -> None:
     one_line(seedbed("select", PROMPT, "--model", model, *options), fragment)
+
+
+def test_all_frames_of_a_picture_that_moves_are_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), (20 * step, 0, 0)) for step in range(9)]
+    for name in ("in.gif", "in.png", "in.webp"):
+        lossless = {"lossless": True} if name == "in.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=125, **lossless)
+        found = read_pictures(tmp_path / name, math.inf)
+        assert [frame.getpixel((8, 8)) for frame in found] == [(20 * step, 0, 0) for step in range(9)], name
+        assert len(read_pictures(tmp_path / name, 5)) == 5
+    assert len(read_pictures(tmp_path / "first.png", math.inf)) == 1
+    assert len(read_pictures(tmp_path / "in.mp4", 3)) == 3
+
+
+def test_frames_that_are_set_limit_a_video(model_named, tmp_path: Path) -> None:
+    pipe = load(model_named("Wan VACE"), device="cpu")
+    for texts in ({"num_frames": "5", "video": "in.mp4"}, {"video": "in.mp4", "num_frames": "5"}):
+        texts["video"] = str(tmp_path / "in.mp4")
+        given = typed(pipe, texts, {})
+        assert given["num_frames"] == len(given["video"]) == 5
 
 
 def test_damaged_pictures_are_one_line(seedbed, model_named, tmp_path: Path) -> None:

@@ -83,3 +83,11 @@ def test_what_is_no_video_is_one_line(seedbed, model, tmp_path):
     assert code == 2 and "in.mp4 is not a video that can be read" in err and err.count("\n") == 1
     code, _, err = seedbed("edit", "none.mp4", *given)
     assert code == 2 and "cannot read the video none.mp4" in err and not (tmp_path / "out.mp4").exists()
+
+
+def test_the_video_is_given_once(seedbed, video):
+    given = ("edit", video, "--source", SOURCE, "--target", TARGET, "--out", "out.mp4")
+    code, _, err = seedbed(*given, "--video", video)
+    assert code == 2 and "No such option" in err
+    code, _, err = seedbed(*given[:-1], "out.gif", "--fps", 200)
+    assert code == 2 and "a .gif shows at most 100 frames per second" in err

@@ -10,7 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import seedbed as library
+from seedbed.cli.prompts import settled
+from seedbed.errors import BadInput, BadOutput
 from tests.cli.test_errors import one_line
 
 LINES = ["a red circle", "a blue square moving left", "a red circle"]
@@ -48,20 +52,73 @@ def test_a_video_for_each_line_is_made_once(seedbed, model, tmp_path: Path, monk
     one_line(seedbed(*given[:-1], 5), "lines was begun with other options (seed 4, now 5)")
 
 
-def test_a_changed_line_and_a_damaged_record_are_made_again(seedbed, model, tmp_path: Path) -> None:
+def test_an_appended_line_and_a_damaged_record_are_made(seedbed, model, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("\n".join(LINES[:2]))
     given = ("generate", "--prompts", "lines.txt", "--model", model, *FEW, "--seed", -1, "--out", "out")
     code, _, err = seedbed(*given)
     assert code == 0
     seed = int(err.removeprefix("seed "))
     kept = (tmp_path / f"out/{STEMS[0]}.mp4").stat().st_mtime_ns
-    (tmp_path / f"out/{STEMS[2]}.json").write_text("{")
-    (tmp_path / "lines.txt").write_text("\n".join([LINES[0], "A blue square, moving left", LINES[2]]))
+    (tmp_path / f"out/{STEMS[1]}.json").write_text("{")
+    (tmp_path / "lines.txt").write_text("\n".join(LINES))
     code, _, err = seedbed(*given)
-    assert (code, err) == (0, "")  # the random seed is the first run's
+    assert (code, err) == (0, f"seed    {seed}\n")  # the first run's
     records = [json.loads((tmp_path / f"out/{stem}.json").read_text()) for stem in STEMS]
     assert [record["seed"] for record in records] == [seed, seed + 1, seed + 2]
-    assert records[1]["prompt"] == "A blue square, moving left"
     assert (tmp_path / f"out/{STEMS[0]}.mp4").stat().st_mtime_ns == kept
+    changed = "out was begun with other prompts (number 2 was 'a blue square moving left', now "
+    for lines, now in (([LINES[0], "a ring", LINES[2]], "'a ring')"), (LINES[:1], "missing)")):
+        (tmp_path / "lines.txt").write_text("\n".join(lines))
+        one_line(seedbed(*given), changed + now)
+
+
+def test_what_is_not_as_when_the_folder_was_begun(seedbed, model, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text(LINES[0])
+    given = ("generate", "--prompts", "lines.txt", "--model", model, *FEW, "--out", "out")
+    assert seedbed(*given).code == 0
+    (tmp_path / "lines.txt").write_text("\n".join(LINES[:2]))
+    options = tmp_path / "out/options.json"
+    content = json.loads(options.read_text())
+    # As on a GPU, where the dtype is another if none is asked for.
+    options.write_text(json.dumps({**content, "dtypes": {**content["dtypes"], "vae": "bfloat16"}}))
+    one_line(seedbed(*given), "out was begun with other dtypes (vae bfloat16, now float32): give --dtype")
+    assert not (tmp_path / f"out/{STEMS[1]}.json").exists()
+
+
+def test_files_under_the_same_names_with_other_content(seedbed, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        Image.effect_noise((16, 16), 50 + seed).save(tmp_path / "a.png")
+        asked = {"seed": 0, "image": "a.png"}
+        if not seed:
+            options = settled(tmp_path / "out", asked, LINES, ["a.png", "0.5", None, "x" * 5000])
+            assert {*options["sha256"]} == {"a.png"}
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/options.json").write_text(json.dumps({**options, "dtypes": {}}))
+            assert settled(tmp_path / "out", asked, LINES, ["a.png"])["prompts"] == LINES
+    with pytest.raises(BadInput, match=r"begun with other options \(sha256\.a\.png"):
+        settled(tmp_path / "out", asked, LINES, ["a.png"])
+
+
+def test_a_prompt_that_cannot_be_judged(seedbed, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a red circle moving left\na koala plays the piano\n")
+    given = ("generate", "--prompts", "lines.txt", "--verifier", "shapes", "--device", "cpu")
+    one_line(seedbed(*given), "prompt 2: ", "koala")
+    assert not (tmp_path / "lines").exists()
+
+
+def test_an_error_on_the_way_says_what_is_kept(seedbed, model, tmp_path: Path, monkeypatch) -> None:
+    own = library.generate
+
+    def broken(pipe, prompt, **named):
+        if prompt == LINES[1]:
+            raise BadOutput("the denoiser returned values that are not finite")
+        return own(pipe, prompt, **named)
+
+    monkeypatch.setattr(library, "generate", broken)
+    one_line(
+        seedbed("generate", "--prompts", "lines.txt", "--model", model, *FEW),
+        "prompt 2: the denoiser returned values that are not finite; 1 of 3 videos are kept in lines",
+    )
 
 
 def begun(folder: Path, *options: str) -> subprocess.Popen:
@@ -122,6 +179,8 @@ def test_images_are_written_as_png(seedbed, model_of, tmp_path: Path) -> None:
         (["--prompts", "lines.txt", "a prompt"], "either a PROMPT, or --prompts FILE"),
         ([], "say what to generate: either a PROMPT, or --prompts FILE"),
         (["--prompts", "lines.txt", "--out", "lines.txt"], "lines.txt is no folder: name one with --out"),
+        (["--prompts", "lines.txt", "--out", "vids.webm"], "vids.webm is the name of a video, and --prompts"),
+        (["--prompts", "lines.txt", "--unconditional"], "--unconditional is for an empty PROMPT"),
         (["--prompts", "lines.txt", "--acquisition", "bonsai"], "bonsai"),
         (["--prompts", "lines.txt"], "there is no model at missing"),
         (["--prompts", "lines.txt", "--out", "foreign"], "options.json is not the file of a run"),

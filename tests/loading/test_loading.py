@@ -215,3 +215,13 @@ def test_what_chatters_is_silent_only_while_it_loads(folder, monkeypatch, capfd)
     for chatter in during:
         assert chatter[:3] == [(logging.ERROR, False), (logging.ERROR, False), logging.ERROR]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_that_does_not_fit_a_pipeline_of_the_hub(tmp_path, monkeypatch):
+    def unfit(*given):
+        raise BadInput("it lacks weights of the denoiser")
+
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    monkeypatch.setattr(loading, "single_file", unfit)
+    told = refusal(tmp_path / "a.safetensors", config="some/one", device="cpu")
+    assert told == f"{tmp_path / 'a.safetensors'} does not load: it lacks weights of the denoiser"

@@ -179,3 +179,22 @@ def test_reading_a_record_imports_no_more_than_its_file_needs(tmp_path, suffix: 
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == (["av"] if suffix == ".mp4" else [])
+
+
+def test_a_webm_refuses_a_record_that_it_would_lose(tmp_path) -> None:
+    frames = moving(1, 256, 256)
+    largest = {"prompt": "x" * (2**24 - 14)}
+    write_video(tmp_path / "a.webm", frames, metadata=largest)
+    assert read_record(tmp_path / "a.webm") == largest
+    larger = {"prompt": "x" * (2**24 - 13)}
+    with pytest.raises(BadInput, match=r"a .webm carries a record of 16 MiB at most.*name it .mp4"):
+        write_video(tmp_path / "b.webm", frames, metadata=larger)
+    write_video(tmp_path / "b.mp4", frames, metadata=larger)
+    assert read_record(tmp_path / "b.mp4") == larger
+
+
+def test_a_gif_refuses_a_rate_that_it_cannot_show(tmp_path) -> None:
+    write_video(tmp_path / "a.gif", moving(3), 100)
+    assert Image.open(tmp_path / "a.gif").info["duration"] == 10
+    with pytest.raises(BadInput, match=r"a \.gif shows at most 100 frames per second, not 101"):
+        write_video(tmp_path / "b.gif", moving(3), 101)

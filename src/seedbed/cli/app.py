@@ -14,10 +14,19 @@ import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
-from seedbed.cli.outputs import VIDEOS, Writer, checked, deliver, named_after, print_json, write_together
+from seedbed.cli.outputs import (
+    Writer,
+    checked,
+    checked_video,
+    deliver,
+    named_after,
+    print_json,
+    write_together,
+)
 from seedbed.cli.prompts import generate_each, settled
 from seedbed.cli.train import train
 from seedbed.errors import BadInput
+from seedbed.pipelines.offloading import Offload
 
 if TYPE_CHECKING:
     from seedbed import Generation
@@ -82,20 +91,23 @@ def generate(
     beside = (".html", ".json") if report else (".json",)
     if prompts is not None:
         texts, folder = opt.read_prompts(prompts), out or Path(prompts.stem)
-        shared = choice.arguments(seed=0)
+        if run.unconditional:
+            raise BadInput("--unconditional is for an empty PROMPT, and a file has none: leave it out")
+        shared = dataclasses.replace(choice, seed=0).arguments()
         asked = dataclasses.asdict(choice) | dataclasses.asdict(run)
         asked |= {"fps": fps, "report": report, "metadata": metadata}
-        options = settled(folder, asked)
+        files = [*run.texts.values(), *(file for file, _ in run.loras), run.model, choice.acquisition]
+        options = settled(folder, asked, texts, files)
 
         def make(pipe: Any, number: int, text: str, video: Path) -> None:
             own = {**shared, "seed": options["seed"] + number}
             made = seedbed.generate(pipe, text, **own, **run.arguments(pipe))
             write_together(dict(_files(made, video, True, fps, report, metadata).values()))
 
-        generate_each(texts, folder, options, run, make)
+        generate_each(folder, options, run, shared["acquisition"], make)
         return
     assert prompt is not None
-    video = checked(out or named_after(prompt, ".mp4"), *VIDEOS, beside=beside)
+    video = checked_video(out or named_after(prompt, ".mp4"), fps, beside)
     chosen = choice.arguments()
     pipe = run.load()
     result = seedbed.generate(pipe, prompt, **chosen, **run.arguments(pipe))
@@ -158,7 +170,7 @@ def contact_sheet(
         None, min=1, metavar="STEPS", help="Denoising steps before the previews (else half)."
     ),
     verifier: str | None = opt.choosing(
-        None, metavar="NAME", help="Scores the previews too, as of generate."
+        None, metavar="NAME", help=f"Scores the previews too: {opt.VERIFIERS}."
     ),
     decode: str = opt.choosing(
         "exact",
@@ -209,7 +221,20 @@ def replay(
     candidate: int | None = opt.choosing(
         None, min=0, help="Finish this noise of a contact sheet, from the steps that it has done."
     ),
-    model: str | None = opt.running(None, metavar="PATH", help="Where the model is now (else where it was)."),
+    model: str | None = opt.running(
+        None,
+        metavar="PATH",
+        help="Where the model, or the checkpoint in one file, is now (else where it was).",
+    ),
+    config: str | None = opt.running(
+        None, metavar="PATH", help="Where the pipeline of a checkpoint in one file is now."
+    ),
+    lora: list[str] | None = opt.running(
+        None, metavar="FILE", help="Where a LoRA is now; for each of the record's, in their order."
+    ),
+    device: str | None = opt.DEVICE,
+    offload: Offload | None = opt.OFFLOAD,
+    vae_tiling: bool = opt.VAE_TILING,
     out: Path | None = opt.writing(
         None,
         metavar="FILE",
@@ -228,7 +253,7 @@ def replay(
     a record beside the video, as `seedbed generate` does. What was made from a video, by an edit too,
     needs that --video again.
     """
-    from seedbed.report.video import read_record
+    from seedbed.report.video import ENDINGS, read_record
     from seedbed.selection.record import recorded_model
 
     content = read_record(record)
@@ -237,14 +262,18 @@ def replay(
         raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
     sheet = None if candidate is None else seedbed.ContactSheet.load(record)
     suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
-    suffix = record.suffix if record.suffix.lower() in VIDEOS else suffix
+    suffix = record.suffix if record.suffix.lower() in ENDINGS else suffix
+    fps = fps or content.get("fps", 8)
     stem = f"{record.stem.removesuffix(_SHEET)}-{'replay' if candidate is None else candidate}"
-    video = checked(out or Path(stem + suffix), *VIDEOS, beside=(".html", ".json") if sheet else ())
-    if not model and (not made.model or (Path(made.model).is_absolute() and not Path(made.model).is_dir())):
-        raise BadInput(
-            f"the record's model {made.model or '(unnamed)'} is not here: say where with --model PATH"
-        )
-    pipe = opt.load_pipeline(model or made.model, given.progress, **made.loading())
+    video = checked_video(out or Path(stem + suffix), fps, (".html", ".json") if sheet else ())
+    how = made.moved(model, config, lora or ())
+    base = how["config"] or how["model"]
+    gone = base == made.model and Path(base).is_absolute() and not Path(base).is_dir()
+    if not base or gone:
+        where = "--config" if how["config"] else "--model"
+        raise BadInput(f"the record's model {base or '(unnamed)'} is not here: say where with {where} PATH")
+    how |= {"device": device} if device else {}
+    pipe = opt.load_pipeline(how.pop("model"), given.progress, offload=offload, vae_tiling=vae_tiling, **how)
     from seedbed.pipelines.arguments import typed
 
     missing: dict[str, Any] = {}
@@ -255,7 +284,6 @@ def replay(
             count = str(content["missing"].get(name)).partition(" picture")[0]
             limit = {"num_frames": int(count)} if count.isdecimal() else {}
             missing[name] = typed(pipe, {name: text}, limit)[name]
-    fps = fps or content.get("fps", 8)
     if sheet and candidate is not None:
         finished = sheet.finish(candidate, pipe, progress=given.progress, **missing)
         files = _files(finished, video, out is None, fps, True, metadata)

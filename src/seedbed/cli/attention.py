@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 import seedbed
 from seedbed.cli import options as opt
-from seedbed.cli.outputs import VIDEOS, Writer, checked, named_after, print_json, write_together
+from seedbed.cli.outputs import Writer, checked, checked_video, named_after, print_json, write_together
 from seedbed.errors import BadInput
 
 _acting = functools.partial(Option, rich_help_panel="How to edit")
@@ -28,7 +28,7 @@ def study(
     ),
     window: str = Option("0,1", metavar="FROM,TO", help="When it is replaced, as shares of the steps."),
     verifier: str | None = Option(
-        None, metavar="NAME", help="Its numbers are effects too: shapes, clip:FOLDER or aesthetic:FOLDER."
+        None, metavar="NAME", help=f"Its numbers are effects too: {opt.VERIFIERS}."
     ),
     rows: int = Option(256, min=1, help="Rows of a layer that are looked at, of text and of video each."),
     seed: int = opt.SEED,
@@ -137,7 +137,7 @@ def edit(
     run: opt.Calling,
 ) -> None:
     """Change what a video shows by changing the words for it."""
-    path = checked(out, *VIDEOS, beside=(".json",))
+    path = checked_video(out, fps, (".json",))
     page = None if report is None else checked(report, ".html")
     if page is not None and page.resolve().parent != path.resolve().parent:
         raise BadInput(f"cannot write {page}: the report lies in the folder of the video, {path.parent}")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from seedbed.errors import BadInput
 from seedbed.files import read_text
+from seedbed.pipelines.offloading import Offload
 
 choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
@@ -32,7 +33,11 @@ _SILENT = {
 }
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Offload = Literal["model", "sequential", "group"]
+# What judges videos, as `seedbed.verifiers.resolve` reads it.
+VERIFIERS = (
+    "shapes, digits, artifacts, clip:FOLDER, aesthetic:FOLDER, reward:FOLDER, vlm:FOLDER or several "
+    "(artifacts+clip:FOLDER*0.5)"
+)
 
 
 def _check_prompt(context: typer.Context, prompt: str | None) -> str | None:
@@ -83,25 +88,8 @@ GUIDE = running(
 OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
 METADATA = writing(True, help="The video carries its record.")
 FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
-DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
-IMAGE = calling(None, metavar="FILE", help="Picture that the video starts from.")
-LAST_IMAGE = calling(None, metavar="FILE", help="Picture that it ends at.")
-FROM_VIDEO = calling(
-    None,
-    "--video",
-    metavar="FILE",
-    help="Video that it is made from: its frames as they are, the first --frames of them.",
-)
-SETTINGS = calling(
-    None,
-    "--set",
-    metavar="NAME=VALUE",
-    help="Any argument of the pipeline's call: a number, words, JSON, or the file of a picture or of a "
-    "video; repeatable.",
-)
-LORA = running(
-    None, metavar="FILE[:SCALE]", help="LoRA to add (.safetensors), at its scale (else 1); repeatable."
-)
+DEVICE = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
+VAE_TILING = running(False, "--vae-tiling", help="Decode in tiles, in less memory.")
 OFFLOAD = running(
     None,
     help="Keep the weights off the GPU until they are needed: by model, by layer, or by layer while the next "
@@ -125,21 +113,20 @@ class Choice:
     verifier: str | None = choosing(
         None,
         metavar="NAME",
-        help="Choose by previews that this judges, shapes, artifacts, clip:FOLDER, reward:FOLDER, vlm:FOLDER "
-        "or several (artifacts+clip:FOLDER*0.5): short for --acquisition previews:verifier=NAME.",
+        help=f"Choose by previews that this judges, {VERIFIERS}: short for --acquisition "
+        "previews:verifier=NAME.",
     )
     prior: str | None = PRIOR
     refine: list[str] | None = REFINE
     enhance: str | None = ENHANCE
     guide: str | None = GUIDE
 
-    def arguments(self, seed: int | None = None) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
         from seedbed.selection.choosing import named
 
         function = named(self.acquisition, self.verifier)
-        chosen = {"candidates": self.candidates, "acquisition": function}
-        chosen["seed"] = drawn(self.seed) if seed is None else seed
+        chosen = {"candidates": self.candidates, "acquisition": function, "seed": drawn(self.seed)}
         return {**chosen, **shaping(self.prior, self.refine, self.enhance, self.guide)}
 
 
@@ -182,38 +169,73 @@ class Terminal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs(Terminal):
-    """Arguments of the pipeline's call that come from files, or that no other option names."""
+class Pictures(Terminal):
+    """Arguments of the pipeline's call that come from files of pictures, or that no other option names."""
 
-    image: Path | None = IMAGE
-    last_image: Path | None = LAST_IMAGE
-    from_video: Path | None = FROM_VIDEO
-    settings: list[str] | None = SETTINGS
+    image: Path | None = calling(None, metavar="FILE", help="Picture that the video starts from.")
+    last_image: Path | None = calling(None, metavar="FILE", help="Picture that it ends at.")
+    settings: list[str] | None = calling(
+        None,
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any argument of the pipeline's call: a number, words, JSON, or the file of a picture or of a "
+        "video; repeatable.",
+    )
 
     def __post_init__(self) -> None:
-        """Raises BadInput where a file is not what it is to be, or a setting has no name."""
+        """Raises BadInput where a file is not what it is to be, or a setting has no name or two values."""
         for setting in self.settings or ():
             name, equals, _ = setting.partition("=")
             if not equals or not name.isidentifier():
                 raise BadInput(f"cannot read --set {setting}: write NAME=VALUE")
-        if self.image or self.last_image or self.from_video:
-            from seedbed.report.footage import read_frames, read_picture
+        texts = self.texts
+        for file in (self.image, self.last_image):
+            if file:
+                from seedbed.report.footage import read_picture
 
-            for file in filter(None, (self.image, self.last_image)):
                 read_picture(file)
-            if self.from_video:
-                read_frames(self.from_video, 1, None)
+        if "prompt" in texts:
+            raise BadInput("prompt is given twice: leave one out")
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """By the names of the arguments."""
+        return {"image": self.image, "last_image": self.last_image}
 
     @property
     def texts(self) -> dict[str, str]:
-        """By the names of the arguments."""
-        named = {"image": self.image, "last_image": self.last_image, "video": self.from_video}
-        texts = {name: str(file) for name, file in named.items() if file is not None}
+        """By the names of the arguments. Raises BadInput where one is given twice."""
+        texts = {name: str(file) for name, file in self.files.items() if file is not None}
         for name, _, value in (setting.partition("=") for setting in self.settings or ()):
             if name in texts:
                 raise BadInput(f"{name} is given twice: leave one out")
             texts[name] = value
         return texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Pictures):
+    """The same, and a video that the pipeline makes another of."""
+
+    from_video: Path | None = calling(
+        None,
+        "--video",
+        metavar="FILE",
+        help="Video that it is made from: its frames as they are, the first --frames of them.",
+    )
+
+    def __post_init__(self) -> None:
+        """Raises BadInput as `Pictures`, and where the file is no video."""
+        super().__post_init__()
+        if self.from_video:
+            from seedbed.report.footage import read_pictures
+
+            read_pictures(self.from_video, 1)
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """As of `Pictures`."""
+        return {**super().files, "video": self.from_video}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,17 +260,20 @@ class Machine(Terminal):
         metavar="PATH",
         help="Of a checkpoint in one file: a pipeline of its kind, for all that it lacks.",
     )
-    lora: list[str] | None = LORA
+    lora: list[str] | None = running(
+        None, metavar="FILE[:SCALE]", help="LoRA to add (.safetensors), at its scale (else 1); repeatable."
+    )
     scheduler: str | None = running(
         None, metavar="NAME", help="Class of diffusers to step with, configured as the model's own."
     )
-    dtype: Dtype | None = DTYPE
-    device: str | None = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
+    dtype: Dtype | None = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
+    device: str | None = DEVICE
     offload: Offload | None = OFFLOAD
-    vae_tiling: bool = running(False, "--vae-tiling", help="Decode in tiles, in less memory.")
+    vae_tiling: bool = VAE_TILING
 
-    def load(self) -> Any:
-        """The pipeline."""
+    @property
+    def loras(self) -> list[tuple[str, float]]:
+        """Files and scales."""
         loras = []
         for text in self.lora or ():
             file, _, scale = text.rpartition(":")
@@ -256,6 +281,10 @@ class Machine(Terminal):
                 loras.append((file or text, float(scale) if file else 1.0))
             except ValueError:  # the colon is of the file's name
                 loras.append((text, 1.0))
+        return loras
+
+    def load(self) -> Any:
+        """The pipeline."""
         return load_pipeline(
             self.model,
             self.progress,
@@ -263,14 +292,14 @@ class Machine(Terminal):
             dtype=self.dtype,
             device=self.device,
             scheduler=self.scheduler,
-            loras=loras,
+            loras=self.loras,
             offload=self.offload,
             vae_tiling=self.vae_tiling,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calling(Machine, Inputs):
+class Calling(Machine, Pictures):
     """What a call of the pipeline takes besides."""
 
     negative_prompt: str | None = calling(None, metavar="TEXT", help="What not to generate.")
@@ -295,7 +324,7 @@ class Calling(Machine, Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Calling):
+class Run(Calling, Inputs):
     """What choosing a noise takes besides."""
 
     unconditional: bool = calling(False, "--unconditional", help="The prompt may be empty.", is_eager=True)

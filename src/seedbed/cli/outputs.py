@@ -16,7 +16,6 @@ from rich.text import Text
 
 from seedbed.errors import BadInput
 
-VIDEOS = (".mp4", ".webm", ".gif", ".png")  # as `seedbed.report.video` writes, whose import takes long
 Writer = Callable[[Path], object]
 
 
@@ -47,6 +46,14 @@ def checked(path: Path, *suffixes: str, beside: Iterable[str] = ()) -> Path:
         if file.is_dir():
             raise BadInput(f"cannot write {file}: it is a folder")
     return path
+
+
+def checked_video(path: Path, fps: float, beside: Iterable[str] = ()) -> Path:
+    """The same for a video, or an image, of so many frames per second."""
+    from seedbed.report.video import ENDINGS, check_rate  # loads more than --help needs
+
+    check_rate(path.suffix, fps)
+    return checked(path, *ENDINGS, beside=beside)
 
 
 def write_together(writers: Mapping[Path, Writer]) -> None:

@@ -1,10 +1,13 @@
 """`seedbed generate --prompts FILE`: a video for each line; what is finished is not made again."""
 
 import functools
+import hashlib
+import itertools
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +15,108 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from seedbed.cli.options import Run, drawn
-from seedbed.cli.outputs import VIDEOS, named_after, print_json
-from seedbed.errors import BadInput, SeedbedError
+from seedbed.cli.outputs import named_after, print_json
+from seedbed.errors import BadInput, SeedbedError, shown
 from seedbed.files import read_text, write_bytes_atomically
 
 # Other files of the folder are named after a number and a prompt.
 _OPTIONS = "options.json"
-# What does not change the videos, and so may change between a run and the next that goes on.
+# What may change between a run and the next that goes on: it changes no video, or only by the dtypes that
+# follow from it, which are compared once the model is loaded.
 _FREE = ("as_json", "quiet", "device", "offload")
 
 
-def settled(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def settled(
+    folder: Path, asked: Mapping[str, Any], texts: list[str], files: Iterable[str | None]
+) -> dict[str, Any]:
     """The options of a run, whose random seed is drawn once; those with which its folder was begun.
 
     Args:
         asked: the options as they were given, by name.
+        texts: the prompts; those of before come first.
+        files: what the videos are made from, known by its sha256; names of anything else are passed over.
 
     Raises:
-        BadInput: it is no folder, or was begun with other options.
+        BadInput: it is no folder, or was begun with other options, prompts or files.
     """
+    from seedbed.report.video import ENDINGS
+
     path = folder / _OPTIONS
     now: dict[str, Any] = json.loads(
         json.dumps({name: value for name, value in asked.items() if name not in _FREE}, default=str)
     )
+    if folder.suffix.lower() in ENDINGS:
+        raise BadInput(f"{folder} is the name of a video, and --prompts makes a folder: give --out DIR")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is no folder: name one with --out")
+    now["sha256"] = {file: _sha256(file) for file in files if file and os.path.isfile(file)}
     if not path.exists():
-        return now | {"seed": drawn(now["seed"])}
+        return now | {"seed": drawn(now["seed"]), "prompts": texts}
     try:
         then = json.loads(read_text(path, "the options of the run"))
-        begun = then["seed"]
-        now["seed"] = begun if now["seed"] == -1 else now["seed"]
-    except (ValueError, KeyError, TypeError) as error:
+        random, now["seed"] = now["seed"] == -1, then["seed"] if now["seed"] == -1 else now["seed"]
+        before, dtypes = list(then.pop("prompts")), dict(then.pop("dtypes"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path} is not the file of a run: give another folder with --out") from error
     if now != then:
         from seedbed.pipelines.loading import changed
 
         differing = "; ".join(changed(then, now))
         raise BadInput(f"{folder} was begun with other options ({differing}): give these, or another --out")
-    return now
+    for number, (was, text) in enumerate(itertools.zip_longest(before, texts[: len(before)]), 1):
+        if was != text:
+            became = "missing" if text is None else shown(text)
+            raise BadInput(
+                f"{folder} was begun with other prompts (number {number} was {shown(was)}, now {became}): "
+                "add new ones at the end, or give another --out"
+            )
+    if random:
+        print(f"seed    {now['seed']}", file=sys.stderr)
+    return now | {"prompts": texts, "dtypes": dtypes}
+
+
+def _sha256(file: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(file, "rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise BadInput(f"cannot read {file}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def generate_each(
-    texts: list[str],
     folder: Path,
     options: Mapping[str, Any],
     run: Run,
+    acquisition: Any,
     make: Callable[[Any, int, str, Path], None],
 ) -> None:
     """Make the videos that are not there yet, then show a table of all.
 
     Args:
         options: as `settled` gives them, kept in the folder.
+        acquisition: what chooses; where it has a verifier, this has to be able to judge every prompt.
         make: called with the pipeline, the number of a line from 0, its prompt and its video's path; it
             writes the record last.
 
     Raises:
-        BadInput: the folder cannot be made.
+        BadInput: the folder cannot be made, or was begun with other dtypes; a prompt that cannot be judged.
+        SeedbedError: whatever `make` raises; says of which prompt, and how many videos are kept.
         KeyboardInterrupt: says how many videos are kept.
     """
+    texts = options["prompts"]
     videos = [folder / f"{number:03}-{named_after(text, '.mp4')}" for number, text in enumerate(texts, 1)]
     records = [_finished(*each) for each in zip(videos, texts, strict=True)]
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         pipe = None if all(records) else run.load()
         if pipe is not None:
-            run.call(pipe)  # a mistake is one before there is a folder
+            # Mistakes are found before there is a folder.
+            todo = [(n, text) for n, text in enumerate(texts, 1) if not records[n - 1]]
+            _check_judged(pipe, todo, acquisition, run.call(pipe))
+            options = {**options, "dtypes": _dtypes(pipe, folder, options.get("dtypes"))}
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -88,12 +127,15 @@ def generate_each(
                 continue
             if run.progress:
                 print(f"{number + 1} of {len(texts)}: {text}", file=sys.stderr)
-            make(pipe, number, text, video)
+            try:
+                make(pipe, number, text, video)
+            except SeedbedError as error:
+                left = f"{_count(records)} of {len(texts)} videos are kept in {folder}"
+                raise type(error)(f"prompt {number + 1}: {error}; {left}") from error
             signal.signal(signal.SIGINT, interrupt)  # which is ignored from when files are moved
             records[number] = _finished(video, text)
     except KeyboardInterrupt:
-        done = sum(record is not None for record in records)
-        left = f"{done} of {len(texts)} videos are kept in {folder}; run again to go on"
+        left = f"{_count(records)} of {len(texts)} videos are kept in {folder}; run again to go on"
         raise KeyboardInterrupt(left) from None
     found = [each for each in records if each is not None]
     if run.as_json:
@@ -111,12 +153,45 @@ def generate_each(
     Console(highlight=False).print(table)
 
 
+def _count(records: list[Any]) -> int:
+    return sum(record is not None for record in records)
+
+
+def _check_judged(pipe: Any, texts: list[tuple[int, str]], acquisition: Any, call: dict[str, Any]) -> None:
+    """BadInput where the function's verifier, if it has one, cannot judge one of the numbered prompts."""
+    verifier = getattr(acquisition, "verifier", None)
+    if verifier is None:
+        return
+    from seedbed.pipelines.session import Session
+    from seedbed.verifiers import judged_text
+
+    session = Session(pipe, texts[0][1], **call)
+    for number, text in texts:
+        try:
+            judged_text(verifier, session, acquisition.verifier_prompt or text)
+        except BadInput as error:
+            raise BadInput(f"prompt {number}: {error}") from error
+
+
+def _dtypes(pipe: Any, folder: Path, begun: dict[str, str] | None) -> dict[str, str]:
+    """Those of the model; BadInput where a folder was begun with others, on another device."""
+    from seedbed.pipelines.loading import changed
+    from seedbed.selection.record import Model
+
+    dtypes = Model.of(pipe).dtypes
+    if differing := [] if begun is None else changed(begun, dtypes):
+        raise BadInput(
+            f"{folder} was begun with other dtypes ({'; '.join(differing)}): give --dtype, or another --out"
+        )
+    return dtypes
+
+
 def _finished(video: Path, text: str) -> tuple[Path, dict[str, Any]] | None:
     """The video, or image, and the record of a prompt; None where they are not there, or not whole."""
-    from seedbed.report.video import read_record
+    from seedbed.report.video import ENDINGS, read_record
     from seedbed.selection.record import check
 
-    found = next((path for end in VIDEOS if (path := video.with_suffix(end)).is_file()), None)
+    found = next((path for end in ENDINGS if (path := video.with_suffix(end)).is_file()), None)
     try:
         record = read_record(video.with_suffix(".json"))
         check(record)

@@ -1,4 +1,4 @@
-"""What is put into a pipeline beside its folder: a single-file checkpoint, a scheduler, LoRAs, offloading.
+"""What is put into a pipeline beside its folder: a single-file checkpoint, a scheduler, LoRAs.
 
 `loading.load` remembers on the pipeline what it put in, under "pipe" of `loading.switches`, so that a record
 can do it again.
@@ -14,14 +14,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from seedbed.errors import BadInput, one_of, shown
-
-Offload = Literal["model", "sequential", "group"]
+from seedbed.errors import BadInput, shown
 
 
 def single_file(file: str, folder: str, dtypes: Any) -> Any:
@@ -172,27 +170,3 @@ def add_loras(pipe: Any, loras: Iterable[Mapping[str, Any]]) -> None:
         scales[name] = float(lora["scale"])
     if scales:
         pipe.set_adapters([*scales], [*scales.values()])
-
-
-def require_accelerator(how: Offload, device: torch.device) -> None:
-    """BadInput where there is no such way of offloading, or nothing to offload from."""
-    one_of("offload", how, get_args(Offload))
-    if device.type == "cpu":
-        raise BadInput(
-            f"offloading ({how}) needs an accelerator, and the device here is the CPU: leave it out"
-        )
-
-
-def offload_to(device: torch.device, pipe: Any, how: Offload) -> None:
-    """Keep the weights on the CPU, and bring them to the device as they are needed.
-
-    Args:
-        how: "model", one model at a time; "sequential", each layer by itself, the slowest and smallest;
-            "group", each layer by itself while the next one loads.
-    """
-    if how == "group":
-        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
-    elif how == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.enable_sequential_cpu_offload(device=device)

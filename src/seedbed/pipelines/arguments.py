@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from seedbed.errors import BadInput, shown
 from seedbed.pipelines.call import parameters_of, require_parameter, settings_beside
-from seedbed.report.footage import read_frames, read_picture
+from seedbed.report.footage import read_picture, read_pictures
 
 # Whatever the annotation says: WanImageToVideoPipeline calls `last_image` a tensor, and the `video` of
 # VideoToVideoSDPipeline could be a picture (tests/cli/test_call.py).
@@ -26,8 +26,8 @@ def typed(pipe: Any, texts: Mapping[str, str], others: Mapping[str, Any]) -> dic
 
     By the annotation in the signature: a number, a truth value, words, a list or a dictionary in JSON; "null"
     where the default is None. Of an argument that takes pictures, the text is a file: a picture, or a video,
-    whose frames are taken as they are, the first `num_frames`. A pipeline that has no `num_frames` makes as
-    many frames as its video has, and that argument limits these.
+    whose frames are taken as they are, the first `num_frames`, which may be a text too. A pipeline that has
+    no `num_frames` makes as many frames as its video has, and that argument limits these.
 
     Args:
         texts: by name.
@@ -45,11 +45,12 @@ def typed(pipe: Any, texts: Mapping[str, str], others: Mapping[str, Any]) -> dic
         )
     elif "video" in texts:
         given.pop("num_frames", None)
-    most = frames if isinstance(frames, int) else math.inf
-    for name, text in texts.items():
+    for name in sorted(texts, key=lambda name: name != "num_frames"):  # which limits a video
         if name in given or name == "prompt":
             raise BadInput(f"{name} is given twice: leave one out")
-        given[name] = _value(pipe, name, text, most)
+        most = frames if isinstance(frames, int) else math.inf
+        given[name] = _value(pipe, name, texts[name], most)
+        frames = given.get("num_frames") or frames
     return given
 
 
@@ -63,10 +64,10 @@ def _value(pipe: Any, name: str, text: str, most: float) -> Any:
     if name in _PICTURES or (Image.Image in kinds and name not in _VIDEOS):
         return read_picture(text)
     if name in _VIDEOS or any(Image.Image in _inside(kind) for kind in kinds):
-        return _frames(text, most)
+        return read_pictures(text, most)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     if str in kinds and not (isinstance(value, (list, dict)) or value is None):
         return text
@@ -79,18 +80,10 @@ def _value(pipe: Any, name: str, text: str, most: float) -> Any:
         raise BadInput(f"{where} is a {kind}, which a text cannot give: pass it from Python")
     either: Any = Union[tuple(plain)]  # noqa: UP007
     try:
-        return TypeAdapter(either).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
+        return TypeAdapter(either).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except (ValueError, RecursionError) as error:  # pydantic's own is a ValueError
         named = " or ".join(str(kind) if get_args(kind) else kind.__name__ for kind in plain)
         raise BadInput(f"{where} must be {named}, not {shown(text)}") from error
-
-
-def _frames(file: str, most: float) -> list[Image.Image]:
-    """The frames of a video, or a picture as a list of one."""
-    try:
-        return [read_picture(file)]
-    except BadInput:
-        return [Image.fromarray(frame) for frame in read_frames(file, most, None, fewer=True)[0]]
 
 
 def _arms(hint: Any) -> Iterator[Any]:

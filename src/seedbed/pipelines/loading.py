@@ -22,15 +22,9 @@ from pydantic_core import to_jsonable_python
 from torch import nn
 
 from seedbed.attention.kinds import processors_of
-from seedbed.errors import BadInput, shown
-from seedbed.pipelines.additions import (
-    Offload,
-    add_loras,
-    offload_to,
-    require_accelerator,
-    scheduler_like,
-    single_file,
-)
+from seedbed.errors import BadInput, finite, shown
+from seedbed.pipelines.additions import add_loras, scheduler_like, single_file
+from seedbed.pipelines.offloading import Offload, offload_to, require_accelerator
 
 DEFAULT = "shapes-cogvideox"
 EMBEDDED = (DEFAULT, "shapes-wan")
@@ -183,7 +177,7 @@ def load(
         scheduler: in place of the folder's: a class's name, with the folder's configuration; or as a record
             holds it, {"class": name, "config": {...}}.
         loras: files and scales of LoRAs, all of them switched on; they need peft (`seedbed[train]`).
-        offload: see `additions.offload`.
+        offload: see `offloading.offload_to`.
         vae_tiling: decode and encode in tiles, which takes less memory.
         switches: what to switch on, as a record holds it; see `switches`. Recorded offloading is left out
             where the device is the CPU.
@@ -206,7 +200,7 @@ def load(
     name = locate(model)
     checkpoint = added.get("checkpoint")
     if checkpoint and not Path(checkpoint).is_file():
-        raise BadInput(f"the checkpoint {checkpoint} is not here")
+        raise BadInput(f"the checkpoint {checkpoint} is not here: say where it is, as the model (--model)")
     added["loras"] = [
         *added.get("loras", ()),
         *({"file": str(Path(path).resolve()), "scale": scale} for path, scale in loras),
@@ -214,6 +208,7 @@ def load(
     for lora in added["loras"]:
         if not Path(lora["file"]).is_file():
             raise BadInput(f"there is no LoRA {lora['file']}")
+        finite(f"the scale of the LoRA {lora['file']}", lora["scale"])
     import diffusers
 
     try:
@@ -257,6 +252,8 @@ def load(
                 pipe = single_file(checkpoint, name, dtypes)
             else:
                 pipe = made_by.from_pretrained(name, torch_dtype=dtypes, use_safetensors=True)
+        except BadInput as error:
+            raise BadInput(f"{checkpoint or name} does not load: {error}") from error
         except Exception as error:  # whatever broken files provoke in diffusers, transformers or the Hub
             why = reason(error)
             if not Path(name).exists():
@@ -267,14 +264,14 @@ def load(
         if made is not None:
             pipe.scheduler = made
         add_loras(pipe, added["loras"])
-        if vae_tiling:
-            if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
-                raise BadInput(f"{type(pipe).__name__} has no autoencoder that works in tiles")
-            pipe.vae.enable_tiling()
         try:
             restore(pipe, {**switches, "pipe": added})
         except Exception as error:  # of numbers that this diffusers or this model does not take
             raise BadInput(f"cannot switch on in {name} what was on: {reason(error)}") from error
+        if vae_tiling:  # whatever the switches say
+            if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
+                raise BadInput(f"{type(pipe).__name__} has no autoencoder that works in tiles")
+            pipe.vae.enable_tiling()
         if "offload" in added:
             offload_to(place, pipe, added["offload"])
         else:

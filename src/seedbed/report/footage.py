@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from seedbed.errors import BadInput
 
@@ -120,6 +120,22 @@ def read_picture(file: str | os.PathLike[str]) -> Image.Image:
         raise BadInput(f"cannot read the picture {file}: {why}") from error
     except Exception as error:  # of damaged files, by Pillow's plugins
         raise BadInput(f"cannot read the picture {file}: it is damaged ({type(error).__name__})") from error
+
+
+def read_pictures(file: str | os.PathLike[str], most: float) -> list[Image.Image]:
+    """The frames of a video as they are, at most so many, in RGB; a picture as a list of one.
+
+    Of a picture that moves (GIF, WebP, APNG) all frames count, each once. Errors as `read_frames`.
+    """
+    try:
+        with Image.open(file) as opened:
+            count = getattr(opened, "n_frames", 1)
+            if count > 1 and opened.format != "MPO":  # whose second picture is the camera's own preview
+                frames = itertools.islice(ImageSequence.Iterator(opened), round(min(most, count)))
+                return [frame.convert("RGB") for frame in frames]
+        return [read_picture(file)]
+    except Exception:  # whatever Pillow makes of a file that is no picture
+        return [Image.fromarray(frame) for frame in read_frames(file, most, None, fewer=True)[0]]
 
 
 def conformed(

@@ -17,6 +17,7 @@ from seedbed.files import read_bytes, write_bytes_atomically
 SHORT_SIDE = 256  # players smear a 64-pixel video; below this a frame is enlarged by a whole factor
 KEYWORD = "seedbed"  # of the text chunk that holds the record in a PNG
 BT709 = 1
+_WEBM_LARGEST = 2**24  # bytes of a text: longer ones are written, and passed over when they are read
 
 
 # Container, encoder and quality: about as good as each other.
@@ -24,6 +25,7 @@ _VIDEO = {
     ".mp4": ("mp4", "libx264", {"crf": "14", "preset": "medium"}),
     ".webm": ("webm", "libvpx-vp9", {"crf": "18", "b": "0"}),
 }
+ENDINGS = (*_VIDEO, ".gif", ".png")  # of the files that `write_video` writes
 
 
 def encode_video(
@@ -41,7 +43,7 @@ def encode_video(
         ending: ".mp4" or ".webm".
 
     Raises:
-        BadInput: frames of any other shape or dtype.
+        BadInput: frames of any other shape or dtype, or a record too large for a WebM.
     """
     import av  # slow to import, and a record that is no video is read without it
     from av.codec.context import Flags
@@ -50,12 +52,18 @@ def encode_video(
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     odd = [side % 2 for side in frames.shape[1:3]]
     frames = np.pad(frames, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+    told = None if metadata is None else json.dumps(metadata, allow_nan=False)
+    if ending == ".webm" and told and len(told) > _WEBM_LARGEST:
+        raise BadInput(
+            f"a .webm carries a record of 16 MiB at most, not of {len(told) / 2**20:.1f}: name it .mp4, "
+            "or leave the record out of it (--no-metadata)"
+        )
     buffer = io.BytesIO()
     container_format, encoder, quality = _VIDEO[ending]
     # One thread and no version stamps: otherwise the bytes depend on the machine.
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
-        if metadata is not None:
-            container.metadata["comment"] = json.dumps(metadata, allow_nan=False)
+        if told is not None:
+            container.metadata["comment"] = told
         stream = container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
         stream.options = quality
         stream.height, stream.width = frames.shape[1:3]
@@ -76,14 +84,24 @@ def encode_gif(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, An
     """An endless GIF at the frames' own size, of 256 colours each; `metadata` in its comment.
 
     A GIF counts in hundredths of a second: each frame ends at the one nearest to its time.
+
+    Raises:
+        BadInput: frames of any other shape or dtype, or more than 100 of them per second.
     """
-    ends = [max(round(100 * (index + 1) / fps), index + 1) for index in range(len(_checked(frames)))]
+    check_rate(".gif", fps)
+    ends = [round(100 * (index + 1) / fps) for index in range(len(_checked(frames)))]
     lasting = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
     first, *others = map(Image.fromarray, frames)
     told = {} if metadata is None else {"comment": json.dumps(metadata, allow_nan=False).encode()}
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=lasting, loop=0, **told)
     return buffer.getvalue()
+
+
+def check_rate(ending: str, fps: float) -> None:
+    """BadInput where a file of that ending cannot show so many frames per second."""
+    if ending.lower() == ".gif" and fps > 100:
+        raise BadInput(f"a .gif shows at most 100 frames per second, not {fps:g}: name the file .mp4")
 
 
 def encode_image(frame: NDArray[np.uint8], metadata: dict[str, Any] | None = None) -> bytes:

@@ -38,7 +38,7 @@ from typing_extensions import TypedDict
 
 from seedbed import __version__
 from seedbed.acquisition.halving import Prefer, Rung
-from seedbed.errors import BadRecord, shown
+from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
@@ -230,6 +230,39 @@ class Model:
             "switches": self.switches,
             "device": self.device if has_device(self.device) else None,
         }
+
+    def moved(self, model: str | None, config: str | None, loras: Sequence[str]) -> dict[str, Any]:
+        """How `seedbed.pipelines.loading.load` makes it again where its files lie elsewhere now.
+
+        Args:
+            model: the folder, or the checkpoint in a single file; None where the record says.
+            config: the folder of a checkpoint's pipeline; None where the record says.
+            loras: a file for each recorded LoRA, in their order; none where the record says.
+
+        Raises:
+            BadInput: a `config` without a checkpoint, or another number of LoRAs than the record's.
+        """
+        how = self.loading()
+        added = dict((self.switches or {}).get("pipe", {}))
+        recorded, checkpoint = added.get("loras", []), added.get("checkpoint")
+        if loras:
+            if len(loras) != len(recorded):
+                names = ", ".join(Path(lora["file"]).name for lora in recorded) or "none"
+                raise BadInput(f"the record's LoRAs are {names}: give --lora for each, in this order")
+            added["loras"] = [
+                {**lora, "file": str(Path(file).resolve())}
+                for lora, file in zip(recorded, loras, strict=True)
+            ]
+        if config and not checkpoint:
+            raise BadInput("the record has no checkpoint in a single file: leave --config out")
+        if config and not model:  # the checkpoint lies where it was
+            how |= {"model": config, "config": None}
+        else:
+            own = self.model if checkpoint and model and Path(model).is_file() else None
+            how |= {"model": model or self.model, "config": config or own}
+        if added:
+            how["switches"] = {**(self.switches or {}), "pipe": added}
+        return how
 
     def changes(self, pipe: Any, versions: dict[str, str]) -> list[str]:
         """In what a pipeline, its device and the packages are not as recorded, a few words each."""
