@@ -146,4 +146,4 @@ def test_the_page_of_attention_has_the_numbers_of_its_study():
 def test_the_page_of_previews_has_the_numbers_of_its_benchmark():
     section = (ROOT / "docs/preview.md").read_text().partition("### What it saves")[2].partition("\n## ")[0]
     found = result(ROOT / "benchmarks/results/preview_decoding.json")
-    assert len(LONE.findall(section)) >= 2 and not untraced(section, [found])
+    assert LONE.findall(section) and not untraced(section, [found])
