@@ -42,7 +42,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [rounded(each) for each in value]
     if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else float(f"{value:.5g}")
+        return None if math.isnan(value) else round(float(f"{value:.5g}"), 9) + 0.0  # no −0
     return value.item() if isinstance(value, np.generic) else value
 
 
