@@ -18,6 +18,7 @@ ROOT = HERE.parents[1]
 START, END = "<!-- evidence: recipes/front/page.py writes this -->", "<!-- /evidence -->"
 MODELS = ("shapes-cogvideox", "shapes-wan")
 SHOWN = ("bansa", "entropy", "x0_change", "judge.score")  # of the signals, on the page itself
+LEAST = -0.15  # of the figure; what lies beyond is written
 BESIDE = ("movement", "flicker", "sharpness")
 Found = dict[str, dict[str, Any]]
 
@@ -215,24 +216,30 @@ def pages(results: Found) -> dict[Path, str]:
 
 
 def draw(results: Found, path: Path) -> None:
-    """Score against cost, a panel for each model."""
+    """What every method gains at which cost, a panel for each model; the cheapest at the top."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(5.6 * len(results), 4.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 4.8), squeeze=False)
     for axis, (model, result) in zip(axes[0], results.items(), strict=True):
-        axis.axhline(result["random"][0], color="#8a8f98", linewidth=1)
-        axis.axhline(result["best"][0], color="#8a8f98", linewidth=1, linestyle=":")
-        for line, each in result["front"].items():
-            mean, low, high = (result["random"][0] + value for value in each["gain"])
+        lines = sorted(result["front"].items(), key=lambda item: item[1]["cost"])
+        for place, (_, each) in enumerate(lines):
+            mean, low, high = each["gain"]
             colour = "#3b8752" if each["verifier"] else "#2a6f97"
-            axis.errorbar(
-                each["cost"], mean, [[mean - low], [high - mean]], fmt="o", color=colour, markersize=4
-            )
-            axis.annotate(line, (each["cost"], mean), (4, 3), textcoords="offset points", fontsize=6.5)
-        axis.set(title=model, xlabel="cost in plain generations", ylabel="score")
+            if high < LEAST:
+                axis.text(LEAST, place, f"\u25c4 {mean:.2f}", color=colour, va="center", fontsize=8)
+            else:
+                axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour)
+        axis.axvline(0, color="#8a8f98", linewidth=1)
+        axis.axvline(result["gap"][0], color="#8a8f98", linewidth=1, linestyle=":")
+        axis.set_yticks(
+            range(len(lines)), [f"{name}  ({each['cost']:.2g} ×)" for name, each in lines], fontsize=8
+        )
+        axis.set_xticks([-0.1, 0, 0.1])
+        axis.invert_yaxis()
+        axis.set(title=model, xlabel="gain in score over one noise", xlim=(LEAST, -LEAST))
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -103,7 +103,7 @@ def test_webm_and_gif_show_the_frames_at_their_rate(tmp_path) -> None:
     assert np.abs(np.stack(pictures).astype(int) - frames).mean() < 6
 
 
-@pytest.mark.parametrize("fps", [7, 24, 300])
+@pytest.mark.parametrize("fps", [7, 24, 100])
 def test_a_gif_keeps_its_length_in_hundredths_of_a_second(tmp_path, fps: int) -> None:
     write_video(tmp_path / "a.gif", moving(12), fps)
     with Image.open(tmp_path / "a.gif") as gif:
@@ -111,7 +111,7 @@ def test_a_gif_keeps_its_length_in_hundredths_of_a_second(tmp_path, fps: int) ->
         for index in range(gif.n_frames):
             gif.seek(index)
             lasting.append(gif.info["duration"])
-    assert sum(lasting) == pytest.approx(max(12_000 / fps, 120), abs=5) and min(lasting) >= 10
+    assert sum(lasting) == pytest.approx(12_000 / fps, abs=5) and min(lasting) >= 10
 
 
 def test_unknown_suffix_and_png_of_many_frames(tmp_path) -> None:
