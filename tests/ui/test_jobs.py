@@ -126,7 +126,6 @@ def test_an_error_is_one_line_and_the_queue_goes_on(jobs, capsys):
         ({"candidates": 0}, "candidates must be a whole number from 1 to 100"),
         ({"steps": 0}, "steps must be"),
         ({"guidance": float("nan")}, "guidance must be"),
-        ({"decode": "x"}, "decode must be"),
     ],
 )
 def test_a_request_is_checked(changed, message):

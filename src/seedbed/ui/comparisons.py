@@ -34,7 +34,7 @@ def finished(jobs: list[Job]) -> Takes:
     found: Takes = {}
     for job in jobs:
         asked = {name: value for name, value in vars(job.request).items() if value is not None}
-        for other in ("seed", "candidates", "verifier", "decode"):  # which change no finished video
+        for other in ("seed", "candidates", "verifier"):  # which change no finished video
             asked.pop(other, None)
         shared = json.dumps(asked, sort_keys=True, ensure_ascii=False)
         for candidate in range(job.request.candidates):

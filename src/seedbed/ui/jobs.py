@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from seedbed.errors import BadInput, SeedbedError, finite, one_of, whole
+from seedbed.errors import BadInput, SeedbedError, finite, whole
 from seedbed.files import read_text, write_bytes_atomically
 from seedbed.progress import Show
 
@@ -58,7 +58,6 @@ class Request:
     seed: int = 0
     prior: str | None = None
     verifier: str | None = None
-    decode: str = "exact"
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -68,7 +67,6 @@ class Request:
         whole("seed", self.seed, 0)
         if self.guidance is not None:
             finite("guidance", self.guidance)
-        one_of("decode", self.decode, ("exact", "linear"))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,6 @@ class Takes:
             asked.prompt,
             noises=[recipes[candidate]],
             verifier=None if name is None else self._judges[name],
-            decode=asked.decode,
             progress=show,
             live=lambda step, frames: write_video(job.file(candidate, ".gif"), frames[0]),
             call=call,

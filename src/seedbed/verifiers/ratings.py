@@ -85,7 +85,7 @@ def strengths(
     strength too, and one that was never compared has 0.
 
     Args:
-        videos: how many there are.
+        videos: how many there are, at least 1.
         comparisons: (first, second, share): numbers of two videos, and 1 where the first was preferred, 0
             where the second was, 0.5 for neither.
         draws: resamples of the comparisons, for the 95 % percentile intervals.
@@ -125,9 +125,9 @@ def strengths(
         weight = met * chance * (1 - chance)
         curvature = torch.diag_embed(weight.sum(2) + alone * (1 - alone)) - weight
         step = torch.linalg.solve(curvature, slope)
-        longest = step.abs().amax(1, keepdim=True) if videos else step
+        longest = step.abs().amax(1, keepdim=True)
         found = found + step / (1 + longest)  # Newton's step alone may overshoot
-        if bool((longest < 1e-10).all()):
+        if float(longest.max()) < 1e-10:
             break
     low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     known = met[0].sum(1) > 0 if count > 1 else torch.zeros(videos, dtype=torch.bool)
