@@ -26,6 +26,7 @@ ROOMS = (
     "selection",
     "training",
     "lab",
+    "ui",
     "cli",
     "integrations",
 )

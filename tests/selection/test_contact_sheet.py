@@ -55,6 +55,27 @@ def test_a_sheet_shows_every_candidate_and_chooses_none(pipe, sheet):
     assert (sheet.steps, sheet.all) == (3, 4) and "for a person to choose from" in selection.reason
 
 
+def test_who_looks_on_sees_every_step_and_changes_nothing(pipe, sheet):
+    seen = []
+    call = dict(after=3, candidates=3, seed=4, progress=False, **CALL)
+    again = contact_sheet(pipe, PROMPT, live=lambda step, frames: seen.append((step, frames)), **call)
+    assert [step for step, _ in seen] == [1, 2, 3]
+    noises = torch.stack([recipe.draw() for recipe in sheet.selection.recipes])
+    for step, frames in seen:
+        assert all(map(np.array_equal, frames, Rollout(Session(pipe, PROMPT, **CALL), noises).advance(step)))
+    own, other = again.record(), sheet.record()
+    for record in (own, other):
+        del record["seconds"], record["digest"]
+    assert own == other
+
+    def leave(step, frames):
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        contact_sheet(pipe, PROMPT, live=leave, **call)
+    assert np.array_equal(again.finish(0, progress=False).frames, sheet.finish(0, progress=False).frames)
+
+
 @pytest.mark.parametrize("candidate", [0, 2])
 def test_a_choice_goes_on_from_the_steps_that_were_done(pipe, sheet, saved, candidate):
     video = finish(saved, candidate, pipe)

@@ -25,6 +25,7 @@ from seedbed.cli.outputs import (
 )
 from seedbed.cli.prompts import generate_each, settled
 from seedbed.cli.train import train
+from seedbed.cli.ui import ui
 from seedbed.errors import BadInput
 from seedbed.pipelines.offloading import Offload
 
@@ -361,6 +362,7 @@ app.command()(opt.grouped(calibrate))
 app.command()(opt.grouped(study))
 app.command()(opt.grouped(maps))
 app.command()(opt.grouped(train))
+app.command()(opt.grouped(ui))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 app.add_typer(verifier, name="verifier")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -36,6 +36,9 @@ from seedbed.selection.pools import Noises
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.verifiers import Verifier, judged_text, name_of
 
+Live = Callable[[int, Sequence[np.ndarray[Any, Any]]], None]
+"""(steps done, what each candidate will become as far as can be seen, uint8 (frames, height, width, 3))."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _ByEye(Acquisition):
@@ -48,6 +51,11 @@ class _ByEye(Acquisition):
     verifier: Verifier | None
     verifier_prompt: str | None
     decode: str
+    live: Live | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Without who looks on, which changes nothing."""
+        return {name: value for name, value in super().options().items() if name != "live"}
 
     def score(
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
@@ -62,7 +70,12 @@ class _ByEye(Acquisition):
         decoder, rows = decoder_of(session, self.decode), 1 if batch_size == "auto" else batch_size
         rollout = Rollout(session, pool.noises, batch_size=rows, decoder=decoder)
         rollout.progress = counting(show, "preview", len(pool) * after)
+        if self.live is not None:
+            for step in range(1, after):
+                self.live(step, rollout.advance(step))
         frames = rollout.advance(after)
+        if self.live is not None:
+            self.live(after, frames)
         notes = (decoder.described,) if decoder and decoder.described else ()
         scores = Scores.unranked(len(pool), previews=frames, rollout=rollout, notes=notes)
         if self.verifier is None:
@@ -263,6 +276,7 @@ def contact_sheet(
     noises: Noises | None = None,
     batch_size: BatchSize = "auto",
     progress: Progress = True,
+    live: Live | None = None,
     call: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> ContactSheet:
@@ -281,6 +295,8 @@ def contact_sheet(
             walk between two.
         batch_size: candidates that share a forward. With 1, which is "auto", the finished frames are bit by
             bit those that `replay` makes; more round differently.
+        live: called after every step with the previews so far, each of which is decoded for it; what it
+            raises ends the work.
 
     Returns:
         The sheet; `sheet.finish(3)` goes on with one of its candidates.
@@ -294,7 +310,7 @@ def contact_sheet(
     judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
     decode = decode_named(decode)
-    function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt, decode=decode)
+    function = _ByEye(after=after, verifier=judge, verifier_prompt=verifier_prompt, decode=decode, live=live)
     choice = (function, given, candidates, seed, batch_size, progress, noises)
     selection, scores, _ = choose(
         pipe, prompt, *choice, even_one=True, prior=prior, refine=refine, adaptation=adaptation

@@ -1,0 +1,304 @@
+"""Jobs of the web page: small files in a folder, and the one worker that does them, whatever becomes of tabs.
+
+What is finished is a file, and what is wanted is another one, so nothing but these files says what is left to
+do. A job is a folder:
+
+| file | what it is | who writes it |
+|---|---|---|
+| `job.json` | what was asked, and which candidates are to be finished, dropped or replayed | the page |
+| `K.gif` | what candidate K will become, as far as can be seen | the worker |
+| `K.sheet.json`, `K.sheet.safetensors` | its contact sheet: record and evaluations | the worker |
+| `K.mp4`, `K.json` | the finished video and its record | the worker |
+| `K.replay.json` | whether a replay had the same frames | the worker |
+| `error.json` | why the worker stopped, in one line | the worker |
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from filelock import FileLock, Timeout
+
+from seedbed.errors import BadInput, SeedbedError, finite, whole
+from seedbed.files import read_text, write_bytes_atomically
+from seedbed.progress import Show
+
+MOST = 100  # candidates of a job: they are shown side by side
+What = Literal["preview", "finish", "replay"]
+DONE: dict[What, str] = {"preview": ".sheet.json", "finish": ".json", "replay": ".replay.json"}
+
+
+class Stopped(Exception):
+    """Raised within a task that is no longer wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of the model; None leaves an argument to the pipeline.
+
+    Raises:
+        BadInput: an empty prompt, or a number out of range.
+    """
+
+    prompt: str
+    model: str
+    steps: int | None = None
+    guidance: float | None = None
+    candidates: int = 6
+    seed: int = 0
+    prior: str | None = None
+    verifier: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise BadInput("the prompt is empty: say what to generate")
+        whole("steps", self.steps, optional=True)
+        whole("candidates", self.candidates, most=MOST)
+        whole("seed", self.seed, 0)
+        if self.guidance is not None:
+            finite("guidance", self.guidance)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, and what the user wants of its candidates, each by number."""
+
+    folder: Path
+    request: Request
+    finish: tuple[int, ...] = ()
+    drop: tuple[int, ...] = ()
+    replay: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Sorts by age."""
+        return self.folder.name
+
+    def file(self, candidate: int, ending: str) -> Path:
+        """A file of a candidate, as in the table above."""
+        return self.folder / f"{candidate}{ending}"
+
+    def has(self, what: What, candidate: int) -> bool:
+        """Whether that is done."""
+        return self.file(candidate, DONE[what]).is_file()
+
+    def left(self) -> Iterator[tuple[What, int]]:
+        """What there is still to do, first what somebody waits for."""
+        if self.error:
+            return
+        kept = [number for number in range(self.request.candidates) if number not in self.drop]
+        yield from (("finish", number) for number in self.finish if not self.has("finish", number))
+        yield from (("replay", number) for number in self.replay if not self.has("replay", number))
+        yield from (("preview", number) for number in kept if not self.has("preview", number))
+
+    @property
+    def error(self) -> str:
+        """Why the worker stopped, "" where it did not."""
+        path = self.folder / "error.json"
+        return str(json.loads(path.read_text())["error"]) if path.is_file() else ""
+
+    def score(self, candidate: int) -> float | None:
+        """By the verifier, of the preview; None where there is none."""
+        return _score(self.file(candidate, DONE["preview"])) if self.has("preview", candidate) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _score(path: Path) -> float | None:
+    total: float | None = json.loads(path.read_text())["totals"][0]
+    return total
+
+
+class Jobs:
+    """The jobs of a folder, which one process holds at a time.
+
+    Raises:
+        BadInput: the folder cannot be made, or another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.changed = threading.Event()
+        self._changing = threading.Lock()
+        try:
+            (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
+            # Held until the process ends, however it does.
+            self._lock = FileLock(self.folder / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise BadInput(f"{folder} is in use by another seedbed ui: give another --folder") from error
+        except OSError as error:
+            raise BadInput(f"cannot use the folder {folder}: {error.strerror or error}") from error
+        for half in self.folder.rglob(".*.tmp"):  # left by a kill
+            half.unlink()
+
+    def add(self, request: Request) -> Job:
+        """Queue a request."""
+        now = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + f"-{int(now % 1 * 1e6):06}"
+        folder = self.folder / "jobs" / f"{stamp}-{secrets.token_hex(2)}"
+        folder.mkdir()
+        return self._write(Job(folder, request))
+
+    def get(self, name: str) -> Job:
+        """The job of that name; BadInput where there is none, or where its file is damaged."""
+        path = self.folder / "jobs" / name / "job.json"
+        text = read_text(path, "the job")
+        try:
+            content = json.loads(text)
+            wanted = {key: tuple(map(int, content[key])) for key in ("finish", "drop", "replay")}
+            return Job(path.parent, Request(**content["request"]), **wanted)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path} is not the file of a job: delete its folder") from error
+
+    def all(self) -> list[Job]:
+        """Every job that can be read, oldest first."""
+        found = []
+        for path in sorted((self.folder / "jobs").iterdir()):
+            try:
+                found.append(self.get(path.name))
+            except BadInput:  # a folder whose job was never written, or a damaged one
+                continue
+        return found
+
+    def finish(self, name: str, candidate: int) -> Job:
+        """Finish a candidate that is shown."""
+        with self._changing:
+            job = self._own(name, candidate)
+            if not job.has("preview", candidate):
+                raise BadInput(f"candidate {candidate} is not shown yet: wait for its preview")
+            drop = tuple(number for number in job.drop if number != candidate)
+            return self._write(replace(job, finish=(*_without(job.finish, candidate), candidate), drop=drop))
+
+    def drop(self, name: str, candidate: int) -> Job:
+        """Take a candidate out, unless it is finished; what runs for it stops."""
+        with self._changing:
+            job = self._own(name, candidate)
+            if job.has("finish", candidate):
+                raise BadInput(f"candidate {candidate} is finished already, and stays")
+            drop = (*_without(job.drop, candidate), candidate)
+            return self._write(replace(job, finish=_without(job.finish, candidate), drop=drop))
+
+    def replay(self, name: str, candidate: int) -> Job:
+        """Make a finished video again, and compare."""
+        with self._changing:
+            job = self._own(name, candidate)
+            if not job.has("finish", candidate):
+                raise BadInput(f"candidate {candidate} is not finished yet: finish it first")
+            job.file(candidate, DONE["replay"]).unlink(missing_ok=True)
+            return self._write(replace(job, replay=(*_without(job.replay, candidate), candidate)))
+
+    def cancel(self, name: str) -> Job:
+        """Drop what is not shown yet, and finish and replay nothing more; what is done stays."""
+        with self._changing:
+            job = self.get(name)
+            unseen = [each for each in range(job.request.candidates) if not job.has("preview", each)]
+            finished = tuple(number for number in job.finish if job.has("finish", number))
+            replayed = tuple(number for number in job.replay if job.has("replay", number))
+            drop = (*job.drop, *(number for number in unseen if number not in job.drop))
+            return self._write(replace(job, finish=finished, drop=drop, replay=replayed))
+
+    def resume(self, name: str) -> Job:
+        """Take up again what was dropped, cancelled or ended with an error."""
+        with self._changing:
+            job = self.get(name)
+            (job.folder / "error.json").unlink(missing_ok=True)
+            return self._write(replace(job, drop=()))
+
+    def next(self) -> tuple[Job, What, int] | None:
+        """The next task: what somebody clicked on before previews, older jobs before younger ones."""
+        tasks = [(job, *task) for job in self.all() if (task := next(job.left(), None))]
+        return min(tasks, key=lambda task: task[1] == "preview", default=None)
+
+    def _own(self, name: str, candidate: int) -> Job:
+        job = self.get(name)
+        if candidate not in range(job.request.candidates):
+            raise BadInput(f"there is no candidate {candidate}: {name} has {job.request.candidates}")
+        return job
+
+    def _write(self, job: Job) -> Job:
+        content = asdict(job)
+        del content["folder"]
+        write_bytes_atomically(job.folder / "job.json", (json.dumps(content, indent=1) + "\n").encode())
+        self.changed.set()
+        return job
+
+
+def _without(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(each for each in numbers if each != number)
+
+
+class Maker(Protocol):
+    """What does a task; its file in `DONE` comes last, and it calls `show` often, which may raise Stopped."""
+
+    def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
+        """Do it."""
+
+
+class Worker:
+    """Does what the jobs of a folder have left, one task after another, in a thread of its own.
+
+    Attributes:
+        now: (job, what, candidate, done, total) of the task that runs; None while there is nothing to do.
+        broken: why it ended by itself, as where no file can be written; "" while it works.
+    """
+
+    def __init__(self, jobs: Jobs, maker: Maker) -> None:
+        self.jobs, self.maker = jobs, maker
+        self.now: tuple[str, What, int, float, float] | None = None
+        self.broken = ""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="seedbed-worker", daemon=True)
+
+    def start(self) -> Worker:
+        """Begin, with what an earlier process left."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End after the step that runs; what is not done stays to be done."""
+        self._stopping = True
+        self.jobs.changed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self.jobs.changed.clear()
+                task = self.jobs.next()
+                if task is None:
+                    self.jobs.changed.wait()
+                else:
+                    self._do(*task)
+                    self.now = None
+        except Exception as error:  # shown on the page
+            self.now, self.broken = None, " ".join(str(error).split())
+            traceback.print_exc(file=sys.stderr)
+
+    def _do(self, job: Job, what: What, candidate: int) -> None:
+        self.now = (job.name, what, candidate, 0, 0)
+
+        def show(_: str, done: float, total: float) -> None:
+            if self._stopping or (what, candidate) not in self.jobs.get(job.name).left():
+                raise Stopped
+            self.now = (job.name, what, candidate, done, total)
+
+        try:
+            self.maker.make(job, what, candidate, show)
+        except Stopped:
+            return
+        except Exception as error:  # shown on the page, and the queue goes on
+            line = str(error) if isinstance(error, SeedbedError) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, SeedbedError):
+                traceback.print_exc(file=sys.stderr)
+            content = {"what": what, "candidate": candidate, "error": " ".join(line.split())}
+            write_bytes_atomically(job.folder / "error.json", (json.dumps(content) + "\n").encode())

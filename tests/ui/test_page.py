@@ -1,0 +1,135 @@
+"""The page in a browser: type, watch, choose, finish, download, replay, rate; and what it never asks for."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from seedbed.report.video import read_record
+from seedbed.verifiers.ratings import Ratings
+from tests.pipelines import BUILDERS, CALLS, PROMPT
+
+pytest.importorskip("gradio", reason="needs seedbed[ui]")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("needs chromium", allow_module_level=True)
+
+WAIT = 240_000  # milliseconds, for a machine that has other things to do
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of `seedbed ui` with a tiny model, and its folder."""
+    folder = tmp_path_factory.mktemp("ui")
+    model = folder / "tiny"
+    BUILDERS["cogvideox"]().save_pretrained(model)
+    content = {"schema": "seedbed.model/1", "call": CALLS["cogvideox"]}
+    (model / "seedbed.json").write_text(json.dumps(content))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["ui", "--port", str(port), "--folder", str(folder / "jobs"), "--model", str(model)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from seedbed.cli import main; main()", *arguments, "--device", "cpu"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("page ")
+        yield f"http://127.0.0.1:{port}", folder / "jobs"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+@pytest.fixture
+def page(server):
+    """An open page, of which every request and every line of the console is looked at in the end."""
+    requests, lines = [], []
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 480, "height": 1200})
+        page.set_default_timeout(WAIT)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda line: line.type == "error" and lines.append(line.text))
+        page.on("pageerror", lambda error: lines.append(str(error)))
+        page.goto(server[0])
+        yield page
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        browser.close()
+    local = (server[0], server[0].replace("http", "ws"), "data:", "blob:")
+    assert [url for url in requests if not url.startswith(local)] == []
+    assert lines == []
+    assert wide <= 0, "the page is wider than a narrow window"
+
+
+def text_of(page, name, contains):
+    page.locator(f"#{name}", has_text=contains).wait_for()
+
+
+def test_from_the_prompt_to_the_ratings(page, server, tmp_path):
+    folder = server[1]
+    page.get_by_label("Prompt").fill(" ")
+    page.locator("#start").press("Enter")
+    text_of(page, "problem", "error: the prompt is empty")
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Candidates", exact=True).fill("3")
+    page.get_by_label("Steps").fill("x")
+    page.locator("#start").press("Enter")
+    text_of(page, "problem", "error: steps must be a number")
+    page.get_by_label("Steps").fill("3")
+    page.locator("#start").press("Enter")  # by the keyboard alone
+    items = page.locator("#sheet .thumbnail-item")
+    items.nth(2).wait_for()
+    text_of(page, "status", "ready")
+    for number in (1, 2):
+        items.nth(number).press("Enter")
+        page.locator("#sheet .thumbnail-item", has_text=f"{number} · finished").wait_for()
+    text_of(page, "history", "2 finished")
+    (path,) = folder.glob("jobs/*/job.json")
+    asked = json.loads(path.read_text())["request"]
+    assert (asked["candidates"], asked["steps"], asked["guidance"], asked["prior"]) == (3, 3, None, None)
+    page.wait_for_function(
+        "() => { const v = document.querySelector('#video video'); return v && v.readyState > 1; }"
+    )
+    page.locator("#action").get_by_text("Drop it").click()
+    items.nth(0).click()
+    text_of(page, "status", "1 dropped")
+    page.locator("#replay").click()
+    text_of(page, "replayed", "identical frames")
+    for button, ending in (("download-video", ".mp4"), ("download-record", ".json")):
+        with page.expect_download() as download:
+            page.locator(f"#{button}").click()
+        path = tmp_path / f"take{ending}"
+        download.value.save_as(path)
+        assert read_record(path)["recipes"][0]["candidate"] == 2
+
+    page.get_by_role("tab", name="Compare").click()
+    for side in ("left", "right"):
+        page.locator(f"#choose-{side} input").click()
+        page.get_by_role("option").nth(int(side == "right")).click()
+        page.locator(f"#compare-{side} video").wait_for()
+    page.locator("#play-both").click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#compare video')].filter((v) => !v.paused).length >= 2"
+    )
+
+    page.get_by_role("tab", name="Rate").click()
+    text_of(page, "rate-prompt", PROMPT)
+    page.locator("#rate-right-video video").wait_for()
+    page.keyboard.press("1")
+    text_of(page, "strengths", "95 %")
+    page.locator("#rate-export").click()
+    page.locator("#ratings-file a[download]").first.wait_for()
+    assert len(Ratings.load(folder / "ratings.csv").ratings) == 2
+
+    page.reload()  # a closed tab loses nothing
+    text_of(page, "history", "2 finished")
+    items.nth(1).wait_for()
