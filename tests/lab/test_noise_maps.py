@@ -199,6 +199,7 @@ def test_the_interval_between_videos_is_that_of_a_slow_bootstrap():
     assert found.cross[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_analysis_of_a_world_and_of_files_tells_the_same(tmp_path):
     pipe = image_model("epsilon")
     found = analyse(pipe, World(world="shapes", count=5), 4, steps=5, passes=6, progress=False)

@@ -199,6 +199,7 @@ def _sizes(kind):
     return {"num_frames": 3, "height": side, "width": side, "num_inference_steps": 1, "stage_steps": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STAGE)
 def test_a_stage_learns(config_of, tmp_path, kind):
     config = config_of("motion", steps=40, lr=0.01, log_every=20, **STAGE[kind])
