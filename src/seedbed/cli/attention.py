@@ -67,7 +67,7 @@ def study(
     written = {"report": page, **({} if table is None else {"table": table})}
     if run.as_json:
         found = [each._asdict() for each in result.correlations()]
-        print_json(written, high=result.high_entropy, low=result.low_entropy, correlations=_plain(found))
+        print_json(written, high=result.high_entropy, low=result.low_entropy, correlations=found)
         return
     print(f"high    {', '.join(result.high_entropy)}")
     print(f"low     {', '.join(result.low_entropy)}")
@@ -177,8 +177,3 @@ def _numbers(option: str, text: str, count: int) -> list[float]:
     if len(numbers) != count:
         raise BadInput(f"cannot read {option} {text}: write {count} numbers with commas")
     return numbers
-
-
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JSON has no nan: None in its place."""
-    return [{key: None if value != value else value for key, value in row.items()} for row in rows]

@@ -61,9 +61,9 @@ def ui(
     except ImportError as error:
         raise BadInput(f"seedbed ui needs gradio ({error}): pip install 'seedbed[ui]'") from error
     from seedbed.pipelines.loading import locate, names
+    from seedbed.ui.browser import CSS, page
     from seedbed.ui.jobs import Jobs, Worker
     from seedbed.ui.judging import KEYS
-    from seedbed.ui.page import CSS, page
     from seedbed.ui.takes import Takes
 
     opt.silence_libraries()
