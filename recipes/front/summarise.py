@@ -2,8 +2,8 @@
 
 `python recipes/front/summarise.py --runs runs` reads what `seedbed lab run` made of this folder's recipes,
 runs/base, runs/tuning, ..., and the rows of `seedbed calibrate`, runs/MODEL/seedbed-profile.json.rows. Parts
-whose run is not there are left out. Everything is a mean over captions with its 95 % bootstrap interval; the
-seeds of what is drawn are fixed.
+whose run is not there stay as they are in the results. Everything is a mean over captions with its 95 %
+bootstrap interval; the seeds of what is drawn are fixed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from seedbed.verifiers.appearance import METRICS
 from seedbed.worlds import shapes
 
 RESULTS = Path(__file__).with_name("results")
-DRAFTS = 8  # noises of `base` that `drafts` makes again in fewer steps
+RUNS = ("base", "few", "tuning", "priors", "drafts", "late")
 CANDIDATES = 10  # of a pool that is chosen from at the first step
 FUNCTIONS = ("bansa", "bansa-k10")  # beside the plain signals
 PAIRS = {"0/bansa-k10": ("0/bansa-k10", "0/bansa-k10.again")}
+FIRST = ("0/bansa-k10", "0/bansa", "0/entropy", "0/learned")  # that count on the model of few steps
 HALVES = {"look": ("shape", "colour"), "motion": ("motion",)}
 
 
@@ -111,7 +112,7 @@ def choosing(evidence: Evidence, training: Evidence | None) -> dict[str, Any]:
     if training is not None:
         # At the cost of two generations: as many candidates as that allows after so many steps.
         tried = {}
-        for after in (0, 1, 2):
+        for after in (step for step in (0, 1, 2) if f"{step}/entropy" in evidence.columns):
             totals, worth = learned(training, evidence, after)
             most = int((generation + step * (after + 1)) / (step * (after + 1)))
             tried[worth] = after, totals, min(most, truth.shape[1])
@@ -228,8 +229,7 @@ def by_kind(evidence: Evidence) -> dict[str, Any]:
     return found
 
 
-def signals(evidence: Evidence) -> list[dict[str, Any]]:
-    names = [n for n in evidence.names() if n.partition("/")[0] in ("0", "1", "2", "3", "6")]
+def signals(evidence: Evidence, names: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "signal": v.signal,
@@ -244,14 +244,9 @@ def signals(evidence: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def summary(model: str, runs: Path) -> dict[str, Any]:
-    """All that the runs know of a model."""
-    rows = {
-        name: [each for each in Store(runs / name).rows() if each["model"] == model]
-        for name in ("base", f"front-{model}", "tuning", "priors", "drafts", "late")
-        if (runs / name / "rows.jsonl").exists()
-    }
-    evidence = Evidence.of(rows["base"])
+def pool(model: str, runs: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What the pool of `base`, or of `few`, says: the gap, the signals, and every way to choose from it."""
+    evidence = Evidence.of(rows.get("base") or rows["few"])
     truth, cache = evidence.outcome(), runs / model / "seedbed-profile.json.rows"
     training = Evidence.of(Store(cache).rows()) if cache.exists() else None
     first = [name for name in ("entropy", "bansa", "bansa-k10") if f"0/{name}" in evidence.names()]
@@ -259,7 +254,12 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
     if rows.get(name := f"front-{model}"):
         recipe = json.loads(Store(runs / name).recipe.read_text())
         made = changing(rows[name], recipe, truth[: recipe["prompts"]["count"]])
-    found: dict[str, Any] = {
+    names = [n for n in evidence.names() if n.partition("/")[0] in ("0", "1", "2", "3", "6")]
+    found = {"signals": signals(evidence, names)}
+    if "few" in rows and training is not None:
+        columns = evidence.columns | {"0/learned": learned(training, evidence, 0)[0]}
+        found["first step"] = signals(Evidence(evidence.prompts, columns), [*FIRST])
+    return {
         "captions": len(truth),
         "noises": truth.shape[1],
         "random": statistics.bootstrap(statistics.random(truth)),
@@ -270,9 +270,20 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
         "pooled": {name: pooled(evidence, f"0/{name}") for name in first},
         "unseen judge": unseen_judge(evidence),
         "kinds": by_kind(evidence),
-        "signals": signals(evidence),
+        **found,
     }
-    if rows.get("late"):
+
+
+def summary(model: str, runs: Path) -> dict[str, Any]:
+    """All that the runs which are there know of a model."""
+    rows = {}
+    for name in (f"front-{model}", *RUNS):
+        if (runs / name / "rows.jsonl").exists() and (
+            own := [each for each in Store(runs / name).rows() if each["model"] == model]
+        ):
+            rows[name] = own
+    found = pool(model, runs, rows) if "base" in rows or "few" in rows else {}
+    if "late" in rows:
         late = Evidence.of(rows["late"])
         found["late"] = [
             {
@@ -283,10 +294,7 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
             for step in range(100)
             if (judged := late.columns.get(f"{step}/judge.score")) is not None
         ]
-    if rows.get("drafts"):
-        whole = [each | {"method": "20 steps"} for each in rows["base"] if each["candidate"] < DRAFTS]
-        rows["drafts"] = whole + rows["drafts"]
-    return found | {name: paired(rows[name]) for name in ("tuning", "priors", "drafts") if rows.get(name)}
+    return found | {name: paired(rows[name]) for name in ("tuning", "priors", "drafts") if name in rows}
 
 
 def pooled(evidence: Evidence, name: str, draws: int = 2000) -> list[float]:
@@ -304,9 +312,11 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    models = {each["model"] for each in Store(arguments.runs / "base").rows()}
+    kept = [Store(arguments.runs / name) for name in RUNS if (arguments.runs / name / "rows.jsonl").exists()]
+    models = {each["model"] for store in kept for each in store.rows()}
     for model in sorted(models):
-        (RESULTS / f"{model}.json").write_text(
-            json.dumps(rounded(summary(model, arguments.runs)), indent=1) + "\n"
-        )
-        print(RESULTS / f"{model}.json")
+        path = RESULTS / f"{model}.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        made = rounded(summary(model, arguments.runs))
+        path.write_text(json.dumps(before | made, indent=1) + "\n")
+        print(path, *made)

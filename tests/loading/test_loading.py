@@ -177,6 +177,19 @@ def test_a_record_finds_its_model_in_another_installation(tmp_path, monkeypatch)
     assert recorded_name(locate(recorded)) == recorded
 
 
+def test_a_model_of_a_checkout_is_found_there_and_missed_in_one_line_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_CHECKOUT", tmp_path)
+    name = loading.CHECKOUT[0]
+    with pytest.raises(BadInput, match=f"{name} is not in the package: clone"):
+        locate(name)
+    (tmp_path / name).mkdir()
+    assert locate(name) == str(tmp_path / name)
+    assert recorded_name(locate(name)) == loading.RECORDED + name
+    assert locate(loading.RECORDED + name) == str(tmp_path / name)
+    (tmp_path / "other").mkdir()
+    assert recorded_name(str(tmp_path / "other")) == str(tmp_path / "other")
+
+
 def test_what_chatters_is_silent_only_while_it_loads(folder, monkeypatch, capfd):
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     hub = logging.getLogger("huggingface_hub")

@@ -1,6 +1,7 @@
 """From a model's name to its pipeline: the one loader, and what is switched on in it beside its call.
 
-Embedded models are small, come with the package, and have a card and a recipe in this repository each.
+Embedded models are small, come with the package, and have a card and a recipe in this repository each. A
+checkout of the repository holds more of them, in models/, which the package leaves out.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _FORMERLY_RECORDED = "seedbed:zoo/models/"
 _FORMER = tuple(f"shapes-cogvideox-{kind}" for kind in ("fine", "loose", "snr", "unread"))
 _NO_JSON = ("Infinity", "-Infinity", "NaN")  # bounds of a scheduler, which a record holds as text
 _PLACE = Path(__file__).resolve().parents[1] / "zoo/models"
+CHECKOUT = ("shapes-wan-fast",)
+_CHECKOUT = Path(__file__).resolve().parents[3] / "models"
 
 # Methods `enable_...` of a pipeline that keep each parameter as an attribute `_name_parameter`.
 _METHODS = ("free_init", "free_noise")
@@ -52,10 +55,18 @@ def names() -> list[str]:
 def path(name: str = DEFAULT) -> Path:
     """The folder of an embedded model, as `DiffusionPipeline.from_pretrained` reads it.
 
-    Raises BadInput if no embedded model has that name, or none has it any more.
+    Raises BadInput if no embedded model has that name, none has it any more, or it is one of a checkout's and
+    this is none.
     """
     if name in EMBEDDED:
         return _PLACE / name
+    if name in CHECKOUT:
+        if not (_CHECKOUT / name).is_dir():
+            raise BadInput(
+                f"{name} is not in the package: clone the repository of seedbed and install from there with "
+                f"pip install -e, or give its folder models/{name}"
+            )
+        return _CHECKOUT / name
     if name in _FORMER:
         raise BadInput(_no_longer(name))
     raise BadInput(f"no embedded model is called '{name}'; there is {', '.join(EMBEDDED)}")
@@ -74,7 +85,11 @@ def recorded_name(model: str) -> str:
     "seedbed:models/NAME" for an embedded one, which any other installation finds; else the same.
     """
     folder = Path(model).resolve()
-    if model and folder.parent == _PLACE and folder.name in EMBEDDED:
+    if (
+        model
+        and folder in (_PLACE / folder.name, _CHECKOUT / folder.name)
+        and folder.name in EMBEDDED + CHECKOUT
+    ):
         return RECORDED + folder.name
     # Absolute, so that it is never taken for a name on the Hub where the folder is missing.
     return str(folder) if model and folder.is_dir() else model
@@ -97,7 +112,7 @@ def locate(model: str | os.PathLike[str] | None) -> str:
         if not (folder / "model_index.json").is_file():
             raise BadInput(f"{model} is not a diffusers pipeline: it has no model_index.json")
         return str(folder.resolve())  # goes into the record, which may be replayed from another folder
-    if model in EMBEDDED + _FORMER:
+    if model in EMBEDDED + CHECKOUT + _FORMER:
         return str(path(model))
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise BadInput(
