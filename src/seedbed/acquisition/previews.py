@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -13,17 +14,20 @@ import torch
 
 from seedbed.acquisition.base import BatchSize, RolloutScore, Scores
 from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
-from seedbed.errors import BadInput, shown
+from seedbed.errors import BadInput, NotSupported, shown
 from seedbed.noise import Pool
 from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import levels_of
 from seedbed.progress import Show, silent
 from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
-# Of six candidates and 20 steps: two stay after 7, one after 10. Of all schedules of two rungs at three
-# generations' cost it did best on an earlier embedded model (docs/earlier-models.md).
-SCHEDULE: Schedule = ((0.35, 1 / 3), (0.5, 1))
+# Of six candidates two stay when so much of a sample, σ / (α + σ), is still noise, and then one. The number of
+# a step says little: with a shift of 3 half of the steps of flow matching are over at .75, a cosine's at .64
+# (recipes/previews). On shapes-cogvideox these are 7 and 10 of its 20 steps.
+LEVELS = ((0.77, 1 / 3), (0.65, 1))
+SCHEDULE: Schedule = ((0.35, 1 / 3), (0.5, 1))  # where a schedule's noise levels cannot be read
 CANDIDATES = 6
 
 
@@ -40,8 +44,8 @@ class Previews(RolloutScore):
             uint8 (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers,
             higher is better, or a dict of such with the key "score".
         schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
-            end are judged again by their finished videos. None: a third of them after 35 % of the steps, one
-            after half.
+            end are judged again by their finished videos. None: a third of them stay when a sample is .77
+            noise, σ / (α + σ), one when it is .65; after 35 and 50 % of the steps where that cannot be read.
         verifier_prompt: the text by which the verifier judges, where that is not the pipeline's prompt: with
             `prompt_embeds` there is none.
         decode: what decodes the previews. "exact": the pipeline; "linear": a linear map, fitted to the
@@ -77,12 +81,19 @@ class Previews(RolloutScore):
             del options["verifier_prompt"]
         return options
 
-    def rungs(self, candidates: int, steps: int) -> Rungs:
+    def rungs(self, candidates: int, steps: int, noise: Sequence[float] = ()) -> Rungs:
         """The pauses for so many candidates and steps; the last one leaves one candidate.
 
         A single candidate, which `seedbed.score` may be asked for, is judged where the last rung decides.
+
+        Args:
+            noise: (steps,) σ / (α + σ) of the sample that each step is given; empty where it is not known.
         """
         schedule = self.schedule or SCHEDULE
+        if self.schedule is None and noise:
+            after = (sum(level > limit for level in noise) for limit, _ in LEVELS)
+            shares = (min(max(done, 0.5), steps - 0.5) / steps for done in after)
+            schedule = [(share, left) for share, (_, left) in zip(shares, LEVELS, strict=True)]
         if candidates == 1:
             return ((planned(schedule, steps, 10**6, "steps")[-1][0], 1),)
         rungs = list(planned(schedule, steps, candidates, "steps"))
@@ -107,7 +118,10 @@ class Previews(RolloutScore):
         """
         steps, verifier = session.facts.steps, resolve(self.verifier)
         text = judged_text(verifier, session, self.verifier_prompt)
-        plan = self.rungs(len(pool), steps)
+        noise: list[float] = []
+        with suppress(NotSupported):  # a schedule that cannot be read
+            noise = [level.sigma / (level.alpha + level.sigma) for level in levels_of(session)]
+        plan = self.rungs(len(pool), steps, noise)
         decoder = decoder_of(session, str(self.decode))
         rows = 1 if batch_size == "auto" else batch_size
         rollout = Rollout(session, pool.noises, batch_size=rows, decoder=decoder)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Scores, resolve
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Random, Scores, resolve
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
@@ -151,13 +151,14 @@ def select(
             `negative_prompt` or `generator` then have one entry for each prompt.
         candidates: how many noises; candidate i is `NoiseRecipe(seed, candidate=i)` whatever their number. A
             single one is taken as it is, without an evaluation. None: what the profile was measured with, 6
-            for previews, else 10.
+            for previews, else 10; 1 where auto knows no reason to choose.
         seed: of the noises.
         acquisition: an `Acquisition`; a `Profile`; or a text: a function's name, options after a colon
             ("bansa:keep=0.5,layers=joint"), the file of a profile ("profile.json"), or "auto". Auto is the
             profile beside the model: previews where its verifier can judge the prompt, else the function that
-            it names; without one it is BANSA as published (arXiv 2505.17561), for which our earlier
-            models showed no gain: calibrate (docs/earlier-models.md).
+            it names. Without one the first noise is taken, as no function that needs no verifier had a gain on
+            every model of ours (docs/evidence.md), or, of as many `candidates` as are asked for, what BANSA as
+            published prefers (arXiv 2505.17561).
         verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
         prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: what the
             `seedbed.json` beside the model says that it was trained under, else Gaussian. With "torch",
@@ -297,7 +298,7 @@ def chosen_function(
     if isinstance(found, str):
         beside = found == "auto"
         whose = "the model's profile" if beside else found
-        found = (Profile.beside(session.pipe) if beside else Profile.load(found)) or Bansa()
+        found = Profile.beside(session.pipe) if beside else Profile.load(found)
     plan = None
     if isinstance(found, Profile):
         function, reason = found.acquisition, f"auto: {whose} names it: {found.why}{other}"
@@ -305,10 +306,15 @@ def chosen_function(
             if found.preview is not None:
                 judged_text(verifier_named(found.preview.verifier), session)
                 plan = found.preview
-    elif found is acquisition:
+        if plan is None and isinstance(function, Random):
+            count = count or 1  # chance has nothing to choose
+    elif found is not None:
         function, reason = found, "asked for"
     else:
-        function, reason = found, f"auto: no {FILENAME} lies beside the model, so the published function"
+        lacks = f"auto: no {FILENAME} lies beside the model"
+        function, reason = Bansa(), f"{lacks}, so the published function"
+        if count is None:
+            count, reason = 1, f"{lacks}, so the first noise: give a verifier, candidates, or calibrate"
     if plan is not None:
         # The schedule is followed with its own number of candidates and steps, with which it was measured.
         own = count is None and "num_inference_steps" not in call
@@ -406,7 +412,8 @@ def choose(
             pool, scores = search.search(session, start, refiners, batch_size=batch_size, show=show)
     elif len(pool) == 1 and not even_one:
         scores = Scores.unranked(1)
-        reason = "one candidate: nothing to choose, so nothing was scored"
+        if not reason.startswith("auto"):
+            reason = "one candidate: nothing to choose, so nothing was scored"
     else:
         with reporting(progress) as show:
             scores = function.score(session, pool, batch_size=batch_size, show=show)
