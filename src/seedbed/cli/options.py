@@ -63,7 +63,7 @@ ACQUISITION = choosing(
     help="What chooses: random, entropy, bansa, bansa-dropout or previews, options after a colon "
     "(bansa:keep=0.5,layers=joint); random-search, neighbours or low-frequencies, which make their own "
     "noises (neighbours:verifier=shapes,budget=400); a profile's file (profile.json); or auto: the profile "
-    "beside the model, else bansa.",
+    "beside the model, else the first noise.",
 )
 PRIOR = choosing(
     None,
