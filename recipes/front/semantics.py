@@ -98,11 +98,8 @@ def measure(model: str, noises: int, seed: int, folder: Path) -> dict[str, Any]:
         others = exchange(captions)
         matched = judged("matched", list(zip(places, captions, strict=True)))
         mismatched = judged("mismatched", [(n, captions[o]) for n, o in zip(places, others, strict=True)])
-    return summary(alone, matched, mismatched, others) | {
-        "model": Path(model).name,
-        **about,
-        "noises": noises,
-    }
+    found = summary(alone, matched, mismatched, others)
+    return found | about | {"model": Path(locate(model)).name, "weights": about["model"], "noises": noises}
 
 
 def summary(

@@ -93,6 +93,7 @@ def test_an_interrupted_study_of_a_model_ends_as_another(tmp_path, monkeypatch):
     wanted = bootstrap(np.subtract(one, two))
     assert found["measures"]["score"]["difference"] == pytest.approx(wanted, abs=1e-5)
     assert found["captions"]["noises"] == len(captions) <= 4 and found["noises"] == 4
+    assert found["model"] == "shapes-cogvideox" and len(found["weights"]) == 64
     assert json.loads(json.dumps(found)) == found
     with pytest.raises(BadInput, match="rows of another study"):
         measure("shapes-cogvideox", 4, 8, tmp_path / "straight")
