@@ -21,6 +21,7 @@ from seedbed import statistics
 from seedbed.acquisition.learned import Learned, fit
 from seedbed.lab.choice import feature_names
 from seedbed.lab.evidence import OUTCOME, Evidence, judge_signals
+from seedbed.lab.measurement import differences
 from seedbed.lab.replays import crossed_gain, previewed
 from seedbed.lab.work import Store
 from seedbed.statistics import Array
@@ -166,27 +167,6 @@ def changing(rows: list[dict[str, Any]], recipe: dict[str, Any], truth: Array) -
     return lines
 
 
-def paired(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every method minus the first on the same noises; of the first the values themselves."""
-    found = {method: each.columns for method, each in by_method(rows).items()}
-    first, plain = next(iter(found.items()))
-    table = {}
-    for method, columns in found.items():
-        cost = sum(columns[n].mean() for n in columns if n.startswith("cost.") and n != "cost.step")
-        names = [name for name in outcomes(columns) if name in plain]
-        table[method] = {"evaluations": float(cost)} | {
-            name.partition(".")[2]: statistics.bootstrap(
-                (columns[name] - (0 if method == first else plain[name])).mean(1)
-            )
-            for name in names
-        }
-        if method != first:
-            pair = columns[OUTCOME], plain[OUTCOME]
-            table[method]["order"] = statistics.bootstrap(statistics.within(*pair))
-            table[method]["choice"] = statistics.bootstrap(statistics.gain(*pair))
-    return table
-
-
 def unseen_judge(evidence: Evidence) -> dict[str, Any]:
     """Choose previews by what objects look like and judge how they move, and the other way round; 2 x."""
     steps = round(float(evidence.columns["cost.generation"].mean() / evidence.columns["cost.step"].mean()))
@@ -294,7 +274,8 @@ def summary(model: str, runs: Path) -> dict[str, Any]:
             for step in range(100)
             if (judged := late.columns.get(f"{step}/judge.score")) is not None
         ]
-    return found | {name: paired(rows[name]) for name in ("tuning", "priors", "drafts") if name in rows}
+    both = {name: differences(rows[name])[model] for name in ("tuning", "priors", "drafts") if name in rows}
+    return found | both
 
 
 def pooled(evidence: Evidence, name: str, draws: int = 2000) -> list[float]:

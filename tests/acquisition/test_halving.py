@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from seedbed import BadInput
+from seedbed import BadInput, zoo
 from seedbed.acquisition import Bansa, Entropy, Previews
 from seedbed.acquisition.halving import planned, ranked, survivors
 from seedbed.acquisition.previews import SCHEDULE
+from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import levels_of
 
 
 def test_whole_numbers_are_layers_or_steps_and_candidates():
@@ -95,6 +97,30 @@ def test_the_default_previews_by_number():
     assert rungs(10, 20) == ((7, 4), (10, 1))
     assert rungs(3, 20) == ((7, 1),)
     assert rungs(6, 1) == ((1, 1),)
+
+
+@pytest.mark.parametrize("steps", range(1, 31))
+def test_the_default_previews_look_where_little_enough_is_noise(steps):
+    rungs = Previews(verifier="shapes").rungs
+    even = [1 - step / steps for step in range(steps)]
+    shifted = [3 * level / (1 + 2 * level) for level in even]
+    (first, few), (last, one) = (
+        rungs(6, steps, shifted) if steps > 2 else ((1, 2), rungs(6, steps, shifted)[-1])
+    )
+    assert (few, one) == (2, 1) and last <= steps
+    if steps >= 10:
+        assert shifted[first] <= 0.77 < shifted[first - 1] and shifted[last] <= 0.65 < shifted[last - 1]
+        assert rungs(6, steps, even)[0][0] < first
+    for levels in ([1.0] * steps, [0.1] * steps):  # that never fall so low, or start below
+        found = rungs(6, steps, levels)
+        assert found[-1][1] == 1 and 1 <= found[0][0] <= found[-1][0] <= steps
+
+
+@pytest.mark.parametrize(("name", "wanted"), [(zoo.DEFAULT, (7, 10)), ("shapes-wan", (10, 13))])
+def test_the_default_previews_of_an_embedded_model(name, wanted):
+    levels = levels_of(Session(zoo.load(name), "a red circle moving left"))
+    noise = [level.sigma / (level.alpha + level.sigma) for level in levels]
+    assert Previews(verifier="shapes").rungs(6, len(noise), noise) == ((wanted[0], 2), (wanted[1], 1))
 
 
 def test_previews_of_ones_own_end_with_one_candidate_too():

@@ -23,9 +23,9 @@ from seedbed.pipelines.timesteps import levels_of
 from seedbed.progress import Show, silent
 from seedbed.verifiers import Verifier, judged, judged_text, name_of, resolve
 
-# Of six candidates two stay when so much of a sample, σ / (α + σ), is still noise, and then one. The number of
-# a step says little: with a shift of 3 half of the steps of flow matching are over at .75, a cosine's at .64
-# (recipes/previews). On shapes-cogvideox these are 7 and 10 of its 20 steps.
+# Of six candidates two stay when so much of a sample, σ / (α + σ), is still noise, and then one. The number
+# of a step says little: after half of them .75 is left where flow matching is shifted by 3, .64 on
+# shapes-cogvideox (recipes/previews). There these are 7 and 10 of 20 steps.
 LEVELS = ((0.77, 1 / 3), (0.65, 1))
 SCHEDULE: Schedule = ((0.35, 1 / 3), (0.5, 1))  # where a schedule's noise levels cannot be read
 CANDIDATES = 6

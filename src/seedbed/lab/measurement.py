@@ -250,26 +250,41 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
-def compared(rows: Sequence[Row]) -> list[Table]:
-    """For each model that several methods were run on: every method minus the first, on the same noises."""
+def differences(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each model every method minus its first, on the same noises; of the first the values themselves.
+
+    Of a method: "evaluations", its NFE; "score" and the metrics that were measured beside it; "order",
+    Spearman of its scores with the first's within prompts; "choice", what the noise that it likes best gains
+    with the first over a random one. A method of an unfinished run is left out.
+    """
     methods: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         methods.setdefault(row["model"], {}).setdefault(row["method"], []).append(row)
-    tables = []
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for model, some in methods.items():
-        found = {method: Evidence.of(own).columns for method, own in some.items()}
-        first, plain = next(iter(found.items()))
+        columns = {method: Evidence.of(own).columns for method, own in some.items()}
+        first, plain = next(iter(columns.items()))
         names = [n for n in (OUTCOME, *(f"outcome.{metric}" for metric in METRICS)) if n in plain]
-        lines: list[list[Any]] = []
-        for method, columns in found.items():
-            if columns.get(OUTCOME, np.empty(0)).shape != plain[OUTCOME].shape:
-                continue  # an unfinished run
-            price = sum(columns[n].mean() for n in _PRICES if n in columns)
-            values = (columns[n] - (0 if method == first else plain[n]) for n in names)
-            pair = columns[OUTCOME], plain[OUTCOME]
-            agree = (statistics.within(*pair), statistics.gain(*pair))
-            cells = [statistics.bootstrap(each) for each in (*(value.mean(1) for value in values), *agree)]
-            lines.append([method, float(price), *cells])
+        found[model] = {}
+        for method, own in columns.items():
+            if own.get(OUTCOME, np.empty(0)).shape != plain[OUTCOME].shape:
+                continue
+            values = {n: own[n] - (0 if method == first else plain[n]) for n in names if n in own}
+            pair = own[OUTCOME], plain[OUTCOME]
+            found[model][method] = {
+                "evaluations": float(sum(own[n].mean() for n in _PRICES if n in own)),
+                **{n.partition(".")[2]: statistics.bootstrap(each.mean(1)) for n, each in values.items()},
+                "order": statistics.bootstrap(statistics.within(*pair)),
+                "choice": statistics.bootstrap(statistics.gain(*pair)),
+            }
+    return found
+
+
+def compared(rows: Sequence[Row]) -> list[Table]:
+    """The tables of `differences`."""
+    tables = []
+    for model, lines in differences(rows).items():
+        first, plain = next(iter(lines.items()))
         if len(lines) > 1:
             title = f"{model}: every method minus {first}" if model else f"Every method minus {first}"
             note = (
@@ -277,6 +292,6 @@ def compared(rows: Sequence[Row]) -> list[Table]:
                 f"what the noise that a method likes best gains with {first} over a random one. Same noises; "
                 "95 % intervals, bootstrap over prompts."
             )
-            heads = ["method", "NFE", *(name.partition(".")[2] for name in names), "order", "choice"]
-            tables.append(Table(title, heads, lines, note))
+            cells = [[method, *(line.get(name) for name in plain)] for method, line in lines.items()]
+            tables.append(Table(title, ["method", "NFE", *[*plain][1:]], cells, note))
     return tables

@@ -156,9 +156,9 @@ def select(
         acquisition: an `Acquisition`; a `Profile`; or a text: a function's name, options after a colon
             ("bansa:keep=0.5,layers=joint"), the file of a profile ("profile.json"), or "auto". Auto is the
             profile beside the model: previews where its verifier can judge the prompt, else the function that
-            it names. Without one the first noise is taken, as no function that needs no verifier had a gain on
-            every model of ours (docs/evidence.md), or, of as many `candidates` as are asked for, what BANSA as
-            published prefers (arXiv 2505.17561).
+            it names. Without one the first noise is taken, as no function that needs no verifier gained on
+            every model of ours (docs/evidence.md), or, of as many `candidates` as are asked for, what BANSA
+            as published prefers (arXiv 2505.17561).
         verifier, verifier_prompt: short for `acquisition=Previews(verifier=..., verifier_prompt=...)`.
         prior: the distribution of the noises, a `seedbed.noise.Prior` or a text ("mixed:1"); None: what the
             `seedbed.json` beside the model says that it was trained under, else Gaussian. With "torch",
