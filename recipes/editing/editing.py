@@ -1,7 +1,7 @@
 """Edits of one attribute of one of two objects, by every method of the plan in README.md; resumable.
 
-`python recipes/editing/editing.py run MODEL --out FILE.jsonl` appends a line for each edit and skips those
-that are there; `python recipes/editing/editing.py table FILE.jsonl` prints what came out.
+`python recipes/editing/editing.py MODEL --out FILE.jsonl` appends a line for each edit and skips those
+that are there; editing_page.py makes the results and the page of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
-from seedbed import statistics
 from seedbed.adaptation.editing import flow_edited, injecting
 from seedbed.adaptation.layout import layers_named
 from seedbed.adaptation.trajectory import Trajectory, generated, inverted
@@ -211,62 +209,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
-    """Rows of Markdown: means with intervals over captions, then differences of `low` to the others."""
-    rows = []
-    for kind in SOURCES:
-        by = defaultdict[str, dict[int, dict[str, Any]]](dict)
-        for line in found:
-            if line["kind"] == kind:
-                by[line["method"]][line["case"]] = line
-        if dropped := len(by.pop("dropped", {})):
-            rows.append(f"{kind}: {dropped} captions dropped, without a right source")
-        for method, own_lines in by.items():
-            cells = []
-            for what in ("followed", "kept", "all_kept", "both", "outside"):
-                mean, low, high = statistics.bootstrap([line[what] for line in own_lines.values()])
-                cells.append(f"{mean:.3f} ({low:.3f} to {high:.3f})")
-            rows.append(f"| {kind} | {method} | {len(own_lines)} | {' | '.join(cells)} |")
-        for method in by:
-            both = sorted(by["low"].keys() & by[method].keys())
-            if method == "low" or not both:
-                continue
-            cells = []
-            for what in ("both", "outside"):
-                pairs = [by["low"][case][what] - by[method][case][what] for case in both]
-                mean, low, high = statistics.bootstrap(pairs)
-                cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
-            rows.append(f"| {kind} | low − {method} | {len(both)} | {' | '.join(cells)} |")
-        rivals = [method for method in ("all", "high", "low-40", "flowedit") if method in by]
-        for method, p in zip(
-            rivals, statistics.holm([signs(by["low"], by[each]) for each in rivals]), strict=True
-        ):
-            rows.append(f"| {kind} | low − {method}: p of both, Holm | {p:.3f} |")
-        for what in ("error", "right", "deviation"):
-            if values := [line[what] for line in by.get("source", {}).values() if what in line]:
-                rows.append(f"| {kind} | inversion: {what} | {len(values)} | {np.mean(values):.3f} |")
-    return rows
-
-
-def signs(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> float:
-    """The two-sided sign test on *both*, over the cases in which they differ."""
-    pairs = [one[case]["both"] - other[case]["both"] for case in one.keys() & other.keys()]
-    wins, losses = sum(each > 0 for each in pairs), sum(each < 0 for each in pairs)
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("run")
-    making.add_argument("model", help="name of an embedded model, or a folder")
-    making.add_argument("--out", type=Path, required=True, help="file of lines, appended to")
-    making.add_argument("--captions", type=int, default=36)
-    making.add_argument("--steps", type=int, help="denoising steps (else the model's)")
-    showing = commands.add_parser("table")
-    showing.add_argument("file", type=Path)
+    parser.add_argument("model", help="name of an embedded model, or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="file of lines, appended to")
+    parser.add_argument("--captions", type=int, default=36)
+    parser.add_argument("--steps", type=int, help="denoising steps (else the model's)")
     given = parser.parse_args()
-    if given.command == "run":
-        run(given.model, given.out, given.captions, given.steps)
-    else:
-        print("\n".join(table(lines(given.file))))
+    run(given.model, given.out, given.captions, given.steps)

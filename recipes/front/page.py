@@ -7,6 +7,7 @@ A test checks that the pages are what the committed results make.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import jinja2
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from tables import fine, interval, replaced, share, signed, table  # noqa: E402
+
 ROOT = HERE.parents[1]
-START, END = "<!-- evidence: recipes/front/page.py writes this -->", "<!-- /evidence -->"
 MODELS = ("shapes-cogvideox", "shapes-wan")
 SHOWN = ("bansa", "judge.score")  # of the signals, on the page itself
 LEAST = -0.15  # of the figure; what lies beyond is written
@@ -33,27 +36,6 @@ def read() -> Found:
                 part = json.loads(file.read_text())
                 found.setdefault(model, {}).update(part if name == model else {"semantics": part})
     return found
-
-
-def interval(values: Sequence[float | None], form: str = ".3f", percent: str = "") -> str:
-    """`mean [low, high]`; – for what could not be computed."""
-    if None in values:
-        return "–"
-    mean, low, high = (f"{100 * v if percent else v:{form}}" for v in values)  # type: ignore[operator]
-    return f"{mean}{percent} [{low}, {high}]".replace("-", "−")
-
-
-def signed(values: Sequence[float | None]) -> str:
-    return interval(values, "+.3f")
-
-
-def share(values: Sequence[float | None]) -> str:
-    return interval(values, ".0f", " %")
-
-
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def cells(results: Found, part: str, line: str, form: Callable[[dict[str, Any]], str]) -> list[str]:
@@ -134,7 +116,7 @@ def unseen(results: Found) -> str:
 def beside(results: Found) -> str:
     """What the methods do to numbers that nothing was chosen by."""
     rows = [
-        [line, f"`{model}`", signed(each["minus best of 2"]), *(_fine(each.get(n)) for n in BESIDE)]
+        [line, f"`{model}`", signed(each["minus best of 2"]), *(fine(each.get(n)) for n in BESIDE)]
         for line in lines_of(results, "front")
         for model, result in results.items()
         if (each := result["front"].get(line))
@@ -145,20 +127,12 @@ def beside(results: Found) -> str:
 def compared(results: Found, part: str, keys: Sequence[str]) -> str:
     """Every method of a recipe minus its first, on the same noises."""
     rows = [
-        [line, f"`{model}`", f"{each['evaluations']:.3g}", *(_fine(each.get(k)) for k in keys)]
+        [line, f"`{model}`", f"{each['evaluations']:.3g}", *(fine(each.get(k)) for k in keys)]
         for line in lines_of(results, part)
         for model, result in results.items()
         if (each := result.get(part, {}).get(line))
     ]
     return table(["method", "model", "NFE", *keys], rows)
-
-
-def _fine(values: Sequence[float | None] | None) -> str:
-    """Signed, with four digits where three would show nothing."""
-    if values is None:
-        return "–"
-    small = all(v is not None and abs(v) < 0.01 for v in values)
-    return interval(values, "+.4f" if small else "+.3f")
 
 
 def kinds(results: Found) -> str:
@@ -206,12 +180,10 @@ def pages(results: Found) -> dict[Path, str]:
     made = {"results": results, "cogvideox": results[MODELS[0]], "wan": results.get(MODELS[1])}
     made |= {f.__name__: f for f in (front, twice, steps, unseen, beside, compared, kinds, signals)}
     made |= {f.__name__: f for f in (interval, signed, share)}
-    readme = (ROOT / "README.md").read_text()
-    before, _, rest = readme.partition(START)
     return {
         ROOT / "docs/evidence.md": environment.get_template("evidence.md").render(made),
         ROOT / "docs/evidence-appendix.md": environment.get_template("appendix.md").render(made),
-        ROOT / "README.md": f"{before}{START}\n\n{front(results)}\n\n{END}{rest.partition(END)[2]}",
+        ROOT / "README.md": replaced(ROOT / "README.md", "evidence", front(results)),
     }
 
 

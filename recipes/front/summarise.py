@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from seedbed.statistics import Array
 from seedbed.verifiers.appearance import METRICS
 from seedbed.worlds import shapes
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tables import rounded
+
 RESULTS = Path(__file__).with_name("results")
 RUNS = ("base", "few", "tuning", "priors", "drafts", "late")
 CANDIDATES = 10  # of a pool that is chosen from at the first step
@@ -35,17 +38,6 @@ FUNCTIONS = ("bansa", "bansa-k10")  # beside the plain signals
 PAIRS = {"0/bansa-k10": ("0/bansa-k10", "0/bansa-k10.again")}
 FIRST = ("0/bansa-k10", "0/bansa", "0/entropy", "0/learned")  # that count on the model of few steps
 HALVES = {"look": ("shape", "colour"), "motion": ("motion",)}
-
-
-def rounded(value: Any) -> Any:
-    """Plain JSON; five digits are more than any interval here allows."""
-    if isinstance(value, dict):
-        return {str(key): rounded(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(each) for each in value]
-    if isinstance(value, (float, np.floating)):
-        return None if math.isnan(value) else round(float(f"{value:.5g}"), 9) + 0.0  # no −0
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def row(cost: float, gains: dict[str, Array], truth: Array, plain: Array, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The cases of recipes/editing, what it asks of an edit, and one run of it that is stopped and goes on."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from seedbed.worlds.shapes import all_things, caption, held_out, parse, place, r
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/editing"))
 import editing
+import editing_page
 
 
 def test_each_case_changes_one_attribute_of_the_first_object():
@@ -60,4 +62,26 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     again = editing.lines(out)
     assert [line["method"] for line in again] == [line["method"] for line in found]
     assert again[-1] == found[-1]
-    assert any("low − none" in row for row in editing.table(again))
+    found = editing_page.summary(again)["rendered"]
+    assert found["captions"] == 1 and {*found["methods"]} == methods and found["inversion"]["error"][0] > 0
+    assert found["methods"]["source"]["outside"][0] == 0 and 0 <= found["methods"]["all"]["p"] <= 1
+
+
+def lines_with(both):
+    """Of each method, its edits' outcome *both* and all else alike."""
+    same = {"kind": "own", "followed": 1.0, "kept": 1.0, "all_kept": 1.0, "outside": 0.5, "nfe": 40.0}
+    return [
+        {**same, "method": method, "case": case, "both": float(value)}
+        for method, values in both.items()
+        for case, value in enumerate(values)
+    ]
+
+
+def test_an_edit_that_beats_one_bound_alone_is_called_failed():
+    good, poor, none = [1] * 9 + [0], [0] * 9 + [1], [0] * 10
+    found = editing_page.summary(lines_with({"low": good, "all": poor, "none": poor, "source": none}))["own"]
+    assert found["not above"] == [] and editing_page.verdict(found).startswith("above both")
+    assert found["methods"]["all"]["p"] == pytest.approx(2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10)
+    assert found["methods"]["none"]["low minus it, both"][0] == pytest.approx(0.8)
+    found = editing_page.summary(lines_with({"low": good, "none": good, "source": none}))["own"]
+    assert found["not above"] == ["none"] and "a failed edit" in editing_page.verdict(found)
