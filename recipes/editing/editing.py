@@ -213,7 +213,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="name of an embedded model, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="file of lines, appended to")
-    parser.add_argument("--captions", type=int, default=36)
+    parser.add_argument("--captions", type=int, default=24)
     parser.add_argument("--steps", type=int, help="denoising steps (else the model's)")
     given = parser.parse_args()
     run(given.model, given.out, given.captions, given.steps)

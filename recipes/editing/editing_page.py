@@ -116,8 +116,8 @@ def pages(found: Found) -> dict[Path, str]:
                     interval(made["deviation"], ".2f"),
                 )
                 inverted.append(
-                    f"On `{model}` the unguided video from the inverted noise is {error} grey levels from the "
-                    f"source, the verifier still finds {right} all right, and the noise has a deviation of "
+                    f"On `{model}` the unguided video from the inverted noise is {error} grey levels from "
+                    f"the source, the verifier still finds {right} all right, and the noise has a deviation of "
                     f"{deviation}."
                 )
     heads = ["source", "method", "followed", "kept", "both", "outside", "low − it, both"]
