@@ -117,8 +117,8 @@ def pages(found: Found) -> dict[Path, str]:
                 )
                 inverted.append(
                     f"On `{model}` the unguided video from the inverted noise is {error} grey levels from "
-                    f"the source, the verifier still finds {right} all right, and the noise has a deviation of "
-                    f"{deviation}."
+                    f"the source, the verifier still finds {right} all right, and the noise has a "
+                    f"deviation of {deviation}."
                 )
     heads = ["source", "method", "followed", "kept", "both", "outside", "low − it, both"]
     text = "\n\n".join(["\n".join(verdicts), table(heads, rows), " ".join(inverted)])
