@@ -109,14 +109,21 @@ def measure_noises(pipe: Any, prompt: str, seed: int, asked: argparse.Namespace)
 def summary(study: Study) -> dict[str, Any]:
     """Correlations as the plan has them, the halves compared, and the layers in numbers."""
     names = [layer.name for layer in study.layers]
+    orders = [
+        ("normalised_entropy", "all"),
+        ("normalised_entropy", "video->video"),
+        ("energy_proportion", "all"),
+    ]
     rows = []
-    for (perturb, effect), part in itertools.product(study.effects, ("all", "video->video")):
-        entropy = study.means.get(("normalised_entropy", part, ""), {})
-        values = study.means[effect, "all", perturb]
-        own = [name for name in names if (study.prompts[0], name) in values]
-        if len(own) < 3 or (study.prompts[0], own[0]) not in entropy:
+    for (perturb, effect), (by, part), kind in itertools.product(
+        study.effects, orders, dict.fromkeys(layer.kind for layer in study.layers)
+    ):
+        order, values = study.means.get((by, part, ""), {}), study.means[effect, "all", perturb]
+        own = [each.name for each in study.layers if each.kind == kind]
+        own = [name for name in own if (study.prompts[0], name) in values]
+        if len(own) < 3 or (study.prompts[0], own[0]) not in order:
             continue
-        x = np.array([[entropy[prompt, name] for name in own] for prompt in study.prompts])
+        x = np.array([[order[prompt, name] for name in own] for prompt in study.prompts])
         y = np.array([[values[prompt, name] for name in own] for prompt in study.prompts])
         y = np.abs(y) if effect in SIZES else y
         top = np.array([study.halves[name] == "high" for name in own])
@@ -124,7 +131,9 @@ def summary(study: Study) -> dict[str, Any]:
             {
                 "perturb": perturb,
                 "effect": f"|{effect}|" if effect in SIZES else effect,
-                "entropy": part,
+                "kind": kind,
+                "by": by,
+                "part": part,
                 "layers": len(own),
                 "spearman": interval(within(x, y)),
                 "top": interval(y[:, top].mean(1)),
@@ -132,12 +141,16 @@ def summary(study: Study) -> dict[str, Any]:
                 "difference": interval(y[:, top].mean(1) - y[:, ~top].mean(1)),
             }
         )
+    energy = study.means["energy_proportion", "all", ""]
+    entropy = study.means["normalised_entropy", "all", ""]
+    both = [[[each[p, name] for name in names] for p in study.prompts] for each in (entropy, energy)]
     measures = ("normalised_entropy", "entropy_proportion", "energy_proportion")
     layers = {
         name: {"half": study.halves[name], **{m: study.by_layer(m)[name] for m in measures}} for name in names
     }
     about = {"model": study.model, "prompts": study.prompts, "steps": study.steps, "seconds": study.seconds}
-    return {**about, "ledger": study.ledger, "layers": layers, "effects": rows}
+    about |= {"ledger": study.ledger, "entropy with energy": interval(within(*both))}
+    return {**about, "layers": layers, "effects": rows}
 
 
 def anse(study: Study, noises: list[dict[str, Any]]) -> dict[str, Any]:

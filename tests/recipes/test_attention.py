@@ -20,7 +20,11 @@ def test_it_runs_and_goes_on(tmp_path, monkeypatch):
     found = json.loads(path.read_text())
     assert len(found["layers"]) == 6 and len(found["prompts"]) == 2 and "bansa, high" in found["anse"]
     ssim = [row for row in found["effects"] if row["effect"] == "ssim"]
-    assert len(ssim) == 4 and all(-1 <= row["spearman"][0] <= 1 for row in ssim)
+    assert (
+        len(ssim) == 6
+        and {row["kind"] for row in ssim} == {"joint"}
+        and all(-1 <= row["spearman"][0] <= 1 for row in ssim)
+    )
     for row in ssim:
         assert row["difference"][0] == pytest.approx(row["top"][0] - row["bottom"][0])
     assert (tmp_path / "run/shapes-cogvideox.html").is_file()
