@@ -143,6 +143,14 @@ def test_the_page_of_attention_has_the_numbers_of_its_study():
     assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [found])
 
 
+def test_the_page_of_previews_has_the_numbers_of_when_it_looks():
+    section = (ROOT / "docs/preview.md").read_text().partition("This is successive halving")[2]
+    section = section.partition("On the command line")[0]
+    found = result(ROOT / "recipes/previews/levels-results.json")
+    assert len(INTERVAL.findall(section)) == 3
+    assert not [each[0] for each in INTERVAL.finditer(section) if untraced(each[0], [found])]
+
+
 def test_the_page_of_previews_has_the_numbers_of_its_results():
     section = (ROOT / "docs/preview.md").read_text().partition("### What it saves")[2].partition("\n## ")[0]
     found = [result(ROOT / "benchmarks/results/preview_decoding.json")]
