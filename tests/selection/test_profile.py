@@ -93,7 +93,13 @@ def test_auto_follows_the_profile_beside_the_model(pipe, tmp_path, profile):
     assert asked.reason == "asked for"
 
 
-def test_without_a_profile_auto_is_bansa(pipe):
+def test_without_a_profile_auto_takes_the_first_noise(pipe):
+    choice = choose(pipe, candidates=None)
+    assert len(choice.recipes) == 1 and choice.recipe.candidate == 0 and choice.ledger.total == 0
+    assert "lies beside the model, so the first noise: give a verifier" in choice.reason
+
+
+def test_of_as_many_noises_as_are_asked_for_auto_takes_what_bansa_prefers(pipe):
     choice = choose(pipe)
     assert (choice.acquisition, choice.prefer) == ("bansa", "low")
     assert "no seedbed-profile.json lies beside the model" in choice.reason
@@ -288,6 +294,8 @@ def test_a_profile_is_one_way_to_name_an_acquisition(pipe, tmp_path):
         assert choice.reason == f"auto: {whose} names it: {FULL.why}"
     write(tmp_path, {**GOOD, "acquisition": "random", "options": {}})
     assert choose(pipe, acquisition="auto").acquisition == "random"
+    first = choose(pipe, candidates=None)
+    assert len(first.recipes) == 1 and first.reason.startswith("auto: the model's profile names it")
     assert choose(pipe, acquisition=str(path)).acquisition == "entropy"
 
 
@@ -340,8 +348,10 @@ def test_a_profile_previews_what_its_verifier_can_judge(
     assert chosen_function(pipe, prompt, without, candidates, call)[0] == ASKED
 
 
-def test_without_a_profile_there_are_ten_or_six_candidates(pipe):
-    assert chosen_function(pipe, CAPTION, "auto", None, {})[:2] == (Bansa(), 10)
+def test_without_a_profile_there_are_one_ten_or_six_candidates(pipe):
+    assert chosen_function(pipe, CAPTION, "auto", None, {})[:2] == (Random(), 1)
+    assert chosen_function(pipe, CAPTION, "auto", 4, {})[:2] == (Bansa(), 4)
+    assert chosen_function(pipe, CAPTION, "bansa", None, {})[:2] == (Bansa(), 10)
     assert chosen_function(pipe, CAPTION, "previews:verifier=shapes", None, {})[1] == 6
     assert chosen_function(pipe, CAPTION, PLANNED, None, {})[1] == 6
     assert chosen_function(pipe, CAPTION, PLANNED, 3, {})[1:] == (3, "asked for")

@@ -294,11 +294,13 @@ def chosen_function(
     """
     other = " (with plain Gaussian noises and the model as it is)" * shaped
     count = whole("candidates", candidates, optional=True)
-    whose, found = "the profile", acquisition
-    if isinstance(found, str):
-        beside = found == "auto"
-        whose = "the model's profile" if beside else found
-        found = Profile.beside(session.pipe) if beside else Profile.load(found)
+    found: Acquisition | Profile | None
+    if not isinstance(acquisition, str):
+        whose, found = "the profile", acquisition
+    elif acquisition == "auto":
+        whose, found = "the model's profile", Profile.beside(session.pipe)
+    else:
+        whose, found = acquisition, Profile.load(acquisition)
     plan = None
     if isinstance(found, Profile):
         function, reason = found.acquisition, f"auto: {whose} names it: {found.why}{other}"
@@ -314,7 +316,8 @@ def chosen_function(
         lacks = f"auto: no {FILENAME} lies beside the model"
         function, reason = Bansa(), f"{lacks}, so the published function"
         if count is None:
-            count, reason = 1, f"{lacks}, so the first noise: give a verifier, candidates, or calibrate"
+            function, count = Random(), 1
+            reason = f"{lacks}, so the first noise: give a verifier, candidates, or calibrate"
     if plan is not None:
         # The schedule is followed with its own number of candidates and steps, with which it was measured.
         own = count is None and "num_inference_steps" not in call
