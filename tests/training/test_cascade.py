@@ -228,6 +228,17 @@ def test_in_training_a_stage_is_given_what_the_one_before_makes(config_of):
             assert torch.allclose(given[row, 6, frame], torch.tensor(level))
 
 
+def test_a_stage_is_given_what_an_autoencoder_in_half_precision_shows(config_of):
+    pipe = base_pipeline()
+    config = config_of("motion", **STAGE["super-resolution"])
+    model = Stage(pipe, {}, None, config, stage_scheduler())
+    clean = model.encode(torch.randint(256, (1, 2, 16, 16, 3), dtype=torch.uint8))
+    exact = model.given(torch.zeros_like(clean), clean, {})
+    pipe.vae.to(torch.bfloat16)
+    rounded = model.given(torch.zeros_like(clean), clean, {})
+    assert rounded.dtype == torch.float32 and 0 < (rounded - exact).abs().max() < 0.1
+
+
 def test_latents_are_noised_in_full_precision(config_of):
     model = Stage(base_pipeline(), {}, None, config_of("motion", **STAGE["interpolation"]), stage_scheduler())
     clips = torch.randint(256, (1, 5, 16, 16, 3), dtype=torch.uint8)

@@ -212,6 +212,11 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
         self.maybe_free_model_hooks()
         return AnimateDiffPipelineOutput(frames=video) if return_dict else (video,)
 
+    def decode_latents(self, latents: Tensor, decode_chunk_size: int = 16) -> Tensor:
+        """As an `AnimateDiffPipeline` does, also where the autoencoder has another dtype than the latents."""
+        pixels: Tensor = super().decode_latents(latents.to(self.vae.dtype), decode_chunk_size)
+        return pixels
+
     @torch.no_grad()
     def interpolate(self, latents: Tensor, words: Tensor, steps: int = 20, seed: int = 0) -> Tensor:
         """Latents (batch, c, n, height, width) with `factor` − 1 new frames after each but the last.
