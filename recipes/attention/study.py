@@ -143,7 +143,8 @@ def summary(study: Study) -> dict[str, Any]:
         )
     energy = study.means["energy_proportion", "all", ""]
     entropy = study.means["normalised_entropy", "all", ""]
-    both = [[[each[p, name] for name in names] for p in study.prompts] for each in (entropy, energy)]
+    own = [each.name for each in study.layers if each.kind != "cross"]
+    both = [[[each[p, name] for name in own] for p in study.prompts] for each in (entropy, energy)]
     measures = ("normalised_entropy", "entropy_proportion", "energy_proportion")
     layers = {
         name: {"half": study.halves[name], **{m: study.by_layer(m)[name] for m in measures}} for name in names

@@ -106,7 +106,7 @@ def test_previews_are_decoded_by_what_is_asked_for(seedbed, model, tmp_path: Pat
 def test_generate_with_a_verifier_chooses_by_previews(seedbed, model, tmp_path: Path) -> None:
     arguments = ["--model", model, "--candidates", 6, "--steps", 4, "--verifier", "shapes", "--fps", 4]
     code, out, err = seedbed("generate", PROMPT, *arguments)
-    assert (code, err) == (0, "") and "judged previews after 1 and 2 of 4 steps" in out
+    assert (code, err) == (0, "") and "judged previews after 2 and 3 of 4 steps" in out
     record = json.loads((tmp_path / f"{STEM}.json").read_text())
     assert record["acquisition"] == "previews" and record["fps"] == 4
     assert record["rungs"][0]["candidates"] == list(range(6)) and record["ledger"]["generation"] == 8

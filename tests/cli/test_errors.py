@@ -120,7 +120,10 @@ def test_model_without_attention(seedbed, tmp_path: Path) -> None:
     pipe.unet = UNet2DConditionModel.from_config(config)
     pipe.save_pretrained(tmp_path / "plain")
     one_line(
-        seedbed("generate", PROMPT, "--model", "plain", "--height", 16, "--width", 16, "--steps", 2),
+        seedbed(
+            *("generate", PROMPT, "--model", "plain", "--height", 16, "--width", 16, "--steps", 2),
+            *("--acquisition", "bansa"),
+        ),
         "attention",
     )
 

@@ -104,7 +104,8 @@ def test_with_the_model_and_its_profile(
 @pytest.mark.parametrize(
     ("options", "arguments", "acquisition", "candidates"),
     [
-        ([], {}, "bansa", 10),
+        ([], {}, "random", 1),
+        (["--candidates", 3], {"candidates": 3}, "bansa", 3),
         pytest.param(
             ["--verifier", "shapes"],
             {"acquisition": Previews(verifier="shapes")},

@@ -93,7 +93,8 @@ class Previews(RolloutScore):
         if self.schedule is None and noise:
             after = (sum(level > limit for level in noise) for limit, _ in LEVELS)
             shares = (min(max(done, 0.5), steps - 0.5) / steps for done in after)
-            schedule = [(share, left) for share, (_, left) in zip(shares, LEVELS, strict=True)]
+            # Where both fall together in a schedule of few steps, the last one decides.
+            schedule = [*{share: left for share, (_, left) in zip(shares, LEVELS, strict=True)}.items()]
         if candidates == 1:
             return ((planned(schedule, steps, 10**6, "steps")[-1][0], 1),)
         rungs = list(planned(schedule, steps, candidates, "steps"))
