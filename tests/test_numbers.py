@@ -137,12 +137,6 @@ def test_the_page_of_earlier_models_has_the_numbers_that_are_kept_beside_it():
     assert len(INTERVAL.findall(page)) > 60 and not untraced(page, [result(EARLIER)])
 
 
-def test_the_page_of_attention_has_the_numbers_of_its_study():
-    section = (ROOT / "docs/attention.md").read_text().partition("## What was measured")[2]
-    found = result(ROOT / "recipes/attention/results/shapes-cogvideox.json")
-    assert len(INTERVAL.findall(section)) > 20 and not untraced(section.replace("2504.12027", ""), [found])
-
-
 def test_the_page_of_previews_has_the_numbers_of_when_it_looks():
     section = (ROOT / "docs/preview.md").read_text().partition("This is successive halving")[2]
     section = section.partition("On the command line")[0]

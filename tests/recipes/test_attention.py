@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/attention"))
+import attention_page
 import study as recipe
 
 
@@ -32,3 +33,10 @@ def test_it_runs_and_goes_on(tmp_path, monkeypatch):
     path.unlink()
     recipe.main()
     assert json.loads(path.read_text()) == found
+
+
+def test_the_page_is_what_the_committed_results_make():
+    results = attention_page.read()
+    assert [*results] == ["shapes-cogvideox", "shapes-wan"]
+    for path, text in attention_page.pages(results).items():
+        assert path.read_text() == text, f"{path} is out of date: run recipes/attention/attention_page.py"
