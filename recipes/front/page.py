@@ -20,6 +20,7 @@ from tables import fine, interval, replaced, share, signed, table  # noqa: E402
 
 ROOT = HERE.parents[1]
 MODELS = ("shapes-cogvideox", "shapes-wan")
+FEW = "shapes-wan-fast"
 SHOWN = ("bansa", "judge.score")  # of the signals, on the page itself
 LEAST = -0.15  # of the figure; what lies beyond is written
 BESIDE = ("movement", "flicker", "sharpness")
@@ -135,6 +136,48 @@ def compared(results: Found, part: str, keys: Sequence[str]) -> str:
     return table(["method", "model", "NFE", *keys], rows)
 
 
+def semantics(results: Found) -> str:
+    """Prompts that say what a noise makes by itself, from that noise and from another."""
+    rows = [
+        [
+            f"`{model}`",
+            str(own["captions"]["noises"]),
+            measure,
+            *map(interval, (each["matched"], each["mismatched"])),
+            signed(each["difference"]),
+        ]
+        for model, result in results.items()
+        for own in [result["semantics"]]
+        for measure, each in own["measures"].items()
+    ]
+    return table(["model", "noises", "measure", "matched", "mismatched", "difference"], rows)
+
+
+def first_step(few: dict[str, Any]) -> str:
+    """What the first step of the model of few steps knows, and what the verifier sees after one and two."""
+    rows = [
+        [
+            f"`{each['signal']}`",
+            signed(each["within"]),
+            f"{each['p']:.2g}",
+            *(signed(each[end]) for end in ("low", "high")),
+        ]
+        for each in few["first step"]
+        + [each for each in few["signals"] if each["signal"].endswith("judge.score")]
+    ]
+    return table(["signal", "Spearman", "p, Holm", "gain, lowest", "gain, highest"], rows)
+
+
+def spreads() -> str:
+    """What the prompt and the noise decide of how finished videos look, on both Wan models."""
+    shares = ("prompt", "noise", "both", "within")
+    rows = []
+    for model in ("shapes-wan", FEW):
+        found = json.loads((HERE / f"results/spread-{model}.json").read_text())
+        rows.append([f"`{model}`", *(interval(found[each], ".2f") for each in shares)])
+    return table(["model", "prompt", "noise", "both together", "within a prompt"], rows)
+
+
 def kinds(results: Found) -> str:
     """Score and gap by what the two objects of a caption share, and how the lowest BANSA does there."""
     rows = [
@@ -178,7 +221,9 @@ def pages(results: Found) -> dict[Path, str]:
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     made = {"results": results, "cogvideox": results[MODELS[0]], "wan": results.get(MODELS[1])}
-    made |= {f.__name__: f for f in (front, twice, steps, unseen, beside, compared, kinds, signals)}
+    made["few"] = json.loads((HERE / f"results/{FEW}.json").read_text())
+    parts = (front, twice, steps, unseen, beside, compared, semantics, first_step, spreads, kinds, signals)
+    made |= {f.__name__: f for f in parts}
     made |= {f.__name__: f for f in (interval, signed, share)}
     return {
         ROOT / "docs/evidence.md": environment.get_template("evidence.md").render(made),

@@ -231,6 +231,14 @@ def pool(model: str, runs: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[
     if "few" in rows and training is not None:
         columns = evidence.columns | {"0/learned": learned(training, evidence, 0)[0]}
         found["first step"] = signals(Evidence(evidence.prompts, columns), [*FIRST])
+        # Of the layers of Wan's blocks, that of the video to itself and that to the text, in turn.
+        found["attention"] = {
+            f"{name}, {kind}": statistics.bootstrap(
+                statistics.within(evidence.by_layer(name)[place::2].mean(0), truth)
+            )
+            for name in FIRST[:3]
+            for place, kind in enumerate(("self", "cross"))
+        }
     return {
         "captions": len(truth),
         "noises": truth.shape[1],
