@@ -6,21 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seedbed.acquisition.bansa import Bansa, Entropy
-    from seedbed.acquisition.base import (
-        Acquisition,
-        AttentionScore,
-        NoiseScore,
-        Random,
-        RolloutScore,
-        Scores,
-    )
-    from seedbed.acquisition.dropout import BansaDropout
-    from seedbed.acquisition.learned import Learned
-    from seedbed.acquisition.previews import Previews
-    from seedbed.acquisition.registry import REGISTRY, create, resolve
-    from seedbed.acquisition.search import LowFrequencies, Neighbours, RandomSearch, Search
-    from seedbed.noise import Pool
+    from seedbed.acquisition.bansa import Bansa as Bansa
+    from seedbed.acquisition.bansa import Entropy as Entropy
+    from seedbed.acquisition.base import Acquisition as Acquisition
+    from seedbed.acquisition.base import AttentionScore as AttentionScore
+    from seedbed.acquisition.base import NoiseScore as NoiseScore
+    from seedbed.acquisition.base import Random as Random
+    from seedbed.acquisition.base import RolloutScore as RolloutScore
+    from seedbed.acquisition.base import Scores as Scores
+    from seedbed.acquisition.dropout import BansaDropout as BansaDropout
+    from seedbed.acquisition.learned import Learned as Learned
+    from seedbed.acquisition.previews import Previews as Previews
+    from seedbed.acquisition.registry import REGISTRY as REGISTRY
+    from seedbed.acquisition.registry import create as create
+    from seedbed.acquisition.registry import resolve as resolve
+    from seedbed.acquisition.search import LowFrequencies as LowFrequencies
+    from seedbed.acquisition.search import Neighbours as Neighbours
+    from seedbed.acquisition.search import RandomSearch as RandomSearch
+    from seedbed.acquisition.search import Search as Search
+    from seedbed.noise import Pool as Pool
 
 _MODULES = {
     "bansa": ("Bansa", "Entropy"),
@@ -31,28 +35,6 @@ _MODULES = {
     "registry": ("REGISTRY", "create", "resolve"),
     "search": ("LowFrequencies", "Neighbours", "RandomSearch", "Search"),
 }
-
-__all__ = [
-    "REGISTRY",
-    "Acquisition",
-    "AttentionScore",
-    "Bansa",
-    "BansaDropout",
-    "Entropy",
-    "Learned",
-    "LowFrequencies",
-    "Neighbours",
-    "NoiseScore",
-    "Pool",
-    "Previews",
-    "Random",
-    "RandomSearch",
-    "RolloutScore",
-    "Scores",
-    "Search",
-    "create",
-    "resolve",
-]
 
 
 def __getattr__(name: str) -> Any:
