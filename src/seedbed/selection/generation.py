@@ -34,7 +34,8 @@ from seedbed.report.video import read_record, write_video
 from seedbed.selection.choosing import choose, merged, named, per_prompt, several
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile
-from seedbed.selection.record import Model, Selection, kind_of, sealed
+from seedbed.selection.record import Model, Selection, sealed
+from seedbed.selection.values import kind_of
 from seedbed.verifiers import Verifier
 
 if TYPE_CHECKING:
