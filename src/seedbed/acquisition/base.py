@@ -249,9 +249,9 @@ class AttentionScore(Acquisition):
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
     ) -> Scores:
         """See `Acquisition.score`."""
-        from seedbed.acquisition.scoring import score_attention
+        from seedbed.acquisition.scoring import LayerRace
 
-        return score_attention(self, session, pool, batch_size, show)
+        return LayerRace(self, session, pool, batch_size, show).run()
 
 
 class RolloutScore(Acquisition):
