@@ -75,11 +75,6 @@ class Guide(Adaptation):
         _ = session.alone  # by a run of its own, which must not come during another
         return super().fitted(session)
 
-    def evaluations(self, session: Session) -> float:
-        """See `Adaptation.evaluations`: an evaluation in each step of the window."""
-        steps = session.facts.steps
-        return float(sum(self.start <= step / steps < self.stop for step in range(steps))) * bool(self.scale)
-
     def install(self, run: Run, count: int, guided: bool, session: Session, layout: Layout) -> None:
         """See `Adaptation.install`."""
         if not self.scale or not guided:
