@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from seedbed.errors import BadInput, whole
 from seedbed.lab.faults import FAULTS, TRAPS
@@ -101,7 +102,10 @@ def audit(verifier: Verifier, clips: Sequence[tuple[Frames, str]], seed: int = 0
         if prompts:
             given = prompts[int(rng.integers(len(prompts)))]
             scores["another prompt"] = float(judged(verifier, [video], given)["score"])
-        changed = {"half the rate": video[::2], "twice the size": _enlarged(video)}
+        pixels = torch.from_numpy(video.copy()).permute(0, 3, 1, 2).float()
+        large = F.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False)
+        enlarged = large.permute(0, 2, 3, 1).round().byte().numpy()
+        changed = {"half the rate": video[::2], "twice the size": enlarged}
         against = {name: (sound, [score]) for name, score in scores.items()} | {
             name: (float(judged(verifier, [frames], prompt)["score"]), [*scores.values()])
             for name, frames in changed.items()
@@ -123,10 +127,3 @@ def moving(world: str, count: int, seed: int = 0) -> list[tuple[NDArray[np.uint8
     scenes = ((scene, module.caption(scene)) for scene in module.scenes(seed, held=True))
     some = ((module.render(scene), text) for scene, text in scenes if "staying still" not in text)
     return list(itertools.islice(some, count))
-
-
-def _enlarged(video: Frames) -> Frames:
-    """Twice as high and as wide, bilinearly."""
-    pixels = torch.from_numpy(video.copy()).permute(0, 3, 1, 2).float()
-    larger = torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False)
-    return larger.permute(0, 2, 3, 1).round().byte().numpy()

@@ -21,11 +21,11 @@ from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
 from seedbed.adaptation import Adapt, adapt, adaptations_named
-from seedbed.errors import BadInput, SeedbedError, number, shown
+from seedbed.errors import BadInput, SeedbedError, number, reason, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import Prior
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.loading import load, reason
+from seedbed.pipelines.loading import load
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
