@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, BadOutput, fraction, shown, whole
+from seedbed.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.noise import Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session

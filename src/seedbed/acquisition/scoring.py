@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import AttentionScore, BatchSize, Scores, rows_that_fit
-from seedbed.acquisition.halving import Rungs, cost, planned, ranked, survivors
 from seedbed.acquisition.sampling import confidence
 from seedbed.attention import AttentionCall
 from seedbed.attention.tap import SplitBatch
 from seedbed.errors import BadInput, BadOutput, NotSupported
+from seedbed.halving import Rungs, cost, planned, ranked, survivors
 from seedbed.noise import Pool
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Shrinking
 from seedbed.pipelines.session import Session

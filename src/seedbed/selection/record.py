@@ -31,9 +31,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from seedbed import __version__
-from seedbed.acquisition.halving import Prefer, Rung
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
+from seedbed.halving import Prefer, Rung
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import changed, dtype_named, has_device, recorded_name, switches
