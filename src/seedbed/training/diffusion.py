@@ -23,8 +23,7 @@ from seedbed.pipelines.loading import changed, load, silence
 from seedbed.progress import Progress, reporting
 from seedbed.training.config import Config, Lora
 from seedbed.training.data import Latents, Rows, clips_of
-from seedbed.training.denoisers import Model, Objective
-from seedbed.training.inflate import inflated, motion_modules
+from seedbed.training.denoisers import Model, Objective, inflated, motion_modules
 from seedbed.training.stages import Stage, stage_scheduler
 from seedbed.training.trainer import CHECKPOINT, METRICS, fit
 
