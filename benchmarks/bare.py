@@ -12,8 +12,8 @@ from torch import Tensor
 
 import seedbed
 from seedbed.acquisition import AttentionScore
-from seedbed.acquisition.halving import Schedule
 from seedbed.attention import AttentionCall
+from seedbed.halving import Schedule
 
 
 class BarePipeline(DiffusionPipeline):

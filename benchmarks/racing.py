@@ -24,8 +24,8 @@ import torch
 
 from seedbed import zoo
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.halving import Rungs, planned
 from seedbed.files import write_bytes_atomically
+from seedbed.halving import Rungs, planned
 from seedbed.lab import replays
 from seedbed.selection.choosing import select
 from seedbed.statistics import Array, bootstrap

@@ -28,9 +28,8 @@ from torch.nn import functional as F
 from seedbed.noise import Progressive
 from seedbed.training.config import Plan, World
 from seedbed.training.data import Rows, WorldClips
-from seedbed.training.denoisers import Model
+from seedbed.training.denoisers import Model, inflated
 from seedbed.training.diffusion import Diffusion
-from seedbed.training.inflate import inflated
 from seedbed.training.trainer import fit
 from tests.pipelines.parts import clip, tokenizer
 

@@ -13,6 +13,7 @@ ROOMS = (
     "progress",
     "texts",
     "statistics",
+    "halving",
     "attention",
     "noise",
     "report",

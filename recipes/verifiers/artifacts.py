@@ -19,8 +19,7 @@ from scipy.stats import binomtest
 from recipes.verifiers.ffmpeg import available, detected
 from recipes.verifiers.footage import FRAMES, SHOTS, clips, footage
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.audit import moving
-from seedbed.lab.faults import FAULTS
+from seedbed.lab.audit import FAULTS, moving
 from seedbed.verifiers import Frames
 from seedbed.verifiers.artifacts import LIMITS, numbers
 

@@ -38,6 +38,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def reason(error: Exception) -> str:
+    """The first line of an error of another library."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def number(value: Any, convert: Callable[[Any], Any] = float) -> Any:
     """`value` as Python's own number, also one of numpy or a tensor without axes; None if it is no number.
 

@@ -296,7 +296,7 @@ def test_dropout_scores_and_answers_as_written_out(options, monkeypatch):
     scores, output = function.attend(call)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.double(), answer, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr("seedbed.acquisition.dropout._CHUNK", 1)
+    monkeypatch.setattr("seedbed.acquisition.bansa._CHUNK", 1)
     chunked, same = function.attend(call)
     torch.testing.assert_close(chunked, scores)
     torch.testing.assert_close(same, output)

@@ -7,8 +7,8 @@ import torch
 
 from seedbed import BadInput, zoo
 from seedbed.acquisition import Bansa, Entropy, Previews
-from seedbed.acquisition.halving import planned, ranked, survivors
 from seedbed.acquisition.previews import SCHEDULE
+from seedbed.halving import planned, ranked, survivors
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import levels_of
 

@@ -9,7 +9,7 @@ import torch
 
 from seedbed import BadInput, BadOutput, Selection
 from seedbed.acquisition import Bansa, BansaDropout, Entropy
-from seedbed.acquisition.halving import planned
+from seedbed.halving import planned
 from seedbed.selection.choosing import score, select
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.acquisition.halving import planned
+from seedbed.halving import planned
 from seedbed.lab.replays import cost
 
 ROOT = Path(__file__).resolve().parents[2]

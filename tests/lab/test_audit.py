@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from seedbed import BadInput
-from seedbed.lab.audit import LINES, audit, moving
-from seedbed.lab.faults import FAULTS, TRAPS
+from seedbed.lab.audit import FAULTS, LINES, TRAPS, audit, moving
 from seedbed.verifiers import resolve
 
 

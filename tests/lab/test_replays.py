@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from seedbed.acquisition import Bansa, Previews
-from seedbed.acquisition.halving import planned, ranked
 from seedbed.errors import BadInput
+from seedbed.halving import planned, ranked
 from seedbed.lab import replays
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.replays import Halving, best_halving, cost, crossed_gain, every_halving, previewed

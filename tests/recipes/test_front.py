@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seedbed.acquisition.registry import resolve
+from seedbed.acquisition import resolve
 from seedbed.adaptation import adaptations_named
 from seedbed.lab.experiment import TASKS, Recipe
 from seedbed.noise import prior_named

@@ -7,7 +7,7 @@ import pytest
 
 from recipes.verifiers import artifacts, tables
 from recipes.verifiers.footage import FRAMES, SHOTS, clips
-from seedbed.lab.faults import FAULTS
+from seedbed.lab.audit import FAULTS
 from seedbed.verifiers.artifacts import LIMITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "verifiers.md").read_text(encoding="utf-8")

@@ -27,7 +27,8 @@ from seedbed import (
 )
 from seedbed.acquisition import Bansa
 from seedbed.selection.generation import reopened
-from seedbed.selection.record import Model, recordable, sealed
+from seedbed.selection.record import Model, sealed
+from seedbed.selection.values import recordable
 from tests.pipelines import CALLS, PROMPT, cogvideox
 
 CALL = CALLS["cogvideox"]

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 import seedbed
 from seedbed.errors import NotSupported
-from seedbed.pipelines.discover import values_digest
+from seedbed.pipelines.comparing import values_digest
 from seedbed.pipelines.session import Session
 from tests.conftest import slow
 from tests.pipelines import BUILDERS, CALLS, FAMILIES, PROMPT

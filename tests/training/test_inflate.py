@@ -5,7 +5,7 @@ import torch
 from diffusers import AnimateDiffPipeline, UNet2DConditionModel, UNetMotionModel
 
 from seedbed.errors import BadInput, NotSupported
-from seedbed.training.inflate import inflate, inflated, motion_modules
+from seedbed.training.denoisers import inflate, inflated, motion_modules
 from tests.training.conftest import image_pipeline
 
 

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMulti
 
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.prediction import predicted
-from seedbed.training.objective import Objective
+from seedbed.training.denoisers import Objective
 
 SCHEDULERS = {
     "epsilon": DDIMScheduler(clip_sample=False),

@@ -6,8 +6,7 @@ import pytest
 from recipes.verifiers.ffmpeg import available, detected
 from recipes.verifiers.footage import clips, footage
 from seedbed import BadInput
-from seedbed.lab.audit import moving
-from seedbed.lab.faults import FAULTS, TRAPS
+from seedbed.lab.audit import FAULTS, TRAPS, moving
 from seedbed.statistics import within
 from seedbed.verifiers import resolve
 from seedbed.verifiers.artifacts import LIMITS, marks, numbers

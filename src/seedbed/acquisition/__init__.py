@@ -1,62 +1,58 @@
-"""Which noise is promising: acquisition functions, one idea per file; names are loaded when first used."""
+"""Which noise is promising: acquisition functions, one idea per file, and how one is named in a text."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from seedbed.acquisition.bansa import Bansa, Entropy
-    from seedbed.acquisition.base import (
-        Acquisition,
-        AttentionScore,
-        NoiseScore,
-        Random,
-        RolloutScore,
-        Scores,
+from seedbed import texts
+from seedbed.acquisition.bansa import Bansa as Bansa
+from seedbed.acquisition.bansa import BansaDropout as BansaDropout
+from seedbed.acquisition.bansa import Entropy as Entropy
+from seedbed.acquisition.base import Acquisition as Acquisition
+from seedbed.acquisition.base import AttentionScore as AttentionScore
+from seedbed.acquisition.base import NoiseScore as NoiseScore
+from seedbed.acquisition.base import Random as Random
+from seedbed.acquisition.base import RolloutScore as RolloutScore
+from seedbed.acquisition.base import Scores as Scores
+from seedbed.acquisition.learned import Learned as Learned
+from seedbed.acquisition.previews import Previews as Previews
+from seedbed.acquisition.search import LowFrequencies as LowFrequencies
+from seedbed.acquisition.search import Neighbours as Neighbours
+from seedbed.acquisition.search import RandomSearch as RandomSearch
+from seedbed.acquisition.search import Search as Search
+from seedbed.errors import BadInput
+from seedbed.noise import Pool as Pool
+
+REGISTRY: dict[str, type[Acquisition]] = {
+    kind.name: kind
+    for kind in (
+        *(Random, Entropy, Bansa, BansaDropout, Learned, Previews),
+        *(RandomSearch, Neighbours, LowFrequencies),
     )
-    from seedbed.acquisition.dropout import BansaDropout
-    from seedbed.acquisition.learned import Learned
-    from seedbed.acquisition.previews import Previews
-    from seedbed.acquisition.registry import REGISTRY, create, resolve
-    from seedbed.acquisition.search import LowFrequencies, Neighbours, RandomSearch, Search
-    from seedbed.noise import Pool
-
-_MODULES = {
-    "bansa": ("Bansa", "Entropy"),
-    "base": ("Acquisition", "AttentionScore", "NoiseScore", "Pool", "Random", "RolloutScore", "Scores"),
-    "dropout": ("BansaDropout",),
-    "learned": ("Learned",),
-    "previews": ("Previews",),
-    "registry": ("REGISTRY", "create", "resolve"),
-    "search": ("LowFrequencies", "Neighbours", "RandomSearch", "Search"),
 }
 
-__all__ = [
-    "REGISTRY",
-    "Acquisition",
-    "AttentionScore",
-    "Bansa",
-    "BansaDropout",
-    "Entropy",
-    "Learned",
-    "LowFrequencies",
-    "Neighbours",
-    "NoiseScore",
-    "Pool",
-    "Previews",
-    "Random",
-    "RandomSearch",
-    "RolloutScore",
-    "Scores",
-    "Search",
-    "create",
-    "resolve",
-]
+
+def create(name: str, **options: Any) -> Acquisition:
+    """The acquisition function of that name with these options, e.g. `create("bansa", keep=0.5)`.
+
+    Raises:
+        BadInput: no such name, or an option that it does not have or whose value it refuses.
+    """
+    return texts.create(REGISTRY, "acquisition function", name, options, " or auto")
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"seedbed.acquisition.{module}"), name)
-    raise AttributeError(f"module 'seedbed.acquisition' has no attribute {name!r}")
+def resolve(acquisition: str | Acquisition) -> Acquisition:
+    """An instance as it is; a text as `name` or `name:option=value,option=value`.
+
+    Values are JSON or plain words: `bansa:layers=joint,race=[[3,5],[6,1]]`, `previews:verifier=shapes`.
+
+    Raises:
+        BadInput: unknown name or option, or a value that the function refuses.
+    """
+    if isinstance(acquisition, Acquisition):
+        return acquisition
+    if not isinstance(acquisition, str):
+        raise BadInput(
+            f"acquisition must be a name or an Acquisition instance, not {type(acquisition).__name__}"
+        )
+    return texts.parse(REGISTRY, "acquisition function", acquisition, " or auto")

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, BadOutput, fraction, shown, whole
+from seedbed.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.noise import Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -249,9 +249,9 @@ class AttentionScore(Acquisition):
         self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
     ) -> Scores:
         """See `Acquisition.score`."""
-        from seedbed.acquisition.scoring import score_attention
+        from seedbed.acquisition.scoring import LayerRace
 
-        return score_attention(self, session, pool, batch_size, show)
+        return LayerRace(self, session, pool, batch_size, show).run()
 
 
 class RolloutScore(Acquisition):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from seedbed.acquisition.base import BatchSize, RolloutScore, Scores
-from seedbed.acquisition.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.errors import BadInput, NotSupported, shown
+from seedbed.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
 from seedbed.noise import Pool
 from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Rollout
@@ -43,7 +43,7 @@ class Previews(RolloutScore):
         verifier: a name of `seedbed.verifiers.resolve`, or any callable: `verifier(frames, prompts)` with
             uint8 (n, frames, height, width, 3) and a prompt for each ("" without one) gives (n,) numbers,
             higher is better, or a dict of such with the key "score".
-        schedule: ((steps, survivors), ...), see `seedbed.acquisition.halving.Schedule`. More than one at the
+        schedule: ((steps, survivors), ...), see `seedbed.halving.Schedule`. More than one at the
             end are judged again by their finished videos. None: a third of them stay when a sample is .77
             noise, σ / (α + σ), one when it is .65; after 35 and 50 % of the steps where that cannot be read.
         verifier_prompt: the text by which the verifier judges, where that is not the pipeline's prompt: with

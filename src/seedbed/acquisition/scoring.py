@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from seedbed.acquisition.base import AttentionScore, BatchSize, Scores, rows_that_fit
-from seedbed.acquisition.halving import Rungs, cost, planned, ranked, survivors
 from seedbed.acquisition.sampling import confidence
 from seedbed.attention import AttentionCall
 from seedbed.attention.tap import SplitBatch
 from seedbed.errors import BadInput, BadOutput, NotSupported
+from seedbed.halving import Rungs, cost, planned, ranked, survivors
 from seedbed.noise import Pool
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Shrinking
 from seedbed.pipelines.session import Session
@@ -60,48 +60,15 @@ def plan_layers(
     return kept[: max(1, round(depth * len(kept)))] if isinstance(depth, float) else kept
 
 
-def score_attention(
-    function: AttentionScore, session: Session, pool: Pool, batch_size: BatchSize, show: Show
-) -> Scores:
-    """The scores of a pool by layer, with or without a race; see `Acquisition.score`.
-
-    In a race the worst are dropped at each rung, whatever the batches. Where the candidates left share a
-    forward, they are dropped within it. Otherwise, and where the model cannot go on with fewer, those that
-    stay start over, which costs more and chooses the same.
-    """
-    plan = plan_layers(session.layers, function.layers, function.depth)
-    rungs: Rungs = ()
-    if function.race is not None and len(pool) > 1:
-        rungs = planned(function.race, len(plan), len(pool))
-        if rungs and rungs[-1][1] == 1:
-            plan = plan[: rungs[-1][0]]
-    race = _Race(function, session, pool, plan, rungs, batch_size, show)
-    race.run()
-    notes = []
-    if rungs:
-        stays = ", ".join(f"{left} after {after}" for after, left in rungs)
-        notes.append(f"raced over layers: {stays} stay{'s' if rungs[-1][1] == 1 else ''}")
-    if race.unable:
-        notes.append(f"those that stayed started over, as {race.unable}")
-    if session.asked.compiled:
-        notes.append(f"scored in eager mode, as the {' and '.join(session.asked.compiled)} is compiled")
-    sums = race.table.nansum(1) * function.steps
-    samples = [list(some.values()) for some in race.samples]
-    return Scores(
-        race.table.nanmean(1),
-        tuple(race.order),
-        race.table,
-        layers=tuple(race.names),
-        race=rungs,
-        confidence=confidence(race.order[: race.last], sums, samples) if race.sampled else None,
-        notes=tuple(notes),
-    )
-
-
-class _Race:
+class LayerRace:
     """A pool on its way through the layers: its scores, who is still in, and the rungs ahead.
 
+    In a race the worst are dropped at each rung, whatever the batches; without one there is a single rung, at
+    the end. Where the candidates left share a forward, they are dropped within it. Otherwise, and where the
+    model cannot go on with fewer, those that stay start over, which costs more and chooses the same.
+
     Attributes:
+        race: its rungs, empty for none.
         rungs: those ahead, the last of which is at the last column.
         order: candidates, best first; those that stayed longer come first.
         last: how many of them saw every column.
@@ -111,19 +78,18 @@ class _Race:
     """
 
     def __init__(
-        self,
-        function: AttentionScore,
-        session: Session,
-        pool: Pool,
-        plan: tuple[int, ...],
-        rungs: Rungs,
-        batch_size: BatchSize,
-        show: Show,
+        self, function: AttentionScore, session: Session, pool: Pool, batch_size: BatchSize, show: Show
     ) -> None:
+        plan = plan_layers(session.layers, function.layers, function.depth)
+        self.race: Rungs = ()
+        if function.race is not None and len(pool) > 1:
+            self.race = planned(function.race, len(plan), len(pool))
+            if self.race and self.race[-1][1] == 1:
+                plan = plan[: self.race[-1][0]]
         self.function, self.session, self.pool, self.plan, self.show = function, session, pool, plan, show
         self.names = [session.layers[index].name for index in plan]
-        self.rungs = list(rungs)
-        if not rungs or rungs[-1][1] > 1:
+        self.rungs = list(self.race)
+        if not self.race or self.race[-1][1] > 1:
             self.rungs.append((len(plan), 1))
         self.alive = self.order = list(range(len(pool)))
         self.last = len(pool)
@@ -145,8 +111,8 @@ class _Race:
         """(candidates, layers) float64, nan where not seen in every evaluation."""
         return self._seen.mean(1)
 
-    def run(self) -> None:
-        """The whole race."""
+    def run(self) -> Scores:
+        """The whole race; see `Acquisition.score`."""
         while self.rungs:
             goal = self.rungs[0][0]
             unseen = self.table[:, :goal].isnan().any(1)
@@ -157,6 +123,25 @@ class _Race:
                 self._settle()
         if self._done < self._planned:
             self.show("scoring", self._planned, self._planned)
+        notes = []
+        if self.race:
+            stays = ", ".join(f"{left} after {after}" for after, left in self.race)
+            notes.append(f"raced over layers: {stays} stay{'s' if self.race[-1][1] == 1 else ''}")
+        if self.unable:
+            notes.append(f"those that stayed started over, as {self.unable}")
+        if compiled := self.session.asked.compiled:
+            notes.append(f"scored in eager mode, as the {' and '.join(compiled)} is compiled")
+        sums = self.table.nansum(1) * self.function.steps
+        samples = [[*some.values()] for some in self.samples]
+        return Scores(
+            self.table.nanmean(1),
+            tuple(self.order),
+            self.table,
+            layers=tuple(self.names),
+            race=self.race,
+            confidence=confidence(self.order[: self.last], sums, samples) if self.sampled else None,
+            notes=tuple(notes),
+        )
 
     def _forward(self, batch: list[int], goal: int) -> None:
         """One forward, as far as the next rung or, where everyone left is in it, through all rungs.

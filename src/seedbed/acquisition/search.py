@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from seedbed.acquisition.base import Acquisition, BatchSize, Scores
-from seedbed.acquisition.halving import Rung, ranked
 from seedbed.acquisition.previews import counting
 from seedbed.errors import BadInput, shown, whole
+from seedbed.halving import Rung, ranked
 from seedbed.noise import NoiseRecipe, Pool, sha256_of
 from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session

@@ -8,27 +8,16 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from seedbed.adaptation.adaptation import Adaptation, acting
-from seedbed.adaptation.enhancement import Enhance
-from seedbed.adaptation.guidance import Guide
+from seedbed.adaptation.adaptation import Adaptation as Adaptation
+from seedbed.adaptation.adaptation import acting
+from seedbed.adaptation.enhancement import Enhance as Enhance
+from seedbed.adaptation.guidance import Guide as Guide
 from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
 from seedbed.errors import BadInput
 from seedbed.pipelines.compiled import denoisers_of
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Session
 from seedbed.texts import parse
-
-__all__ = [
-    "ADAPTATIONS",
-    "Adapt",
-    "Adaptation",
-    "Enhance",
-    "Guide",
-    "adapt",
-    "adaptations_named",
-    "enhance",
-    "guide",
-]
 
 ADAPTATIONS: dict[str, type[Adaptation]] = {kind.name: kind for kind in (Enhance, Guide)}
 

@@ -61,10 +61,6 @@ class Adaptation:
         """The same, its layers by name: what a record repeats without measuring again."""
         return dataclasses.replace(self, layers=layers_named(session, self.layers))
 
-    def evaluations(self, session: Session) -> float:
-        """What it adds to one video, in full conditional forwards of the denoiser."""
-        return 0.0
-
     def install(self, run: Run, count: int, guided: bool, session: Session, layout: Layout) -> None:
         """Installs it in a run of `count` candidates; `run.undo` removes it. Its layers are names.
 

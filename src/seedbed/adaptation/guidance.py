@@ -75,11 +75,6 @@ class Guide(Adaptation):
         _ = session.alone  # by a run of its own, which must not come during another
         return super().fitted(session)
 
-    def evaluations(self, session: Session) -> float:
-        """See `Adaptation.evaluations`: an evaluation in each step of the window."""
-        steps = session.facts.steps
-        return float(sum(self.start <= step / steps < self.stop for step in range(steps))) * bool(self.scale)
-
     def install(self, run: Run, count: int, guided: bool, session: Session, layout: Layout) -> None:
         """See `Adaptation.install`."""
         if not self.scale or not guided:
@@ -121,7 +116,12 @@ class _Guided:
             own = slice(with_prompt * count, (with_prompt + 1) * count)
             perturbed = self._perturbed(forward, *rows_alone(session, args, kwargs, rows, own))
             session.ledger.add("guidance", count)
-            self.term = share, self._added(parts[0][own], tensors_of(perturbed, count, module, given)[0])
+            plain = parts[0][own]
+            c, p = plain.float(), tensors_of(perturbed, count, module, given)[0].float()
+            moved, over = c + self.guide.scale * (c - p), [*range(1, c.ndim)]
+            factor = c.std(over, keepdim=True) / moved.std(over, keepdim=True).clamp(min=1e-12)
+            rescale = self.guide.rescale
+            self.term = share, (moved * (rescale * factor + 1 - rescale) - c).to(plain.dtype)
         elif self.term is None or self.term[0] != share:
             raise NotSupported(
                 f"{session.asked.name} evaluates without the prompt before it does with it: no guidance "
@@ -129,15 +129,6 @@ class _Guided:
             )
         term = self.term[1].repeat(rows // count, *[1] * (parts[0].ndim - 1))
         return result_of((parts[0] + term, *parts[1:]), module, given)
-
-    def _added(self, conditional: Tensor, perturbed: Tensor) -> Tensor:
-        """The term for each candidate, in the dtype of the prediction."""
-        c, p = conditional.float(), perturbed.float()
-        moved = c + self.guide.scale * (c - p)
-        over = [*range(1, c.ndim)]
-        factor = c.std(over, keepdim=True) / moved.std(over, keepdim=True).clamp(min=1e-12)
-        share = self.guide.rescale
-        return (moved * (share * factor + 1 - share) - c).to(conditional.dtype)
 
     def _perturbed(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         changes: dict[str, Change] = {

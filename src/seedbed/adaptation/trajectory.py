@@ -135,8 +135,10 @@ def inverted(
                     )
                 guess = _back(found, level, below, x)
                 show("inversion", done * passes + number + 1, len(levels) * passes)
-            assert found is not None
-            if not _close(_stepped(found, below), found.below):
+            assert found is not None and found.below is not None
+            own, taken = _stepped(found, below).double(), found.below.double()
+            most = 20 * torch.finfo(found.below.dtype).eps * max(1.0, float(taken.abs().max()))
+            if (own - taken).abs().max() > most:
                 note = (
                     f"{type(session.alone.scheduler).__name__} takes other steps than DDIM's or Euler's "
                     f"(step {step} is the first): the inversion is approximate"
@@ -158,10 +160,3 @@ def _back(found: Prediction, level: Level, below: Level, known: Tensor) -> Tenso
     zero, one, output = torch.zeros_like(known), torch.ones_like(known), found.output.cpu().double()
     moved = _stepped(replace(found, level=level, sample=zero, output=output), below)
     return (known - moved) / _stepped(replace(found, level=level, sample=one, output=zero), below)
-
-
-def _close(one: Tensor, other: Tensor | None) -> bool:
-    assert other is not None
-    eps = torch.finfo(other.dtype).eps
-    apart = (one.double() - other.double()).abs().max()
-    return bool(apart <= 20 * eps * max(1.0, float(other.double().abs().max())))

@@ -38,7 +38,11 @@ def identity(call: AttentionCall, video: slice = WHOLE, grid: Grid | None = None
 
     Raises NotSupported where rows and keys are not the same tokens.
     """
-    require_square(call, "the identity")
+    if call.query.shape[2] != call.key.shape[2] or call.kind == "cross":
+        raise NotSupported(
+            f"{call.layer} attends from {call.query.shape[2]} rows to {call.key.shape[2]} other keys "
+            f"({call.kind}): the identity is defined where tokens attend to themselves; choose other layers"
+        )
     return _beside_text(call, video, _per_head(call, call.value)[:, :, video])
 
 
@@ -143,15 +147,6 @@ def frame_gain(call: AttentionCall, video: slice, grid: Grid | None, weight: flo
     m = ((frames - own) / (frames * (frames - 1))).flatten(1).mean(1)
     gain: Tensor = (m * (frames + weight)).clamp(min=1)
     return gain.view(-1, 1, 1, 1)
-
-
-def require_square(call: AttentionCall, what: str) -> None:
-    """NotSupported where the rows of a call are other tokens than its keys."""
-    if call.query.shape[2] != call.key.shape[2] or call.kind == "cross":
-        raise NotSupported(
-            f"{call.layer} attends from {call.query.shape[2]} rows to {call.key.shape[2]} other keys "
-            f"({call.kind}): {what} is defined where tokens attend to themselves; choose other layers"
-        )
 
 
 def _per_head(call: AttentionCall, tensor: Tensor) -> Tensor:

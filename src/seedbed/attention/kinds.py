@@ -32,20 +32,15 @@ def processors_of(modules: Iterable[nn.Module]) -> dict[nn.Module, Any]:
 
 
 def batch_size(arguments: Arguments) -> int | None:
-    """Batch rows of a module's input, None for a module without one."""
-    batch = main_input(arguments)
-    return None if batch is None else len(batch)
+    """Batch rows of a module's input, None for a module without one.
 
-
-def main_input(arguments: Arguments) -> Any:
-    """What a module transforms: one batched tensor, or in a few a list with one tensor per row; None without.
-
-    A model that packs everything into one sequence takes the numbers of its words before such a list.
+    That is one batched tensor, or in a few a list with one tensor per row. A model that packs everything into
+    one sequence takes the numbers of its words before such a list.
     """
     values = [value for value in arguments.values() if isinstance(value, (Tensor, list))]
     if values and isinstance(values[0], Tensor) and values[0].ndim == 1 and not values[0].is_floating_point():
         values = [value for value in values if isinstance(value, list)] or values
-    return values[0] if values else None
+    return len(values[0]) if values else None
 
 
 def main_tensor(arguments: Arguments) -> Tensor | None:

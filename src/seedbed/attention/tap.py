@@ -136,11 +136,6 @@ def raised_by_us(error: BaseException) -> bool:
     return isinstance(error, SeedbedError) or _OURS in vars(error)
 
 
-def _attends_never(module: nn.Module) -> bool:
-    """Of torch and without parts: the linear layers, norms and the like, which are most of a model."""
-    return not module._modules and type(module).__module__.startswith("torch.nn.")
-
-
 class Tap(TorchFunctionMode):
     """Context manager that shows the attention calls of `module` to `handler`.
 
@@ -198,7 +193,9 @@ class Tap(TorchFunctionMode):
             for module, name in self._names.items():
                 if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
                     raise NotSupported(f"{name or 'the module'} is compiled: no tap sees inside its graph")
-                if self.inputs is None and module is not self.module and _attends_never(module):
+                # Linear layers, norms and the like, which are most of a model, attend never.
+                plain = not module._modules and type(module).__module__.startswith("torch.nn.")
+                if self.inputs is None and module is not self.module and plain:
                     continue
                 # Prepended, so that nested taps unwind in the reverse of the order in which they began.
                 undo.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)

@@ -26,8 +26,7 @@ from seedbed.progress import Progress, reporting
 from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.training.config import Videos, World
 from seedbed.training.data import FileClips, clips_of
-from seedbed.training.denoisers import Model
-from seedbed.training.objective import Objective
+from seedbed.training.denoisers import Model, Objective
 
 STEPS, PASSES = 50, 3
 LEAST_VIDEOS, LEAST_FRAMES = 4, 3  # at two frames both priors are the same

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from seedbed import statistics
-from seedbed.acquisition.halving import Rungs, cost
 from seedbed.errors import BadInput
+from seedbed.halving import Rungs, cost
 from seedbed.lab.evidence import OUTCOME, Evidence
 from seedbed.selection.profile import PreviewPlan, Race
 from seedbed.statistics import Array

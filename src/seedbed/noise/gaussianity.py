@@ -84,15 +84,14 @@ def gaussianity(noise: Tensor, frame_axis: int | None = None) -> list[Statistic]
     return found
 
 
-def leaves_shell(noise: Tensor, level: float = 1e-6) -> str:
+def leaves_shell(noise: Tensor) -> str:
     """What says that a noise is no draw of N(0, I), in a few words; "" where nothing does.
 
-    Args:
-        level: of all statistics together (Bonferroni).
+    At a level of 1e-6 for all statistics together (Bonferroni).
     """
     found = gaussianity(noise)
     worst = min(found, key=lambda statistic: statistic.p)
-    if worst.p * len(found) > level:
+    if worst.p * len(found) > 1e-6:
         return ""
     return f"its {worst.name} is {worst.value:.4g} where N(0, I) has {worst.expected:.4g}"
 

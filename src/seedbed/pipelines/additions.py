@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seedbed.errors import BadInput, shown
+from seedbed.errors import BadInput, reason, shown
 
 
 def single_file(file: str, folder: str, dtypes: Any) -> Any:
@@ -144,10 +144,7 @@ def add_loras(pipe: Any, loras: Iterable[Mapping[str, Any]]) -> None:
                 str(file.parent), weight_name=file.name, adapter_name=name, use_safetensors=True
             )
         except Exception as error:  # whatever a file of other shapes, or none, makes of diffusers and peft
-            why = next(
-                (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
-            raise BadInput(f"the LoRA {file} does not fit {type(pipe).__name__}: {why}") from error
+            raise BadInput(f"the LoRA {file} does not fit {type(pipe).__name__}: {reason(error)}") from error
         networks = {n: part for n, part in pipe.components.items() if isinstance(part, nn.Module)}
         fitted = {
             f"{part}.{layer}"

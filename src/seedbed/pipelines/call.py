@@ -80,7 +80,9 @@ class Call:
                 f"a diffusers pipeline is needed, not a {type(pipe).__name__}: load one with "
                 "DiffusionPipeline.from_pretrained(...)"
             )
-        networks = _denoisers(pipe)
+        networks = {n: module for n, module in pipe.components.items() if isinstance(module, nn.Module)}
+        usual = {n: module for n, module in networks.items() if n.startswith(("transformer", "unet"))}
+        networks = usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
         call = cls(
             pipe,
             prompt,
@@ -203,12 +205,6 @@ def require_parameter(pipe: Any, name: str) -> inspect.Parameter:
         hint = f": did you mean {near[0]!r}?" if near else ""
         raise BadInput(f"{type(pipe).__name__} has no argument {shown(name)}{hint}")
     return known[name]
-
-
-def _denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
-    networks = {n: module for n, module in pipe.components.items() if isinstance(module, nn.Module)}
-    usual = {n: module for n, module in networks.items() if n.startswith(("transformer", "unet"))}
-    return usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
 
 
 def settings_beside(pipe: Any) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """Whether tensors that a pipeline prepared mean the same: for several candidates, and as it drew them."""
 
+import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
+
+# Parts of the names of arguments that hold a text.
+TEXT = ("encoder_hidden_states", "text", "prompt", "context")
 
 
 def is_drawn(latents: Tensor, drawn: list[Tensor]) -> bool:
@@ -51,3 +57,27 @@ def _near(one: Tensor, two: Tensor) -> bool:
     if not (one.is_floating_point() or one.is_complex()):
         one, two = one.double(), two.double()
     return not one.numel() or bool(((one - two).abs() <= 0.02 * one.abs().max()).all())
+
+
+def digests(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> list[str]:
+    """A digest of every row that goes into a denoiser, to tell whether two noises give it the same."""
+    given = named_arguments(parameter_names(type(module)), args, kwargs)
+    rows = batch_size(given)
+    inputs = (
+        value
+        for name, value in given.items()
+        if not any(part in name for part in TEXT)
+        and (isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 2))
+        and len(value) == rows
+    )
+    return [_digest(row) for row in next(inputs, ())]
+
+
+def values_digest(noise: Tensor) -> str:
+    """A digest of a noise's values in ascending order: the same however they are packed."""
+    return _digest(noise.detach().float().flatten().sort().values)
+
+
+def _digest(tree: Any) -> str:
+    values = (leaf.detach().float().cpu().contiguous().numpy().tobytes() for leaf in tree_leaves(tree))
+    return hashlib.sha256(b"".join(values)).hexdigest()

@@ -115,7 +115,7 @@ def denoisers_of(
 
     What dynamo traced must not meet a hook: it would trace it too, or compile again. Eager: the modules
     themselves, with all that is compiled in them set aside for as long. Otherwise a compiled denoiser is
-    called through a shell, an object of its class that has hooks and a forward of its own. What others keep
+    called through a shell, an object of its class that shares all but hooks and forward. What others keep
     on the modules is put back afterwards: a run that was stopped midway must not be seen by the next.
 
     Args:
@@ -132,7 +132,11 @@ def denoisers_of(
                 state[name] = module
                 undo.enter_context(eagerly(module))
             elif own[name] is not module or _IN_PLACE in vars(module):
-                state[name] = _shell(module, own[name])
+                shell: Any = object.__new__(type(module))
+                nn.Module.__init__(shell)
+                parts = {k: v for k, v in vars(module).items() if "_hooks" not in k and k != _IN_PLACE}
+                vars(shell).update(parts, forward=own[name].__call__)
+                state[name] = shell
         yield {name: state[name] for name in denoisers}
 
 
@@ -191,12 +195,3 @@ def _compiled_parts(module: nn.Module) -> dict[str, Any]:
     if hasattr(state.get("forward"), ORIGINAL):
         parts["forward"] = state["forward"]
     return parts
-
-
-def _shell(module: nn.Module, compiled: nn.Module) -> nn.Module:
-    """Shares everything with `module` but its hooks, and runs `compiled`."""
-    shell: nn.Module = object.__new__(type(module))
-    nn.Module.__init__(shell)
-    vars(shell).update({k: v for k, v in vars(module).items() if "_hooks" not in k and k != _IN_PLACE})
-    shell.forward = compiled.__call__
-    return shell

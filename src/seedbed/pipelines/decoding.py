@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import BadInput, NotSupported, shown
+from seedbed.errors import BadInput, NotSupported, reason, shown
 from seedbed.files import read_text
 from seedbed.pipelines.drawing import replace
-from seedbed.pipelines.loading import reason, silence
+from seedbed.pipelines.loading import silence
 from seedbed.pipelines.session import Session, require_finite
 
 Map = tuple[Tensor, ...]

@@ -8,7 +8,6 @@ another call in the same shapes, with whatever prompt, asks nothing again.
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import textwrap
 from collections.abc import Callable, Hashable, Mapping
@@ -19,12 +18,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call, structure
-from seedbed.pipelines.comparing import alike, is_drawn, times
+from seedbed.pipelines.comparing import alike, digests, is_drawn, times, values_digest
 from seedbed.pipelines.drawing import Entry, NoiseSpec, latent_channels, spec_of
 from seedbed.pipelines.interception import Encodings, intercepted, is_picture
 from seedbed.pipelines.layers import LayerInfo, recorded
@@ -32,10 +30,6 @@ from seedbed.pipelines.layers import LayerInfo, recorded
 # By denoiser, so that they go with it. A pipeline is called in few shapes.
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _MOST_KNOWN = 16
-
-
-# Parts of the names of arguments that hold a text.
-TEXT = ("encoder_hidden_states", "text", "prompt", "context")
 
 
 class Enough(Exception):
@@ -383,27 +377,3 @@ def rows_of(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> int:
     if rows is None:
         raise NotSupported(f"{type(module).__name__} is called without a tensor: its rows cannot be counted")
     return rows
-
-
-def digests(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> list[str]:
-    """A digest of every row that goes into a denoiser, to tell whether two noises give it the same."""
-    given = named_arguments(parameter_names(type(module)), args, kwargs)
-    rows = batch_size(given)
-    inputs = (
-        value
-        for name, value in given.items()
-        if not any(part in name for part in TEXT)
-        and (isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 2))
-        and len(value) == rows
-    )
-    return [_digest(row) for row in next(inputs, ())]
-
-
-def values_digest(noise: Tensor) -> str:
-    """A digest of a noise's values in ascending order: the same however they are packed."""
-    return _digest(noise.detach().float().flatten().sort().values)
-
-
-def _digest(tree: Any) -> str:
-    values = (leaf.detach().float().cpu().contiguous().numpy().tobytes() for leaf in tree_leaves(tree))
-    return hashlib.sha256(b"".join(values)).hexdigest()

@@ -23,7 +23,7 @@ from pydantic_core import to_jsonable_python
 from torch import nn
 
 from seedbed.attention.kinds import processors_of
-from seedbed.errors import BadInput, finite, shown
+from seedbed.errors import BadInput, finite, reason, shown
 from seedbed.pipelines.additions import add_loras, scheduler_like, single_file
 from seedbed.pipelines.offloading import Offload, offload_to, require_accelerator
 
@@ -137,11 +137,6 @@ def has_device(device: str | torch.device) -> bool:
     except (RuntimeError, AssertionError):  # what a torch without that kind of device answers
         return False
     return True
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error of another library."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def silence() -> ExitStack:

@@ -179,7 +179,11 @@ def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Ten
                 f"{name} is at timestep {timestep}, which its schedule has not after {step} steps"
             )
         sigma = sigmas[places[0]].to(like.device, dtype)
-        scale = _scale_at(scheduler, timestep)
+        scale = 1.0
+        if hasattr(scheduler, "scale_model_input"):  # asked of a copy, which is at no step
+            twin = copy.copy(scheduler)
+            vars(twin).update(_step_index=None, _begin_index=None)
+            scale = float(twin.scale_model_input(torch.ones((), dtype=torch.float64), timestep))
         if config.get("invert_sigmas"):  # time runs from noise at 0 to data at 1
             return Level(sigma, 1 - sigma, flow=True)
         if scale != 1:
@@ -200,15 +204,6 @@ def _prediction_type(scheduler: Any) -> Any:
     flow = "flow_prediction" if type(scheduler).__name__.startswith("FlowMatch") else None
     kind = scheduler.config.get("prediction_type") or flow
     return "sample" if kind == "original_sample" else kind
-
-
-def _scale_at(scheduler: Any, timestep: Any) -> float:
-    """What the scheduler multiplies a sample with for the denoiser at a timestep, asked of a copy."""
-    if not hasattr(scheduler, "scale_model_input"):
-        return 1.0
-    twin = copy.copy(scheduler)
-    vars(twin).update(_step_index=None, _begin_index=None)
-    return float(twin.scale_model_input(torch.ones((), dtype=torch.float64), timestep))
 
 
 def clean_latents(scheduler: Any, step: int, output: Any, given: Mapping[str, Any]) -> Tensor:

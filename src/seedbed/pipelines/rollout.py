@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported, whole
+from seedbed.pipelines.comparing import TEXT
 from seedbed.pipelines.compiled import Kept, refuse_caches
 from seedbed.pipelines.decoding import Decoder
-from seedbed.pipelines.discover import TEXT, rows_of
+from seedbed.pipelines.discover import rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
 from seedbed.pipelines.steps import Watch, watch_steps

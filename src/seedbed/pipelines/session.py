@@ -17,17 +17,8 @@ from torch import Tensor, nn
 from seedbed.attention.tap import AttentionCall, Handler, Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call
-from seedbed.pipelines.discover import (
-    Enough,
-    Facts,
-    Look,
-    digests,
-    discover,
-    look,
-    remembered,
-    rows_of,
-    values_digest,
-)
+from seedbed.pipelines.comparing import digests, values_digest
+from seedbed.pipelines.discover import Enough, Facts, Look, discover, look, remembered, rows_of
 from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of

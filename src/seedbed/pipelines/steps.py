@@ -132,7 +132,11 @@ class Position:
             raise NotSupported(f"{type(pipe).__name__} has no scheduler whose steps could be seen")
         self._scheduler = scheduler
         self._met: set[float] = set()
-        for name, before in (("step", self._count), ("set_timesteps", self._begin)):
+
+        def count(given: dict[str, Any]) -> None:
+            self._met.add(float(given["timestep"]))
+
+        for name, before in (("step", count), ("set_timesteps", lambda given: self._met.clear())):
             replace(scheduler, name, _Before(scheduler, getattr(scheduler, name), before), undo)
 
     @property
@@ -141,12 +145,6 @@ class Position:
         timesteps = getattr(self._scheduler, "timesteps", None)
         total = 0 if timesteps is None else len(timesteps.unique())
         return min(len(self._met), max(total - 1, 0)) / max(total, 1)
-
-    def _count(self, given: dict[str, Any]) -> None:
-        self._met.add(float(given["timestep"]))
-
-    def _begin(self, given: dict[str, Any]) -> None:
-        self._met.clear()
 
 
 class _Before:

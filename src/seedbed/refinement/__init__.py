@@ -1,4 +1,4 @@
-"""Refinement: one method per file; noise in, noise out, its cost declared.
+"""Refinement: noise in, noise out, its cost declared.
 
 The refiners by name, a pool refined before it is scored, and a refined noise made again.
 """
@@ -16,37 +16,20 @@ from seedbed.noise import GivenNoise, NoiseRecipe, Pool, sha256_of
 from seedbed.noise.gaussianity import leaves_shell
 from seedbed.pipelines.session import Session
 from seedbed.progress import Show, silent
-from seedbed.refinement.erasure import Erasure
-from seedbed.refinement.frequency import FreeInit
-from seedbed.refinement.guidance_gap import GuidanceGap
-from seedbed.refinement.injection import Injection
-from seedbed.refinement.inversion import DenoiseInvert
-from seedbed.refinement.refiner import Refiner, correlate_steps, model_sha256
-from seedbed.refinement.variation import CrossEntropy, Variation, Walk, variations, walk
+from seedbed.refinement.frequency import FreeInit as FreeInit
+from seedbed.refinement.guidance_gap import GuidanceGap as GuidanceGap
+from seedbed.refinement.injection import Injection as Injection
+from seedbed.refinement.inversion import DenoiseInvert as DenoiseInvert
+from seedbed.refinement.refiner import Refiner as Refiner
+from seedbed.refinement.refiner import correlate_steps as correlate_steps
+from seedbed.refinement.refiner import model_sha256
+from seedbed.refinement.variation import CrossEntropy as CrossEntropy
+from seedbed.refinement.variation import Erasure as Erasure
+from seedbed.refinement.variation import Variation as Variation
+from seedbed.refinement.variation import Walk as Walk
+from seedbed.refinement.variation import variations as variations
+from seedbed.refinement.variation import walk as walk
 from seedbed.texts import parse, text_of
-
-__all__ = [
-    "REFINERS",
-    "CrossEntropy",
-    "DenoiseInvert",
-    "Erasure",
-    "FreeInit",
-    "GuidanceGap",
-    "Injection",
-    "Refine",
-    "Refiner",
-    "Variation",
-    "Walk",
-    "correlate_steps",
-    "prepare",
-    "rebuilt",
-    "refine_each",
-    "refined",
-    "refiners_named",
-    "tell",
-    "variations",
-    "walk",
-]
 
 REFINERS: dict[str, type[Refiner]] = {
     kind.name: kind

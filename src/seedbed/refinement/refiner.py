@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe, prior_named
 from seedbed.noise.packing import Packing
+from seedbed.pipelines.comparing import values_digest
 from seedbed.pipelines.compiled import eager_module
-from seedbed.pipelines.discover import values_digest
 from seedbed.pipelines.prediction import Prediction
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.timesteps import levels_of

@@ -1,9 +1,10 @@
-"""Noises near a good one, between two, and like several: points on the sphere of Gaussian noise."""
+"""Noises near a good one, between two, of several and like several: noises made of noises alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from seedbed.errors import BadInput, finite, fraction, shown, whole
 from seedbed.noise import MOST_CANDIDATES, GivenNoise, NoiseRecipe
 from seedbed.pipelines.session import Session
-from seedbed.refinement.formulas import interpolate
+from seedbed.refinement.formulas import erase, interpolate
 from seedbed.refinement.refiner import Refiner
 from seedbed.texts import text_of
 
@@ -76,6 +77,33 @@ class Walk(Refiner):
         seed = recipe.seed if self.seed is None else self.seed
         other = dataclasses.replace(recipe, candidate=self.candidate, seed=seed, refinements=(), sha256=None)
         return interpolate(noise.double(), other.draw().double(), self.share)
+
+
+@dataclass(frozen=True)
+class Erasure(Refiner):
+    """The normalised sum of the noise and of n − 1 companions of the same prior (arXiv 2511.07756).
+
+    It is distributed as the noise itself: on average over seeds it changes nothing, and serves as a control.
+
+    Args:
+        n: noises in the sum, up to 10,000; 1 leaves the noise as it is. The paper does not say how many.
+
+    Raises:
+        BadInput: n is no such whole number.
+    """
+
+    name = "erasure"
+
+    n: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", whole("erasure's n", self.n, 1, 10_000))
+
+    def refine(self, noise: Tensor, session: Session | None, recipe: NoiseRecipe | GivenNoise) -> Tensor:
+        """See `Refiner.refine`; it costs no evaluation."""
+        others = (recipe.beside(number) for number in range(1, self.n))
+        # In float64, so that rounding hides in which order a machine adds.
+        return erase(each.double() for each in itertools.chain([noise], others))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ from seedbed.progress import Progress, reporting
 from seedbed.refinement import Refine, correlate_steps, refined, refiners_named
 from seedbed.selection.pools import Noises, draw_pool, given_pool, listed
 from seedbed.selection.profile import FILENAME, Profile
-from seedbed.selection.record import Model, Selection, jsonable, package_versions, recordable
+from seedbed.selection.record import Model, Selection, package_versions
+from seedbed.selection.values import jsonable, recordable
 from seedbed.texts import text_of
 from seedbed.verifiers import Verifier, judged_text
 from seedbed.verifiers import resolve as verifier_named
@@ -186,19 +187,8 @@ def select(
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(
-        pipe,
-        prompt,
-        function,
-        given,
-        candidates,
-        seed,
-        batch_size,
-        progress,
-        prior=prior,
-        refine=refine,
-        adaptation=adaptation,
-    )[0]
+    choice = (function, given, candidates, seed, batch_size, progress)
+    return choose(pipe, prompt, *choice, prior=prior, refine=refine, adaptation=adaptation)[0]
 
 
 def score(
@@ -226,20 +216,8 @@ def score(
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
     function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    return choose(
-        pipe,
-        prompt,
-        function,
-        given,
-        None,
-        None,
-        batch_size,
-        progress,
-        noises,
-        even_one=True,
-        refine=refine,
-        adaptation=adaptation,
-    )[0]
+    choice = (function, given, None, None, batch_size, progress, noises)
+    return choose(pipe, prompt, *choice, even_one=True, refine=refine, adaptation=adaptation)[0]
 
 
 def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,16 +38,15 @@ from seedbed.selection.generation import (
     saved,
 )
 from seedbed.selection.record import (
-    Arguments,
     Model,
     Selection,
     check,
     package_versions,
     recipe_of,
-    recordable,
     recorded_model,
     sealed,
 )
+from seedbed.selection.values import Arguments, recordable
 
 SCHEMA = "seedbed.edit/1"
 _CALLS = TypeAdapter[dict[str, Any]](Arguments)

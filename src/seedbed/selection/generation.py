@@ -21,11 +21,11 @@ from seedbed.acquisition import Acquisition
 from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
 from seedbed.adaptation import Adapt, adapt, adaptations_named
-from seedbed.errors import BadInput, SeedbedError, number, shown
+from seedbed.errors import BadInput, SeedbedError, number, reason, shown
 from seedbed.files import write_bytes_atomically
 from seedbed.noise import Prior
 from seedbed.pipelines.ledger import Ledger
-from seedbed.pipelines.loading import load, reason
+from seedbed.pipelines.loading import load
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting
@@ -34,7 +34,8 @@ from seedbed.report.video import read_record, write_video
 from seedbed.selection.choosing import choose, merged, named, per_prompt, several
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile
-from seedbed.selection.record import Model, Selection, kind_of, sealed
+from seedbed.selection.record import Model, Selection, sealed
+from seedbed.selection.values import kind_of
 from seedbed.verifiers import Verifier
 
 if TYPE_CHECKING:

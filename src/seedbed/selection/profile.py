@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from seedbed.acquisition import Acquisition, AttentionScore, Learned, create
-from seedbed.acquisition.halving import Prefer, Rungs, planned
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import read_bytes, write_bytes_atomically
-from seedbed.selection.record import jsonable, model_name
+from seedbed.halving import Prefer, Rungs, planned
+from seedbed.selection.record import model_name
+from seedbed.selection.values import jsonable
 
 FILENAME = "seedbed-profile.json"
 SCHEMA = "seedbed.profile/3"

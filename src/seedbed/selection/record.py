@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import base64
 import copy
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -21,8 +18,6 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL.Image import Image
-from PIL.Image import open as open_image
 from pydantic import (
     BeforeValidator,
     ConfigDict,
@@ -32,18 +27,18 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import to_jsonable_python
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from seedbed import __version__
-from seedbed.acquisition.halving import Prefer, Rung
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import write_bytes_atomically
+from seedbed.halving import Prefer, Rung
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.loading import changed, dtype_named, has_device, recorded_name, switches
 from seedbed.report.video import read_record
+from seedbed.selection.values import Arguments
 
 SCHEMA = "seedbed.selection/3"
 # Those before: /1 of version 0.1; neither has switches, nor tells tuples from lists.
@@ -61,14 +56,6 @@ def device_of(pipe: Any) -> str:
     return torch.device(pipe._execution_device).type
 
 
-# Pictures that are embedded in a record; what is more or larger, as a video is, is known by its sha256.
-_PICTURES, _PIXELS, _MODES = 4, 2048 * 2048, ("1", "L", "LA", "P", "RGB", "RGBA")
-
-
-# What a record holds in another form than the selection. Annotated, so that one declaration reads, checks and
-# writes it; a check raises ValueError.
-
-
 def recipe_of(entry: Any) -> NoiseRecipe | GivenNoise:
     """The recipe that a record holds; ValueError or KeyError where it is none."""
     if isinstance(entry, dict) and entry.get("given"):
@@ -80,80 +67,8 @@ def recipe_of(entry: Any) -> NoiseRecipe | GivenNoise:
     return NoiseRecipe.from_dict(entry)
 
 
-def _encoded(value: Any) -> Any:
-    """A value as JSON gives it back, else as Python writes it: tuples, sets, bytes, keys that are no text.
-
-    Pictures as PNG in base64, in a list whether or not they were in one, which "one" says.
-    """
-    if (pictures := _pictures(value)) is not None:
-        return {"png": [*map(_png, pictures)], "one": not isinstance(value, list)}
-    text = repr(value)
-    with suppress(TypeError, ValueError, RecursionError):
-        own = isinstance(value, dict) and {"python", "png"} & {*value}
-        if not own and repr(json.loads(json.dumps(value, allow_nan=False))) == text:
-            return value
-    return {"python": text}
-
-
-def _decoded(value: Any) -> Any:
-    """Raises ValueError where Python does not read it back: it is not made of plain values or pictures."""
-    if isinstance(value, dict) and {*value} == {"png", "one"}:
-        try:
-            pictures = [open_image(io.BytesIO(base64.b64decode(png))) for png in value["png"]]
-            for picture in pictures:
-                picture.load()
-        except Exception as error:  # whatever Pillow makes of bytes that are no picture
-            raise ValueError("a picture is damaged") from error
-        return pictures[0] if value["one"] else pictures
-    if not isinstance(value, dict) or {*value} != {"python"}:
-        return value
-    try:
-        return ast.literal_eval(value["python"])
-    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{shown(value)} is no value of Python") from error
-
-
-def _pictures(value: Any) -> list[Image] | None:
-    """The pictures that a record embeds for an argument; None where it is something else."""
-    pictures = value if isinstance(value, list) else [value]
-    small = 0 < len(pictures) <= _PICTURES and all(
-        isinstance(each, Image) and each.mode in _MODES and each.width * each.height <= _PIXELS
-        for each in pictures
-    )
-    return pictures if small else None
-
-
-def _png(picture: Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return base64.b64encode(data.getvalue()).decode()
-
-
-def kind_of(value: Any) -> str:
-    """What an argument is that a record does not hold, in a few words; pictures are known by their sha256."""
-    if isinstance(value, Tensor):
-        return f"tensor {tuple(value.shape)}"
-    pictures = value if isinstance(value, list) else [value]
-    if not pictures or not all(isinstance(each, Image) for each in pictures):
-        return type(value).__name__
-    digest = hashlib.sha256()
-    for each in pictures:
-        digest.update(f"{each.mode} {each.size} ".encode() + each.tobytes())
-    return f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, known by sha256 {digest.hexdigest()}"
-
-
-def _pythons_own(value: Any) -> Any:
-    """Without the types of numpy and torch for what Python has too, at any depth."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, torch.Size) or type(value) in (list, tuple, set):
-        kind = tuple if isinstance(value, tuple) else type(value)
-        return kind(map(_pythons_own, value))
-    if type(value) is dict:
-        return {_pythons_own(key): _pythons_own(each) for key, each in value.items()}
-    return value
-
-
+# What a record holds in another form than the selection. Annotated, so that one declaration reads, checks and
+# writes it; a check raises ValueError.
 Numbers: TypeAlias = Annotated[
     Tensor,
     # Of None, which JSON has for nan, too.
@@ -172,11 +87,6 @@ Spent: TypeAlias = Annotated[
     Ledger,
     BeforeValidator(lambda entries: {"entries": entries}),
     PlainSerializer(lambda ledger: ledger.entries),
-]
-Arguments: TypeAlias = Annotated[
-    dict[str, Any],
-    BeforeValidator(lambda call: {name: _decoded(value) for name, value in call.items()}),
-    PlainSerializer(lambda call: {name: _encoded(value) for name, value in call.items()}),
 ]
 Scheduler = TypedDict("Scheduler", {"class": str, "config": dict[str, Any]})
 
@@ -473,26 +383,6 @@ class _Beside(TypedDict, total=False):
 
 
 _BESIDE = TypeAdapter(_Beside)
-
-
-def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split a pipeline's arguments into those that a record gives back, and the kind of each other one."""
-    plain: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    for name, value in call.items():
-        try:
-            plain[name] = value if _pictures(value) else _decoded({"python": repr(_pythons_own(value))})
-        except ValueError:
-            missing[name] = kind_of(value)
-    return plain, missing
-
-
-def jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options in the types of JSON, for reading: tuples are lists, and what JSON cannot hold is its kind."""
-    found: dict[str, Any] = to_jsonable_python(
-        _pythons_own(dict(options)), inf_nan_mode="null", fallback=kind_of
-    )
-    return found
 
 
 def package_versions() -> dict[str, str]:

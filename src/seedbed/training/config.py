@@ -76,7 +76,7 @@ Data = Annotated[
 
 
 class Inflate(_Part):
-    """How a text-to-image U-Net gets temporal attention, see `seedbed.training.inflate.inflate`."""
+    """How a text-to-image U-Net gets temporal attention, see `seedbed.training.denoisers.inflate`."""
 
     positions: int = Field(default=32, ge=1)
     heads: int = Field(default=8, ge=1)

@@ -23,9 +23,7 @@ from seedbed.pipelines.loading import changed, load, silence
 from seedbed.progress import Progress, reporting
 from seedbed.training.config import Config, Lora
 from seedbed.training.data import Latents, Rows, clips_of
-from seedbed.training.denoisers import Model
-from seedbed.training.inflate import inflated, motion_modules
-from seedbed.training.objective import Objective
+from seedbed.training.denoisers import Model, Objective, inflated, motion_modules
 from seedbed.training.stages import Stage, stage_scheduler
 from seedbed.training.trainer import CHECKPOINT, METRICS, fit
 
@@ -149,7 +147,13 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
     said = [clips.complaint(), *gather_object([*task.broken])]
     complaint = "; ".join(dict.fromkeys(filter(None, said)))
     if main:
-        _export(model, config, out, complaint, clips.size)
+        if isinstance(config.train, Lora):
+            _merge(model, config.train, out)
+        with written_whole(out / MODEL) as partly:
+            model.pipe.save_pretrained(partly)
+            settings = _settings(model, config, clips.size)
+            (partly / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
+            (partly / "README.md").write_text(_card(config, out, complaint))
     accelerator.wait_for_everyone()
     return Trained(out / MODEL, complaint)
 
@@ -277,17 +281,6 @@ def _settings(model: Model, config: Config, size: tuple[int, int]) -> dict[str, 
     trained = {name: value for name, value in fitting.items() if name in known}
     settings["call"] = {**model.call, **trained, **(config.samples.call if config.samples else {})}
     return settings | ({"prior": config.prior} if config.frames > 1 else {})
-
-
-def _export(model: Model, config: Config, out: Path, complaint: str, size: tuple[int, int]) -> None:
-    """The pipeline's folder, whole or not at all."""
-    if isinstance(config.train, Lora):
-        _merge(model, config.train, out)
-    settings = _settings(model, config, size)
-    with written_whole(out / MODEL) as partly:
-        model.pipe.save_pretrained(partly)
-        (partly / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
-        (partly / "README.md").write_text(_card(config, out, complaint))
 
 
 def _merge(model: Model, lora: Lora, out: Path) -> None:
