@@ -31,28 +31,27 @@ def seen(model: str) -> list[dict[str, dict[str, float]]]:
         rollout = Rollout(session, draw_pool(session, NOISES, SEED + number).noises)
         shown = {f"{at:.0%}": rollout.advance(round(at * session.facts.steps)) for at in SHARES}
         shown["finished"] = rollout.finish()
-        found = {at: marks(np.stack(frames), [prompt] * NOISES) for at, frames in shown.items()}
-        videos += [
-            {at: {key: float(values[each]) for key, values in columns.items()} for at, columns in found.items()}
-            for each in range(NOISES)
-        ]
+        for at, frames in shown.items():
+            columns = marks(np.stack(frames), [prompt] * NOISES)
+            shown[at] = [
+                {key: float(values[each]) for key, values in columns.items()} for each in range(NOISES)
+            ]
+        print(f"{model}: {number + 1} of {CAPTIONS} captions", flush=True)
+        videos += [{at: found[each] for at, found in shown.items()} for each in range(NOISES)]
     return videos
 
 
 def alarms(videos: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     """By fault and share of the steps: on how many previews of videos that end sound its mark fails."""
     sound = [video for video in videos if video["finished"]["score"] == 1]
-    return {
-        "videos": len(videos),
-        "sound": len(sound),
-        "alarms": {
-            fault: {
-                f"{at:.0%}": share([{"sound": [video[f"{at:.0%}"] for video in sound]}], "sound", fault, limit)
-                for at in SHARES
-            }
-            for fault, limit in LIMITS.items()
-        },
+    found = {
+        fault: {
+            at: share([{"sound": [video[at] for video in sound]}], "sound", fault, limit)
+            for at in (f"{part:.0%}" for part in SHARES)
+        }
+        for fault, limit in LIMITS.items()
     }
+    return {"videos": len(videos), "sound": len(sound), "alarms": found}
 
 
 def main() -> None:
