@@ -31,13 +31,12 @@ def seen(model: str) -> list[dict[str, dict[str, float]]]:
         rollout = Rollout(session, draw_pool(session, NOISES, SEED + number).noises)
         shown = {f"{at:.0%}": rollout.advance(round(at * session.facts.steps)) for at in SHARES}
         shown["finished"] = rollout.finish()
-        for at, frames in shown.items():
-            columns = marks(np.stack(frames), [prompt] * NOISES)
-            shown[at] = [
-                {key: float(values[each]) for key, values in columns.items()} for each in range(NOISES)
-            ]
+        found = {at: marks(np.stack(frames), [prompt] * NOISES) for at, frames in shown.items()}
+        videos += [
+            {at: {key: float(values[each]) for key, values in said.items()} for at, said in found.items()}
+            for each in range(NOISES)
+        ]
         print(f"{model}: {number + 1} of {CAPTIONS} captions", flush=True)
-        videos += [{at: found[each] for at, found in shown.items()} for each in range(NOISES)]
     return videos
 
 

@@ -129,11 +129,12 @@ class Choice:
 
     def arguments(self) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
+        from seedbed.acquisition import Previews
         from seedbed.selection.choosing import named
 
         function = named(self.acquisition, self.verifier)
         if self.decode is not None:
-            if getattr(function, "name", None) != "previews":
+            if not isinstance(function, Previews):
                 raise BadInput("--decode is of previews that are judged: add --verifier NAME")
             function = dataclasses.replace(function, decode=self.decode)
         chosen = {"candidates": self.candidates, "acquisition": function, "seed": drawn(self.seed)}

@@ -34,7 +34,10 @@ class Takes:
             self._pipe = (model, self._load(model))
         show(what, 0, 0)  # loading may have taken long
         kind, text = what.partition(":")[::2]
-        made_by = {"preview": self._preview, "finish": _finish, "replay": _replay, "map": _map, "edit": _edit}
+        made_by: dict[str, Callable[..., None]] = {
+            **{"preview": self._preview, "finish": _finish, "replay": _replay},
+            **{"map": _map, "edit": _edit},
+        }
         made_by[kind](job, candidate, self._pipe[1], show, *[text] * bool(text))
 
     def _preview(self, job: Job, candidate: int, pipe: Any, show: Show) -> None:
