@@ -66,5 +66,6 @@ $(RUNTIME): | $(BIN)/pip
 $(DEV): | $(BIN)/pip
 	@echo "installing seedbed and its development tools into $(VENV)"
 	@rm -f $(VENV)/.seedbed-*
-	@$(INSTALL) -e ".[dev]"
+	@# Not within [dev]: the oldest transformers and Gradio need different versions of huggingface-hub.
+	@$(INSTALL) -e ".[dev,ui]" playwright
 	@touch $@ $(RUNTIME)

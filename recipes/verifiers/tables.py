@@ -67,6 +67,19 @@ def audits(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def previews(content: dict[str, Any]) -> str:
+    """False alarms on previews of videos that end sound, a column for each model and share of its steps."""
+    models = content["models"]
+    faults = next(iter(models.values()))["alarms"]
+    heads = [f"{model}, {at}" for model in models for at in next(iter(faults.values()))]
+    lines = [f"| fault | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for fault in faults:
+        found = [each for model in models.values() for each in model["alarms"][fault].values()]
+        lines.append(f"| {fault} | " + " | ".join(f"{each['above']}/{each['of']}" for each in found) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    for table in (artifacts(read("artifacts")), held_out(read("artifacts")), audits(read("audits"))):
-        print(table, end="\n\n")
+    every = (artifacts, "artifacts"), (held_out, "artifacts"), (audits, "audits"), (previews, "previews")
+    for table, name in every:
+        print(table(read(name)), end="\n\n")

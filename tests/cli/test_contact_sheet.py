@@ -81,7 +81,7 @@ def test_a_verifier_scores_the_previews(seedbed, model, tmp_path: Path) -> None:
         "contact-sheet", PROMPT, "--model", model, "--candidates", 2, "--verifier", "shapes"
     )
     assert (code, err) == (0, "") and "rank" in out
-    assert "seedbed.worlds.verifier" in (tmp_path / f"{STEM}-sheet.html").read_text()
+    assert "Scores by <code>shapes</code>" in (tmp_path / f"{STEM}-sheet.html").read_text()
     assert seedbed("replay", f"{STEM}-sheet.json").code == 0
 
 
@@ -94,7 +94,15 @@ def test_previews_are_decoded_by_what_is_asked_for(seedbed, model, tmp_path: Pat
     assert code == 0
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["options"]["decode"] == "linear" and "linear map" in record["reason"]
+    given = ("--verifier", "shapes", "--steps", 2, "--decode", "linear")
+    assert seedbed("generate", PROMPT, *base, *given, "--out", "b.mp4").code == 0
+    assert json.loads((tmp_path / "b.json").read_text())["options"]["decode"] == "linear"
     files = names(tmp_path)
+    for wrong in ((), ("--acquisition", "random")):
+        refused(
+            seedbed("generate", PROMPT, *base, *wrong, "--decode", "linear"),
+            "--decode is of previews that are",
+        )
     refused(seedbed("contact-sheet", PROMPT, *base, "--decode", "tiny"), "decode must be exact, linear or")
     refused(
         seedbed("generate", PROMPT, *base, "--acquisition", chosen.replace("linear", "tiny")),

@@ -5,8 +5,10 @@ import sys
 from functools import partial
 
 import pytest
+from typer.main import get_command
 
 from seedbed import __version__
+from seedbed.cli.app import app
 
 COMMAND = [sys.executable, "-c", "from seedbed.cli import main; main()"]
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "jinja2", "av", "huggingface_hub"}
@@ -35,6 +37,23 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_every_command_with_a_seed_draws_a_random_one_for_minus_one() -> None:
+    def commands(group, path=()):
+        for name, command in getattr(group, "commands", {}).items():
+            yield from commands(command, (*path, name))
+        if not hasattr(group, "commands"):
+            yield " ".join(path), {option: each for each in group.params for option in each.opts}
+
+    seeds = {name: options["--seed"] for name, options in commands(get_command(app)) if "--seed" in options}
+    assert {*seeds} == {
+        *("generate", "select", "contact-sheet", "study", "maps", "edit", "calibrate"),
+        *("noise spread", "noise fit", "verifier audit"),
+    }
+    for name, seed in seeds.items():
+        assert seed.default == 0 and seed.help.startswith("Of "), name
+        assert seed.help.endswith("; -1 for a random one, shown."), name
 
 
 def test_version(seedbed) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_files_under_the_same_names_with_other_content(seedbed, tmp_path: Path) 
             assert settled(tmp_path / "out", asked, LINES, ["a.png"])["prompts"] == LINES
     with pytest.raises(BadInput, match=r"begun with other options \(sha256\.a\.png"):
         settled(tmp_path / "out", asked, LINES, ["a.png"])
+
+
+def test_a_model_in_the_same_folder_with_other_content(tmp_path: Path, model) -> None:
+    place, folder = shutil.copytree(model, tmp_path / "model"), tmp_path / "out"
+    begun = settled(folder, {"seed": 0}, LINES, [], [str(place), None])
+    assert {*begun["sha256"]} == {str(place)}
+    folder.mkdir()
+    (folder / "options.json").write_text(json.dumps({**begun, "dtypes": {}}))
+    assert settled(folder, {"seed": 0}, LINES, [], [str(place)])["sha256"] == begun["sha256"]
+    with open(next(place.glob("transformer/*.safetensors")), "r+b") as weights:
+        weights.seek(-1, os.SEEK_END)
+        weights.write(b"\0")
+    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..*model [0-9a-f]{64}, now"):
+        settled(folder, {"seed": 0}, LINES, [], [str(place)])
+    assert settled(tmp_path / "hub", {"seed": 0}, LINES, [], ["owner/name"])["sha256"] == {}
 
 
 def test_a_prompt_that_cannot_be_judged(seedbed, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ def test_the_command(seedbed, tmp_path):
     ):
         code, out, err = seedbed("verifier", "audit", "artifacts", *wrong)
         assert code == 2 and out == "" and message in err and err.count("\n") == 1
+    code, out, err = seedbed(*asked, "--seed", "-1", "--json")
+    assert code == 0 and json.loads(out)["seed"] == int(err.removeprefix("seed ")) != 0
     code, out, err = seedbed("verifier", "audit", "eyes", "--world", "shapes")
     assert code == 2 and "there is no verifier 'eyes'" in err and err.count("\n") == 1
 

@@ -48,7 +48,10 @@ def test_the_package_has_the_limits_that_were_found():
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("artifacts", tables.artifacts), ("artifacts", tables.held_out), ("audits", tables.audits)],
+    [
+        *(("artifacts", tables.artifacts), ("artifacts", tables.held_out)),
+        *(("audits", tables.audits), ("previews", tables.previews)),
+    ],
 )
 def test_the_page_shows_what_was_found(name, make):
     assert make(tables.read(name)) in PAGE

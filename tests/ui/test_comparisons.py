@@ -30,6 +30,7 @@ def test_takes_of_one_prompt_and_the_same_arguments_are_compared(jobs):
     finish(jobs, 1, seed=5, verifier="artifacts")
     finish(jobs, 2, seed=1)  # once more
     finish(jobs, 0, steps=9)
+    finish(jobs, 0, noise={"seed": 1, "candidate": 0})  # a variation, which ratings cannot name
     takes = finished(jobs.all())
     assert sorted(map(sorted, takes.values())) == [[(0, 0)], [(1, 0), (1, 2), (5, 1)]]
 

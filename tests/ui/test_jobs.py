@@ -11,11 +11,13 @@ import time
 import pytest
 
 from seedbed.errors import BadInput
+from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.loading import load
 from seedbed.pipelines.session import Session
+from seedbed.refinement.variation import variations
 from seedbed.report.video import read_record
 from seedbed.selection.pools import draw_pool
-from seedbed.ui.jobs import DONE, Jobs, Request, Worker
+from seedbed.ui.jobs import DONE, Jobs, Request, Worker, ending
 from seedbed.ui.takes import Takes
 from tests.pipelines import CALLS, PROMPT
 
@@ -33,7 +35,7 @@ class Writer:
         self.before(job, what, candidate)
         show(what, 1, 1)
         self.done.append((what, candidate))
-        job.file(candidate, DONE[what]).write_text('{"totals": [0.5]}')
+        job.file(candidate, ending(what)).write_text('{"totals": [0.5]}')
 
 
 @pytest.fixture
@@ -105,6 +107,37 @@ def test_cancelling_keeps_what_is_done(jobs):
     assert work(jobs, Writer()).done == [("finish", 0)]
 
 
+def test_maps_and_edits_are_made_once_and_their_errors_stop_nothing_else(jobs):
+    job = jobs.add(ASKED)
+    with pytest.raises(BadInput, match="click on a candidate"):
+        jobs.derive(job.name, -1, "map", "koala")
+    with pytest.raises(BadInput, match="not finished yet"):
+        jobs.vary(job.name, 0, 0.3, 2)
+    for number in (0, 1):
+        job.file(number, DONE["finish"]).write_text('{"recipes": [{"seed": 0, "candidate": 1}]}')
+    with pytest.raises(BadInput, match="say which word"):
+        jobs.derive(job.name, 1, "map", " ")
+    for strength, count in ((2, 1), (0.3, 0), (0.3, 101)):
+        with pytest.raises(BadInput, match=r"(strength|candidates) must be"):
+            jobs.vary(job.name, 1, strength, count)
+    jobs.derive(job.name, 1, "map", " koala ")
+    jobs.derive(job.name, 0, "edit", "a: b")
+
+    def fail(job, what, candidate):
+        if what.startswith("map"):
+            raise BadInput("no such word")
+
+    maker = work(jobs, Writer(fail))
+    assert maker.done[0] == ("edit:a: b", 0) and len(maker.done) == 4
+    job = jobs.get(job.name)
+    assert job.error == "" and job.read("map:koala", 1)["error"] == "no such word"
+    jobs.derive(job.name, 0, "edit", "a: b")  # there already
+    jobs.derive(job.name, 1, "map", "koala")  # once more
+    assert [*jobs.get(job.name).left()] == [("map:koala", 1)]
+    assert [*jobs.cancel(job.name).left()] == []
+    assert jobs.vary(job.name, 1, 0.5, 2).called(0) == "variation 0 of seed 0, 1"
+
+
 def test_an_error_is_one_line_and_the_queue_goes_on(jobs, capsys):
     first, second = jobs.add(ASKED), jobs.add(ASKED)
 
@@ -126,6 +159,9 @@ def test_an_error_is_one_line_and_the_queue_goes_on(jobs, capsys):
         ({"candidates": 0}, "candidates must be a whole number from 1 to 100"),
         ({"steps": 0}, "steps must be"),
         ({"guidance": float("nan")}, "guidance must be"),
+        ({"frames": 0}, "frames must be"),
+        ({"width": 1.5}, "width must be"),
+        ({"strength": -1}, "strength must be"),
     ],
 )
 def test_a_request_is_checked(changed, message):
@@ -159,7 +195,7 @@ KILLED = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from seedbed.files import written_whole
-    from seedbed.ui.jobs import DONE, Jobs, Request, Worker
+    from seedbed.ui.jobs import DONE, Jobs, Request, Worker, ending
 
     class Slow:
         def make(self, job, what, candidate, show):
@@ -211,6 +247,24 @@ def test_a_tiny_model_from_the_prompt_to_the_replay(jobs, pipe_of, tmp_path):
     jobs.replay(job.name, 1)
     work(jobs, takes)
     assert json.loads(job.file(1, DONE["replay"]).read_text())["identical"] is True
-    chosen = read_record(job.file(1, ".mp4"))["recipes"]
+    (chosen,) = read_record(job.file(1, ".mp4"))["recipes"]
     expected = draw_pool(Session(pipe, PROMPT, num_inference_steps=3), 2, 4).recipes[1]
-    assert [recipe["sha256"] for recipe in chosen] == [expected.sha256]
+    assert chosen["sha256"] == expected.sha256
+
+    word, other = PROMPT.split()[1], f"{PROMPT} slowly"
+    jobs.derive(job.name, 1, "edit", other)
+    for each in ("elsewhere", word):
+        jobs.derive(job.name, 1, "map", each)
+    near = jobs.vary(job.name, 1, 0.2, 1)
+    jobs.finish(work(jobs, takes) and near.name, 0)
+    work(jobs, takes)
+    job = jobs.get(job.name)
+    assert job.error == jobs.get(near.name).error == "" and job.latest("map", 1) == f"map:{word}"
+    assert "has no word 'elsewhere'" in job.read("map:elsewhere", 1)["error"]
+    assert job.file(1, ending(f"map:{word}")).with_suffix(".png").is_file()
+    edited = read_record(job.file(1, ending(f"edit:{other}")).with_suffix(".mp4"))
+    assert edited["target"] == other and edited["origin"]["recipe"]["sha256"] == chosen["sha256"]
+    assert edited["original_sha256"] == job.read("finish", 1)["frames_sha256"]
+    (varied,) = near.read("finish", 0)["recipes"]
+    (expected,) = variations(NoiseRecipe.from_dict(chosen), 0.2, 1)
+    assert varied["refinements"] == list(expected.refinements) and varied["sha256"] != chosen["sha256"]

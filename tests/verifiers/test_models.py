@@ -242,6 +242,8 @@ def test_models_of_other_folders_frames_or_questions_have_other_names(like_clip,
     names = [described(verifier) for verifier in made]
     assert len(set(names)) == len(made) and names[0] == f"reward:{like_clip}" == described(names[0])
     assert name_of(Reward) == "seedbed.verifiers.models.Reward"
+    for name in ("shapes", "digits", "artifacts"):
+        assert name_of(resolve(name)) == described(resolve(name)) == name
 
 
 def test_a_text_is_no_longer_than_the_tokenizer_says(like_clip, monkeypatch):

@@ -22,11 +22,12 @@ from seedbed.adaptation.parts import blocks_of, logits_of
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, NotSupported, finite, shown, whole
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import Gaussian, NoiseRecipe
+from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe
 from seedbed.pipelines.loading import recorded_name
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
+from seedbed.refinement import rebuilt
 from seedbed.verifiers import Frames
 
 Place = tuple[float, float, float]
@@ -96,6 +97,7 @@ def maps(
     layers: str | Sequence[str] = "all",
     steps: Sequence[int] | None = None,
     seed: int = 0,
+    noise: NoiseRecipe | GivenNoise | None = None,
     progress: Progress = True,
     call: Mapping[str, Any] | None = None,
     **arguments: Any,
@@ -113,10 +115,12 @@ def maps(
         layers: "all", or kinds and globs on names; those in which there is nothing to see are left out.
         steps: numbers of denoising steps, from 0; three, spread over the schedule.
         seed: the video is that of its first noise.
+        noise: the video is that of this one instead, as `Selection.recipe` has it.
         call, arguments: of the pipeline's own call.
 
     Raises:
-        BadInput: a word that the prompt has not, a place outside of the video, steps or layers that are not.
+        BadInput: a word that the prompt has not, a place outside of the video, steps or layers that are not,
+            a noise of another shape.
         NotSupported: the tokens of the word cannot be told among the keys, or no such layer is there.
     """
     if (word is None) == (place is None):
@@ -139,7 +143,10 @@ def maps(
     layout, spec = layout_of(session), session.spec
     beside = any(layer.kind == "cross" for layer in session.layers)
     shape, prior = tuple(spec.shape), session.asked.prior or Gaussian.name
-    noise = NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis).draw()
+    recipe = noise or NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis)
+    if tuple(recipe.shape) != shape:
+        raise BadInput(f"the noise has shape {tuple(recipe.shape)}, but the pipeline's latents have {shape}")
+    values, _ = rebuilt(recipe, session)
     found: list[Map] = []
 
     def look(seen: AttentionCall, candidates: list[int], rows: list[int]) -> None:
@@ -155,7 +162,7 @@ def maps(
     with reporting(progress) as show:
         made = count(1)
         rollout = Rollout(
-            session, noise[None], what="maps", progress=lambda _: show("maps", next(made), total)
+            session, values[None], what="maps", progress=lambda _: show("maps", next(made), total)
         )
         (frames,) = rollout.advance(total, handler=look)
     if not found:

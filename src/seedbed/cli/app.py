@@ -13,6 +13,7 @@ from rich.table import Table
 import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
+from seedbed.cli.commands import grouped, load_pipeline
 from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
 from seedbed.cli.outputs import (
     Writer,
@@ -59,7 +60,7 @@ def _root(
 
 
 @app.command()
-@opt.grouped
+@grouped
 def generate(
     *,
     prompt: str | None = opt.ONE_PROMPT,
@@ -91,14 +92,16 @@ def generate(
         raise BadInput("say what to generate: either a PROMPT, or --prompts FILE with one on each line")
     beside = (".html", ".json") if report else (".json",)
     if prompts is not None:
+        from seedbed.pipelines.loading import DEFAULT
+
         texts, folder = opt.read_prompts(prompts), out or Path(prompts.stem)
         if run.unconditional:
             raise BadInput("--unconditional is for an empty PROMPT, and a file has none: leave it out")
         shared = dataclasses.replace(choice, seed=0).arguments()
         asked = dataclasses.asdict(choice) | dataclasses.asdict(run)
         asked |= {"fps": fps, "report": report, "metadata": metadata}
-        files = [*run.texts.values(), *(file for file, _ in run.loras), run.model, choice.acquisition]
-        options = settled(folder, asked, texts, files)
+        files = [*run.texts.values(), *(file for file, _ in run.loras), choice.acquisition]
+        options = settled(folder, asked, texts, files, (run.model or DEFAULT, run.config))
 
         def make(pipe: Any, number: int, text: str, video: Path) -> None:
             own = {**shared, "seed": options["seed"] + number}
@@ -116,7 +119,7 @@ def generate(
 
 
 @app.command()
-@opt.grouped
+@grouped
 def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = opt.OUT, run: opt.Run) -> None:
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
     path = checked(out or named_after(prompt, "-selection.json"), ".json")
@@ -127,7 +130,7 @@ def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = o
 
 
 @app.command()
-@opt.grouped
+@grouped
 def score(
     *,
     prompt: str = opt.PROMPT,
@@ -161,7 +164,7 @@ def score(
 
 
 @app.command()
-@opt.grouped
+@grouped
 def contact_sheet(
     *,
     prompt: str = opt.PROMPT,
@@ -173,12 +176,7 @@ def contact_sheet(
     verifier: str | None = opt.choosing(
         None, metavar="NAME", help=f"Scores the previews too: {opt.VERIFIERS}."
     ),
-    decode: str = opt.choosing(
-        "exact",
-        metavar="TEXT",
-        help="What decodes the previews: exact, the model's own decoder; linear, a map fitted to it on the "
-        "first of them; or the folder of a small autoencoder.",
-    ),
+    decode: str | None = opt.DECODE,
     prior: str | None = opt.PRIOR,
     refine: list[str] | None = opt.REFINE,
     enhance: str | None = opt.ENHANCE,
@@ -198,8 +196,8 @@ def contact_sheet(
 
     judge = None if verifier is None else resolve(verifier)
     asked: dict[str, Any] = {"candidates": candidates, "after": after, "verifier": judge}
-    asked["decode"] = decode_named(decode)
-    asked |= {"seed": opt.drawn(seed)} | opt.shaping(prior, refine, enhance, guide)
+    asked["decode"] = decode_named(decode or "exact")
+    asked |= {"seed": seed} | opt.shaping(prior, refine, enhance, guide)
     pipe = run.load()
     sheet = seedbed.contact_sheet(pipe, prompt, **asked, **run.arguments(pipe))
     command = f"seedbed replay {shlex.quote(path.name)} --candidate"  # from beside the page
@@ -213,7 +211,7 @@ def contact_sheet(
 
 
 @app.command()
-@opt.grouped
+@grouped
 def replay(
     *,
     record: Path = typer.Argument(
@@ -274,7 +272,7 @@ def replay(
         where = "--config" if how["config"] else "--model"
         raise BadInput(f"the record's model {base or '(unnamed)'} is not here: say where with {where} PATH")
     how |= {"device": device} if device else {}
-    pipe = opt.load_pipeline(how.pop("model"), given.progress, offload=offload, vae_tiling=vae_tiling, **how)
+    pipe = load_pipeline(how.pop("model"), given.progress, offload=offload, vae_tiling=vae_tiling, **how)
     from seedbed.pipelines.arguments import typed
 
     missing: dict[str, Any] = {}
@@ -312,14 +310,14 @@ noise = typer.Typer(help="Look at initial noises.", no_args_is_help=True)
 
 
 @noise.command()
-@opt.grouped
+@grouped
 def inspect(
     *,
     file: Path = typer.Argument(
         metavar="FILE", help="A .json record or noise recipe, or a video or image that carries a record."
     ),
     candidate: int | None = opt.choosing(None, min=0, help="Of a record (else the chosen one)."),
-    as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
+    as_json: bool = opt.AS_JSON,
 ) -> None:
     """Compare a noise with N(0, I): moments, spectrum by axis and correlation of frames, each with its p."""
     from seedbed.noise.gaussianity import gaussianity
@@ -355,14 +353,14 @@ def inspect(
         print(f"warning: {change}", file=sys.stderr)
 
 
-noise.command()(opt.grouped(spread))
-noise.command()(opt.grouped(fit))
-app.command()(opt.grouped(edit))
-app.command()(opt.grouped(calibrate))
-app.command()(opt.grouped(study))
-app.command()(opt.grouped(maps))
-app.command()(opt.grouped(train))
-app.command()(opt.grouped(ui))
+noise.command()(grouped(spread))
+noise.command()(grouped(fit))
+app.command()(grouped(edit))
+app.command()(grouped(calibrate))
+app.command()(grouped(study))
+app.command()(grouped(maps))
+app.command()(grouped(train))
+app.command()(grouped(ui))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 app.add_typer(verifier, name="verifier")

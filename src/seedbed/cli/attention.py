@@ -52,7 +52,7 @@ def study(
     if table is not None and table.suffix.lower() == ".parquet":
         require("pyarrow", "a table in Parquet")
     judge = None if verifier is None else resolve(verifier)
-    asked: dict[str, Any] = {"seed": opt.drawn(seed), "layers": layers or "all", "verifier": judge}
+    asked: dict[str, Any] = {"seed": seed, "layers": layers or "all", "verifier": judge}
     asked |= {"rows": rows}
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
     asked |= {"window": _numbers("--window", window, 2)}
@@ -96,7 +96,7 @@ def maps(
     from seedbed.adaptation.maps import maps as look
 
     path = checked(out or named_after(prompt, "-maps.html"), ".html", ".png")
-    asked: dict[str, Any] = {"word": word, "seed": opt.drawn(seed), "layers": layers or "all"}
+    asked: dict[str, Any] = {"word": word, "seed": seed, "layers": layers or "all"}
     asked |= {"place": None if place is None else tuple(_numbers("--place", place, 3))}
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
     pipe = run.load()
@@ -123,7 +123,7 @@ def edit(
     method: Literal["inject", "flowedit"] = _acting(
         "inject", help="flowedit, the baseline: flow matching only."
     ),
-    seed: int = _acting(0, min=-1, help="Of the noise that flowedit adds; -1 for a random one, shown."),
+    seed: int = opt.seed_of("the noise that flowedit adds", _acting),
     out: Path = opt.writing(
         ..., metavar="FILE", help="Video to write (.mp4, .webm, .gif); its record (.json) lies beside it."
     ),
@@ -147,7 +147,7 @@ def edit(
         "method": method,
     }
     pipe = run.load()
-    asked |= {"seed": opt.drawn(seed), "fps": fps, "progress": run.progress, "call": run.call(pipe)}
+    asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": run.call(pipe)}
     result = seedbed.edit(pipe, video, source=source, target=target, **asked)
     files: dict[str, tuple[Path, Writer]] = {
         "video": (path, functools.partial(result.save, metadata=metadata)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typer import Argument, Option, Typer
 
 from seedbed.cli import options as opt
+from seedbed.cli.commands import grouped, resumable, silence_libraries
 from seedbed.cli.outputs import checked, print_json, write_together
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
@@ -33,7 +34,7 @@ FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 
 
 @lab.command()
-@opt.grouped
+@grouped
 def run(
     recipe: Path = Argument(metavar="RECIPE", help="JSON file that says what to run."),
     out: Path | None = Option(None, metavar="DIR", help="Folder of the run (else runs/NAME of the recipe)."),
@@ -41,7 +42,7 @@ def run(
     cluster: str | None = Option(
         None, metavar="ADDRESS", help="Of a dask scheduler, whose workers do the work."
     ),
-    quiet: bool = Option(False, "--quiet", "-q", help="No progress bar."),
+    quiet: bool = opt.QUIET,
 ) -> None:
     """Run a recipe; run it again to go on after an interruption."""
     if workers and cluster:
@@ -51,13 +52,13 @@ def run(
 
     content = Recipe.load(recipe)
     folder = out or Path("runs") / content.name
-    with opt.resumable(not quiet and sys.stderr.isatty(), folder) as show:
+    with resumable(not quiet and sys.stderr.isatty(), folder) as show:
         rows = work(content, folder, workers or 1, lambda done, total: show("rows", done, total), cluster)
     print(f"{len(rows)} rows in {folder / 'rows.jsonl'}")
 
 
 @lab.command()
-@opt.grouped
+@grouped
 def table(folder: Path = FOLDER) -> None:
     """Print the tables of a run."""
     for found in _found(folder)[2]:
@@ -67,7 +68,7 @@ def table(folder: Path = FOLDER) -> None:
 
 
 @lab.command()
-@opt.grouped
+@grouped
 def report(folder: Path = FOLDER) -> None:
     """Write the tables of a run, with their intervals drawn, as one HTML page, report.html in its folder."""
     from seedbed.lab.presentation import page
@@ -102,11 +103,33 @@ _LINES = 12
 World = Literal["shapes"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What is generated: the prompts of a file, or captions of a world."""
+
+    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line.")
+    world: World | None = Option(None, help="Take captions of this world instead.")
+    count: int | None = Option(
+        None, min=1, help="How many of the world's captions (else 80 to calibrate, 12 to tell a spread)."
+    )
+
+    def read(self, usual: int) -> list[str]:
+        """The prompts; of a world `count`, else as many as are usual."""
+        if (self.prompts is None) == (self.world is None):
+            raise BadInput("say which prompts to take: either --prompts FILE or --world shapes")
+        if self.prompts is None:
+            from seedbed.worlds.shapes import captions
+
+            # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
+            return captions(self.count or usual, objects=2, seed=0, held=False)
+        if self.count is not None:
+            raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
+        return opt.read_prompts(self.prompts)
+
+
 def calibrate(
     *,
-    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
-    world: World | None = Option(None, help="Take captions of this world instead."),
-    count: int | None = Option(None, min=1, help="How many of the world's captions (else 80)."),
+    texts: Prompts,
     verifier: str | None = Option(
         None,
         help="What judges the videos: shapes, artifacts, clip:FOLDER, reward:FOLDER, vlm:FOLDER or several "
@@ -124,7 +147,7 @@ def calibrate(
         "bansa in three variants).",
     ),
     noises: int = Option(16, help="Noises of each prompt, at least 4."),
-    seed: int = Option(0, help="Of the noises: prompt number p has seed + p."),
+    seed: int = opt.seed_of("the noises: prompt number p has seed + p", Option),
     after: str = Option(
         "0,1,3,6,9",
         metavar="S,S,...",
@@ -141,7 +164,7 @@ def calibrate(
     model is what generate, select and score follow; elsewhere, name it with --acquisition.
     """
     path = checked(out, ".json", beside=(".html",) if report else ())
-    texts, judge = _texts(prompts, world, count, 80), _judge(verifier, ratings, world)
+    captions, judge = texts.read(80), _judge(verifier, ratings, texts.world)
     moments = opt.whole_numbers("--after", after)
     pipe = run.load()
     from seedbed.lab.calibration import FUNCTIONS
@@ -149,10 +172,10 @@ def calibrate(
     from seedbed.lab.presentation import cell_text
 
     rows = Path(f"{path}.rows")
-    with opt.resumable(run.progress, rows) as progress:
+    with resumable(run.progress, rows) as progress:
         found = measure(
             pipe,
-            texts,
+            captions,
             noises,
             verifier=judge,
             seed=seed,
@@ -180,11 +203,9 @@ def calibrate(
 
 def spread(
     *,
-    prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line."),
-    world: World | None = Option(None, help="Take captions of this world instead."),
-    count: int | None = Option(None, min=1, help="How many of the world's captions (else 12)."),
+    texts: Prompts,
     noises: int = Option(8, help="Noises, the same for every prompt, at least 2."),
-    seed: int = Option(0, help="Of the noises."),
+    seed: int = opt.seed_of("the noises", Option),
     cache: Path | None = opt.writing(
         None, metavar="DIR", help="Folder to keep what is made, so that an interrupted run goes on."
     ),
@@ -195,13 +216,13 @@ def spread(
     Generates a video from every noise for every prompt. Where the prompt decides nearly all, seeds look
     alike.
     """
-    texts = _texts(prompts, world, count, 12)
+    captions = texts.read(12)
     pipe = run.load()
     from seedbed.lab.presentation import cell_text
     from seedbed.lab.spread import spread as measure
 
-    with opt.resumable(run.progress, cache) if cache else nullcontext(run.progress) as progress:
-        found = measure(pipe, texts, noises, seed=seed, cache=cache, progress=progress, **run.call(pipe))
+    with resumable(run.progress, cache) if cache else nullcontext(run.progress) as progress:
+        found = measure(pipe, captions, noises, seed=seed, cache=cache, progress=progress, **run.call(pipe))
     if run.as_json:
         print_json({}, **vars(found))
         return
@@ -221,7 +242,7 @@ def fit(
         None, help="Take rendered videos of this world instead."
     ),
     count: int = Option(50, min=1, help="At most so many videos."),
-    seed: int = Option(0, min=0, help="Of the world's videos, the controls and the intervals."),
+    seed: int = opt.seed_of("the world's videos, the controls and the intervals", Option),
     machine: opt.Machine,
 ) -> None:
     """Tell which prior suits an image model: how alike its noise is in the frames of a video.
@@ -264,7 +285,7 @@ def fit(
 
 
 @verifier.command()
-@opt.grouped
+@grouped
 def audit(
     *,
     name: str = Argument(
@@ -282,9 +303,9 @@ def audit(
     height: int | None = Option(None, min=8, help="Of --videos, pixels (else 256)."),
     width: int | None = Option(None, min=8, help="Of --videos, pixels (else 256)."),
     count: int = Option(60, min=8, help="At most so many videos."),
-    seed: int = Option(0, min=0, help="Of the videos of a world, and of what is made wrong with them."),
+    seed: int = opt.seed_of("the videos of a world, and of what is made wrong with them", Option),
     out: Path | None = opt.writing(None, metavar="FILE.html", help="Page to write."),
-    as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
+    as_json: bool = opt.AS_JSON,
 ) -> None:
     """Tell whether a verifier orders sound videos before wrong ones, before you trust it.
 
@@ -299,7 +320,7 @@ def audit(
             "--width out"
         )
     path = out and checked(out, ".html")
-    opt.silence_libraries()
+    silence_libraries()
     from seedbed.lab.audit import audit as hold
     from seedbed.lab.audit import moving
     from seedbed.lab.presentation import document
@@ -337,20 +358,6 @@ def audit(
         print_json({"page": path} if path else {}, verifier=name, videos=len(clips), seed=seed, traps=lines)
         return
     print(f"{lead}\n\n{table.to_text()}\n\n{table.note}" + (f"\n\npage    {path}" if path else ""))
-
-
-def _texts(prompts: Path | None, world: World | None, count: int | None, usual: int) -> list[str]:
-    """The prompts of a file, or `count` captions of a world, else as many as are usual."""
-    if (prompts is None) == (world is None):
-        raise BadInput("say which prompts to take: either --prompts FILE or --world shapes")
-    if prompts is None:
-        from seedbed.worlds.shapes import captions
-
-        # Captions that training knows: the held-out ones stay fresh for whoever tests the choice.
-        return captions(count or usual, objects=2, seed=0, held=False)
-    if count is not None:
-        raise BadInput("--count is for --world, a file has as many prompts as it has: leave one out")
-    return opt.read_prompts(prompts)
 
 
 def _judge(verifier: str | None, ratings: Path | None, world: World | None) -> Any:

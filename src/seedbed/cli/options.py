@@ -1,20 +1,17 @@
-"""The options that several commands share, each once, and how a function becomes a command."""
+"""The options that several commands share, each once, and what becomes of them."""
 
+import dataclasses
 import functools
-import inspect
 import math
-import os
-import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import typer
-from rich.console import Console
 
+from seedbed.cli.commands import drawn, load_pipeline
 from seedbed.errors import BadInput
 from seedbed.files import read_text
 from seedbed.pipelines.offloading import Offload
@@ -23,14 +20,6 @@ choosing = functools.partial(typer.Option, rich_help_panel="Which noise")
 calling = functools.partial(typer.Option, rich_help_panel="The pipeline's call")
 running = functools.partial(typer.Option, rich_help_panel="Model and machine")
 writing = functools.partial(typer.Option, rich_help_panel="Output")
-
-# What the libraries below read when they are imported.
-_SILENT = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 # What judges videos, as `seedbed.verifiers.resolve` reads it.
@@ -56,7 +45,14 @@ def _check_scale(scale: float | None) -> float | None:
 
 _ASKED: dict[str, Any] = dict(help="What to generate.", show_default=False, callback=_check_prompt)
 PROMPT, ONE_PROMPT = typer.Argument(**_ASKED), typer.Argument(None, **_ASKED)
-SEED = choosing(0, min=-1, help="Of the noises, which never change for one; -1 for a random one, shown.")
+
+
+def seed_of(what: str, option: Callable[..., Any] = choosing) -> Any:
+    """The option --seed. `grouped` draws a random one, but for a `Choice`, whose `arguments` do."""
+    return option(0, min=-1, help=f"Of {what}; -1 for a random one, shown.")
+
+
+SEED = seed_of("the noises, which never change for one")
 ACQUISITION = choosing(
     "auto",
     metavar="TEXT",
@@ -64,6 +60,12 @@ ACQUISITION = choosing(
     "(bansa:keep=0.5,layers=joint); random-search, neighbours or low-frequencies, which make their own "
     "noises (neighbours:verifier=shapes,budget=400); a profile's file (profile.json); or auto: the profile "
     "beside the model, else the first noise.",
+)
+DECODE = choosing(
+    None,
+    metavar="TEXT",
+    help="What decodes previews: exact, the model's own decoder (else); linear, a map fitted to it on the "
+    "first of them; or the folder of a small autoencoder.",
 )
 PRIOR = choosing(
     None,
@@ -88,6 +90,7 @@ GUIDE = running(
 OUT = writing(None, metavar="FILE.json", help="Record to write (else named after the prompt).")
 METADATA = writing(True, help="The video carries its record.")
 FPS = writing(8, min=0.01, max=1000, help="Frames per second of the video.")
+DTYPE = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
 DEVICE = running(None, help="cpu, cuda or cuda:1 (else cuda where there is one).")
 VAE_TILING = running(False, "--vae-tiling", help="Decode in tiles, in less memory.")
 OFFLOAD = running(
@@ -96,6 +99,8 @@ OFFLOAD = running(
     "one loads.",
 )
 REPORT = writing(True, help="Write an HTML report beside it.")
+AS_JSON = writing(False, "--json", help="One JSON object on stdout, nothing else.")
+QUIET = writing(False, "--quiet", "-q", help="No progress bars.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,7 @@ class Choice:
         help=f"Choose by previews that this judges, {VERIFIERS}: short for --acquisition "
         "previews:verifier=NAME.",
     )
+    decode: str | None = DECODE
     prior: str | None = PRIOR
     refine: list[str] | None = REFINE
     enhance: str | None = ENHANCE
@@ -123,20 +129,16 @@ class Choice:
 
     def arguments(self) -> dict[str, Any]:
         """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
+        from seedbed.acquisition import Previews
         from seedbed.selection.choosing import named
 
         function = named(self.acquisition, self.verifier)
+        if self.decode is not None:
+            if not isinstance(function, Previews):
+                raise BadInput("--decode is of previews that are judged: add --verifier NAME")
+            function = dataclasses.replace(function, decode=self.decode)
         chosen = {"candidates": self.candidates, "acquisition": function, "seed": drawn(self.seed)}
         return {**chosen, **shaping(self.prior, self.refine, self.enhance, self.guide)}
-
-
-def drawn(seed: int) -> int:
-    """The seed, or for -1 a random one, which is shown."""
-    if seed != -1:
-        return seed
-    seed = secrets.randbelow(2**31)
-    print(f"seed    {seed}", file=sys.stderr)
-    return seed
 
 
 def shaping(
@@ -159,8 +161,8 @@ def shaping(
 class Terminal:
     """What a command shows."""
 
-    as_json: bool = writing(False, "--json", help="One JSON object on stdout, nothing else.")
-    quiet: bool = writing(False, "--quiet", "-q", help="No progress bars.")
+    as_json: bool = AS_JSON
+    quiet: bool = QUIET
 
     @property
     def progress(self) -> bool:
@@ -266,7 +268,7 @@ class Machine(Terminal):
     scheduler: str | None = running(
         None, metavar="NAME", help="Class of diffusers to step with, configured as the model's own."
     )
-    dtype: Dtype | None = running(None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU).")
+    dtype: Dtype | None = DTYPE
     device: str | None = DEVICE
     offload: Offload | None = OFFLOAD
     vae_tiling: bool = VAE_TILING
@@ -338,30 +340,6 @@ class Run(Calling, Inputs):
         return {"batch_size": self.batch_size or "auto", "progress": self.progress, "call": call}
 
 
-def load_pipeline(model: str | None, progress: bool, **how: Any) -> Any:
-    """`seedbed.pipelines.loading.load`, with a spinner, and with the libraries below silent for good.
-
-    The embedded models are computed on one thread: their tensors are tiny, and on a busy machine threads that
-    wait for one another are many times slower.
-    """
-    silence_libraries()
-    with Console(stderr=True, quiet=not progress).status("loading the model"):
-        from seedbed.pipelines.loading import RECORDED, load, recorded_name, silence
-
-        silence()
-        pipe = load(model, **how)
-        if recorded_name(pipe.name_or_path).startswith(RECORDED):
-            import torch
-
-            torch.set_num_threads(1)
-        return pipe
-
-
-def silence_libraries() -> None:
-    """Keep the libraries below silent for good; before they are imported."""
-    os.environ.update({**_SILENT, **os.environ})
-
-
 def read_prompts(path: Path) -> list[str]:
     """The lines of a text file that are not blank; BadInput where there is none."""
     texts = [line.strip() for line in read_text(path, "the prompts").splitlines() if line.strip()]
@@ -376,54 +354,3 @@ def whole_numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise BadInput(f"cannot read {option} {text}: write whole numbers with commas, as in 0,1,3") from None
-
-
-def grouped(run: Callable[..., None]) -> Callable[..., None]:
-    """What typer makes a command of: a parameter whose type is a dataclass becomes an option for each field.
-
-    Interrupted, the command says what is kept (the interrupt's own message, else nothing) and exits with 130.
-    """
-    groups: dict[str, Any] = {}
-    options: list[inspect.Parameter] = []
-    for parameter in inspect.signature(run, eval_str=True).parameters.values():
-        if is_dataclass(parameter.annotation):
-            groups[parameter.name] = kind = parameter.annotation
-            options += inspect.signature(kind, eval_str=True).parameters.values()  # type: ignore[arg-type]
-        else:
-            options.append(parameter)
-
-    @functools.wraps(run)
-    def command(**given: Any) -> None:
-        for name, kind in groups.items():
-            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        try:
-            run(**given)
-        except KeyboardInterrupt as interrupt:
-            print(f"interrupted: {str(interrupt) or 'nothing was written'}", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    command.__annotations__ = {option.name: option.annotation for option in options}
-    return command
-
-
-@contextmanager
-def resumable(progress: bool, kept: Path) -> Iterator[Callable[[str, float, float], None]]:
-    """Yield a function (what, done, total) that shows progress; interrupted, say what is kept, and where."""
-    from seedbed.progress import reporting
-
-    last: list[Any] = []
-    try:
-        with reporting(progress) as bar:
-
-            def show(*now: Any) -> None:
-                last[:] = now
-                bar(*now)
-
-            yield show
-    except KeyboardInterrupt:
-        if not last:
-            raise  # before the work began
-        what, done, total = last
-        left = f"{done:g} of {total:g} {what} are kept in {kept}; run again to go on"
-        raise KeyboardInterrupt(left) from None

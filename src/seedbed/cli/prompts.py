@@ -7,14 +7,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from seedbed.cli.options import Run, drawn
+from seedbed.cli.commands import drawn
+from seedbed.cli.options import Run
 from seedbed.cli.outputs import named_after, print_json
 from seedbed.errors import BadInput, SeedbedError, shown
 from seedbed.files import read_text, write_bytes_atomically
@@ -27,7 +28,11 @@ _FREE = ("as_json", "quiet", "device", "offload")
 
 
 def settled(
-    folder: Path, asked: Mapping[str, Any], texts: list[str], files: Iterable[str | None]
+    folder: Path,
+    asked: Mapping[str, Any],
+    texts: list[str],
+    files: Sequence[str | None],
+    models: Sequence[str | None] = (),
 ) -> dict[str, Any]:
     """The options of a run, whose random seed is drawn once; those with which its folder was begun.
 
@@ -35,11 +40,16 @@ def settled(
         asked: the options as they were given, by name.
         texts: the prompts; those of before come first.
         files: what the videos are made from, known by its sha256; names of anything else are passed over.
+        models: the same, where folders are known by the files of their components, and by the profile where
+            that may choose; names on the Hub are not.
 
     Raises:
-        BadInput: it is no folder, or was begun with other options, prompts or files.
+        BadInput: it is no folder, or was begun with other options, prompts or files; there is no such model.
     """
+    from seedbed.lab.experiment import files_sha256
+    from seedbed.pipelines.loading import changed, locate
     from seedbed.report.video import ENDINGS
+    from seedbed.selection.profile import FILENAME
 
     path = folder / _OPTIONS
     now: dict[str, Any] = json.loads(
@@ -49,19 +59,24 @@ def settled(
         raise BadInput(f"{folder} is the name of a video, and --prompts makes a folder: give --out DIR")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is no folder: name one with --out")
-    now["sha256"] = {file: _sha256(file) for file in files if file and os.path.isfile(file)}
-    if not path.exists():
+    random, then, dtypes = now["seed"] == -1, None, {}
+    if path.exists():
+        try:
+            then = json.loads(read_text(path, "the options of the run"))
+            now["seed"] = then["seed"] if random else now["seed"]
+            before, dtypes = list(then.pop("prompts")), {"dtypes": dict(then.pop("dtypes"))}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadInput(f"{path} is not the file of a run: give another folder with --out") from error
+    now["sha256"] = {file: _sha256(file) for file in (*files, *models) if file and os.path.isfile(file)}
+    for model in models:
+        if model and model not in now["sha256"] and os.path.isdir(place := locate(model)):
+            now["sha256"][model] = files_sha256(place)
+            profile = os.path.join(place, FILENAME)
+            if asked.get("acquisition") == "auto" and os.path.isfile(profile):
+                now["sha256"][profile] = _sha256(profile)
+    if then is None:
         return now | {"seed": drawn(now["seed"]), "prompts": texts}
-    try:
-        then = json.loads(read_text(path, "the options of the run"))
-        random, now["seed"] = now["seed"] == -1, then["seed"] if now["seed"] == -1 else now["seed"]
-        before, dtypes = list(then.pop("prompts")), dict(then.pop("dtypes"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadInput(f"{path} is not the file of a run: give another folder with --out") from error
-    if now != then:
-        from seedbed.pipelines.loading import changed
-
-        differing = "; ".join(changed(then, now))
+    if differing := "; ".join(changed(then, now)):
         raise BadInput(f"{folder} was begun with other options ({differing}): give these, or another --out")
     for number, (was, text) in enumerate(itertools.zip_longest(before, texts[: len(before)]), 1):
         if was != text:
@@ -72,7 +87,7 @@ def settled(
             )
     if random:
         print(f"seed    {now['seed']}", file=sys.stderr)
-    return now | {"prompts": texts, "dtypes": dtypes}
+    return now | {"prompts": texts} | dtypes
 
 
 def _sha256(file: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from seedbed.cli import options as opt
+from seedbed.cli.commands import silence_libraries
 from seedbed.cli.outputs import print_json
 
 
@@ -32,7 +33,7 @@ def train(
     """
     from seedbed.training.config import Config
 
-    opt.silence_libraries()
+    silence_libraries()
     content = Config.load(config)
     folder = out or Path("runs") / content.name
     if "LOCAL_RANK" not in os.environ:  # else this is one of several processes

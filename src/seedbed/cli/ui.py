@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from seedbed.cli import options as opt
+from seedbed.cli.commands import load_pipeline, silence_libraries
 from seedbed.errors import BadInput
 from seedbed.pipelines.offloading import Offload
 
@@ -35,9 +36,7 @@ def ui(
     verifier: list[str] | None = opt.choosing(
         None, metavar="NAME", help="Verifier to offer beside shapes, digits and artifacts; repeatable."
     ),
-    dtype: opt.Dtype | None = opt.running(
-        None, help="Of the weights (else float32 on a CPU, bfloat16 on a GPU)."
-    ),
+    dtype: opt.Dtype | None = opt.DTYPE,
     device: str | None = opt.DEVICE,
     offload: Offload | None = opt.OFFLOAD,
 ) -> None:
@@ -66,12 +65,12 @@ def ui(
     from seedbed.ui.judging import KEYS
     from seedbed.ui.takes import Takes
 
-    opt.silence_libraries()
+    silence_libraries()
     models = [*(locate(each) for each in model or ()), *names()]
     verifiers = [*(verifier or ()), "shapes", "digits", "artifacts"]
     jobs = Jobs(folder)
     how = {"dtype": dtype, "device": device, "offload": offload}
-    worker = Worker(jobs, Takes(lambda name: opt.load_pipeline(name, False, **how)))
+    worker = Worker(jobs, Takes(lambda name: load_pipeline(name, False, **how)))
     blocks = page(jobs, worker, models, verifiers)
     fonts = ["system-ui", "sans-serif"]  # the reader's own: nothing is loaded from elsewhere
     try:

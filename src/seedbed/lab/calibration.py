@@ -192,9 +192,7 @@ def described(verifier: str | os.PathLike[str] | Verifier | Ratings) -> str:
     if isinstance(verifier, Ratings):
         digest = hashlib.sha256(repr(sorted(verifier.ratings.items())).encode()).hexdigest()
         return f"ratings {digest[:12]} of {len(verifier.ratings)} videos"
-    if not callable(verifier):
-        return str(verifier)
-    return next((name for name in VERIFIERS if resolve(name) is verifier), name_of(verifier))
+    return name_of(verifier) if callable(verifier) else str(verifier)
 
 
 def label(acquisition: str | Acquisition) -> str:

@@ -208,7 +208,7 @@ def require_parameter(pipe: Any, name: str) -> inspect.Parameter:
 
 
 def settings_beside(pipe: Any) -> dict[str, Any]:
-    """The `seedbed.json` in the folder that `pipe` was loaded from; nothing where there is none.
+    """The `seedbed.json` in a model's folder, or in that which a pipeline was loaded from; nothing without.
 
     "call" has arguments of the pipeline's call, "prior" the distribution of the noise that the model was
     trained under, as a text.
@@ -216,7 +216,8 @@ def settings_beside(pipe: Any) -> dict[str, Any]:
     Raises:
         BadRecord: that file is damaged or of another schema.
     """
-    folder = getattr(pipe, "name_or_path", None) or pipe.config.get("_name_or_path")
+    folder = pipe if isinstance(pipe, str) else getattr(pipe, "name_or_path", None)
+    folder = folder or pipe.config.get("_name_or_path")
     path = Path(folder or "", "seedbed.json")
     if not (folder and path.is_file()):
         return {}

@@ -6,26 +6,43 @@ Everything that is shown is read from the folder, so every tab shows the same, h
 from __future__ import annotations
 
 import functools
-import html
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from seedbed.errors import BadInput, shown
+from seedbed.errors import BadInput, SeedbedError, shown
 from seedbed.noise import prior_named
-from seedbed.ui.jobs import DONE, Job, Jobs, Request, Worker
-from seedbed.ui.judging import compare, rate, saying
+from seedbed.pipelines.call import settings_beside
+from seedbed.pipelines.loading import locate
+from seedbed.ui.jobs import DONE, Job, Jobs, Request, Worker, ending
+from seedbed.ui.judging import compare, plain, rate, saying
 
 FINISH, DROP = "Finish it", "Drop it"
+# The numbers that may be typed: label, argument of `Request`, kind, argument of the pipeline's call.
+_NUMBERS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
+    ("Candidates", "candidates", int, ""),
+    ("Seed", "seed", int, ""),
+    ("Steps", "steps", int, "num_inference_steps"),
+    ("Guidance", "guidance", float, "guidance_scale"),
+    ("Frames", "frames", int, "num_frames"),
+    ("Height", "height", int, "height"),
+    ("Width", "width", int, "width"),
+)
 CSS = """
 #sheet .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) !important; }
-#sheet .caption-label { white-space: normal; }
+#sheet .caption-label { white-space: normal; max-width: 100%; }
+#strengths { overflow-x: auto; }
+#strengths * { word-break: normal; overflow-wrap: normal; }
 #problem { color: var(--error-text-color, #b00020); min-height: 1.5em; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; }
 """
+
+
+Now = tuple[str, str, int, float, float] | None
 
 
 def page(jobs: Jobs, worker: Worker, models: list[str], verifiers: list[str]) -> Any:
@@ -66,11 +83,16 @@ def _make(
             with gr.Row():  # an empty gr.Number would be a 0
                 texts = [
                     gr.Textbox(
-                        value, label=label, placeholder="the model's", elem_id=label.lower(), min_width=110
+                        {"candidates": "6", "seed": "0"}.get(name, ""),
+                        label=label,
+                        placeholder=usual,
+                        elem_id=name,
+                        min_width=110,
                     )
-                    for label, value in (("Candidates", "6"), ("Seed", "0"), ("Steps", ""), ("Guidance", ""))
+                    for (label, name, *_), usual in zip(_NUMBERS, _usual(models[0]), strict=True)
                 ]
             with gr.Accordion("More", open=False, elem_id="more"):
+                negative = gr.Textbox(label="Negative prompt", elem_id="negative")
                 prior = gr.Textbox(label="Prior, as mixed:1", placeholder="the model's", elem_id="prior")
                 verifier = gr.Dropdown(
                     ["none", *verifiers], value="none", label="Verifier", elem_id="verifier"
@@ -90,7 +112,10 @@ def _make(
             with gr.Row():
                 cancel = gr.Button("Cancel", elem_id="cancel", min_width=90)
                 resume = gr.Button("Take up again", elem_id="resume", min_width=90)
-            video = gr.Video(label="Video", elem_id="video", autoplay=True, loop=True, interactive=False)
+            with gr.Row():
+                how: dict[str, Any] = dict(autoplay=True, loop=True, interactive=False, min_width=280)
+                video = gr.Video(label="Video", elem_id="video", **how)
+                edited = gr.Video(label="Edit", elem_id="edited", visible=False, **how)
             with gr.Row():
                 mp4 = gr.DownloadButton(
                     "Download video", elem_id="download-video", interactive=False, min_width=120
@@ -100,24 +125,43 @@ def _make(
                 )
                 again = gr.Button("Replay", elem_id="replay", interactive=False, min_width=120)
             replayed = gr.Markdown(elem_id="replayed")
+            with gr.Accordion("From this video", open=False, elem_id="from-this"):
+                with gr.Row():
+                    strength = gr.Textbox(
+                        "0.3", label="Strength of variations, from 0 to 1", elem_id="strength", min_width=140
+                    )
+                    vary = gr.Button("Show variations", elem_id="vary", min_width=140)
+                with gr.Row():
+                    target = gr.Textbox(label="What an edit shall show", elem_id="target", min_width=140)
+                    change_it = gr.Button("Edit it", elem_id="edit", min_width=140)
+                with gr.Row():
+                    word = gr.Textbox(label="Word of the prompt", elem_id="word", min_width=140)
+                    look_at = gr.Button("Show where it looks", elem_id="look", min_width=140)
+                told = gr.Markdown(elem_id="told")
+                shown_map = gr.Image(label="Map", elem_id="map", visible=False, interactive=False)
+                map_page = gr.DownloadButton(
+                    "Download map by layer, step and head", elem_id="download-map", visible=False
+                )
 
     def ask(*given: Any) -> tuple[str, int]:
-        text, model, candidates, seed, steps, guidance, prior, verifier = given
+        text, model, negative, prior, verifier, *numbers = given
         prior = (prior or "").strip() or None
         if prior is not None:
             prior_named(prior)
         if model not in models or verifier not in ("none", *verifiers):  # not from this page
             raise BadInput("that model or verifier was not offered: start seedbed ui with it")
+        typed = {
+            name: _number(name, number, kind)
+            for (_, name, kind, _), number in zip(_NUMBERS, numbers, strict=True)
+        }
         job = jobs.add(
             Request(
                 prompt=(text or "").strip(),
                 model=model,
-                steps=_number("steps", steps, int),
-                guidance=_number("guidance", guidance, float),
-                candidates=_number("candidates", candidates, int),
-                seed=_number("seed", seed, int),
+                negative_prompt=(negative or "").strip() or None,
                 prior=prior,
                 verifier=None if verifier == "none" else verifier,
+                **typed,
             )
         )
         return job.name, -1
@@ -138,6 +182,10 @@ def _make(
         # Gradio finds the event by its annotation, which a wrapped function would hide.
         return saying(click, 1)(name, seen, action, event)
 
+    def variations(name: str, picked: int, strength: str, candidates: str) -> tuple[str, int]:
+        near, count = _number("strength", strength, float), _number("candidates", candidates, int)
+        return jobs.vary(name, picked, near, count).name, -1
+
     def change(what: Callable[..., Job], *given: Any) -> tuple[()]:
         what(*given)
         return ()
@@ -154,7 +202,10 @@ def _make(
         files = [job.file(each, ".gif") for each in order] if job else []
         done = job is not None and picked >= 0 and job.has("finish", picked)
         film = str(job.file(picked, ".mp4")) if job and done else None
-        told = job.file(picked, DONE["replay"]) if job and done else Path()
+        again_at = job.file(picked, DONE["replay"]) if job and done else Path()
+        edit, edit_said = _made(job, picked, "edit", ".mp4", now) if job and done else (None, "")
+        mapped, map_said = _made(job, picked, "map", ".png", now) if job and done else (None, "")
+        said = "\n\n".join(filter(None, (edit_said, map_said)))
         labels = [(_label(each, now), each.name) for each in reversed(every)]
         fresh: dict[str, tuple[Any, Callable[[], Any]]] = {
             "history": ((labels, name), lambda: gr.Radio(choices=labels, value=name or None)),
@@ -176,7 +227,16 @@ def _make(
                 ),
             ),
             "again": (film, lambda: gr.Button(interactive=done)),
-            "replayed": (_verdict(told), lambda: _verdict(told)),
+            "replayed": (_verdict(again_at), lambda: _verdict(again_at)),
+            "edited": (edit, lambda: gr.Video(value=edit, visible=edit is not None)),
+            "told": (said, lambda: said),
+            "map": (mapped, lambda: gr.Image(value=mapped, visible=mapped is not None)),
+            "map_page": (
+                mapped,
+                lambda: gr.DownloadButton(
+                    value=mapped and str(Path(mapped).with_suffix(".html")), visible=mapped is not None
+                ),
+            ),
         }
         signs = {"order": order, **{key: repr(sign) for key, (sign, _) in fresh.items()}}
         updates = [
@@ -184,8 +244,9 @@ def _make(
         ]
         return [*updates, signs if signs != seen else gr.skip()]
 
-    asked = [prompt, model, *texts, prior, verifier]
-    shown = [history, status, sheet, video, mp4, record, again, replayed, seen]
+    asked = [prompt, model, negative, prior, verifier, *texts]
+    shown = [history, status, sheet, video, mp4, record, again, replayed]
+    shown += [edited, told, shown_map, map_page, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     look: dict[str, Any] = {"fn": tick, "inputs": [name, picked, best_first, seen], "outputs": shown, **quiet}
     gr.on([start.click, prompt.submit], saying(ask, 2), asked, [name, picked, problem], **quiet).then(**look)
@@ -195,8 +256,50 @@ def _make(
     for button, what in ((cancel, jobs.cancel), (resume, jobs.resume)):
         button.click(saying(functools.partial(change, what), 0), [name], [problem], **quiet)
     again.click(saying(functools.partial(change, jobs.replay), 0), [name, picked], [problem], **quiet)
+    vary.click(
+        saying(variations, 2), [name, picked, strength, texts[0]], [name, picked, problem], **quiet
+    ).then(**look)
+    for kind, text, button in (("edit", target, change_it), ("map", word, look_at)):
+
+        def derive(name: str, picked: int, text: str, kind: Any = kind) -> tuple[()]:
+            jobs.derive(name, picked, kind, text or "")
+            return ()
+
+        gr.on([button.click, text.submit], saying(derive, 0), [name, picked, text], [problem], **quiet)
+    model.change(
+        lambda model: [gr.Textbox(placeholder=usual) for usual in _usual(model)],
+        model,
+        texts,
+        **quiet,
+    )
     blocks.load(newest, None, name, **quiet).then(**look)
     ticks.tick(**look)
+
+
+def _usual(model: str) -> list[str]:
+    """What each field of a number shows while it is empty: the model's own, from the file beside it."""
+    call: dict[str, Any] = {}
+    with suppress(SeedbedError):  # which a job says that loads it
+        call = settings_beside(locate(model)).get("call", {})
+    return [
+        f"{call[argument]:g}"
+        if isinstance(call.get(argument), (int, float))
+        else "the model's" * bool(argument)
+        for *_, argument in _NUMBERS
+    ]
+
+
+def _made(job: Job, candidate: int, kind: str, suffix: str, now: Now) -> tuple[str | None, str]:
+    """The file of the map or edit that was asked for last, if it is there, and what there is to say of it."""
+    what = job.latest(kind, candidate)
+    if not what:
+        return None, ""
+    words = plain(what.replace(":", ": ", 1))
+    if not job.has(what, candidate):
+        return None, f"{words}: {'runs' if now and now[:3] == (job.name, what, candidate) else 'waits'}"
+    if error := job.read(what, candidate).get("error"):
+        return None, f"{words}: error: {plain(error)}"
+    return str(job.file(candidate, ending(what)).with_suffix(suffix)), words
 
 
 def _number(name: str, text: str, convert: Callable[[str], Any]) -> Any:
@@ -218,7 +321,7 @@ def _order(job: Job, best_first: bool) -> list[int]:
     return sorted(found, key=lambda each: -(scores.get(each) or 0) if scores.get(each) is not None else 1e9)
 
 
-def _caption(job: Job, candidate: int, now: tuple[str, str, int, float, float] | None) -> str:
+def _caption(job: Job, candidate: int, now: Now) -> str:
     parts = [f"{candidate}"]
     score = job.score(candidate)
     if score is not None:
@@ -232,7 +335,7 @@ def _caption(job: Job, candidate: int, now: tuple[str, str, int, float, float] |
     return " · ".join(parts)
 
 
-def _label(job: Job, now: tuple[str, str, int, float, float] | None) -> str:
+def _label(job: Job, now: Now) -> str:
     """A job in the history."""
     finished = sum(job.has("finish", each) for each in range(job.request.candidates))
     if job.error:
@@ -242,22 +345,23 @@ def _label(job: Job, now: tuple[str, str, int, float, float] | None) -> str:
     else:
         state = "waits" if next(job.left(), None) else f"{finished} finished"
     text = " ".join(job.request.prompt.split())
-    return f"{job.name[4:6]}-{job.name[6:8]} {job.name[9:11]}:{job.name[11:13]} · {text:.60} · {state}"
+    text = f"{text:.60}" + (" · variations" if job.request.noise else "")
+    return f"{job.name[4:6]}-{job.name[6:8]} {job.name[9:11]}:{job.name[11:13]} · {text} · {state}"
 
 
 def _status(job: Job | None, every: list[Job], worker: Worker) -> str:
     """One line: what runs, what waits, what failed."""
     if worker.broken:
-        return f"error: the worker has ended ({html.escape(worker.broken)}): start seedbed ui again"
+        return f"error: the worker has ended ({plain(worker.broken)}): start seedbed ui again"
     if job is None:
         return "Say what to generate."
     if job.error:
-        return f"error: {html.escape(job.error)}"
+        return f"error: {plain(job.error)}"
     parts, now = [], worker.now
     if now is not None:
         whose = "" if now[0] == job.name else " of another job"
         steps = f", {now[3]:g} of {now[4]:g} steps" if now[4] else ", starting"
-        parts.append(f"{now[1]} of candidate {now[2]}{whose}{steps}")
+        parts.append(f"{plain(now[1])} of candidate {now[2]}{whose}{steps}")
     waiting = sum(next(each.left(), None) is not None for each in every if not now or each.name != now[0])
     parts += [f"{waiting} jobs wait"] * (waiting > 0)
     if next(job.left(), None) is None:
@@ -272,4 +376,4 @@ def _verdict(path: Path) -> str:
     content = json.loads(path.read_text())
     if content["identical"]:
         return "replayed: identical frames"
-    return "replayed: other frames" + "".join(f"; {html.escape(change)}" for change in content["changes"])
+    return "replayed: other frames" + "".join(f"; {plain(change)}" for change in content["changes"])

@@ -30,11 +30,14 @@ class Pair(NamedTuple):
 
 
 def finished(jobs: list[Job]) -> Takes:
-    """The finished videos of all jobs. The same noise under the same request twice is one take."""
+    """The finished videos of all jobs but variations, whose noises ratings by seed and number cannot name.
+
+    The same noise under the same request twice is one take.
+    """
     found: Takes = {}
-    for job in jobs:
+    for job in (job for job in jobs if job.request.noise is None):
         asked = {name: value for name, value in vars(job.request).items() if value is not None}
-        for other in ("seed", "candidates", "verifier"):  # which change no finished video
+        for other in ("seed", "candidates", "verifier", "strength"):  # which change no finished video
             asked.pop(other, None)
         shared = json.dumps(asked, sort_keys=True, ensure_ascii=False)
         for candidate in range(job.request.candidates):

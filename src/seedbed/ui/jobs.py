@@ -10,12 +10,15 @@ do. A job is a folder:
 | `K.sheet.json`, `K.sheet.safetensors` | its contact sheet: record and evaluations | the worker |
 | `K.mp4`, `K.json` | the finished video and its record | the worker |
 | `K.replay.json` | whether a replay had the same frames | the worker |
+| `K.map-H.png`, `.html`, `.json` | the map of a word, H for its digest: means, page, target | the worker |
+| `K.edit-H.mp4`, `.json` | an edit by another prompt, and its record | the worker |
 | `error.json` | why the worker stopped, in one line | the worker |
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import secrets
 import sys
@@ -25,7 +28,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -34,8 +37,15 @@ from seedbed.files import read_text, write_bytes_atomically
 from seedbed.progress import Show
 
 MOST = 100  # candidates of a job: they are shown side by side
-What = Literal["preview", "finish", "replay"]
-DONE: dict[What, str] = {"preview": ".sheet.json", "finish": ".json", "replay": ".replay.json"}
+What = str
+"""A kind of task: "preview", "finish", "replay", "map:WORD" or "edit:TARGET"."""
+DONE = {"preview": ".sheet.json", "finish": ".json", "replay": ".replay.json"}
+
+
+def ending(what: What) -> str:
+    """Of the file of a task that is done."""
+    kind, text = what.partition(":")[::2]
+    return f".{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json" if text else DONE[what]
 
 
 class Stopped(Exception):
@@ -46,6 +56,9 @@ class Stopped(Exception):
 class Request:
     """What is asked of the model; None leaves an argument to the pipeline.
 
+    Args:
+        noise: recipe of a noise whose variations, of this strength, are the candidates, not the seed's.
+
     Raises:
         BadInput: an empty prompt, or a number out of range.
     """
@@ -54,30 +67,52 @@ class Request:
     model: str
     steps: int | None = None
     guidance: float | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    negative_prompt: str | None = None
     candidates: int = 6
     seed: int = 0
     prior: str | None = None
     verifier: str | None = None
+    noise: dict[str, Any] | None = None
+    strength: float = 0.3
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise BadInput("the prompt is empty: say what to generate")
-        whole("steps", self.steps, optional=True)
+        for name in ("steps", "frames", "height", "width"):
+            whole(name, getattr(self, name), optional=True)
         whole("candidates", self.candidates, most=MOST)
         whole("seed", self.seed, 0)
         if self.guidance is not None:
             finite("guidance", self.guidance)
+        finite("strength", self.strength, 0, 1)
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """The arguments of the pipeline's call."""
+        given = {
+            "negative_prompt": self.negative_prompt,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "num_frames": self.frames,
+            "height": self.height,
+            "width": self.width,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request, and what the user wants of its candidates, each by number."""
+    """A request, and what the user wants of its candidates, each by number; `more` has maps and edits."""
 
     folder: Path
     request: Request
     finish: tuple[int, ...] = ()
     drop: tuple[int, ...] = ()
     replay: tuple[int, ...] = ()
+    more: tuple[tuple[What, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,7 +125,19 @@ class Job:
 
     def has(self, what: What, candidate: int) -> bool:
         """Whether that is done."""
-        return self.file(candidate, DONE[what]).is_file()
+        return self.file(candidate, ending(what)).is_file()
+
+    def called(self, candidate: int) -> str:
+        """A candidate by its noise."""
+        noise = self.request.noise
+        if noise is None:
+            return f"seed {self.request.seed}, {candidate}"
+        return f"variation {candidate} of seed {noise['seed']}, {noise['candidate']}"
+
+    def latest(self, kind: str, candidate: int) -> What:
+        """The map or edit of a candidate that was asked for last, "" for none."""
+        asked = (what for what, number in reversed(self.more) if number == candidate)
+        return next((what for what in asked if what.startswith(f"{kind}:")), "")
 
     def left(self) -> Iterator[tuple[What, int]]:
         """What there is still to do, first what somebody waits for."""
@@ -99,7 +146,13 @@ class Job:
         kept = [number for number in range(self.request.candidates) if number not in self.drop]
         yield from (("finish", number) for number in self.finish if not self.has("finish", number))
         yield from (("replay", number) for number in self.replay if not self.has("replay", number))
+        yield from (task for task in self.more if not self.has(*task))
         yield from (("preview", number) for number in kept if not self.has("preview", number))
+
+    def read(self, what: What, candidate: int) -> dict[str, Any]:
+        """The file of a task that is done."""
+        content: dict[str, Any] = json.loads(self.file(candidate, ending(what)).read_text())
+        return content
 
     @property
     def error(self) -> str:
@@ -156,7 +209,8 @@ class Jobs:
         try:
             content = json.loads(text)
             wanted = {key: tuple(map(int, content[key])) for key in ("finish", "drop", "replay")}
-            return Job(path.parent, Request(**content["request"]), **wanted)
+            more = tuple((str(what), int(number)) for what, number in content.get("more", ()))
+            return Job(path.parent, Request(**content["request"]), **wanted, more=more)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is not the file of a job: delete its folder") from error
 
@@ -191,21 +245,37 @@ class Jobs:
     def replay(self, name: str, candidate: int) -> Job:
         """Make a finished video again, and compare."""
         with self._changing:
-            job = self._own(name, candidate)
-            if not job.has("finish", candidate):
-                raise BadInput(f"candidate {candidate} is not finished yet: finish it first")
+            job = self._finished(name, candidate)
             job.file(candidate, DONE["replay"]).unlink(missing_ok=True)
             return self._write(replace(job, replay=(*_without(job.replay, candidate), candidate)))
 
+    def derive(self, name: str, candidate: int, kind: Literal["map", "edit"], text: str) -> Job:
+        """Map a word of a finished video, or edit it by another prompt; made once for each text."""
+        with self._changing:
+            job, text = self._finished(name, candidate), " ".join(text.split())
+            if not text:
+                raise BadInput("say which word to map" if kind == "map" else "say what the edit shall show")
+            task = (f"{kind}:{text}", candidate)
+            if job.has(*task) and "error" in job.read(*task):
+                job.file(candidate, ending(task[0])).unlink()
+            return self._write(replace(job, more=(*(each for each in job.more if each != task), task)))
+
+    def vary(self, name: str, candidate: int, strength: float, candidates: int) -> Job:
+        """Queue variations of the noise of a finished video, under the same request."""
+        job = self._finished(name, candidate)
+        (noise,) = job.read("finish", candidate)["recipes"]
+        return self.add(replace(job.request, noise=noise, strength=strength, candidates=candidates))
+
     def cancel(self, name: str) -> Job:
-        """Drop what is not shown yet, and finish and replay nothing more; what is done stays."""
+        """Drop what is not shown yet, and finish, replay, map and edit nothing more; what is done stays."""
         with self._changing:
             job = self.get(name)
             unseen = [each for each in range(job.request.candidates) if not job.has("preview", each)]
             finished = tuple(number for number in job.finish if job.has("finish", number))
             replayed = tuple(number for number in job.replay if job.has("replay", number))
             drop = (*job.drop, *(number for number in unseen if number not in job.drop))
-            return self._write(replace(job, finish=finished, drop=drop, replay=replayed))
+            more = tuple(task for task in job.more if job.has(*task))
+            return self._write(replace(job, finish=finished, drop=drop, replay=replayed, more=more))
 
     def resume(self, name: str) -> Job:
         """Take up again what was dropped, cancelled or ended with an error."""
@@ -223,6 +293,14 @@ class Jobs:
         job = self.get(name)
         if candidate not in range(job.request.candidates):
             raise BadInput(f"there is no candidate {candidate}: {name} has {job.request.candidates}")
+        return job
+
+    def _finished(self, name: str, candidate: int) -> Job:
+        if candidate == -1:
+            raise BadInput("no video is chosen: click on a candidate to finish it")
+        job = self._own(name, candidate)
+        if not job.has("finish", candidate):
+            raise BadInput(f"candidate {candidate} is not finished yet: finish it first")
         return job
 
     def _write(self, job: Job) -> Job:
@@ -301,4 +379,6 @@ class Worker:
             if not isinstance(error, SeedbedError):
                 traceback.print_exc(file=sys.stderr)
             content = {"what": what, "candidate": candidate, "error": " ".join(line.split())}
-            write_bytes_atomically(job.folder / "error.json", (json.dumps(content) + "\n").encode())
+            # A word that cannot be mapped, or what cannot be edited, ends nothing else.
+            path = job.file(candidate, ending(what)) if ":" in what else job.folder / "error.json"
+            write_bytes_atomically(path, (json.dumps(content) + "\n").encode())

@@ -6,6 +6,7 @@ import functools
 import html
 import json
 import random
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import gradio as gr
 
 from seedbed.errors import SeedbedError
 from seedbed.ui.comparisons import Comparisons, Pair, finished
-from seedbed.ui.jobs import Jobs
+from seedbed.ui.jobs import Jobs, ending
 
 # Keys choose on the page for rating, unless something is typed.
 KEYS = """<script>
@@ -34,6 +35,11 @@ PLAY = """() => {
 }"""
 
 
+def plain(text: str) -> str:
+    """A text in one line that Markdown shows as it is: a prompt may look like a link, a picture or a tag."""
+    return html.escape(re.sub(r"([!#$%()*+,\-./:;=?@\[\\\]^_`{|}~])", r"\\\1", " ".join(text.split())))
+
+
 def saying(function: Callable[..., Any], others: int) -> Callable[..., Any]:
     """The function's outputs and "" for the problem, or its error in one line and the others as they are."""
 
@@ -42,21 +48,25 @@ def saying(function: Callable[..., Any], others: int) -> Callable[..., Any]:
         try:
             outputs = (*function(*given), "")
         except SeedbedError as error:
-            line = f"error: {html.escape(' '.join(str(error).split()))}"
-            outputs = (*[gr.skip()] * others, line)
+            outputs = (*[gr.skip()] * others, f"error: {plain(str(error))}")
         return outputs if others else outputs[0]  # as Gradio takes a single one
 
     return run
 
 
 def _named(jobs: Jobs) -> list[tuple[str, str]]:
-    """Every finished video, the youngest job's first: what it is called, and its file."""
-    return [
-        (f"{' '.join(job.request.prompt.split()):.60} · seed {job.request.seed}, {each}", str(path))
-        for job in reversed(jobs.all())
-        for each in range(job.request.candidates)
-        if job.has("finish", each) and (path := job.file(each, ".mp4"))
-    ]
+    """Every finished video and its edits, the youngest job's first: what it is called, and its file."""
+    found = []
+    for job in reversed(jobs.all()):
+        for each in (each for each in range(job.request.candidates) if job.has("finish", each)):
+            edits = [what for what, number in job.more if number == each and what.startswith("edit:")]
+            for words, path in (
+                (job.request.prompt, job.file(each, ".mp4")),
+                *((f"edit: {what[5:]}", job.file(each, ending(what)).with_suffix(".mp4")) for what in edits),
+            ):
+                if path.is_file():
+                    found.append((f"{' '.join(words.split()):.60} · {job.called(each)}", str(path)))
+    return found
 
 
 def compare(jobs: Jobs, tab: Any) -> None:
@@ -124,7 +134,7 @@ def rate(jobs: Jobs, problem: Any, tab: Any) -> None:
         if found is None:
             return None, "Finish two candidates of one prompt first.", None, None, _strengths(comparisons)
         paths = [str(takes[found.shared][noise]) for noise in (found.left, found.right)]
-        words = html.escape(json.loads(found.shared)["prompt"])
+        words = plain(json.loads(found.shared)["prompt"])
         return (*found,), f"Which is better: {words}?", *paths, _strengths(comparisons)
 
     def say(better: str, shown: Any) -> tuple[Any, ...]:
@@ -158,7 +168,7 @@ def _strengths(comparisons: Comparisons) -> str:
         return ""
     lines = ["| prompt | seed | candidate | strength | 95 % | comparisons |", "|---|---|---|---|---|---|"]
     for row in rows:
-        words = html.escape(" ".join(row["prompt"].split())).replace("|", "\\|")
+        words = plain(row["prompt"])
         between = "–" if row["low"] != row["low"] else f"{row['low']:.2f} to {row['high']:.2f}"
         numbers = (
             f"{row['seed']} | {row['candidate']} | {row['rating']:.2f} | {between} | {row['comparisons']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import os
@@ -53,9 +54,15 @@ class Combined:
         return {"score": total, **columns}
 
 
+# Those that are functions, by their dotted names.
+_FUNCTIONS = {
+    "shapes": "seedbed.worlds.verifier.attributes",
+    "digits": "seedbed.worlds.digits.attributes",
+    "artifacts": "seedbed.verifiers.artifacts.marks",
+}
 # Those that are models, each in a folder.
 _MODELS = ("clip", "aesthetic", "reward", "vlm")
-_NAMES = ("shapes", "digits", "artifacts", *_MODELS)
+_NAMES = (*_FUNCTIONS, *_MODELS)
 # A folder's name may have a + or * too: what is a folder as it stands is taken for one.
 _PLUS = re.compile(rf"\+(?=(?:{'|'.join(_NAMES)})(?:[:+*]|$))")
 _WEIGHT = re.compile(r"(.+)\*([^*/]+)", re.DOTALL)
@@ -112,19 +119,14 @@ def _of_folder(text: str) -> bool:
 def _named(text: str) -> Verifier:
     """One verifier by its name."""
     name, _, folder = text.partition(":")
-    if name == "shapes" and not folder:
-        from seedbed.worlds.verifier import attributes
+    if name in _FUNCTIONS and not folder:
+        module, _, function = _FUNCTIONS[name].rpartition(".")
+        if name == "digits":
+            from seedbed.worlds import digits
 
-        return attributes
-    if name == "digits" and not folder:
-        from seedbed.worlds import digits
-
-        digits.pictures()  # without its package it is refused at once
-        return digits.attributes
-    if name == "artifacts" and not folder:
-        from seedbed.verifiers.artifacts import marks
-
-        return marks
+            digits.pictures()  # without its package it is refused at once
+        found: Verifier = getattr(importlib.import_module(module), function)
+        return found
     if name in ("clip", "aesthetic") and folder:
         from seedbed.verifiers.clip import Aesthetic, Clip
 
@@ -212,8 +214,9 @@ def judged(
 
 
 def name_of(verifier: object) -> str:
-    """What records and caches call a verifier: its `text`, else the dotted name of the function or class."""
+    """What records and caches call a verifier: its name of `resolve`, else the dotted name in Python."""
     if isinstance(text := getattr(verifier, "text", None), str):
         return text
     kind = verifier if hasattr(verifier, "__qualname__") else type(verifier)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    dotted = f"{kind.__module__}.{kind.__qualname__}"
+    return next((name for name, function in _FUNCTIONS.items() if function == dotted), dotted)
