@@ -141,7 +141,7 @@ def test_the_page_of_previews_has_the_numbers_of_when_it_looks():
     section = (ROOT / "docs/preview.md").read_text().partition("This is successive halving")[2]
     section = section.partition("On the command line")[0]
     found = result(ROOT / "recipes/previews/levels-results.json")
-    assert len(INTERVAL.findall(section)) == 3
+    assert len(INTERVAL.findall(section)) == 4
     assert not [each[0] for each in INTERVAL.finditer(section) if untraced(each[0], [found])]
 
 

@@ -123,8 +123,10 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     results = HERE / "results.json"
     if arguments.runs:
-        stores = {name: Store(arguments.runs / name) for name in RECIPES}
-        made = {name: summary(store.rows()) for name, store in stores.items()}
+        made = {}
+        for name in RECIPES:  # a run of each model may have a folder of its own, NAME-MODEL
+            folders = sorted(path.parent for path in arguments.runs.glob(f"{name}*/rows.jsonl"))
+            made[name] = summary([row for folder in folders for row in Store(folder).rows()])
         results.write_text(json.dumps(rounded(made), indent=1) + "\n")
     found = json.loads(results.read_text())
     for path, text in pages(found).items():

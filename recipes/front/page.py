@@ -168,12 +168,17 @@ def first_step(few: dict[str, Any]) -> str:
     return table(["signal", "Spearman", "p, Holm", "gain, lowest", "gain, highest"], rows)
 
 
+def spread() -> dict[str, Any]:
+    """What `seedbed noise spread` found on the teacher and on its student."""
+    paths = {model: HERE / f"results/spread-{model}.json" for model in (MODELS[1], FEW)}
+    return {model: json.loads(path.read_text()) for model, path in paths.items()}
+
+
 def spreads() -> str:
     """What the prompt and the noise decide of how finished videos look, on both Wan models."""
     shares = ("prompt", "noise", "both", "within")
     rows = []
-    for model in ("shapes-wan", FEW):
-        found = json.loads((HERE / f"results/spread-{model}.json").read_text())
+    for model, found in spread().items():
         rows.append([f"`{model}`", *(interval(found[each], ".2f") for each in shares)])
     return table(["model", "prompt", "noise", "both together", "within a prompt"], rows)
 
@@ -222,6 +227,7 @@ def pages(results: Found) -> dict[Path, str]:
     )
     made = {"results": results, "cogvideox": results[MODELS[0]], "wan": results.get(MODELS[1])}
     made["few"] = json.loads((HERE / f"results/{FEW}.json").read_text())
+    made["spread"] = spread()
     parts = (front, twice, steps, unseen, beside, compared, semantics, first_step, spreads, kinds, signals)
     made |= {f.__name__: f for f in parts}
     made |= {f.__name__: f for f in (interval, signed, share)}

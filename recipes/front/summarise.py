@@ -37,6 +37,7 @@ CANDIDATES = 10  # of a pool that is chosen from at the first step
 FUNCTIONS = ("bansa", "bansa-k10")  # beside the plain signals
 PAIRS = {"0/bansa-k10": ("0/bansa-k10", "0/bansa-k10.again")}
 FIRST = ("0/bansa-k10", "0/bansa", "0/entropy", "0/learned")  # that count on the model of few steps
+AGAIN = ("0/bansa:estimator=masked", "0/bansa", "0/entropy")  # as a calibration has them, on other captions
 HALVES = {"look": ("shape", "colour"), "motion": ("motion",)}
 
 
@@ -105,7 +106,7 @@ def choosing(evidence: Evidence, training: Evidence | None) -> dict[str, Any]:
     if training is not None:
         # At the cost of two generations: as many candidates as that allows after so many steps.
         tried = {}
-        for after in (step for step in (0, 1, 2) if f"{step}/entropy" in evidence.columns):
+        for after in (step for step in (0, 1, 2) if f"{step}/entropy" in evidence.names()):
             totals, worth = learned(training, evidence, after)
             most = int((generation + step * (after + 1)) / (step * (after + 1)))
             tried[worth] = after, totals, min(most, truth.shape[1])
@@ -231,6 +232,7 @@ def pool(model: str, runs: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[
     if "few" in rows and training is not None:
         columns = evidence.columns | {"0/learned": learned(training, evidence, 0)[0]}
         found["first step"] = signals(Evidence(evidence.prompts, columns), [*FIRST])
+        found["again"] = signals(training, [*AGAIN])
         # Of the layers of Wan's blocks, that of the video to itself and that to the text, in turn.
         found["attention"] = {
             f"{name}, {kind}": statistics.bootstrap(

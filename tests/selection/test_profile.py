@@ -99,6 +99,11 @@ def test_without_a_profile_auto_takes_the_first_noise(pipe):
     assert "lies beside the model, so the first noise: give a verifier" in choice.reason
 
 
+def test_as_many_noises_are_taken_as_videos_are_asked_for(pipe):
+    choice = choose(pipe, candidates=None, num_videos_per_prompt=2)
+    assert len(choice.recipes) == choice.kept == 2
+
+
 def test_of_as_many_noises_as_are_asked_for_auto_takes_what_bansa_prefers(pipe):
     choice = choose(pipe)
     assert (choice.acquisition, choice.prefer) == ("bansa", "low")

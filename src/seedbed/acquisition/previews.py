@@ -90,9 +90,9 @@ class Previews(RolloutScore):
             noise: (steps,) σ / (α + σ) of the sample that each step is given; empty where it is not known.
         """
         schedule = self.schedule or SCHEDULE
-        if self.schedule is None and noise:
+        if self.schedule is None and noise and steps > 1:
             after = (sum(level > limit for level in noise) for limit, _ in LEVELS)
-            shares = (min(max(done, 0.5), steps - 0.5) / steps for done in after)
+            shares = (min(max(done, 1), steps - 1) / steps for done in after)
             # Where both fall together in a schedule of few steps, the last one decides.
             schedule = [*{share: left for share, (_, left) in zip(shares, LEVELS, strict=True)}.items()]
         if candidates == 1:

@@ -357,6 +357,8 @@ def choose(
                 "noises out"
             )
         count = search.visits(session, refiners)
+    if candidates is None and isinstance(function, Random):
+        count = max(count, *wanted.values(), 1)
     for name, kept in wanted.items():
         if kept > count:
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
@@ -393,7 +395,7 @@ def choose(
             pool, scores = search.search(session, start, refiners, batch_size=batch_size, show=show)
     elif len(pool) == 1 and not even_one:
         scores = Scores.unranked(1)
-        if not reason.startswith("auto"):
+        if not (reason.startswith("auto") and isinstance(function, Random)):
             reason = "one candidate: nothing to choose, so nothing was scored"
     else:
         with reporting(progress) as show:

@@ -1,0 +1,17 @@
+"""The measured parts of the pages are what the committed results make."""
+
+import json
+import sys
+from pathlib import Path
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+sys.path[:0] = [str(RECIPES / name) for name in ("adaptation", "editing")]
+import adaptation_page
+import editing_page
+
+
+def test_the_pages_of_enhancement_and_editing():
+    for module, folder in ((adaptation_page, "adaptation"), (editing_page, "editing")):
+        found = json.loads((RECIPES / folder / "results.json").read_text())
+        for path, text in module.pages(found).items():
+            assert path.read_text() == text, f"{path} is out of date: run {module.__name__}.py"
