@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-sys.path[:0] = [str(RECIPES / name) for name in ("adaptation", "editing")]
+sys.path.insert(0, str(RECIPES / "adaptation"))
+sys.path.insert(0, str(RECIPES / "editing"))
 import adaptation_page
 import editing_page
 
