@@ -48,7 +48,8 @@ def test_the_wheel_and_the_sdist(tmp_path):
     models = {name.split("/")[3] for name in names if name.startswith("seedbed/zoo/models/")}
     assert models == {path.name for path in (ROOT / "src/seedbed/zoo/models").iterdir() if path.is_dir()}
     assert all(name.split("/")[0].startswith("seedbed") for name in names)  # no models/ of the checkout
-    files = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         "Makefile",
         "README.md",
