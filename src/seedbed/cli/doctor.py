@@ -9,6 +9,7 @@ import typer
 
 import seedbed
 from seedbed.cli import options as opt
+from seedbed.cli.commands import silence_libraries
 from seedbed.cli.outputs import print_json
 from seedbed.errors import BadInput, reason
 
@@ -31,7 +32,7 @@ def doctor(
 
     Imports every package, since an installed one may be broken. Exits with 1 where the core lacks one.
     """
-    opt.silence_libraries()
+    silence_libraries()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         declared = [_DECLARED.fullmatch(line) for line in metadata.requires("seedbed") or ()]
@@ -81,9 +82,8 @@ def _means() -> dict[str, list[str]]:
 
     from seedbed.report.video import ENCODERS, ENDINGS
 
-    cuda = torch.version.cuda
     gpus = [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    none = f"no GPU: torch is built {f'for CUDA {cuda} and finds none' if cuda else 'without CUDA'}"
+    none = f"no GPU: torch is built {'for CUDA and finds none' if torch.version.cuda else 'without CUDA'}"
     gone = {ending for ending, (_, encoder, _) in ENCODERS.items() if encoder not in av.codecs_available}
     writes = [ending for ending in ENDINGS if ending not in gone]
     return {"device": [f"cpu, {torch.get_num_threads()} threads", *(gpus or [none])], "writes": writes}

@@ -79,7 +79,7 @@ def report(folder: Path = FOLDER) -> None:
 
 
 @lab.command()
-@opt.grouped
+@grouped
 def export(
     videos: list[Path] = Argument(
         None, metavar="[VIDEO]...", help="Videos that carry their record, or folders of them."
