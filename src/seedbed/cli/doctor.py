@@ -4,6 +4,7 @@ import os
 import platform
 import re
 from importlib import import_module, metadata
+from typing import Any
 
 import typer
 
@@ -13,8 +14,7 @@ from seedbed.cli.commands import silence_libraries
 from seedbed.cli.outputs import print_json
 from seedbed.errors import BadInput, reason
 
-# By extra; the core is what every installation has.
-_FEATURES = {
+_FEATURES = {  # by extra
     "core": "generate, select, score, contact-sheet, replay, edit, maps, noise inspect",
     "lab": "lab, calibrate, study, verifier audit, noise spread, noise fit, the digits world",
     "ui": "ui",
@@ -38,7 +38,8 @@ def doctor(
         declared = [_DECLARED.fullmatch(line) for line in metadata.requires("seedbed") or ()]
     except metadata.PackageNotFoundError:
         raise BadInput("seedbed runs from files that pip has not installed: pip install them") from None
-    packages, features = {}, {}
+    packages: dict[str, dict[str, str]] = {}
+    features: dict[str, dict[str, Any]] = {}
     for extra, use in _FEATURES.items():
         needs = {found[1]: found[2] for found in declared if found and (found[3] or "core") == extra}
         packages |= {name: _look(name, versions) for name, versions in needs.items()}
@@ -46,7 +47,7 @@ def doctor(
         install = "pip install " + ("seedbed" if extra == "core" else f"'seedbed[{extra}]'")
         state = f"missing {', '.join(missing)}: {install}" if missing else "ready"
         features[extra] = {"for": use, "missing": missing, "state": state}
-    facts = {"seedbed": seedbed.__version__, "place": os.path.dirname(seedbed.__file__)}
+    facts = {"seedbed": f"{seedbed.__version__} in {os.path.dirname(seedbed.__file__)}"}
     facts["python"] = f"{platform.python_version()} on {platform.platform()}"
     lists = {} if features["core"]["missing"] else _means()
     if as_json:
@@ -56,7 +57,7 @@ def doctor(
         lines += [(name, "{:<14} {:<14} {}".format(*it.values())) for name, it in packages.items()]
         lines += [(name, f"{state['state']}, for {state['for']}") for name, state in features.items()]
         print("\n".join(f"{name:<14} {text}".rstrip() for name, text in lines))
-    raise typer.Exit(int(bool(features["core"]["missing"])))
+    raise typer.Exit(bool(features["core"]["missing"]))
 
 
 def _look(name: str, needs: str) -> dict[str, str]:
@@ -85,5 +86,5 @@ def _means() -> dict[str, list[str]]:
     gpus = [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     none = f"no GPU: torch is built {'for CUDA and finds none' if torch.version.cuda else 'without CUDA'}"
     gone = {ending for ending, (_, encoder, _) in ENCODERS.items() if encoder not in av.codecs_available}
-    writes = [ending for ending in ENDINGS if ending not in gone]
-    return {"device": [f"cpu, {torch.get_num_threads()} threads", *(gpus or [none])], "writes": writes}
+    devices = [f"cpu, {torch.get_num_threads()} threads", *(gpus or [none])]
+    return {"device": devices, "writes": [ending for ending in ENDINGS if ending not in gone]}

@@ -19,7 +19,7 @@ import numpy as np
 
 from seedbed.errors import BadInput, BadRecord, shown
 from seedbed.files import read_text, write_bytes_atomically
-from seedbed.lab.presentation import Table
+from seedbed.lab.presentation import Cell, Table
 from seedbed.report.video import read_record
 from seedbed.statistics import bootstrap
 
@@ -107,7 +107,7 @@ def results(folder: Path) -> Table | None:
             raise BadRecord(f"cannot read {path}: it is not as VBench writes its results") from error
     if not found:
         return None
-    rows = []
+    rows: list[list[Cell]] = []
     for dimension, (score, prompts) in sorted(found.items()):
         means = bootstrap(np.array([np.mean(values) for values in prompts.values()]))
         rows.append([dimension, sum(map(len, prompts.values())), len(prompts), score, means])
