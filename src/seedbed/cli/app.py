@@ -14,6 +14,7 @@ import seedbed
 from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.commands import grouped, load_pipeline
+from seedbed.cli.doctor import doctor
 from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
 from seedbed.cli.outputs import (
     Writer,
@@ -361,6 +362,7 @@ app.command()(grouped(study))
 app.command()(grouped(maps))
 app.command()(grouped(train))
 app.command()(grouped(ui))
+app.command()(grouped(doctor))
 app.add_typer(noise, name="noise")
 app.add_typer(lab, name="lab")
 app.add_typer(verifier, name="verifier")

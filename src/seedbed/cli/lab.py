@@ -78,6 +78,24 @@ def report(folder: Path = FOLDER) -> None:
     print(f"report  {path}")
 
 
+@lab.command()
+@grouped
+def export(
+    videos: list[Path] = Argument(
+        None, metavar="[VIDEO]...", help="Videos that carry their record, or folders of them."
+    ),
+    vbench: Path = Option(..., metavar="DIR", help="Folder that VBench reads."),
+) -> None:
+    """Copy videos to a folder as VBench names them, PROMPT-INDEX.mp4; show its results once it has run."""
+    from seedbed.lab.vbench import command, results
+    from seedbed.lab.vbench import export as copy
+
+    if videos:
+        print(f"videos  {len(copy(videos, vbench))} in {vbench}")
+    found = results(vbench)
+    print(f"{found.to_text()}\n\n{found.note}" if found else f"\nTo evaluate them:\n{command(vbench)}")
+
+
 def _found(folder: Path) -> "tuple[Any, list[dict[str, Any]], list[Table]]":
     """The recipe of a run, the rows of its finished prompts, and their tables."""
     from seedbed.lab.experiment import Recipe

@@ -21,11 +21,11 @@ _WEBM_LARGEST = 2**24  # bytes of a text: longer ones are written, and passed ov
 
 
 # Container, encoder and quality: about as good as each other.
-_VIDEO = {
+ENCODERS = {
     ".mp4": ("mp4", "libx264", {"crf": "14", "preset": "medium"}),
     ".webm": ("webm", "libvpx-vp9", {"crf": "18", "b": "0"}),
 }
-ENDINGS = (*_VIDEO, ".gif", ".png")  # of the files that `write_video` writes
+ENDINGS = (*ENCODERS, ".gif", ".png")  # of the files that `write_video` writes
 
 
 def encode_video(
@@ -59,7 +59,7 @@ def encode_video(
             "or leave the record out of it (--no-metadata)"
         )
     buffer = io.BytesIO()
-    container_format, encoder, quality = _VIDEO[ending]
+    container_format, encoder, quality = ENCODERS[ending]
     # One thread and no version stamps: otherwise the bytes depend on the machine.
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         if told is not None:
@@ -130,7 +130,7 @@ def write_video(
         BadInput: another suffix or shape, a missing folder, or a system that refuses to write.
     """
     suffix = Path(path).suffix.lower()
-    if suffix in _VIDEO:
+    if suffix in ENCODERS:
         data = encode_video(frames, fps, metadata, suffix)
     elif suffix == ".gif":
         data = encode_gif(frames, fps, metadata)
