@@ -4,11 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-sys.path.insert(0, str(RECIPES / "adaptation"))
-sys.path.insert(0, str(RECIPES / "editing"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/adaptation"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/editing"))
 import adaptation_page
 import editing_page
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_the_pages_of_enhancement_and_editing():
