@@ -77,9 +77,14 @@ def comfy(monkeypatch):
     guider.inner_set_conds({"positive": conditioning})
     sigmas = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0])
     return SimpleNamespace(
-        nodes=module, model=model, conditioning=conditioning, sampler=sampler, guider=guider, sigmas=sigmas,
+        nodes=module,
+        model=model,
+        conditioning=conditioning,
+        sampler=sampler,
+        guider=guider,
+        sigmas=sigmas,
         latent={"samples": torch.zeros(1, 16, 3, 4, 4)},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

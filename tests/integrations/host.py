@@ -5,6 +5,7 @@ imitates what the nodes do not ask for.
 """
 
 import copy
+import itertools
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -12,8 +13,16 @@ import torch
 from torch import nn
 
 WIDTH, HEADS = 16, 2
-MODULES = ("comfy", "comfy.sample", "comfy.samplers", "comfy.utils", "comfy_api", "comfy_api.latest",
-           "comfy_execution", "comfy_execution.graph_utils")  # fmt: skip
+MODULES = (
+    "comfy",
+    "comfy.sample",
+    "comfy.samplers",
+    "comfy.utils",
+    "comfy_api",
+    "comfy_api.latest",
+    "comfy_execution",
+    "comfy_execution.graph_utils",
+)
 
 
 class Kind:
@@ -109,7 +118,7 @@ class KSAMPLER:
 
 
 def euler(denoiser, noisy, sigmas, extra_args, callback=None, disable=None):
-    for index, (now, then) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for index, (now, then) in enumerate(itertools.pairwise(sigmas)):
         clean = denoiser(noisy, now.expand(len(noisy)), **extra_args)
         if callback:
             callback({"i": index, "denoised": clean, "x": noisy})
@@ -124,8 +133,17 @@ class CFGGuider:
     def inner_set_conds(self, conditions):
         self.conditions = conditions
 
-    def sample(self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
-               disable_pbar=False, seed=None):  # fmt: skip
+    def sample(
+        self,
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        callback=None,
+        disable_pbar=False,
+        seed=None,
+    ):
         text = self.conditions["positive"][0][0]
 
         def denoiser(noisy, sigma, model_options):
@@ -160,7 +178,7 @@ def attention(q, k, v, heads, mask=None, transformer_options=None, skip_reshape=
 
 
 class Denoiser(nn.Module):
-    """Four attention layers over the positions of (batch, 16, frames, height, width) or (.., height, width)."""
+    """Four attention layers over the positions of (batch, 16, [frames,] height, width)."""
 
     def __init__(self, passes_options=True):
         super().__init__()
@@ -190,9 +208,13 @@ class Model:
         factors = torch.randn(16, 3, generator=generator).mul(0.2).tolist()
         self.objects = {
             "model_sampling": Flow(),
-            "latent_format": SimpleNamespace(latent_channels=16, latent_dimensions=dimensions,
-                                             latent_rgb_factors=factors, latent_rgb_factors_bias=[0.1, 0, 0]),
-        }  # fmt: skip
+            "latent_format": SimpleNamespace(
+                latent_channels=16,
+                latent_dimensions=dimensions,
+                latent_rgb_factors=factors,
+                latent_rgb_factors_bias=[0.1, 0, 0],
+            ),
+        }
 
     def clone(self):
         other = copy.copy(self)
@@ -211,8 +233,22 @@ def model(dimensions=3, passes_options=True):
 def install(monkeypatch):
     """Put the stand-in's modules in place of ComfyUI's, for one test."""
     modules = {name: ModuleType(name) for name in MODULES}
-    kinds = ("Int", "Float", "String", "Boolean", "Combo", "Noise", "Model", "Conditioning", "Sigmas", "Latent",
-             "Image", "Guider", "Sampler", "Vae")  # fmt: skip
+    kinds = [
+        "Int",
+        "Float",
+        "String",
+        "Boolean",
+        "Combo",
+        "Noise",
+        "Model",
+        "Conditioning",
+        "Sigmas",
+        "Latent",
+        "Image",
+        "Guider",
+        "Sampler",
+        "Vae",
+    ]
     vars(modules["comfy_api.latest"]).update(
         ComfyExtension=ComfyExtension,
         io=SimpleNamespace(
