@@ -154,7 +154,6 @@ class Checked(io.ComfyNode):
         return True
 
 
-SEED = io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True)
 PRIOR = io.String.Input(
     "prior",
     default="torch",
@@ -173,7 +172,7 @@ class SeedbedNoise(Checked):
             category=CATEGORY,
             description="A noise that can be made again outside ComfyUI: its recipe goes into saved files.",
             inputs=[
-                SEED,
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
                 PRIOR,
                 io.Int.Input("candidate", default=0, min=0, max=9999, tooltip="Which noise of the seed."),
                 io.String.Input(

@@ -13,11 +13,16 @@ from seedbed.attention import bansa_expected, row_statistics, sample_rows
 from seedbed.errors import BadInput, BadOutput
 from seedbed.halving import ranked
 
-from .noises import CATEGORY, KEYWORD, PRIOR, SEED, Checked, DrawnNoise, sealed
+from .noises import CATEGORY, KEYWORD, PRIOR, Checked, DrawnNoise, sealed
 
 DEPTH = 0.46  # of the attention layers: the published depth of CogVideoX, as `seedbed.acquisition.Bansa`
 FRAMES = 3  # of a video, side by side in its picture
+ENLARGED = (
+    8  # a latent in a picture, as most autoencoders do: the page shows pictures no larger than they are
+)
 Takes = io.Custom("SEEDBED_TAKES")
+# Another seed after each run would make the takes anew that somebody is about to click.
+SEED = io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=False)
 CANDIDATES = io.Int.Input("candidates", default=6, min=1, max=10_000)
 
 
@@ -125,11 +130,12 @@ def picture(latents, model):
     return ((rgb + 1) / 2).clamp(0, 1).reshape(-1, *rgb.shape[-3:])
 
 
-def side_by_side(videos):
-    """First, middle and last frame of each (frames, height, width, 3) in one picture: a batch of them."""
+def side_by_side(videos, scale):
+    """First, middle and last frame of each (frames, height, width, 3) in one picture, enlarged: a batch."""
     count = min(FRAMES, len(videos[0]))
     chosen = torch.linspace(0, len(videos[0]) - 1, count).round().long()
-    return torch.stack([torch.cat([*video[chosen]], 1) for video in videos])
+    rows = torch.stack([torch.cat([*video[chosen]], 1) for video in videos])
+    return rows.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def pool_of(model, latent, seed, prior, candidates):
@@ -219,7 +225,7 @@ class SeedbedSelect(Checked):
             for noise in noises:
                 videos.append(picture(evaluate(*asked, noise, lambda *call: None), model))
                 show.update(1)
-            images = side_by_side(videos)
+            images = side_by_side(videos, ENLARGED)
         best = noises[order[0]]
         text = told(totals, order, f"{score} of {layers} layers, {prefer} is better", noises)
         recipe = recipe_text(best, latent)
@@ -314,7 +320,7 @@ class SeedbedPreview(Checked):
         totals = judged(judge, videos, prompt) if judge else None
         order = ranked(totals, "high") if judge else ()
         text = told(totals, order, verifier.strip(), noises) if judge else "not judged"
-        images = side_by_side(videos)
+        images = side_by_side(videos, ENLARGED if vae is None else 1)
         takes = {
             "noises": noises,
             "samples": samples,

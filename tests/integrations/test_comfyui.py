@@ -224,7 +224,7 @@ def test_select_keeps_another_nodes_override(run, comfy):
 
 def test_select_shows_what_the_first_evaluation_predicts(run, comfy):
     images = run("SeedbedSelect", **select(comfy, pictures=True)).args[3]
-    assert images.shape == (3, 4, 12, 3) and images.min() >= 0 and images.max() <= 1
+    assert images.shape == (3, 32, 96, 3) and images.min() >= 0 and images.max() <= 1
     assert not torch.equal(images[0], images[1])
 
 
@@ -250,7 +250,7 @@ def test_channels_and_frames_are_the_models_not_the_empty_latents(run, comfy):
 
 def test_a_take_that_is_picked_goes_on_from_its_steps(run, comfy):
     takes, images, text = run("SeedbedPreview", **preview(comfy)).args
-    assert images.shape == (3, 4, 12, 3) and text == "not judged"
+    assert images.shape == (3, 32, 96, 3) and text == "not judged"
     metadata = {}
     noise, latent, rest, recipe = run("SeedbedPick", metadata, takes=takes, pick=1).args
     assert torch.equal(rest, comfy.sigmas[2:]) and metadata["seedbed"] == json.loads(recipe)
