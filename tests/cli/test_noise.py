@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image, PngImagePlugin
 
 from seedbed.noise import NoiseRecipe
 from seedbed.noise.gaussianity import gaussianity
@@ -58,6 +60,22 @@ def test_inspect_prints_the_statistics_of_a_record_and_of_a_recipe(seedbed, mode
     assert (code, err) == (2, "error: noise.json is the recipe of one noise: leave --candidate out\n")
     best = json.loads(seedbed("noise", "inspect", "a.json", "--json").out)
     assert best["recipe"] == record["recipes"][record["best"]]
+
+
+def test_inspect_reads_the_recipe_in_what_comfyui_saved(seedbed) -> None:
+    recipe = NoiseRecipe(3, 1, (4, 5, 6), "torch").sealed()
+    text = json.dumps(recipe.to_dict())
+    told = PngImagePlugin.PngInfo()
+    told.add_text("seedbed", text)
+    Image.new("RGB", (8, 8)).save("a.png", pnginfo=told)
+    with av.open("a.mp4", "w", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata["seedbed"] = text
+        stream = container.add_stream("libx264", rate=8)
+        stream.height = stream.width = 16
+        container.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+        container.mux(stream.encode())
+    for name in ("a.png", "a.mp4"):
+        assert json.loads(seedbed("noise", "inspect", name, "--json").out)["recipe"] == recipe.to_dict()
 
 
 @pytest.mark.parametrize(

@@ -338,7 +338,9 @@ def inspect(
     elif candidate is not None:
         raise BadInput(f"{file} is the recipe of one noise: leave --candidate out")
     else:
-        recipe = seedbed.NoiseRecipe.load(file)
+        # What ComfyUI saved carries a recipe where our own files carry a record (docs/comfyui.md).
+        plain = file.suffix.lower() == ".json"
+        recipe = seedbed.NoiseRecipe.load(file) if plain else seedbed.NoiseRecipe.from_dict(content)
     values, change = rebuilt(recipe)
     packed = getattr(recipe, "packing", None) is not None
     found = gaussianity(values, None if packed else getattr(recipe, "frame_axis", None))

@@ -164,7 +164,9 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             import av
 
             with av.open(io.BytesIO(data)) as container:
-                text = container.metadata.get("comment") or container.metadata.get("COMMENT")  # of WebM
+                told = container.metadata
+                text = told.get("comment") or told.get("COMMENT")  # of WebM
+                text = text or told.get(KEYWORD)  # of a video that ComfyUI saved
         else:
             text = data.decode(errors="replace")
     except Exception as error:  # whatever PyAV and Pillow make of bytes that are no file of theirs
