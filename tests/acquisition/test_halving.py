@@ -111,7 +111,9 @@ def test_the_default_previews_look_where_little_enough_is_noise(steps):
         assert rungs(6, steps, even)[0][0] < first
     for levels in ([1.0] * steps, [0.1] * steps):  # that never fall so low, or start below
         found = rungs(6, steps, levels)
-        assert found[-1][1] == 1 and 1 <= found[0][0] <= found[-1][0] <= max(steps - 1, 1)
+        assert found[-1][1] == 1 and 1 <= found[0][0] <= found[-1][0] <= steps
+        assert found[-1][0] < steps or steps == 1 or levels[0] < 1
+    assert rungs(6, steps, [0.5, *even[1:]]) == rungs(6, steps, [math.nan] * steps) == rungs(6, steps)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [(zoo.DEFAULT, (7, 10)), ("shapes-wan", (10, 13))])

@@ -88,9 +88,11 @@ class Previews(RolloutScore):
 
         Args:
             noise: (steps,) σ / (α + σ) of the sample that each step is given; empty where it is not known.
+                Where it begins below the first pause, or is no number, it is not believed: of schedulers
+                without a kind of prediction (LTXEulerAncestralRFScheduler) .5 is read where all is noise.
         """
         schedule = self.schedule or SCHEDULE
-        if self.schedule is None and noise and steps > 1:
+        if self.schedule is None and steps > 1 and noise and noise[0] > LEVELS[0][0]:
             after = (sum(level > limit for level in noise) for limit, _ in LEVELS)
             shares = (min(max(done, 1), steps - 1) / steps for done in after)
             # Where both fall together in a schedule of few steps, the last one decides.
