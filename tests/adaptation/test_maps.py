@@ -102,6 +102,9 @@ def test_bad_input_is_one_line(pipe_of):
     pipe, call = pipe_of("cogvideox"), {"call": CALLS["cogvideox"], **QUIET}
     with pytest.raises(BadInput, match=r"no word 'square': it has a, red, circle, moving, left$"):
         seedbed.maps(pipe, PROMPT, word="square", **call)
+    for noise in (torch.zeros(2), "x"):
+        with pytest.raises(BadInput, match="noise must be a recipe"):
+            seedbed.maps(pipe, PROMPT, word="red", noise=noise, **call)
     for asked in ({}, {"word": "red", "place": (0, 0, 0)}):
         with pytest.raises(BadInput, match="one of the two"):
             seedbed.maps(pipe, PROMPT, **asked, **call)

@@ -151,6 +151,9 @@ def test_a_models_content_is_what_it_computes_with(model, tmp_path):
     weights.write_bytes((model / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes())
     (copy / "seedbed.json").write_text("{}")
     assert files_sha256(copy) != files_sha256(model)
+    (copy / "model_index.json").write_text("{")
+    with pytest.raises(BadInput, match=r"no model_index\.json that can be read"):
+        files_sha256(copy)
 
 
 def test_the_same_model_twice_is_refused(recipe, model, tmp_path, out):

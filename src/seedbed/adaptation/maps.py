@@ -134,6 +134,8 @@ def maps(
             raise BadInput(f"a place is (frame, row, column), each a share from 0 to 1, not {shown(place)}")
         frame, row, column = (finite("a place's frame, row and column", part, 0, 1) for part in place)
         place = frame, row, column
+    if noise is not None and not isinstance(noise, (NoiseRecipe, GivenNoise)):
+        raise BadInput(f"noise must be a recipe, as a selection's, not {shown(noise)}")
     asked = {**(call or {}), **arguments}
     session = Session(pipe, prompt, **asked)
     total = session.facts.steps
@@ -143,7 +145,9 @@ def maps(
     layout, spec = layout_of(session), session.spec
     beside = any(layer.kind == "cross" for layer in session.layers)
     shape, prior = tuple(spec.shape), session.asked.prior or Gaussian.name
-    recipe = noise or NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis)
+    recipe = noise
+    if recipe is None:
+        recipe = NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis)
     if tuple(recipe.shape) != shape:
         raise BadInput(f"the noise has shape {tuple(recipe.shape)}, but the pipeline's latents have {shape}")
     values, _ = rebuilt(recipe, session)

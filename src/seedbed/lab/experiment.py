@@ -233,7 +233,10 @@ def files_sha256(folder: str | os.PathLike[str]) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}: rows are named by a model's files, so download them")
-    index = json.loads((folder / "model_index.json").read_bytes())
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder} has no model_index.json that can be read: download it again") from error
     patterns = ("model_index.json", "seedbed.json", *(f"{component}/**/*" for component in index))
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file()):

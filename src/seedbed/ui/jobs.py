@@ -150,8 +150,11 @@ class Job:
         yield from (("preview", number) for number in kept if not self.has("preview", number))
 
     def read(self, what: What, candidate: int) -> dict[str, Any]:
-        """The file of a task that is done."""
-        content: dict[str, Any] = json.loads(self.file(candidate, ending(what)).read_text())
+        """The file of a task that is done; {} where another tab has just asked for it again."""
+        try:
+            content: dict[str, Any] = json.loads(self.file(candidate, ending(what)).read_text())
+        except FileNotFoundError:
+            return {}
         return content
 
     @property
