@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from seedbed.attention import Tap
 from seedbed.attention.interventions import (
@@ -223,3 +225,30 @@ def test_what_is_not_defined_is_refused_in_one_line():
     for grid in (None, (1, 6, 4)):
         with pytest.raises(NotSupported, match="no attention between frames"):
             frame_gain(call_of(VIDEO, VIDEO), WHOLE, grid, 4.0)
+
+
+class Largest(TorchDispatchMode):
+    """The greatest number of elements that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(output) if isinstance(each, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return output
+
+
+@pytest.mark.parametrize("change", [identity, uniform, mix(0.5), temperature(2.0), blur(1.0), "inject"])
+@pytest.mark.parametrize("video", [WHOLE, slice(5, None)])
+def test_no_map_is_formed(change, video):
+    """Neither here nor in torch, whose fused kernels refuse some layouts of values and fall back to a map."""
+    rows = 256 + (0 if video == WHOLE else 5)
+    call = call_of(rows, rows, kind="self" if video == WHOLE else "joint", dtype=torch.float32)
+    if change == "inject":
+        change = inject(call.query.flip(2), call.key.flip(2))
+    with Largest() as largest:
+        change(call, video, (16, 4, 4))
+    assert largest.elements < rows * rows  # less than the map of one of eight heads
