@@ -184,7 +184,7 @@ def _beside_text(call: AttentionCall, video: slice, inside: Tensor) -> Tensor:
     value = call.value
     shown = text[:, None].to(value.dtype)
     told = call.output(value=value * shown)[:, :, video]  # m T
-    # In every channel m, and contiguous: torch's fused kernels take no other values, and a map would be formed.
+    # In every channel m; contiguous, since of other values torch forms a map instead of its fused kernels.
     mass = call.output(value=shown.expand_as(value).contiguous())[:, :, video]
     answer = call.output()
     answer[:, :, video] = told + (1 - mass) * inside

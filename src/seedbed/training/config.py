@@ -31,6 +31,7 @@ class World(_Part):
     Attributes:
         side: of the frames, in pixels.
         every: one frame of so many is kept, as in clips for the base of a cascade.
+        pairs: share of clips with two objects, of the shapes world, instead of its own 0.62.
     """
 
     world: Literal["shapes", "digits"]
@@ -38,6 +39,13 @@ class World(_Part):
     seed: int = Field(default=0, ge=0)
     side: int = Field(default=32, ge=8)
     every: int = Field(default=1, ge=1)
+    pairs: float | None = Field(default=None, ge=0, le=1, strict=False)
+
+    @model_validator(mode="after")
+    def _has_pairs(self) -> World:
+        if self.pairs is not None and self.world != "shapes":
+            raise ValueError(f"the {self.world} world has one object in a clip: leave pairs out")
+        return self
 
 
 class Videos(_Part):

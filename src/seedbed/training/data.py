@@ -67,7 +67,8 @@ class WorldClips:
 
 @functools.lru_cache(maxsize=1)  # a clip is read, and then its caption
 def _scene(world: World, number: int) -> Any:
-    return next(WORLDS[world.world].scenes((world.seed << 32) + number))
+    pairs = {} if world.pairs is None else {"pairs": world.pairs}
+    return next(WORLDS[world.world].scenes((world.seed << 32) + number, **pairs))
 
 
 @dataclass

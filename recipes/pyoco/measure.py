@@ -1,0 +1,107 @@
+"""What the models of arms.py make:
+
+    python recipes/pyoco/measure.py runs/pyoco/mixed-1-2/model --out recipes/pyoco/results/mixed-1-2.json
+
+53 captions of one object, 4 noises each, from the model's own prior (`--prior` for another, `--frames` for
+longer videos). Kept for each video: the verifier's shares, movement, flicker, whether it stands still where
+it should move, and the share of colour, shape and number that is right in its single frames; for each caption
+the mean distance of its videos in the features of `models/shapes-features`; of all videos the Fréchet video
+distance to 1,000 rendered ones and the Inception Score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from recipes.metrics.features import load as network_of
+from recipes.pyoco.arms import JUDGES, captions_of, make, pipeline
+from recipes.tables import rounded
+from seedbed.files import write_bytes_atomically
+from seedbed.lab.metrics import features_of, frechet, frechet_bias, inception_score
+from seedbed.pipelines.call import settings_beside
+from seedbed.verifiers import Frames
+from seedbed.verifiers.appearance import look
+from seedbed.worlds import digits, shapes, verifier
+
+FEATURES = Path(__file__).parents[2] / "models/shapes-features/network.safetensors"
+CAPTIONS, NOISES, REAL = 53, 4, 1000
+READERS: dict[str, Any] = {"shapes": verifier.read, "digits": digits.read}
+
+
+def rows_of(videos: list[Frames], caption: str, world: str) -> dict[str, list[float]]:
+    """What is said of each of a caption's videos."""
+    judge, stack = JUDGES[world], np.stack(videos)
+    found = {key: value.tolist() for key, value in judge(stack, [caption] * len(videos)).items()}
+    seen = look(videos)
+    found |= {key: seen[key].tolist() for key in ("movement", "flicker")}
+    if "moving" in caption:
+        readings = READERS[world](stack)
+        things = [getattr(each, "objects", (each,)) for each in readings]
+        found["frozen"] = [float(any(one.motion == "staying still" for one in some)) for some in things]
+    if world == "shapes":
+        single = [judge(video[:, None], [caption] * len(video)) for video in videos]
+        keys = ("colour", "shape", "count")
+        found["frames"] = [float(torch.stack([each[key] for key in keys]).mean()) for each in single]
+    return found
+
+
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    pipe, world = pipeline(folder), given.world
+    settings = settings_beside(pipe)
+    prior = given.prior or settings.get("prior") or "gaussian"
+    call = {"guidance_scale": 4.0, "num_inference_steps": 10, "num_frames": given.frames}
+    captions = captions_of(world, given.captions)
+    videos, rows = list[Frames](), list[dict[str, list[float]]]()
+    for number, caption in enumerate(captions):
+        made = make(pipe, caption, prior, number, NOISES, call)
+        videos += made
+        rows.append(rows_of(made, caption, world))
+    values = {key: [row.get(key, []) for row in rows] for key in dict.fromkeys(itertools.chain(*rows))}
+    result = {"model": folder.parent.name, "prior": prior, "frames": given.frames, "captions": captions}
+    result["values"] = values
+    if world == "shapes":
+        network = network_of(FEATURES)
+        scenes = itertools.islice(shapes.scenes(1 << 50, pairs=0), REAL)
+        real = features_of([shapes.render(scene)[: given.frames] for scene in scenes], network.features)
+        features = features_of(videos, network.features)
+        apart = [torch.pdist(some).mean().item() for some in features.split(NOISES)]
+        values["diversity"] = [[each] for each in apart]
+        draw, distances = np.random.default_rng(0), []
+        groups = features.unflatten(0, (-1, NOISES))
+        for _ in range(200):
+            distances.append(
+                frechet(real, groups[draw.integers(len(groups), size=len(groups))].flatten(0, 1))
+            )
+        low, high = np.quantile(distances, [0.025, 0.975]).tolist()
+        result["fvd"] = [frechet(real, features), low, high]
+        result["fvd of equals"] = frechet_bias(real, [len(features)])[0]
+        result["inception"] = inception_score(features_of(videos, network.logits), splits=4)
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prior", help="another one than the model's own")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--captions", type=int, default=CAPTIONS)
+    parser.add_argument("--world", choices=[*JUDGES], default="shapes")
+    given = parser.parse_args(argv)
+    found = rounded(measure(given.model, given))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(given.out, (json.dumps(found) + "\n").encode())
+    print({key: float(np.mean(np.concatenate(value))) for key, value in found["values"].items()})
+
+
+if __name__ == "__main__":
+    main()
