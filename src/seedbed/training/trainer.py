@@ -130,12 +130,12 @@ def fit(
     size, main, process = task.rows.size, accelerator.is_main_process, accelerator.process_index
     if size != plan.batch * plan.accumulate * accelerator.num_processes:
         raise BadInput(f"a step has {size} rows, not as many as {accelerator.num_processes} processes make")
-    for part in task.module.modules():
-        if isinstance(part, nn.Conv2d) and part.weight.requires_grad:
+    for layer in task.module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad:
             # Weights that lie so are read faster: a step of recipes/pyoco's U-Net takes 40 % less on a CPU.
             # Not those that stay as they are: their backward ends torch 2.13 on a CPU (test_kinds.py,
             # where only motion modules are trained).
-            part.to(memory_format=torch.channels_last)
+            layer.to(memory_format=torch.channels_last)
     forward = accelerator.prepare_model(task.module)
     state = State(task, plan, folder, content)
     state.load()
