@@ -36,6 +36,7 @@ from seedbed.verifiers import Frames
 from seedbed.worlds import digits, shapes, verifier
 
 VIDEO = Path(__file__).with_name("video.json")
+IMAGE = json.loads(VIDEO.read_text())["model"]
 CONVOLUTIONS = "convolutions.safetensors"
 EVERY = 150
 JUDGES = {"shapes": verifier.attributes, "digits": digits.attributes}

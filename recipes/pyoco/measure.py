@@ -23,17 +23,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes.metrics.features import load as network_of
-from recipes.pyoco.arms import JUDGES, captions_of, make, pipeline
+from recipes.pyoco.arms import CONVOLUTIONS, IMAGE, JUDGES, captions_of, make, pipeline
 from recipes.tables import rounded
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.metrics import features_of, frechet, frechet_bias, inception_score
-from seedbed.pipelines.call import settings_beside
+from seedbed.noise import prior_named
 from seedbed.verifiers import Frames
 from seedbed.verifiers.appearance import look
 from seedbed.worlds import digits, shapes, verifier
 
 FEATURES = Path(__file__).parents[2] / "models/shapes-features/network.safetensors"
-CAPTIONS, NOISES, REAL = 53, 4, 1000
+CAPTIONS, NOISES, REAL, FRAMES = 53, 4, 1000, 8
 READERS: dict[str, Any] = {"shapes": verifier.read, "digits": digits.read}
 
 
@@ -54,10 +54,21 @@ def rows_of(videos: list[Frames], caption: str, world: str) -> dict[str, list[fl
     return found
 
 
+def who(folder: Path) -> dict[str, Any]:
+    """What was trained, under which prior, and its seed; an image model is of no arm."""
+    path = folder.parent / "arm.json"
+    if not path.is_file():
+        return {"arm": "no temporal layer", "seed": 0, "prior": "gaussian"}
+    config = json.loads(path.read_text())
+    arm = config["prior"] + ", convolutions" * (folder / CONVOLUTIONS).is_file()
+    arm += ", from nothing" * (config["model"] != IMAGE)
+    return {"arm": arm, "seed": config["seed"], "prior": config["prior"]}
+
+
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     pipe, world = pipeline(folder), given.world
-    settings = settings_beside(pipe)
-    prior = given.prior or settings.get("prior") or "gaussian"
+    arm = who(folder)
+    prior = given.prior or arm["prior"]
     call = {"guidance_scale": 4.0, "num_inference_steps": 10, "num_frames": given.frames}
     captions = captions_of(world, given.captions)
     videos, rows = list[Frames](), list[dict[str, list[float]]]()
@@ -66,9 +77,13 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         videos += made
         rows.append(rows_of(made, caption, world))
     values = {key: [row.get(key, []) for row in rows] for key in dict.fromkeys(itertools.chain(*rows))}
-    result = {"model": folder.parent.name, "prior": prior, "frames": given.frames, "captions": captions}
-    result["values"] = values
-    if world == "shapes":
+    result = {**arm, "prior": prior, "frames": given.frames, "captions": captions, "values": values}
+    curve = folder.parent / "curve.jsonl"
+    if curve.is_file():
+        result["curve"] = [json.loads(line) for line in curve.read_text().splitlines()]
+    own = prior_named(prior) == prior_named(arm["prior"])
+    result["kind"] = "longer" if given.frames != FRAMES else "own" if own else "other"
+    if world == "shapes" and given.frames > 1:
         network = network_of(FEATURES)
         scenes = itertools.islice(shapes.scenes(1 << 50, pairs=0), REAL)
         real = features_of([shapes.render(scene)[: given.frames] for scene in scenes], network.features)
@@ -93,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prior", help="another one than the model's own")
-    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument("--world", choices=[*JUDGES], default="shapes")
     given = parser.parse_args(argv)

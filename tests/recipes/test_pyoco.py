@@ -1,4 +1,4 @@
-"""The cascade's script at a tiny size, and what a cascade of the paper's sizes costs."""
+"""The scripts of arms, measurements and cascade at a tiny size; what a cascade of the paper's sizes costs."""
 
 import json
 import sys
@@ -10,12 +10,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/pyoco"))
 import cascade as script
+import page
 import paper
 
+from recipes.pyoco import arms, measure
 from seedbed.pipelines.cascade import bicubic
+from seedbed.statistics import bootstrap
+from seedbed.training.denoisers import motion_modules
 from seedbed.worlds import shapes
 from seedbed.worlds.verifier import attributes
 from tests.pipelines.animatediff import cascade
+from tests.training.conftest import image_pipeline
 
 
 def test_every_stage_is_held_against_its_twin(tmp_path, capsys):
@@ -113,3 +118,87 @@ def test_twins_of_real_stages_see_what_the_autoencoder_shows():
         assert one["error"]["difference"].mean == pytest.approx(
             one["error"]["stage"].mean - one["error"]["twin"].mean
         )
+
+
+def small(tmp_path, monkeypatch):
+    """An image model of random weights, 2 training steps and 2 of sampling."""
+    image_pipeline().save_pretrained(tmp_path / "image")
+    content = {**json.loads(arms.VIDEO.read_text()), "batch": 2, "frames": 3, "cooldown": 1, "warmup": 0}
+    content["samples"]["call"]["num_inference_steps"] = 2
+    (tmp_path / "video.json").write_text(json.dumps(content))
+    monkeypatch.setattr(arms, "VIDEO", tmp_path / "video.json")
+    monkeypatch.setattr(arms, "captions_of", lambda world, count: ["a red circle moving up"] * 2)
+    return ["--model", str(tmp_path / "image"), "--steps", "2"]
+
+
+@pytest.mark.parametrize("more", [[], ["--convolutions"]])
+def test_an_arm_is_trained_and_measured(tmp_path, monkeypatch, more):
+    start, out = small(tmp_path, monkeypatch), tmp_path / "arm"
+    arms.main([*start, "--prior", "mixed:1", "--seed", "5", "--out", str(out), *more])
+    (point,) = map(json.loads, (out / "curve.jsonl").read_text().splitlines())
+    assert point["step"] == 2 and len(point["score"]) == 2
+    asked = ["--frames", "3", "--captions", "2", "--world", "digits"]
+    measure.main([str(out / "model"), "--out", str(tmp_path / "found.json"), *asked])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["seed"], found["prior"], found["kind"]) == (5, "mixed:1", "longer")
+    assert found["arm"] == "mixed:1" + ", convolutions" * bool(more) + ", from nothing"
+    assert [len(some) for some in found["values"]["score"]] == [4, 4]
+    # Run again, a finished training is left as it is.
+    before = (out / "checkpoint.safetensors").read_bytes()
+    arms.main([*start, "--prior", "mixed:1", "--seed", "5", "--out", str(out), *more])
+    assert (out / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_temporal_convolutions_begin_as_the_identity_and_replace_all_attention(tmp_path):
+    image_pipeline().save_pretrained(tmp_path / "image")
+    plain, changed = (arms.pipeline(tmp_path / "image") for _ in range(2))
+    count = len(motion_modules(plain.unet))
+    arms.convolve(changed.unet, 0)
+    assert not motion_modules(changed.unet)
+    assert sum(isinstance(module, arms.Convolutions) for module in changed.unet.modules()) == count > 0
+    noisy, words = torch.randn(1, 4, 3, 16, 16), torch.randn(3, 12, 16)
+    with torch.no_grad():
+        expected = plain.unet(noisy, 5, words).sample
+        torch.testing.assert_close(changed.unet(noisy, 5, words).sample, expected)
+
+
+def test_what_stands_still_and_single_frames_are_told():
+    """Of a right video all is right; of one whose first frame is repeated the motion alone is not."""
+    scene = next(s for s in shapes.scenes(3, pairs=0) if s[0].motion == "moving left")
+    video = shapes.render(scene)
+    found = measure.rows_of([video, np.repeat(video[:1], 9, 0)], shapes.caption(scene), "shapes")
+    assert found["frozen"] == [0, 1] and found["frames"] == [1, 1] and found["score"] == [1, 0.75]
+
+
+def results():
+    """Of three seeds: `mixed` is .1 better than independent noise, `progressive` as good."""
+    made = {}
+    for arm, more in (("gaussian", 0.0), ("mixed:1", 0.1), ("progressive:2", 0.0)):
+        for seed in (2, 3, 4):
+            score = [[0.5 + 0.01 * n + more + (seed - 3) * 0.02] for n in range(8)]
+            values = dict.fromkeys(("score", "motion", "frames", "flicker", "diversity"), score)
+            values["frozen"] = [[], *[[0.0]] * 7]
+            own = {"arm": arm, "seed": seed, "prior": arm, "kind": "own", "frames": 8, "values": values}
+            own |= {"fvd": [3.0 + seed, 2, 9], "inception": [4.0, 0.1]}
+            own["curve"] = [{"step": 150, "score": [0.25, 0.75]}]
+            made[f"{arm}-{seed}"] = own
+    other = {"prior": "gaussian", "kind": "other"}
+    made["cross"] = {**made["mixed:1-2"], **other}
+    made["long"] = {**made["mixed:1-2"], "kind": "longer", "frames": 16}
+    return made
+
+
+def test_the_page_holds_priors_against_independent_noise():
+    found = results()
+    text = page.measured(found)
+    assert "| mixed:1 | +0.100 [+0.100, +0.100] | +0.100, +0.100, +0.100 | 0.016 |" in text  # 2/2^8, twice
+    assert "| progressive:2 | +0.000 [+0.000, +0.000] |" in text
+    assert "6.0 (5.0 to 7.0)" in text
+    row = next(line for line in text.splitlines() if line.startswith("| mixed:1 | 0.6"))
+    assert row.endswith("| – |")  # sampled from progressive noise: not measured
+    assert "| mixed:1 | 16 | 0.615" in text
+    assert page.curves(found)["gaussian"] == [(150, *bootstrap([0.25, 0.75]))]
+
+
+def test_the_page_is_what_the_committed_results_make():
+    assert page.PAGE.read_text() == page.page(page.read()), "run recipes/pyoco/page.py"

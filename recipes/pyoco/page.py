@@ -1,0 +1,248 @@
+"""What a prior is worth in training: `python recipes/pyoco/page.py`.
+
+Makes the measured parts of docs/pyoco.md and its figure of the files in `results/`, which measure.py,
+`seedbed noise fit` and cascade.py leave. A test checks that the page is what the committed results make.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import permutation_test
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from tables import interval, replaced, share, signed, table  # noqa: E402
+
+from seedbed.statistics import bootstrap, holm  # noqa: E402
+
+ROOT = HERE.parents[1]
+PAGE, FIGURE = ROOT / "docs/pyoco.md", ROOT / "docs/figures/pyoco-curves.png"
+RIVALS = ("mixed:1", "progressive:2")
+PRIORS = ("gaussian", *RIVALS)
+Results = dict[str, dict[str, Any]]
+
+
+def read(folder: Path = HERE / "results") -> Results:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def means(result: dict[str, Any], key: str) -> np.ndarray:
+    """One number a caption; of no number where a caption has none, as frozen videos of what should rest."""
+    found: np.ndarray = np.array([np.mean(some) if some else np.nan for some in result["values"][key]])
+    return found
+
+
+def over_seeds(results: list[dict[str, Any]], key: str) -> np.ndarray:
+    found: np.ndarray = np.mean([means(result, key) for result in results], 0)
+    return found[~np.isnan(found)]
+
+
+def arms(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """Of each arm its trainings, sampled from their own prior at the trained length, by seed."""
+    found = defaultdict(list)
+    for result in results.values():
+        if result.get("kind") == "own":
+            found[result["arm"]].append(result)
+    return found
+
+
+def line(name: str, trained: list[dict[str, Any]]) -> list[str]:
+    def of(key: str) -> Any:
+        return bootstrap(over_seeds(trained, key))
+
+    fvd = [each["fvd"][0] for each in trained]
+    inception = [each["inception"][0] for each in trained]
+    spread = "{:.1f}" if len(trained) == 1 else "{:.1f} ({:.1f} to {:.1f})"
+    return [
+        name,
+        str(len(trained)),
+        interval(of("score")),
+        share(of("motion")),
+        share(of("frozen")),
+        share(of("frames")),
+        f"{1000 * over_seeds(trained, 'flicker').mean():.1f}",
+        spread.format(np.mean(fvd), min(fvd), max(fvd)),
+        spread.format(np.mean(inception), min(inception), max(inception)),
+        f"{over_seeds(trained, 'diversity').mean():.2f}",
+    ]
+
+
+HEADS = [
+    "trained under", "seeds", "score", "motion right", "stands still", "single frames right", "flicker, ‰",
+    "FVD", "Inception Score", "diversity",
+]  # fmt: skip
+
+
+def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """Each prior against independent noise: pooled, by seed, and the p-value adjusted for both."""
+    rows, values = [], []
+    for arm in RIVALS:
+        seeds = [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
+        pooled = np.mean(seeds, 0)
+        test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
+        values.append(float(test.pvalue))
+        rows.append([arm, signed(bootstrap(pooled)), ", ".join(f"{s.mean():+.3f}" for s in seeds)])
+    return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
+
+
+def paired(found: dict[str, list[dict[str, Any]]], arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    plain = {each["seed"]: each for each in found["gaussian"]}
+    return [(each, plain[each["seed"]]) for each in found[arm] if each["seed"] in plain]
+
+
+def mismatches(results: Results) -> list[list[str]]:
+    """Rows: trained under; columns: sampled from. Scores of seed 2, its own on the diagonal."""
+    rows = []
+    for trained in PRIORS:
+        row = [trained]
+        for prior in PRIORS:
+            match = [
+                each
+                for each in results.values()
+                if each.get("arm") == trained and each.get("seed") == 2 and each["prior"] == prior
+                and each.get("kind") in ("own", "other")
+            ]  # fmt: skip
+            row.append(interval(bootstrap(means(match[0], "score"))) if match else "–")
+        rows.append(row)
+    return rows
+
+
+def longer(results: Results) -> list[list[str]]:
+    """Videos of more frames than trained, minus those of the trained number, by caption."""
+    rows = []
+    for each in results.values():
+        if each.get("kind") == "longer":
+            usual = next(o for o in arms(results)[each["arm"]] if o["seed"] == each["seed"])
+            row = [each["arm"], str(each["frames"]), interval(bootstrap(means(each, "score")))]
+            row += [
+                signed(bootstrap(means(each, k) - means(usual, k))) for k in ("score", "motion", "frames")
+            ]
+            rows.append(row)
+    return rows
+
+
+def curves(results: Results) -> dict[str, list[tuple[int, float, float, float]]]:
+    """(step, mean, low, high) of each arm's scores in training, over captions of the means over seeds."""
+    found = {}
+    for arm, trained in arms(results).items():
+        by = defaultdict(list)
+        for each in trained:
+            for point in each.get("curve", []):
+                by[point["step"]].append(point["score"])
+        if by:
+            found[arm] = [(step, *bootstrap(np.mean(scores, 0))) for step, scores in sorted(by.items())]
+    return found
+
+
+def noise(results: Results) -> list[list[str]]:
+    """Of every kind of frames that were inverted: how alike the noise is, and the prior nearest to it."""
+    rows = []
+    for name, each in results.items():
+        if each.get("kind") == "noise":
+            maps, leak = each["maps"], each["leak"]
+            near = min(("mixed", "progressive"), key=lambda prior: maps[prior]["residual"][0])
+            rows.append(
+                [
+                    name.removeprefix("noise-"),
+                    str(each["videos"]),
+                    *(interval(some["same"]) for some in (maps, leak)),
+                    interval(maps["cross"]),
+                    ", ".join(f"{lag[0]:.2f}" for lag in maps["lags"]),
+                    f"{near}, {interval(maps[near]['alpha'], '.2f')}",
+                    f"`{each['prior']}`",
+                ]
+            )
+    return rows
+
+
+def cascade(results: Results) -> list[list[str]]:
+    rows = []
+    for name, stage in results.get("cascade", {}).get("stages", {}).items():
+        error, score = stage["error"], stage["score"]
+        rows.append(
+            [
+                name.replace("_", " "),
+                *(f"{1000 * error[who][0]:.2f}" for who in ("stage", "twin")),
+                interval([1000 * each for each in error["difference"]], "+.2f"),
+                *(f"{score[who][0]:.3f}" for who in ("stage", "twin")),
+                signed(score["difference"]),
+                "yes" if stage["wins"] else "no",
+            ]
+        )
+    return rows
+
+
+def draw(found: dict[str, list[tuple[int, float, float, float]]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for arm in (*PRIORS, *sorted(found.keys() - {*PRIORS})):
+        if arm in found:
+            steps, mean, low, high = np.array(found[arm]).T
+            (drawn,) = axes.plot(steps, mean, marker="o", label=arm, ls="-" if arm in PRIORS else ":")
+            if arm in PRIORS:
+                axes.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
+    axes.set(xlabel="training steps", ylabel="verifier's score", xlim=(0, None))
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(FIGURE, dpi=160)
+
+
+def measured(results: Results) -> str:
+    found = arms(results)
+    order = [*PRIORS, *sorted(found.keys() - {*PRIORS})]
+    tables = {
+        "Each arm, sampled from its own prior": (
+            HEADS,
+            [line(arm, found[arm]) for arm in order if arm in found],
+        ),
+        "Against independent noise": (
+            ["trained under", "score minus `gaussian`'s", "by seed", "p, adjusted"],
+            differences(found),
+        ),
+        "Sampled under another prior: the score": (
+            ["trained under", *(f"from `{prior}`" for prior in PRIORS)],
+            mismatches(results),
+        ),
+        "Videos longer than trained": (
+            ["trained under", "frames", "score", "score minus that of 8", "motion", "single frames"],
+            longer(results),
+        ),
+        "Noise that the image model finds in frames": (
+            [
+                "frames of",
+                "videos",
+                "cosine, one video",
+                "leak",
+                "two videos",
+                "by lag",
+                "nearest, α",
+                "answer",
+            ],
+            noise(results),
+        ),
+        "The cascade's stages": (
+            ["stage", "error, ‰", "twin's", "difference", "score", "twin's", "difference", "wins"],
+            cascade(results),
+        ),
+    }
+    return "\n\n".join(f"**{title}**\n\n{table(*content)}" for title, content in tables.items() if content[1])
+
+
+def page(results: Results) -> str:
+    return replaced(PAGE, "measured", measured(results))
+
+
+def main() -> None:
+    results = read()
+    draw(curves(results))
+    PAGE.write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()
