@@ -81,8 +81,8 @@ HEADS = [
 
 def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """Each prior against independent noise: pooled, by seed, and the p-value adjusted for both."""
-    rows, values = [], []
-    for arm in RIVALS:
+    rows, values = [], list[float]()
+    for arm in [arm for arm in RIVALS if paired(found, arm)]:
         seeds = [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
         pooled = np.mean(seeds, 0)
         test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
