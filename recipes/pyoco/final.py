@@ -1,6 +1,6 @@
 """What choosing and refining gained on `shapes-animatediff`: `python recipes/pyoco/final.py --runs runs`.
 
-Reads what `seedbed lab run` made of signals.json and choice.json, and measure.py of both parts of the captions,
+Reads what `seedbed lab run` made of signals.json and choice.json,
 and leaves results/final.json, of which page.py makes a table.
 """
 
