@@ -4,7 +4,7 @@
 
 trains what `video.json` says, under another prior, with another seed, from another model, or with temporal
 convolutions in place of temporal attention. Run again, it goes on. `curve.jsonl` in its folder has the
-verifier's score of the averaged weights every 150 steps: 16 captions, one noise each.
+verifier's score of the averaged weights every 300 steps: 16 captions, one noise each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from seedbed.worlds import digits, shapes, verifier
 VIDEO = Path(__file__).with_name("video.json")
 IMAGE = json.loads(VIDEO.read_text())["model"]
 CONVOLUTIONS = "convolutions.safetensors"
-EVERY = 150
+EVERY = 300
 JUDGES = {"shapes": verifier.attributes, "digits": digits.attributes}
 
 
