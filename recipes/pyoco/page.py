@@ -178,6 +178,27 @@ def cascade(results: Results) -> list[list[str]]:
     return rows
 
 
+def final(results: Results) -> list[list[str]]:
+    """Every way to choose or better a noise of `shapes-animatediff`, in the order of its cost."""
+    front = results.get("final", {}).get("front", {})
+    return [
+        [name, "yes" if each["verifier"] else "no", f"{each['cost']:.1f} ×", signed(each["gain"])]
+        for name, each in sorted(front.items(), key=lambda item: item[1]["cost"])
+    ]
+
+
+def signal_rows(results: Results) -> list[list[str]]:
+    return [
+        [
+            each["signal"].removeprefix("0/"),
+            interval(each["within"], "+.3f"),
+            f"{each['p']:.3f}",
+            signed(each["low"]),
+        ]
+        for each in results.get("final", {}).get("signals", [])
+    ]
+
+
 def draw(found: dict[str, list[tuple[int, float, float, float]]]) -> None:
     import matplotlib.pyplot as plt
 
@@ -225,6 +246,14 @@ def measured(results: Results) -> str:
                 "answer",
             ],
             noise(results),
+        ),
+        "Choosing and refining on `shapes-animatediff`": (
+            ["method", "verifier", "cost", "gain in score"],
+            final(results),
+        ),
+        "Its first step": (
+            ["signal", "Spearman with the score, within captions", "p, adjusted", "gain of the lowest"],
+            signal_rows(results),
         ),
         "The cascade's stages": (
             ["stage", "error, ‰", "twin's", "difference", "score", "twin's", "difference", "wins"],
