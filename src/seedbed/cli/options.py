@@ -334,6 +334,17 @@ class Run(Calling, Inputs):
         None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )
 
+    def subject(self, prompt: str | None) -> str:
+        """The prompt; without one, for pipelines that take none, the name of the picture or video given.
+
+        Raises BadInput where there is neither.
+        """
+        if prompt is not None:
+            return prompt
+        for file in filter(None, self.files.values()):
+            return file.stem
+        raise BadInput("say what to generate: give a PROMPT, or --image FILE to a model that takes none")
+
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take; errors as `call`."""
         call = self.call(pipe)
