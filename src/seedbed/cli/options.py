@@ -48,7 +48,7 @@ PROMPT, ONE_PROMPT = typer.Argument(**_ASKED), typer.Argument(None, **_ASKED)
 
 
 def seed_of(what: str, option: Callable[..., Any] = choosing) -> Any:
-    """The option --seed. `grouped` draws a random one, but for a `Choice`, whose `arguments` do."""
+    """The option --seed. `grouped` draws a random one, but for a field of a group, which draws its own."""
     return option(0, min=-1, help=f"Of {what}; -1 for a random one, shown.")
 
 
