@@ -40,7 +40,10 @@ Found = dict[str, dict[str, dict[str, Any]]]
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each kind of source: every method's outcomes over captions, and `low` against the others."""
+    """For each kind of source: every method's outcomes over captions, and `low` against the others.
+
+    Ends with one line where a run is not finished: without the methods that decide there is no verdict.
+    """
     kinds = {}
     for kind in SOURCES:
         by = defaultdict[str, dict[int, dict[str, Any]]](dict)
@@ -50,6 +53,9 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         dropped = len(by.pop("dropped", {}))
         if not by:
             continue
+        if missing := [name for name in ("low", *BOUNDS) if name not in by]:
+            names = " and ".join(f"`{name}`" for name in missing)
+            raise SystemExit(f"the {kind} source has no edit by {names} yet: run editing.py again to go on")
         methods: dict[str, Any] = {}
         for method, own in by.items():
             methods[method] = {what: bootstrap([line[what] for line in own.values()]) for what in OUTCOMES}

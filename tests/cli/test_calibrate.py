@@ -91,12 +91,37 @@ def test_ctrl_c_says_what_is_kept(seedbed, model, prompts, ratings, monkeypatch)
     assert err == "interrupted: 2 of 8 prompts are kept in seedbed-profile.json.rows; run again to go on\n"
 
 
+def test_a_random_seed_is_drawn_once_for_a_run_that_goes_on(seedbed, model, prompts, ratings, monkeypatch):
+    import seedbed.lab.calibration as module
+
+    real, pools = module.measured, []
+
+    def interrupted(session, pool, *arguments):
+        if len(pools) == 2:
+            pools.append(None)
+            raise KeyboardInterrupt
+        pools.append([recipe.seed for recipe in pool.recipes])
+        return real(session, pool, *arguments)
+
+    monkeypatch.setattr(module, "measured", interrupted)
+    monkeypatch.setattr("secrets.randbelow", lambda below: 0)  # which the ratings are of
+    given = ("calibrate", "--model", model, "--prompts", prompts, "--ratings", ratings, "--noises", 4)
+    given += ("--after", "0", "--seed", -1, "--no-report")
+    assert seedbed(*given).code == 130
+    monkeypatch.setattr("secrets.randbelow", lambda below: 77)
+    code, _, err = seedbed(*given)
+    assert (code, err) == (0, "seed    0\n")
+    assert pools == [*([number] * 4 for number in range(2)), None, *([number] * 4 for number in range(2, 8))]
+    profile = json.loads(prompts.with_name("seedbed-profile.json").read_text())
+    assert profile["calibrated"]["seed"] == 0
+
+
 def test_a_missing_profile_is_one_line(seedbed, model):
     code, _, err = seedbed("generate", PROMPTS[0], "--model", model, "--acquisition", "none.json")
     assert (code, err) == (2, "error: cannot read the profile none.json: No such file or directory\n")
 
 
-def test_the_spread_of_videos_is_told_and_kept(seedbed, model, tmp_path):
+def test_the_spread_of_videos_is_told_and_kept(seedbed, model, tmp_path, monkeypatch):
     (tmp_path / "three.txt").write_text("\n".join(PROMPTS[:3]))
     arguments = ("noise", "spread", "--prompts", "three.txt", "--model", model, "--noises", 2)
     code, out, err = seedbed(*arguments, "--cache", "kept")
@@ -106,5 +131,13 @@ def test_the_spread_of_videos_is_told_and_kept(seedbed, model, tmp_path):
     content = json.loads(again)
     assert code == 0 and content["prompts"] == 3
     assert content["prompt"][0] + content["within"][0] == pytest.approx(1)
+    # A random seed is drawn once for a folder, and another one for another.
+    monkeypatch.setattr("secrets.randbelow", lambda below: 77)
+    drawn, rows = (*arguments, "--seed", -1, "--cache"), tmp_path / "kept/rows.jsonl"
+    before = rows.read_bytes()
+    assert seedbed(*drawn, "kept").err == "seed    0\n" and rows.read_bytes() == before
+    assert seedbed(*drawn, "other").err == "seed    77\n"
+    monkeypatch.setattr("secrets.randbelow", lambda below: 78)
+    assert seedbed(*drawn, "other").err == "seed    77\n"
     code, out, err = seedbed("noise", "spread")
     assert code == 2 and err.count("\n") == 1 and "either --prompts FILE or --world shapes" in err

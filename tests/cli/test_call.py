@@ -23,7 +23,9 @@ FEW = ("--candidates", 1, "--no-report")
 FIRST_LAST = "Wan 2.1, first and last frame to video"
 _SIZE = dict(height=16, width=16, num_frames=9, num_inference_steps=2)
 _WAN = {**_SIZE, "max_sequence_length": 8}
+WORDLESS = "Stable Video Diffusion"
 CALLS: dict[str, dict[str, Any]] = {
+    WORDLESS: dict(height=16, width=16, num_frames=3, num_inference_steps=2),
     FIRST_LAST: {**_SIZE, "max_sequence_length": 512},
     "Wan 2.2 5B, image to video": _WAN,
     "Wan, video to video": {**_WAN, "num_inference_steps": 3, "strength": 0.7},
@@ -79,6 +81,41 @@ def test_a_video_starts_from_a_picture_which_its_record_holds(seedbed, model_nam
     (tmp_path / "first.png").write_bytes((tmp_path / "last.jpg").read_bytes())
     other = made(seedbed("generate", PROMPT, *given, "--out", "b.mp4", "--json"))["record"]
     assert other["frames_sha256"] != record["frames_sha256"]
+
+
+def test_a_model_that_takes_no_prompt_starts_from_its_picture(seedbed, model_named, tmp_path: Path) -> None:
+    given = ("--model", model_named(WORDLESS), "--image", "first.png", "--candidates", 2)
+    chosen = made(seedbed("select", *given, "--acquisition", "bansa", "--json"))
+    assert chosen["files"] == {"record": "first-selection.json"} and chosen["record"]["prompt"] is None
+    video = made(seedbed("generate", *given, "--acquisition", "bansa", "--json"))
+    assert video["files"] == {"video": "first.mp4", "report": "first.html", "record": "first.json"}
+    assert video["record"]["best"] == chosen["record"]["best"]
+    assert video["record"]["totals"] == chosen["record"]["totals"]
+    page = (tmp_path / "first.html").read_text()
+    assert "(no prompt in words)" in page and "prompt: None" not in page
+    assert made(seedbed("replay", "first.mp4", "--json"))["identical"]
+    one_line(seedbed("select", PROMPT, *given), "StableVideoDiffusionPipeline takes no prompt: leave it out")
+
+
+@pytest.mark.slow
+def test_without_a_prompt_noises_are_scored_and_shown(seedbed, model_named) -> None:
+    given = ("--model", model_named(WORDLESS), "--image", "first.png")
+    totals = made(seedbed("score", *given, "--acquisition", "bansa", "--seeds", "0,1", "--json"))["record"][
+        "totals"
+    ]
+    assert len(totals) == 2 and totals[0] != totals[1]
+    sheet = made(seedbed("contact-sheet", *given, "--candidates", 2, "--after", 1, "--json"))
+    assert sheet["files"]["page"] == "first-sheet.html" and sheet["record"]["prompt"] is None
+
+
+def test_a_model_that_takes_a_prompt_says_so(seedbed, model_named) -> None:
+    model = model_named("Wan 2.2 5B, image to video")
+    line = "WanImageToVideoPipeline takes a prompt: pass either a prompt or prompt_embeds"
+    one_line(seedbed("generate", "--model", model, "--image", "first.png"), line)
+    for command in ("generate", "select", "score", "contact-sheet"):
+        one_line(
+            seedbed(command, "--model", model), "give a PROMPT, or --image FILE to a model that takes none"
+        )
 
 
 def test_a_picture_of_many_pixels_is_known_by_its_sha256(seedbed, model_named, tmp_path: Path) -> None:

@@ -103,16 +103,57 @@ def test_files_under_the_same_names_with_other_content(seedbed, tmp_path: Path) 
 def test_a_model_in_the_same_folder_with_other_content(tmp_path: Path, model) -> None:
     place, folder = shutil.copytree(model, tmp_path / "model"), tmp_path / "out"
     begun = settled(folder, {"seed": 0}, LINES, [], [str(place), None])
-    assert {*begun["sha256"]} == {str(place)}
+    assert {*begun["models"]} == {str(place)} and begun["sha256"] == {}
     folder.mkdir()
     (folder / "options.json").write_text(json.dumps({**begun, "dtypes": {}}))
-    assert settled(folder, {"seed": 0}, LINES, [], [str(place)])["sha256"] == begun["sha256"]
+    (place / "README.md").write_text("a card")  # decides nothing, nor do times
+    os.utime(next(place.glob("transformer/*.safetensors")), (0, 0))
+    assert settled(folder, {"seed": 0}, LINES, [], [str(place)])["models"] == begun["models"]
     with open(next(place.glob("transformer/*.safetensors")), "r+b") as weights:
         weights.seek(-1, os.SEEK_END)
         weights.write(b"\0")
-    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..*model [0-9a-f]{64}, now"):
+    with pytest.raises(BadInput, match=r"begun with other options \(models\..*model [0-9a-f]{64}, now"):
         settled(folder, {"seed": 0}, LINES, [], [str(place)])
-    assert settled(tmp_path / "hub", {"seed": 0}, LINES, [], ["owner/name"])["sha256"] == {}
+    assert settled(tmp_path / "hub", {"seed": 0}, LINES, [], ["owner/name"])["models"] == {}
+
+
+def test_large_weights_are_read_in_blocks(tmp_path: Path) -> None:
+    place, size = tmp_path / "large.safetensors", 2**33
+    with open(place, "wb") as file:
+        file.truncate(size)  # which takes no room where nothing was written
+
+    def known() -> str:
+        return settled(tmp_path / "out", {"seed": 0}, LINES, [], [str(place)])["models"][str(place)]
+
+    before = known()
+    for at in (0, (size - 2**16) * 32 // 63, size - 1):  # the header, a block between, the end
+        with open(place, "r+b") as file:
+            file.seek(at)
+            file.write(b"\1")
+        now = known()
+        assert now != before
+        before = now
+    os.truncate(place, size - 1)
+    assert known() != before
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model, capsys) -> None:
+    folder, picture = tmp_path / "out", tmp_path / "a.png"
+    picture.write_bytes(b"one")
+    given = ({"seed": 0, "acquisition": "auto", "tiles": False}, LINES, [str(picture)], [model])
+    begun = {**settled(folder, *given), "dtypes": {}}
+    del begun["models"], begun["tiles"]
+    folder.mkdir()
+    line = f"warning: {folder} was begun by an earlier version: that the model is the same is not checked\n"
+    for digests in ({}, begun["sha256"], {**begun["sha256"], model: "0" * 64}):
+        (folder / "options.json").write_text(json.dumps({**begun, "sha256": digests}))
+        assert settled(folder, *given)["models"].keys() == {model}  # from now on it is known
+        assert capsys.readouterr().err == line
+    with pytest.raises(BadInput, match=r"begun with other options \(tiles off, now True\)"):
+        settled(folder, {**given[0], "tiles": True}, *given[1:])
+    picture.write_bytes(b"two")
+    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..*a\.png"):
+        settled(folder, *given)
 
 
 def test_a_prompt_that_cannot_be_judged(seedbed, tmp_path: Path) -> None:
@@ -193,7 +234,7 @@ def test_images_are_written_as_png(seedbed, model_of, tmp_path: Path) -> None:
         (["--prompts", "none.txt"], "cannot read the prompts none.txt: No such file or directory"),
         (["--prompts", "empty.txt"], "empty.txt has no prompt: write one on each line"),
         (["--prompts", "lines.txt", "a prompt"], "either a PROMPT, or --prompts FILE"),
-        ([], "say what to generate: either a PROMPT, or --prompts FILE"),
+        ([], "say what to generate: give a PROMPT, or --image FILE to a model that takes none"),
         (["--prompts", "lines.txt", "--out", "lines.txt"], "lines.txt is no folder: name one with --out"),
         (["--prompts", "lines.txt", "--out", "vids.webm"], "vids.webm is the name of a video, and --prompts"),
         (["--prompts", "lines.txt", "--unconditional"], "--unconditional is for an empty PROMPT"),

@@ -85,3 +85,11 @@ def test_an_edit_that_beats_one_bound_alone_is_called_failed():
     assert found["methods"]["none"]["low minus it, both"][0] == pytest.approx(0.8)
     found = editing_page.summary(lines_with({"low": good, "none": good, "source": none}))["own"]
     assert found["not above"] == ["none"] and "a failed edit" in editing_page.verdict(found)
+
+
+def test_a_run_that_is_not_finished_says_what_is_missing():
+    line = "^the own source has no edit by `none` and `source` yet: run editing.py again to go on$"
+    with pytest.raises(SystemExit, match=line):
+        editing_page.summary(lines_with({"low": [1], "all": [0]}))
+    with pytest.raises(SystemExit, match="has no edit by `low` yet"):
+        editing_page.summary(lines_with({"none": [1], "source": [0]}))

@@ -56,3 +56,27 @@ def test_the_package_has_the_limits_that_were_found():
 def test_the_page_shows_what_was_found(name, make):
     assert make(tables.read(name)) in PAGE
     assert tables.read(name)["command"] in PAGE
+
+
+def test_what_the_page_says_of_previews_is_what_was_counted():
+    text = " ".join(PAGE.partition("### On previews")[2].partition("###")[0].split())
+    models = {name: each["alarms"] for name, each in tables.read("previews")["models"].items()}
+    cog, wan = models["shapes-cogvideox"], models["shapes-wan"]
+    for fault, at, line in (
+        (
+            "drift",
+            "50%",
+            "it is a false alarm on {} on `shapes-cogvideox` and {} on `shapes-wan` ({} and {} %)",
+        ),
+        ("drift", "25%", "after a quarter on {} and {} ({} and {} %)"),
+        ("drift", "75%", "After three quarters it is {} and {} ({} and {} %)"),
+        ("flicker", "50%", "on `shapes-wan` too, {1} ({3} %), and not on `shapes-cogvideox`, {0} ({2} %)"),
+    ):
+        found = [each[fault][at] for each in (cog, wan)]
+        counts = [f"{each['above']}/{each['of']}" for each in found]
+        assert line.format(*counts, *(f"{100 * each['share'][0]:.0f}" for each in found)) in text
+    for found in (cog["frozen"]["50%"], wan["frozen"]["50%"], wan["drift"]["50%"]):
+        low, high = (f"{100 * end:.0f}" for end in found["share"][1:])
+        assert f"[{low}, {high}] % of {found['above']}/{found['of']}" in text
+    loud = {fault for each in (cog, wan) for fault in each if any(at["above"] for at in each[fault].values())}
+    assert loud == {"drift", "flicker"} and len(cog) == 7

@@ -176,6 +176,10 @@ def test_from_the_prompt_to_the_ratings(opened, server, tmp_path):
     page.reload()  # a closed tab loses nothing
     text_of(page, "history", "2 finished")
     items.nth(1).wait_for()
+    page.locator("#history label", has_text="2 finished").click()  # its video comes back, and what is of it
+    page.locator("#edited video").wait_for()
+    page.get_by_text("From this video").click()
+    page.locator("#map img").wait_for()
 
 
 def test_two_browsers_at_once_by_the_keyboard_alone(opened, server):

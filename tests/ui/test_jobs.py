@@ -135,7 +135,57 @@ def test_maps_and_edits_are_made_once_and_their_errors_stop_nothing_else(jobs):
     jobs.derive(job.name, 1, "map", "koala")  # once more
     assert [*jobs.get(job.name).left()] == [("map:koala", 1)]
     assert [*jobs.cancel(job.name).left()] == []
-    assert jobs.vary(job.name, 1, 0.5, 2).called(0) == "variation 0 of seed 0, 1"
+    assert [*jobs.resume(job.name).left()] == [("map:koala", 1)]
+
+
+def test_a_variation_is_called_by_its_strength_and_its_start(jobs):
+    job = jobs.add(ASKED)
+    job.file(1, DONE["finish"]).write_text('{"recipes": [{"seed": 0, "candidate": 1}]}')
+    near, far = (jobs.vary(job.name, 1, strength, 2) for strength in (0.2, 0.5))
+    assert near.called(0) == "variation 0 of strength 0.2 of seed 0, 1"
+    assert far.called(0) == "variation 0 of strength 0.5 of seed 0, 1"
+    made = {"seed": 0, "candidate": 1, "refinements": [{"refiner": "variation:strength=0.2,index=1"}]}
+    near.file(0, DONE["finish"]).write_text(json.dumps({"recipes": [made]}))
+    again = jobs.vary(near.name, 0, 0.2, 1)
+    assert again.called(0) == "variation 0 of strength 0.2 of seed 0, 1 (variation:strength=0.2,index=1)"
+
+
+def test_what_was_cancelled_or_failed_comes_back(jobs):
+    job = jobs.add(ASKED)
+    for number in range(3):
+        job.file(number, DONE["preview"]).write_text("{}")
+    job.file(0, DONE["finish"]).write_text("{}")
+    assert jobs.get(job.name).watched == -1  # as nobody has asked for it
+    for number in (0, 2):
+        jobs.finish(job.name, number)
+    jobs.replay(job.name, 0)
+    jobs.derive(job.name, 0, "map", "koala")
+    jobs.derive(job.name, 0, "edit", "a bear")
+    wanted = [("finish", 2), ("replay", 0), ("map:koala", 0), ("edit:a bear", 0)]
+    assert [*jobs.get(job.name).left()] == wanted and jobs.get(job.name).watched == 0
+    jobs.cancel(job.name)
+    assert [*jobs.get(job.name).left()] == []
+    jobs.derive(job.name, 0, "edit", "a bear")  # asked for again before
+    jobs.cancel(job.name)
+    assert [*jobs.resume(job.name).left()] == wanted and jobs.get(job.name).cancelled == ()
+
+    def fail(job, what, candidate):
+        if what.startswith("map"):
+            raise BadInput("no such word")
+
+    work(jobs, Writer(fail))
+    assert jobs.get(job.name).read("map:koala", 0)["error"] == "no such word"
+    jobs.resume(job.name)
+    assert work(jobs, Writer()).done == [("map:koala", 0)]
+
+
+def test_finished_videos_of_a_job_with_an_error_are_mapped_and_edited(jobs):
+    job = jobs.add(ASKED)
+    job.file(0, DONE["finish"]).write_text("{}")
+    (job.folder / "error.json").write_text('{"error": "out of memory"}')
+    jobs.derive(job.name, 0, "map", "koala")
+    assert work(jobs, Writer()).done == [("map:koala", 0)]
+    assert jobs.get(job.name).error == "out of memory"
 
 
 def test_an_error_is_one_line_and_the_queue_goes_on(jobs, capsys):

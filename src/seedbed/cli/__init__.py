@@ -36,7 +36,7 @@ def main() -> None:
         code = app(standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # within a command, `options.grouped` sees it first
+    except KeyboardInterrupt:  # within a command, `commands.grouped` sees it first
         print("interrupted", file=sys.stderr)
         code = 130
     except SeedbedError as error:

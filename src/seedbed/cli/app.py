@@ -89,7 +89,7 @@ def generate(
     they will become, and the best goes on.
     Writes the video, a report (.html) and a record (.json) side by side; the video carries the record too.
     """
-    if (prompt is None) == (prompts is None):
+    if prompt is not None and prompts is not None:
         raise BadInput("say what to generate: either a PROMPT, or --prompts FILE with one on each line")
     beside = (".html", ".json") if report else (".json",)
     if prompts is not None:
@@ -111,8 +111,7 @@ def generate(
 
         generate_each(folder, options, run, shared["acquisition"], make)
         return
-    assert prompt is not None
-    video = checked_video(out or named_after(prompt, ".mp4"), fps, beside)
+    video = checked_video(out or named_after(run.subject(prompt), ".mp4"), fps, beside)
     chosen = choice.arguments()
     pipe = run.load()
     result = seedbed.generate(pipe, prompt, **chosen, **run.arguments(pipe))
@@ -121,9 +120,11 @@ def generate(
 
 @app.command()
 @grouped
-def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = opt.OUT, run: opt.Run) -> None:
+def select(
+    *, prompt: str | None = opt.ONE_PROMPT, choice: opt.Choice, out: Path | None = opt.OUT, run: opt.Run
+) -> None:
     """Choose the best of several noises and stop there: a ranking, and a record for `seedbed replay`."""
-    path = checked(out or named_after(prompt, "-selection.json"), ".json")
+    path = checked(out or named_after(run.subject(prompt), "-selection.json"), ".json")
     chosen = choice.arguments()
     pipe = run.load()
     result = seedbed.select(pipe, prompt, **chosen, **run.arguments(pipe))
@@ -134,7 +135,7 @@ def select(*, prompt: str = opt.PROMPT, choice: opt.Choice, out: Path | None = o
 @grouped
 def score(
     *,
-    prompt: str = opt.PROMPT,
+    prompt: str | None = opt.ONE_PROMPT,
     seeds: str | None = opt.choosing(
         None, metavar="S,S,...", help="Seeds to score, the first noise of each."
     ),
@@ -148,6 +149,7 @@ def score(
     from seedbed.selection.choosing import named
     from seedbed.selection.pools import draw_pool
 
+    run.subject(prompt)
     function = named(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
@@ -168,7 +170,7 @@ def score(
 @grouped
 def contact_sheet(
     *,
-    prompt: str = opt.PROMPT,
+    prompt: str | None = opt.ONE_PROMPT,
     candidates: int = opt.choosing(10, min=1, max=10_000, help="How many noises to choose from."),
     seed: int = opt.SEED,
     after: int | None = opt.choosing(
@@ -190,7 +192,7 @@ def contact_sheet(
 
     Writes a page (.html), a record (.json) and the evaluations made so far (.safetensors) side by side.
     """
-    path = out or named_after(prompt, f"{_SHEET}.json")
+    path = out or named_after(run.subject(prompt), f"{_SHEET}.json")
     path = checked(path, ".json", beside=(".html", ".safetensors"))
     from seedbed.pipelines.decoding import decode_named
     from seedbed.verifiers import resolve

@@ -52,8 +52,7 @@ def study(
     if table is not None and table.suffix.lower() == ".parquet":
         require("pyarrow", "a table in Parquet")
     judge = None if verifier is None else resolve(verifier)
-    asked: dict[str, Any] = {"seed": seed, "layers": layers or "all", "verifier": judge}
-    asked |= {"rows": rows}
+    asked: dict[str, Any] = {"seed": seed, "layers": layers or "all", "verifier": judge, "rows": rows}
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
     asked |= {"window": _numbers("--window", window, 2)}
     if perturb:

@@ -25,9 +25,7 @@ _DECLARED = re.compile(r"([\w-]+)(\S*?)(?:; extra == .(\w+).)?")
 _VERSION = re.compile(r"(?<![\w.+])\d+(?:\.\d+)*")
 
 
-def doctor(
-    as_json: bool = opt.writing(False, "--json", help="One JSON object on stdout, nothing else."),
-) -> None:
+def doctor(as_json: bool = opt.AS_JSON) -> None:
     """Show versions, devices, and for each feature what is missing and how to install it.
 
     Imports every package, since an installed one may be broken. Exits with 1 where the core lacks one.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typer import Argument, Option, Typer
 
 from seedbed.cli import options as opt
-from seedbed.cli.commands import grouped, resumable, silence_libraries
+from seedbed.cli.commands import drawn, grouped, resumable, silence_libraries
 from seedbed.cli.outputs import checked, print_json, write_together
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
@@ -123,13 +123,31 @@ World = Literal["shapes"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """What is generated: the prompts of a file, or captions of a world."""
+    """What is generated: the prompts of a file, or captions of a world; and from which noises."""
 
     prompts: Path | None = Option(None, metavar="FILE", help="Text file with a prompt on each line.")
     world: World | None = Option(None, help="Take captions of this world instead.")
     count: int | None = Option(
         None, min=1, help="How many of the world's captions (else 80 to calibrate, 12 to tell a spread)."
     )
+
+    seed: int = opt.seed_of("the noises; to calibrate, prompt number p has seed + p", Option)
+
+    def drawn(self, first: str, folder: Path | None) -> int:
+        """The seed; of -1 the one that the rows of a folder have, if it has any, else a random one; shown.
+
+        Args:
+            first: the first prompt, whose rows have the seed itself.
+            folder: where an interrupted run has left its rows.
+        """
+        if self.seed == -1 and folder is not None:
+            from seedbed.lab.work import Store
+
+            seeds = [row["seed"] for row in Store(folder).rows() if row["prompt"] == first and "seed" in row]
+            if seeds:
+                print(f"seed    {seeds[-1]}", file=sys.stderr)
+                return int(seeds[-1])
+        return drawn(self.seed)
 
     def read(self, usual: int) -> list[str]:
         """The prompts; of a world `count`, else as many as are usual."""
@@ -165,7 +183,6 @@ def calibrate(
         "bansa in three variants).",
     ),
     noises: int = Option(16, help="Noises of each prompt, at least 4."),
-    seed: int = opt.seed_of("the noises: prompt number p has seed + p", Option),
     after: str = Option(
         "0,1,3,6,9",
         metavar="S,S,...",
@@ -183,13 +200,13 @@ def calibrate(
     """
     path = checked(out, ".json", beside=(".html",) if report else ())
     captions, judge = texts.read(80), _judge(verifier, ratings, texts.world)
-    moments = opt.whole_numbers("--after", after)
+    moments, rows = opt.whole_numbers("--after", after), Path(f"{path}.rows")
+    seed = texts.drawn(captions[0], rows)
     pipe = run.load()
     from seedbed.lab.calibration import FUNCTIONS
     from seedbed.lab.calibration import calibrate as measure
     from seedbed.lab.presentation import cell_text
 
-    rows = Path(f"{path}.rows")
     with resumable(run.progress, rows) as progress:
         found = measure(
             pipe,
@@ -223,7 +240,6 @@ def spread(
     *,
     texts: Prompts,
     noises: int = Option(8, help="Noises, the same for every prompt, at least 2."),
-    seed: int = opt.seed_of("the noises", Option),
     cache: Path | None = opt.writing(
         None, metavar="DIR", help="Folder to keep what is made, so that an interrupted run goes on."
     ),
@@ -235,6 +251,7 @@ def spread(
     alike.
     """
     captions = texts.read(12)
+    seed = texts.drawn(captions[0], cache)
     pipe = run.load()
     from seedbed.lab.presentation import cell_text
     from seedbed.lab.spread import spread as measure

@@ -48,7 +48,7 @@ PROMPT, ONE_PROMPT = typer.Argument(**_ASKED), typer.Argument(None, **_ASKED)
 
 
 def seed_of(what: str, option: Callable[..., Any] = choosing) -> Any:
-    """The option --seed. `grouped` draws a random one, but for a `Choice`, whose `arguments` do."""
+    """The option --seed. `grouped` draws a random one, but for a field of a group, which draws its own."""
     return option(0, min=-1, help=f"Of {what}; -1 for a random one, shown.")
 
 
@@ -333,6 +333,17 @@ class Run(Calling, Inputs):
     batch_size: int | None = running(
         None, min=1, help="Candidates per forward (else as many as fit; one for previews)."
     )
+
+    def subject(self, prompt: str | None) -> str:
+        """The prompt; without one, for pipelines that take none, the name of the picture or video given.
+
+        Raises BadInput where there is neither.
+        """
+        if prompt is not None:
+            return prompt
+        for file in filter(None, self.files.values()):
+            return file.stem
+        raise BadInput("say what to generate: give a PROMPT, or --image FILE to a model that takes none")
 
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take; errors as `call`."""

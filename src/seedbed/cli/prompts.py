@@ -22,6 +22,8 @@ from seedbed.files import read_text, write_bytes_atomically
 
 # Other files of the folder are named after a number and a prompt.
 _OPTIONS = "options.json"
+# A larger file of a model is known by so many blocks, evenly spaced from its first byte to its last.
+_BLOCK, _BLOCKS = 2**16, 64
 # What may change between a run and the next that goes on: it changes no video, or only by the dtypes that
 # follow from it, which are compared once the model is loaded.
 _FREE = ("as_json", "quiet", "device", "offload")
@@ -40,13 +42,15 @@ def settled(
         asked: the options as they were given, by name.
         texts: the prompts; those of before come first.
         files: what the videos are made from, known by its sha256; names of anything else are passed over.
-        models: the same, where folders are known by the files of their components, and by the profile where
-            that may choose; names on the Hub are not.
+        models: checkpoints and folders of models, known by `_model_sha256`, and by the profile where that may
+            choose; names on the Hub are not.
+
+    A folder that was begun by an earlier version is held against what its file has; where models are not in
+    it, a line on stderr says that they were not compared.
 
     Raises:
         BadInput: it is no folder, or was begun with other options, prompts or files; there is no such model.
     """
-    from seedbed.lab.experiment import files_sha256
     from seedbed.pipelines.loading import changed, locate
     from seedbed.report.video import ENDINGS
     from seedbed.selection.profile import FILENAME
@@ -67,16 +71,26 @@ def settled(
             before, dtypes = list(then.pop("prompts")), {"dtypes": dict(then.pop("dtypes"))}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{path} is not the file of a run: give another folder with --out") from error
-    now["sha256"] = {file: _sha256(file) for file in (*files, *models) if file and os.path.isfile(file)}
-    for model in models:
-        if model and model not in now["sha256"] and os.path.isdir(place := locate(model)):
-            now["sha256"][model] = files_sha256(place)
+    now["sha256"] = {file: _sha256(file) for file in files if file and os.path.isfile(file)}
+    now["models"] = {}
+    for model in filter(None, models):
+        if os.path.exists(place := model if os.path.isfile(model) else locate(model)):
+            now["models"][model] = _model_sha256(Path(place))
             profile = os.path.join(place, FILENAME)
             if asked.get("acquisition") == "auto" and os.path.isfile(profile):
-                now["sha256"][profile] = _sha256(profile)
+                now["models"][profile] = _sha256(profile)
     if then is None:
         return now | {"seed": drawn(now["seed"]), "prompts": texts}
-    if differing := "; ".join(changed(then, now)):
+    # An option that the folder's version did not have was as good as not given.
+    known = {name: value for name, value in now.items() if name in then or value}
+    if "models" not in then:
+        known.pop("models", None)
+        before_models = then.get("sha256", {})
+        then["sha256"] = {file: digest for file, digest in before_models.items() if file in now["sha256"]}
+        known["sha256"] = {file: digest for file, digest in now["sha256"].items() if file in before_models}
+        line = f"warning: {folder} was begun by an earlier version: that the model is the same is not checked"
+        print(line, file=sys.stderr)
+    if differing := "; ".join(changed(then, known)):
         raise BadInput(f"{folder} was begun with other options ({differing}): give these, or another --out")
     for number, (was, text) in enumerate(itertools.zip_longest(before, texts[: len(before)]), 1):
         if was != text:
@@ -90,12 +104,38 @@ def settled(
     return now | {"prompts": texts} | dtypes
 
 
-def _sha256(file: str) -> str:
+def _model_sha256(place: Path) -> str:
+    """A digest of a checkpoint, or of a model's folder: names, sizes and contents of what decides its output.
+
+    Files of up to 4 MiB, as settings are, count in full; of larger ones, the weights, 64 blocks of 64 KiB do.
+    So a model of any size is known in a moment; a copy is the same model wherever and whenever it was made,
+    other than by times of modification; and weights that were trained further are others, other than by the
+    headers of safetensors, as training changes them everywhere. A change between the blocks is not seen.
+
+    Raises BadInput where a file cannot be read.
+    """
+    from seedbed.lab.experiment import model_files
+
+    digest = hashlib.sha256()
+    for file in [place] if place.is_file() else model_files(place):
+        name, size = file.relative_to(place).as_posix(), file.stat().st_size
+        digest.update(f"{name} {size} {_sha256(file, _BLOCKS)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(file: str | Path, blocks: int | None = None) -> str:
+    """Of a file, or, where it is larger than `blocks` blocks, of so many that are evenly spaced in it."""
     digest = hashlib.sha256()
     try:
         with open(file, "rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
+            size = os.stat(file).st_size
+            if blocks is None or size <= blocks * _BLOCK:
+                while block := opened.read(2**20):
+                    digest.update(block)
+            else:
+                for number in range(blocks):
+                    opened.seek((size - _BLOCK) * number // (blocks - 1))
+                    digest.update(opened.read(_BLOCK))
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror or error}") from error
     return digest.hexdigest()

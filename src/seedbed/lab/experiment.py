@@ -225,12 +225,22 @@ def find_task(task: str) -> tuple[ModuleType, Task]:
 
 
 def files_sha256(folder: str | os.PathLike[str]) -> str:
-    """sha256 of what decides a pipeline's output: its index, its seedbed.json and its components' files.
+    """sha256 of the names, sizes and whole contents of `model_files`; errors as these."""
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in model_files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that decide a pipeline's output, sorted: its index, its seedbed.json and its components'.
 
     Raises:
         BadInput: a name on the Hub, whose files may change.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}: rows are named by a model's files, so download them")
     try:
@@ -238,10 +248,4 @@ def files_sha256(folder: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder} has no model_index.json that can be read: download it again") from error
     patterns = ("model_index.json", "seedbed.json", *(f"{component}/**/*" for component in index))
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())

@@ -111,7 +111,7 @@ def spread(
                 key = hashlib.sha256(json.dumps([prompt, pool.recipes[n].sha256]).encode()).hexdigest()
                 if key not in known:
                     packed = base64.b64encode(look(session.generate(noise)).tobytes()).decode()
-                    known[key] = {"key": key, "prompt": prompt, "candidate": n, "look": packed}
+                    known[key] = {"key": key, "prompt": prompt, "seed": seed, "candidate": n, "look": packed}
                     store.append([known[key]])
                 seen = np.frombuffer(base64.b64decode(known[key]["look"]), np.uint8)
                 looks[-1].append(seen.astype(np.float64) / 255)

@@ -124,11 +124,12 @@ class Call:
             raise BadInput(f"the prompt must be one text that is not blank, not {shown(self.prompt)}")
         if "prompt" not in self.parameters and "prompt_embeds" not in self.parameters:
             if self.prompt is not None:
-                raise BadInput(f"{self.name} takes no prompt: pass None")
+                raise BadInput(f"{self.name} takes no prompt: leave it out")
             return
         embedded = self.arguments.get("prompt_embeds") is not None
         if embedded == (self.prompt is not None):
-            raise BadInput("pass either a prompt or prompt_embeds" + (", not both" if embedded else ""))
+            which = "pass either a prompt or prompt_embeds"
+            raise BadInput(f"{which}, not both" if embedded else f"{self.name} takes a prompt: {which}")
         for name, value in self.arguments.items():
             if "prompt" in name and isinstance(value, (Tensor, list)) and len(value) != 1:
                 raise BadInput(f"{name} must hold one prompt, but its length is {len(value)}")

@@ -190,8 +190,8 @@ def _make(
         what(*given)
         return ()
 
-    def newest() -> str:
-        return next((job.name for job in reversed(jobs.all())), "")
+    def newest() -> tuple[str, int]:
+        return next(((job.name, job.watched) for job in reversed(jobs.all())), ("", -1))
 
     def tick(name: str, picked: int, best_first: bool, seen: dict[str, Any]) -> list[Any]:
         every = jobs.all()
@@ -251,7 +251,8 @@ def _make(
     look: dict[str, Any] = {"fn": tick, "inputs": [name, picked, best_first, seen], "outputs": shown, **quiet}
     gr.on([start.click, prompt.submit], saying(ask, 2), asked, [name, picked, problem], **quiet).then(**look)
     sheet.select(clicked, [name, seen, action], [picked, problem], **quiet).then(**look)
-    history.input(lambda chosen: (chosen, -1), history, [name, picked], **quiet).then(**look)
+    opened = saying(lambda chosen: (chosen, jobs.get(chosen).watched), 2)
+    history.input(opened, history, [name, picked, problem], **quiet).then(**look)
     best_first.input(**look)
     for button, what in ((cancel, jobs.cancel), (resume, jobs.resume)):
         button.click(saying(functools.partial(change, what), 0), [name], [problem], **quiet)
@@ -272,7 +273,7 @@ def _make(
         texts,
         **quiet,
     )
-    blocks.load(newest, None, name, **quiet).then(**look)
+    blocks.load(newest, None, [name, picked], **quiet).then(**look)
     ticks.tick(**look)
 
 
@@ -330,7 +331,7 @@ def _caption(job: Job, candidate: int, now: Now) -> str:
         parts.append(f"{now[3]:g}/{now[4]:g}")
     elif job.has("finish", candidate):
         parts.append("finished")
-    elif candidate in job.finish:
+    elif ("finish", candidate) in job.left():
         parts.append("waits to be finished")
     return " · ".join(parts)
 

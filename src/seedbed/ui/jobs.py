@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -37,8 +37,11 @@ from seedbed.files import read_text, write_bytes_atomically
 from seedbed.progress import Show
 
 MOST = 100  # candidates of a job: they are shown side by side
+T = TypeVar("T")
 What = str
 """A kind of task: "preview", "finish", "replay", "map:WORD" or "edit:TARGET"."""
+Task = tuple[What, int]
+"""A kind and its candidate."""
 DONE = {"preview": ".sheet.json", "finish": ".json", "replay": ".replay.json"}
 
 
@@ -105,14 +108,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """A request, and what the user wants of its candidates, each by number; `more` has maps and edits."""
+    """A request, and what the user wants of its candidates, each by number; `more` has maps and edits.
+
+    Args:
+        cancelled: what was asked for and not done when the job was cancelled; it waits until it is resumed.
+    """
 
     folder: Path
     request: Request
     finish: tuple[int, ...] = ()
     drop: tuple[int, ...] = ()
     replay: tuple[int, ...] = ()
-    more: tuple[tuple[What, int], ...] = ()
+    more: tuple[Task, ...] = ()
+    cancelled: tuple[Task, ...] = ()
 
     @property
     def name(self) -> str:
@@ -128,25 +136,41 @@ class Job:
         return self.file(candidate, ending(what)).is_file()
 
     def called(self, candidate: int) -> str:
-        """A candidate by its noise."""
+        """A candidate by its noise; a variation by its strength, and by what its start had been made by."""
         noise = self.request.noise
         if noise is None:
             return f"seed {self.request.seed}, {candidate}"
-        return f"variation {candidate} of seed {noise['seed']}, {noise['candidate']}"
+        made = ", ".join(each["refiner"] for each in noise.get("refinements", ()))
+        start = f"seed {noise['seed']}, {noise['candidate']}" + f" ({made})" * bool(made)
+        return f"variation {candidate} of strength {self.request.strength:g} of {start}"
+
+    @property
+    def asked(self) -> tuple[Task, ...]:
+        """Every task that somebody clicked on, done or not."""
+        clicked = (("finish", self.finish), ("replay", self.replay))
+        return (*((what, number) for what, numbers in clicked for number in numbers), *self.more)
+
+    @property
+    def watched(self) -> int:
+        """The finished candidate that was asked for last, −1 for none."""
+        return next((number for number in reversed(self.finish) if self.has("finish", number)), -1)
 
     def latest(self, kind: str, candidate: int) -> What:
         """The map or edit of a candidate that was asked for last, "" for none."""
-        asked = (what for what, number in reversed(self.more) if number == candidate)
-        return next((what for what in asked if what.startswith(f"{kind}:")), "")
+        asked = (task for task in reversed(self.more) if task[1] == candidate and task not in self.cancelled)
+        return next((what for what, _ in asked if what.startswith(f"{kind}:")), "")
 
-    def left(self) -> Iterator[tuple[What, int]]:
-        """What there is still to do, first what somebody waits for."""
+    def left(self) -> Iterator[Task]:
+        """What there is still to do, first what somebody waits for.
+
+        After an error these are maps and edits alone, of videos that are finished: each has its own error.
+        """
+        asked = [task for task in self.asked if task not in self.cancelled and not self.has(*task)]
         if self.error:
+            yield from (task for task in asked if ":" in task[0])
             return
+        yield from asked
         kept = [number for number in range(self.request.candidates) if number not in self.drop]
-        yield from (("finish", number) for number in self.finish if not self.has("finish", number))
-        yield from (("replay", number) for number in self.replay if not self.has("replay", number))
-        yield from (task for task in self.more if not self.has(*task))
         yield from (("preview", number) for number in kept if not self.has("preview", number))
 
     def read(self, what: What, candidate: int) -> dict[str, Any]:
@@ -156,6 +180,11 @@ class Job:
         except FileNotFoundError:
             return {}
         return content
+
+    def forget_error(self, what: What, candidate: int) -> None:
+        """Remove the file of a map or edit that could not be made, so that it is tried once more."""
+        if "error" in self.read(what, candidate):
+            self.file(candidate, ending(what)).unlink()
 
     @property
     def error(self) -> str:
@@ -212,8 +241,11 @@ class Jobs:
         try:
             content = json.loads(text)
             wanted = {key: tuple(map(int, content[key])) for key in ("finish", "drop", "replay")}
-            more = tuple((str(what), int(number)) for what, number in content.get("more", ()))
-            return Job(path.parent, Request(**content["request"]), **wanted, more=more)
+            more, cancelled = (
+                tuple((str(what), int(number)) for what, number in content.get(key, ()))
+                for key in ("more", "cancelled")
+            )
+            return Job(path.parent, Request(**content["request"]), **wanted, more=more, cancelled=cancelled)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path} is not the file of a job: delete its folder") from error
 
@@ -233,8 +265,9 @@ class Jobs:
             job = self._own(name, candidate)
             if not job.has("preview", candidate):
                 raise BadInput(f"candidate {candidate} is not shown yet: wait for its preview")
-            drop = tuple(number for number in job.drop if number != candidate)
-            return self._write(replace(job, finish=(*_without(job.finish, candidate), candidate), drop=drop))
+            drop = _without(job.drop, candidate)
+            finish = (*_without(job.finish, candidate), candidate)
+            return self._write(replace(job, finish=finish, drop=drop), again=("finish", candidate))
 
     def drop(self, name: str, candidate: int) -> Job:
         """Take a candidate out, unless it is finished; what runs for it stops."""
@@ -250,7 +283,8 @@ class Jobs:
         with self._changing:
             job = self._finished(name, candidate)
             job.file(candidate, DONE["replay"]).unlink(missing_ok=True)
-            return self._write(replace(job, replay=(*_without(job.replay, candidate), candidate)))
+            replay = (*_without(job.replay, candidate), candidate)
+            return self._write(replace(job, replay=replay), again=("replay", candidate))
 
     def derive(self, name: str, candidate: int, kind: Literal["map", "edit"], text: str) -> Job:
         """Map a word of a finished video, or edit it by another prompt; made once for each text."""
@@ -259,9 +293,8 @@ class Jobs:
             if not text:
                 raise BadInput("say which word to map" if kind == "map" else "say what the edit shall show")
             task = (f"{kind}:{text}", candidate)
-            if job.has(*task) and "error" in job.read(*task):
-                job.file(candidate, ending(task[0])).unlink()
-            return self._write(replace(job, more=(*(each for each in job.more if each != task), task)))
+            job.forget_error(*task)
+            return self._write(replace(job, more=(*_without(job.more, task), task)), again=task)
 
     def vary(self, name: str, candidate: int, strength: float, candidates: int) -> Job:
         """Queue variations of the noise of a finished video, under the same request."""
@@ -274,18 +307,18 @@ class Jobs:
         with self._changing:
             job = self.get(name)
             unseen = [each for each in range(job.request.candidates) if not job.has("preview", each)]
-            finished = tuple(number for number in job.finish if job.has("finish", number))
-            replayed = tuple(number for number in job.replay if job.has("replay", number))
             drop = (*job.drop, *(number for number in unseen if number not in job.drop))
-            more = tuple(task for task in job.more if job.has(*task))
-            return self._write(replace(job, finish=finished, drop=drop, replay=replayed, more=more))
+            undone = tuple(task for task in job.asked if not job.has(*task))
+            return self._write(replace(job, drop=drop, cancelled=undone))
 
     def resume(self, name: str) -> Job:
-        """Take up again what was dropped, cancelled or ended with an error."""
+        """Take up again what was dropped, cancelled or ended with an error; maps and edits too."""
         with self._changing:
             job = self.get(name)
             (job.folder / "error.json").unlink(missing_ok=True)
-            return self._write(replace(job, drop=()))
+            for task in job.more:
+                job.forget_error(*task)
+            return self._write(replace(job, drop=(), cancelled=()))
 
     def next(self) -> tuple[Job, What, int] | None:
         """The next task: what somebody clicked on before previews, older jobs before younger ones."""
@@ -306,7 +339,9 @@ class Jobs:
             raise BadInput(f"candidate {candidate} is not finished yet: finish it first")
         return job
 
-    def _write(self, job: Job) -> Job:
+    def _write(self, job: Job, again: Task | None = None) -> Job:
+        """Keep it; `again` is asked for, also where it was cancelled before."""
+        job = replace(job, cancelled=_without(job.cancelled, again))
         content = asdict(job)
         del content["folder"]
         write_bytes_atomically(job.folder / "job.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -314,8 +349,8 @@ class Jobs:
         return job
 
 
-def _without(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
-    return tuple(each for each in numbers if each != number)
+def _without(each: tuple[T, ...], gone: object) -> tuple[T, ...]:
+    return tuple(one for one in each if one != gone)
 
 
 class Maker(Protocol):
