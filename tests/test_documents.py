@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.main import get_command
@@ -90,6 +91,19 @@ def test_every_block_says_what_it_is() -> None:
     assert {block.language for block in BLOCKS} == {"python", "sh", "json", "text"}
     for block in of("text"):  # diagrams and formulas
         assert not re.search(r"^\s*(?:\$ |seedbed |python |pip |import |from \w+ import )", block.text, re.M)
+
+
+def leaves(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in leaves(part)]
+
+
+def test_the_navigation_leads_to_every_page() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    tops = [name for part in nav for name in part]
+    assert tops == ["Start here", "Five tasks", "Gallery", "Reference", "Evidence"]
+    assert sorted(f"docs/{page}" for page in leaves(nav)) == sorted({*PAGES} - {"README.md"})
 
 
 Names = dict[str, Any]
