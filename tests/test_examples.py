@@ -1,5 +1,6 @@
 """The examples run as they stand, on the embedded model."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import seedbed
 from seedbed.acquisition import Bansa
 from seedbed.attention import Tap, bansa_masked
 from seedbed.attention.disagreement import mask_uniforms
+from seedbed.worlds.verifier import attributes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -34,6 +36,29 @@ def test_custom_acquisition(monkeypatch, capsys):
     assert choice.best == int(choice.totals.argmax())
     assert choice.acquisition == "output-energy"
     assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_notebook(monkeypatch, tmp_path, capsys, steps):
+    """In its own 20 steps, and quickly in fewer; without Jupyter, which shows the last value of a cell."""
+    notebook = json.loads((EXAMPLES / "first-steps.ipynb").read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    sources = ["".join(cell["source"]) for cell in cells]
+    assert sum('"num_inference_steps": 20,' in source for source in sources) == 1
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for source in sources:
+        source = source.replace('steps": 20,', f'steps": {steps},')
+        exec(compile(source, "first-steps.ipynb", "exec"), names)
+    assert names["again"].identical is True and names["kept"].selection.best == 2
+    assert capsys.readouterr().out.startswith("seed 10")
+    assert names["edit"].frames.shape == names["video"].frames.shape
+    assert (names["edit"].frames != names["edit"].original).any()
+    assert {path.name for path in tmp_path.iterdir()} == {"good.mp4", "circle.png"}
+    if steps == 20:
+        assert attributes(names["video"].frames[None], [names["prompt"]])["score"] == 1
 
 
 PROMPT = "a red circle moving left"

@@ -259,7 +259,7 @@ def test_two_processes_are_one_with_twice_the_batch(config_of, tmp_path, kind):
 
 def test_the_page_shows_a_config_that_is_read_and_the_defaults_that_there_are():
     page = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    example, *_stages = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     config = Config.model_validate_json(example)
     assert config.prior == "progressive:alpha=2.0" and config.train == "motion"
     said = {
