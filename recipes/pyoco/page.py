@@ -25,6 +25,7 @@ ROOT = HERE.parents[1]
 PAGE, FIGURE = ROOT / "docs/pyoco.md", ROOT / "docs/figures/pyoco-curves.png"
 RIVALS = ("mixed:1", "progressive:2")
 PRIORS = ("gaussian", *RIVALS)
+IMAGE = "no temporal layer"
 Results = dict[str, dict[str, Any]]
 
 
@@ -99,17 +100,13 @@ def paired(found: dict[str, list[dict[str, Any]]], arm: str) -> list[tuple[dict[
 def mismatches(results: Results) -> list[list[str]]:
     """Rows: trained under; columns: sampled from. Scores of seed 2, its own on the diagonal."""
     rows = []
-    for trained in PRIORS:
-        row = [trained]
-        for prior in PRIORS:
-            match = [
-                each
-                for each in results.values()
-                if each.get("arm") == trained and each.get("seed") == 2 and each["prior"] == prior
-                and each.get("kind") in ("own", "other")
-            ]  # fmt: skip
-            row.append(interval(bootstrap(means(match[0], "score"))) if match else "–")
-        rows.append(row)
+    for trained, seed in (*((prior, 2) for prior in PRIORS), (IMAGE, 0)):
+        own = {
+            each["prior"]: interval(bootstrap(means(each, "score")))
+            for each in results.values()
+            if (each.get("arm"), each.get("seed")) == (trained, seed) and each["kind"] in ("own", "other")
+        }
+        rows.append([trained, *(own.get(prior, "–") for prior in PRIORS)])
     return rows
 
 
