@@ -167,6 +167,8 @@ def main(argv: list[str] | None = None) -> None:
         content |= {"steps": given.steps, "cooldown": given.steps // 2}
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "arm.json"
+    if path.is_file() and json.loads(path.read_text()) != content:
+        raise SystemExit(f"{given.out} holds another arm: name another --out")
     write_bytes_atomically(path, json.dumps(content).encode())
     train(Config.load(path), given.out, given.convolutions)
 

@@ -101,8 +101,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
     given = parser.parse_args(argv)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    shutil.copytree(given.model, FOLDER)
+    if not (given.model / "model_index.json").is_file():
+        raise SystemExit(f"{given.model} is not the folder of a model")
+    if given.model.resolve() != FOLDER:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.copytree(given.model, FOLDER)
     found, videos = evaluate(FOLDER)
     write_bytes_atomically(FOLDER / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
     sheet(videos, FOLDER / "contact-sheet.png")

@@ -6,7 +6,7 @@
 longer videos). Kept for each video: the verifier's shares, movement, flicker, whether it stands still where
 it should move, and the share of colour, shape and number that is right in its single frames; for each caption
 the mean distance of its videos in the features of `models/shapes-features`; of all videos the Fréchet video
-distance to 1,000 rendered ones and the Inception Score.
+distance to as many rendered ones, what two sets of rendered ones are apart, and the Inception Score.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from recipes.tables import rounded
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.metrics import features_of, frechet, frechet_bias, inception_score
 from seedbed.noise import prior_named
+from seedbed.pipelines.loading import load
 from seedbed.verifiers import Frames
 from seedbed.verifiers.appearance import look
 from seedbed.worlds import digits, shapes, verifier
@@ -46,7 +47,8 @@ def rows_of(videos: list[Frames], caption: str, world: str) -> dict[str, list[fl
     if "moving" in caption:
         readings = READERS[world](stack)
         things = [getattr(each, "objects", (each,)) for each in readings]
-        found["frozen"] = [float(any(one.motion == "staying still" for one in some)) for some in things]
+        still = [{one.motion for one in some} == {"staying still"} for some in things]
+        found["frozen"] = [float(each) for each in still]
     if world == "shapes":
         single = [judge(video[:, None], [caption] * len(video)) for video in videos]
         keys = ("colour", "shape", "count")
@@ -55,19 +57,25 @@ def rows_of(videos: list[Frames], caption: str, world: str) -> dict[str, list[fl
 
 
 def who(folder: Path) -> dict[str, Any]:
-    """What was trained, under which prior, and its seed; an image model is of no arm."""
+    """What was trained, under which prior, on how many frames, and its seed; an image model is of no arm."""
     path = folder.parent / "arm.json"
     if not path.is_file():
-        return {"arm": "no temporal layer", "seed": 0, "prior": "gaussian"}
+        if not load(str(folder)).__class__.__name__.startswith("StableDiffusion"):
+            raise SystemExit(
+                f"{folder} is neither an image model nor of arms.py: it has no {path.name} above it"
+            )
+        return {"arm": "no temporal layer", "seed": 0, "prior": "gaussian", "trained": FRAMES}
     config = json.loads(path.read_text())
     arm = config["prior"] + ", convolutions" * (folder / CONVOLUTIONS).is_file()
-    arm += ", from nothing" * (config["model"] != IMAGE)
-    return {"arm": arm, "seed": config["seed"], "prior": config["prior"]}
+    if config["model"] != IMAGE:
+        arm += f", from {config['model']}"
+    return {"arm": arm, "seed": config["seed"], "prior": config["prior"], "trained": config["frames"]}
 
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     pipe, world = pipeline(folder), given.world
     arm = who(folder)
+    trained = arm.pop("trained")
     prior = given.prior or arm["prior"]
     call = {"guidance_scale": 4.0, "num_inference_steps": 10, "num_frames": given.frames}
     captions = captions_of(world, given.captions)
@@ -77,29 +85,31 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         videos += made
         rows.append(rows_of(made, caption, world))
     values = {key: [row.get(key, []) for row in rows] for key in dict.fromkeys(itertools.chain(*rows))}
-    result = {**arm, "prior": prior, "frames": given.frames, "captions": captions, "values": values}
+    result: dict[str, Any] = {
+        **arm,
+        "world": world,
+        "prior": prior,
+        "frames": given.frames,
+        "captions": captions,
+    }
+    result["values"] = values
     curve = folder.parent / "curve.jsonl"
     if curve.is_file():
         result["curve"] = [json.loads(line) for line in curve.read_text().splitlines()]
     own = prior_named(prior) == prior_named(arm["prior"])
-    result["kind"] = "longer" if given.frames != FRAMES else "own" if own else "other"
-    if world == "shapes" and given.frames > 1:
+    more = given.frames - trained
+    result["kind"] = ("own" if own else "other") if not more else "longer" if own and more > 0 else ""
+    if world == "shapes":
         network = network_of(FEATURES)
-        scenes = itertools.islice(shapes.scenes(1 << 50, pairs=0), REAL)
-        real = features_of([shapes.render(scene)[: given.frames] for scene in scenes], network.features)
         features = features_of(videos, network.features)
-        apart = [torch.pdist(some).mean().item() for some in features.split(NOISES)]
-        values["diversity"] = [[each] for each in apart]
-        draw, distances = np.random.default_rng(0), []
-        groups = features.unflatten(0, (-1, NOISES))
-        for _ in range(200):
-            distances.append(
-                frechet(real, groups[draw.integers(len(groups), size=len(groups))].flatten(0, 1))
-            )
-        low, high = np.quantile(distances, [0.025, 0.975]).tolist()
-        result["fvd"] = [frechet(real, features), low, high]
-        result["fvd of equals"] = frechet_bias(real, [len(features)])[0]
+        values["diversity"] = [[torch.pdist(some).mean().item()] for some in features.split(NOISES)]
         result["inception"] = inception_score(features_of(videos, network.logits), splits=4)
+        if 1 < given.frames <= shapes.FRAMES:
+            scenes = itertools.islice(shapes.scenes(1 << 50, pairs=0), REAL)
+            real = features_of([shapes.render(scene)[: given.frames] for scene in scenes], network.features)
+            # Of as many real videos as were made, as it is with what two sets of real ones are apart.
+            result["fvd"] = frechet(real[: len(features)], features)
+            result["fvd of real ones"] = frechet_bias(real, [len(features)])[0]
     return result
 
 

@@ -24,7 +24,7 @@ from seedbed.files import write_bytes_atomically
 from seedbed.lab.noise_maps import analyse, invert
 from seedbed.pipelines.loading import load
 from seedbed.training.config import Videos, World
-from seedbed.training.data import clips_of
+from seedbed.training.data import FileClips, clips_of
 from seedbed.training.denoisers import Model
 
 COUNT, FRAMES, SHOWN = 50, 8, 10
@@ -37,7 +37,8 @@ def draw(model: Model, data: World | Videos, figure: Path) -> None:
 
     clips = clips_of(data, FRAMES)
     maps = []
-    for number in range(SHOWN):
+    numbers = clips.firsts() if isinstance(clips, FileClips) else [*range(SHOWN)]
+    for number in numbers[:SHOWN]:
         pixels = torch.from_numpy(np.ascontiguousarray(clips.read(number, FRAMES, 0.0)))
         latents = model.encode(pixels[None])[0].transpose(0, 1)
         maps.append(invert(model, latents, model.embed([clips.caption(number)])).flatten(1).numpy())
@@ -48,7 +49,7 @@ def draw(model: Model, data: World | Videos, figure: Path) -> None:
         axes, (found, drawn), ("inverted from frames", "independent noise"), strict=True
     ):
         x, y = TSNE(perplexity=FRAMES, init="pca", random_state=0).fit_transform(rows).T
-        axis.scatter(x, y, c=np.repeat(np.arange(SHOWN), FRAMES), cmap="tab10", s=18)
+        axis.scatter(x, y, c=np.repeat(np.arange(len(maps)), FRAMES), cmap="tab10", s=18)
         axis.set(title=title, xticks=[], yticks=[])
     plots.savefig(figure, dpi=160)
 

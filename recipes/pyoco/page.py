@@ -1,7 +1,7 @@
 """What a prior is worth in training: `python recipes/pyoco/page.py`.
 
 Makes the measured parts of docs/pyoco.md and its figure of the files in `results/`, which measure.py,
-`seedbed noise fit` and cascade.py leave. A test checks that the page is what the committed results make.
+noise.py, final.py and cascade.py leave. A test checks that the page is what the committed results make.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ Results = dict[str, dict[str, Any]]
 
 
 def read(folder: Path = HERE / "results") -> Results:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    kept = set()
+    for name, each in found.items():
+        if each.get("kind") in ("own", "other", "longer"):
+            key = each["world"], each["arm"], each["seed"], each["prior"], each["frames"]
+            if key in kept:
+                raise SystemExit(f"{name}.json measures what another file of results does: {key}")
+            kept.add(key)
+    return found
 
 
 def means(result: dict[str, Any], key: str) -> np.ndarray:
@@ -48,7 +56,7 @@ def arms(results: Results) -> dict[str, list[dict[str, Any]]]:
     """Of each arm its trainings, sampled from their own prior at the trained length, by seed."""
     found = defaultdict(list)
     for result in results.values():
-        if result.get("kind") == "own":
+        if result.get("kind") == "own" and result["world"] == "shapes":
             found[result["arm"]].append(result)
     return found
 
@@ -57,7 +65,7 @@ def line(name: str, trained: list[dict[str, Any]]) -> list[str]:
     def of(key: str) -> Any:
         return bootstrap(over_seeds(trained, key))
 
-    fvd = [each["fvd"][0] for each in trained]
+    fvd = [each["fvd"] for each in trained]
     inception = [each["inception"][0] for each in trained]
     spread = "{:.1f}" if len(trained) == 1 else "{:.1f} ({:.1f} to {:.1f})"
     return [
@@ -76,7 +84,7 @@ def line(name: str, trained: list[dict[str, Any]]) -> list[str]:
 
 HEADS = [
     "trained under", "seeds", "score", "motion right", "stands still", "single frames right", "flicker, ‰",
-    "FVD", "Inception Score", "diversity",
+    "FVD, own features", "Inception Score", "diversity",
 ]  # fmt: skip
 
 
@@ -106,7 +114,7 @@ def mismatches(results: Results) -> list[list[str]]:
             for each in results.values()
             if (each.get("arm"), each.get("seed")) == (trained, seed) and each["kind"] in ("own", "other")
         }
-        rows.append([trained, *(own.get(prior, "–") for prior in PRIORS)])
+        rows += [[trained, *(own.get(prior, "–") for prior in PRIORS)]] if own else []
     return rows
 
 
@@ -114,8 +122,9 @@ def longer(results: Results) -> list[list[str]]:
     """Videos of more frames than trained, minus those of the trained number, by caption."""
     rows = []
     for each in results.values():
-        if each.get("kind") == "longer":
-            usual = next(o for o in arms(results)[each["arm"]] if o["seed"] == each["seed"])
+        found = [own for own in arms(results)[each.get("arm")] if own["seed"] == each["seed"]]
+        if each.get("kind") == "longer" and found:
+            (usual,) = found
             row = [each["arm"], str(each["frames"]), interval(bootstrap(means(each, "score")))]
             row += [
                 signed(bootstrap(means(each, k) - means(usual, k))) for k in ("score", "motion", "frames")
@@ -179,7 +188,14 @@ def final(results: Results) -> list[list[str]]:
     """Every way to choose or better a noise of `shapes-animatediff`, in the order of its cost."""
     front = results.get("final", {}).get("front", {})
     return [
-        [name, "yes" if each["verifier"] else "no", f"{each['cost']:.1f} ×", signed(each["gain"])]
+        [
+            name,
+            "yes" if each["verifier"] else "no",
+            f"{each['cost']:.1f} ×",
+            each["against"],
+            signed(each["gain"]),
+            each["p"],
+        ]
         for name, each in sorted(front.items(), key=lambda item: item[1]["cost"])
     ]
 
@@ -245,7 +261,7 @@ def measured(results: Results) -> str:
             noise(results),
         ),
         "Choosing and refining on `shapes-animatediff`": (
-            ["method", "verifier", "cost", "gain in score"],
+            ["method", "verifier", "cost", "against", "gain in score", "p, adjusted"],
             final(results),
         ),
         "Its first step": (

@@ -86,14 +86,18 @@ def test_a_video_starts_from_a_picture_which_its_record_holds(seedbed, model_nam
 def test_a_model_that_takes_no_prompt_starts_from_its_picture(seedbed, model_named, tmp_path: Path) -> None:
     given = ("--model", model_named(WORDLESS), "--image", "first.png", "--candidates", 2)
     chosen = made(seedbed("select", *given, "--acquisition", "bansa", "--json"))
-    assert chosen["files"] == {"record": "first-selection.json"} and chosen["record"]["prompt"] is None
+    assert chosen["files"] == {"record": "from-first-selection.json"} and chosen["record"]["prompt"] is None
     video = made(seedbed("generate", *given, "--acquisition", "bansa", "--json"))
-    assert video["files"] == {"video": "first.mp4", "report": "first.html", "record": "first.json"}
+    assert video["files"] == {
+        "video": "from-first.mp4",
+        "report": "from-first.html",
+        "record": "from-first.json",
+    }
     assert video["record"]["best"] == chosen["record"]["best"]
     assert video["record"]["totals"] == chosen["record"]["totals"]
-    page = (tmp_path / "first.html").read_text()
+    page = (tmp_path / "from-first.html").read_text()
     assert "(no prompt in words)" in page and "prompt: None" not in page
-    assert made(seedbed("replay", "first.mp4", "--json"))["identical"]
+    assert made(seedbed("replay", "from-first.mp4", "--json"))["identical"]
     one_line(seedbed("select", PROMPT, *given), "StableVideoDiffusionPipeline takes no prompt: leave it out")
 
 
@@ -105,7 +109,7 @@ def test_without_a_prompt_noises_are_scored_and_shown(seedbed, model_named) -> N
     ]
     assert len(totals) == 2 and totals[0] != totals[1]
     sheet = made(seedbed("contact-sheet", *given, "--candidates", 2, "--after", 1, "--json"))
-    assert sheet["files"]["page"] == "first-sheet.html" and sheet["record"]["prompt"] is None
+    assert sheet["files"]["page"] == "from-first-sheet.html" and sheet["record"]["prompt"] is None
 
 
 def test_a_model_that_takes_a_prompt_says_so(seedbed, model_named) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 import seedbed as library
 from seedbed.cli.prompts import settled
 from seedbed.errors import BadInput, BadOutput
+from seedbed.lab.experiment import files_sha256
 from tests.cli.test_errors import one_line
 
 LINES = ["a red circle", "a blue square moving left", "a red circle"]
@@ -145,10 +146,15 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model, capsys) -
     del begun["models"], begun["tiles"]
     folder.mkdir()
     line = f"warning: {folder} was begun by an earlier version: that the model is the same is not checked\n"
-    for digests in ({}, begun["sha256"], {**begun["sha256"], model: "0" * 64}):
+    whole = {**begun["sha256"], model: files_sha256(model)}
+    for digests, said in (({}, line), (begun["sha256"], line), (whole, "")):
         (folder / "options.json").write_text(json.dumps({**begun, "sha256": digests}))
         assert settled(folder, *given)["models"].keys() == {model}  # from now on it is known
-        assert capsys.readouterr().err == line
+        assert capsys.readouterr().err == said
+    (folder / "options.json").write_text(json.dumps({**begun, "sha256": {**whole, model: "0" * 64}}))
+    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..* 0{64}, now [0-9a-f]{64}"):
+        settled(folder, *given)
+    (folder / "options.json").write_text(json.dumps({**begun, "sha256": whole}))
     with pytest.raises(BadInput, match=r"begun with other options \(tiles off, now True\)"):
         settled(folder, {**given[0], "tiles": True}, *given[1:])
     picture.write_bytes(b"two")

@@ -10,12 +10,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/pyoco"))
 import cascade as script
+import export
 import page
 import paper
 
 from recipes.pyoco import arms, measure
+from seedbed.pipelines.call import settings_beside
 from seedbed.pipelines.cascade import bicubic
+from seedbed.pipelines.loading import load
 from seedbed.statistics import bootstrap
+from seedbed.training.config import Config
+from seedbed.training.data import clips_of
 from seedbed.training.denoisers import motion_modules
 from seedbed.worlds import shapes
 from seedbed.worlds.verifier import attributes
@@ -137,12 +142,17 @@ def test_an_arm_is_trained_and_measured(tmp_path, monkeypatch, more):
     arms.main([*start, "--prior", "mixed:1", "--seed", "5", "--out", str(out), *more])
     (point,) = map(json.loads, (out / "curve.jsonl").read_text().splitlines())
     assert point["step"] == 2 and len(point["score"]) == 2
-    asked = ["--frames", "3", "--captions", "2", "--world", "digits"]
-    measure.main([str(out / "model"), "--out", str(tmp_path / "found.json"), *asked])
+    monkeypatch.setattr(measure, "REAL", 20)
+    asked = ["--frames", "3", "--captions", "2", "--out", str(tmp_path / "found.json")]
+    measure.main([str(out / "model"), *asked])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert (found["seed"], found["prior"], found["kind"]) == (5, "mixed:1", "longer")
-    assert found["arm"] == "mixed:1" + ", convolutions" * bool(more) + ", from nothing"
+    assert (found["seed"], found["prior"], found["kind"]) == (5, "mixed:1", "own")
+    assert found["arm"] == f"mixed:1{', convolutions' * bool(more)}, from {start[1]}"
     assert [len(some) for some in found["values"]["score"]] == [4, 4]
+    assert found["fvd"] > found["fvd of real ones"][1] and 1 <= found["inception"][0] <= 60
+    assert [len(some) for some in found["values"]["diversity"]] == [1, 1]
+    with pytest.raises(SystemExit, match="holds another arm"):
+        arms.main([*start, "--prior", "gaussian", "--out", str(out), *more])
     # Run again, a finished training is left as it is.
     before = (out / "checkpoint.safetensors").read_bytes()
     arms.main([*start, "--prior", "mixed:1", "--seed", "5", "--out", str(out), *more])
@@ -179,12 +189,31 @@ def results():
             values = dict.fromkeys(("score", "motion", "frames", "flicker", "diversity"), score)
             values["frozen"] = [[], *[[0.0]] * 7]
             own = {"arm": arm, "seed": seed, "prior": arm, "kind": "own", "frames": 8, "values": values}
-            own |= {"fvd": [3.0 + seed, 2, 9], "inception": [4.0, 0.1]}
+            own |= {"world": "shapes", "fvd": 3.0 + seed, "inception": [4.0, 0.1]}
             own["curve"] = [{"step": 150, "score": [0.25, 0.75]}]
             made[f"{arm}-{seed}"] = own
     other = {"prior": "gaussian", "kind": "other"}
     made["cross"] = {**made["mixed:1-2"], **other}
     made["long"] = {**made["mixed:1-2"], "kind": "longer", "frames": 16}
+    signal = {"signal": "0/bansa", "within": [0.1, 0, 0.2], "p": 0.04, "low": [0.01, 0, 0.02]}
+    row = {
+        "verifier": False,
+        "cost": 1.2,
+        "against": "a random noise",
+        "gain": [0.02, 0.01, 0.03],
+        "p": "0.020",
+    }
+    made["final"] = {"kind": "final", "front": {"ANSE": row}, "signals": [signal]}
+    fit = {"alpha": [1.5, 1, 2], "residual": [0.1, 0.1, 0.1]}
+    maps = {"same": [0.4, 0.3, 0.5], "cross": [0.1, 0, 0.2], "lags": [[0.5, 0, 1]], "mixed": fit}
+    maps["progressive"] = {"alpha": [2.5, 2, 3], "residual": [0.05, 0, 0.1]}
+    made["noise-shapes"] = {
+        "kind": "noise",
+        "videos": 4,
+        "maps": maps,
+        "leak": maps,
+        "prior": "progressive:2.5",
+    }
     return made
 
 
@@ -197,8 +226,28 @@ def test_the_page_holds_priors_against_independent_noise():
     row = next(line for line in text.splitlines() if line.startswith("| mixed:1 | 0.6"))
     assert row.endswith("| – |")  # sampled from progressive noise: not measured
     assert "| mixed:1 | 16 | 0.615" in text
+    assert "| ANSE | no | 1.2 × | a random noise | +0.020 [+0.010, +0.030] | 0.020 |" in text
+    assert "| bansa | +0.100 [+0.000, +0.200] | 0.040 | +0.010 [+0.000, +0.020] |" in text
+    row = "| shapes | 4 | 0.400 [0.300, 0.500] | 0.400 [0.300, 0.500] | 0.100 [0.000, 0.200] | 0.50 |"
+    assert row + " progressive, 2.50 [2.00, 3.00] | `progressive:2.5` |" in text
     assert page.curves(found)["gaussian"] == [(150, *bootstrap([0.25, 0.75]))]
 
 
 def test_the_page_is_what_the_committed_results_make():
     assert page.PAGE.read_text() == page.page(page.read()), "run recipes/pyoco/page.py"
+
+
+def test_the_card_is_what_the_committed_evaluation_makes():
+    found = json.loads((export.FOLDER / "evaluation.json").read_text())
+    config = Config.load(Path(export.__file__).with_name("final.json"))
+    for path, text in export.pages(found, config).items():
+        assert path.read_text() == text, f"{path} is out of date: run recipes/pyoco/export.py"
+    assert settings_beside(load(str(export.FOLDER)))["prior"] == config.prior
+
+
+@pytest.mark.parametrize("path", sorted(arms.VIDEO.parent.glob("*.json")))
+def test_every_training_finds_its_clips(path):
+    content = json.loads(path.read_text())
+    if content.get("schema") == "seedbed.training/1":
+        config = Config.load(path)
+        assert len(clips_of(config.data, config.frames)) == config.data.count

@@ -80,6 +80,17 @@ def test_the_adapters_by_themselves_make_the_model_that_they_were_merged_into(co
         torch.testing.assert_close(added[name], merged[name])
 
 
+def test_adapters_of_convolutions_are_kept(config_of, tmp_path):
+    lora = {"rank": 2, "targets": ["conv1"]}
+    made = train(config_of("motion", train=lora, steps=2, ema=0.0), tmp_path / "run", False)
+    kept = load_file(tmp_path / "run/pytorch_lora_weights.safetensors")
+    assert kept and all("conv1.lora" in name for name in kept)
+    before, after = (load(folder).unet.state_dict() for folder in (config_of().model, made.model))
+    assert {name for name in before if not torch.equal(before[name], after[name])} <= {
+        name for name in before if "conv1.weight" in name
+    }
+
+
 def test_only_motion_modules_are_trained(config_of, tmp_path):
     made = train(config_of("motion", train="motion", steps=2, ema=0.0), tmp_path / "run", False)
     before, after = (load(folder).unet.state_dict() for folder in (config_of().model, made.model))

@@ -335,15 +335,18 @@ class Run(Calling, Inputs):
     )
 
     def subject(self, prompt: str | None) -> str:
-        """The prompt; without one, for pipelines that take none, the name of the picture or video given.
+        """The prompt; without one, for pipelines that take none, "from" and the name of what is given.
+
+        Files are named after it, which then are not that picture or what lies beside it.
 
         Raises BadInput where there is neither.
         """
         if prompt is not None:
             return prompt
-        for file in filter(None, self.files.values()):
-            return file.stem
-        raise BadInput("say what to generate: give a PROMPT, or --image FILE to a model that takes none")
+        texts = self.texts
+        if not texts:
+            raise BadInput("say what to generate: give a PROMPT, or --image FILE to a model that takes none")
+        return f"from {Path(texts.get('image') or texts.get('video') or 'arguments').stem}"
 
     def arguments(self, pipe: Any) -> dict[str, Any]:
         """What all of `seedbed.select`, `generate`, `score` and `contact_sheet` take; errors as `call`."""

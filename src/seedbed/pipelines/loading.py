@@ -35,7 +35,7 @@ _FORMERLY_RECORDED = "seedbed:zoo/models/"
 _FORMER = tuple(f"shapes-cogvideox-{kind}" for kind in ("fine", "loose", "snr", "unread"))
 _NO_JSON = ("Infinity", "-Infinity", "NaN")  # bounds of a scheduler, which a record holds as text
 _PLACE = Path(__file__).resolve().parents[1] / "zoo/models"
-CHECKOUT = ("shapes-wan-fast",)
+CHECKOUT = ("shapes-wan-fast", "shapes-animatediff")
 _CHECKOUT = Path(__file__).resolve().parents[3] / "models"
 
 # Methods `enable_...` of a pipeline that keep each parameter as an attribute `_name_parameter`.

@@ -95,9 +95,13 @@ class State:
         for name, tensor in self.tensors.items():
             tensor.copy_(kept.pop(name))
         state = self.optimiser.state_dict()
+        owners = [each for group in self.optimiser.param_groups for each in group["params"]]
         for key, value in kept.items():
             *_, index, name = key.split("/")
-            state["state"].setdefault(int(index), {})[name] = value
+            like = owners[int(index)]
+            # In the weights' own layout, as moments that were not loaded have it.
+            moment = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            state["state"].setdefault(int(index), {})[name] = moment
         self.optimiser.load_state_dict(state)
 
 
@@ -130,12 +134,6 @@ def fit(
     size, main, process = task.rows.size, accelerator.is_main_process, accelerator.process_index
     if size != plan.batch * plan.accumulate * accelerator.num_processes:
         raise BadInput(f"a step has {size} rows, not as many as {accelerator.num_processes} processes make")
-    for layer in task.module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad:
-            # Weights that lie so are read faster: a step of recipes/pyoco's U-Net takes 40 % less on a CPU.
-            # Not those that stay as they are: their backward ends torch 2.13 on a CPU (test_kinds.py,
-            # where only motion modules are trained).
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     forward = accelerator.prepare_model(task.module)
     state = State(task, plan, folder, content)
     state.load()
