@@ -1,7 +1,7 @@
 """What choosing and refining gained on `shapes-animatediff`: `python recipes/pyoco/final.py --runs runs`.
 
 Reads what `seedbed lab run` made of signals.json and choice.json,
-and leaves results/final.json, of which page.py makes a table.
+and leaves results/final.json, of which pyoco_page.py makes a table.
 """
 
 from __future__ import annotations

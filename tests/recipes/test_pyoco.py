@@ -10,9 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/pyoco"))
 import cascade as script
-import export
-import page
+import keep
 import paper
+import pyoco_page as page
 
 from recipes.pyoco import arms, measure
 from seedbed.pipelines.call import settings_beside
@@ -234,15 +234,15 @@ def test_the_page_holds_priors_against_independent_noise():
 
 
 def test_the_page_is_what_the_committed_results_make():
-    assert page.PAGE.read_text() == page.page(page.read()), "run recipes/pyoco/page.py"
+    assert page.PAGE.read_text() == page.page(page.read()), "run recipes/pyoco/pyoco_page.py"
 
 
 def test_the_card_is_what_the_committed_evaluation_makes():
-    found = json.loads((export.FOLDER / "evaluation.json").read_text())
-    config = Config.load(Path(export.__file__).with_name("final.json"))
-    for path, text in export.pages(found, config).items():
-        assert path.read_text() == text, f"{path} is out of date: run recipes/pyoco/export.py"
-    assert settings_beside(load(str(export.FOLDER)))["prior"] == config.prior
+    found = json.loads((keep.FOLDER / "evaluation.json").read_text())
+    config = Config.load(Path(keep.__file__).with_name("final.json"))
+    for path, text in keep.pages(found, config).items():
+        assert path.read_text() == text, f"{path} is out of date: run recipes/pyoco/keep.py"
+    assert settings_beside(load(str(keep.FOLDER)))["prior"] == config.prior
 
 
 @pytest.mark.parametrize("path", sorted(arms.VIDEO.parent.glob("*.json")))

@@ -1,4 +1,4 @@
-"""What a prior is worth in training: `python recipes/pyoco/page.py`.
+"""What a prior is worth in training: `python recipes/pyoco/pyoco_page.py`.
 
 Makes the measured parts of docs/pyoco.md and its figure of the files in `results/`, which measure.py,
 noise.py, final.py and cascade.py leave. A test checks that the page is what the committed results make.

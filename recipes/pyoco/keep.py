@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the card is prose
-"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/export.py runs/pyoco-final/model`.
+"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/keep.py runs/pyoco-final/model`.
 
 Copies the trained pipeline, measures what it gets right on captions of one object (those of the training part,
 4 noises each, and the held-out ones, 16 each), draws a contact sheet of the first noise of each held-out
@@ -86,7 +86,7 @@ An interval without width says that none of the videos failed, not that none wou
 ## Training
 
 `recipes/pyoco`: an image model on single frames; the arm of `{trained.prior}` of [the comparison of priors](pyoco.md); then {trained.steps:,} more steps
-(`final.json`). `python recipes/pyoco/export.py runs/pyoco-final/model` measures all of this again.
+(`final.json`). `python recipes/pyoco/keep.py runs/pyoco-final/model` measures all of this again.
 """
 
 
