@@ -25,7 +25,7 @@ from seedbed.lab.work import Store
 
 SIGNALS = ["0/bansa-k10", "0/bansa"]
 # Two questions, each of two answers: p-values are adjusted within them.
-QUESTIONS = (("ANSE, as published", "ANSE, without masks"), ("FreeInit", "ANSE, then FreeInit"))
+QUESTIONS = (("ANSE, as published", "ANSE, without masks"), ("FreeInit", "FreeInit of ten, then ANSE"))
 
 
 def summary(runs: Path) -> dict[str, Any]:

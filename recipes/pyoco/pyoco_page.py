@@ -96,7 +96,9 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
         pooled = np.mean(seeds, 0)
         test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
         values.append(float(test.pvalue))
-        rows.append([arm, signed(bootstrap(pooled)), ", ".join(f"{s.mean():+.3f}" for s in seeds)])
+        rows.append(
+            [arm, signed(bootstrap(pooled)), ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)]
+        )
     return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
 
 
