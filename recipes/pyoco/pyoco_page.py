@@ -17,7 +17,7 @@ from scipy.stats import permutation_test
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from tables import interval, replaced, share, signed, table  # noqa: E402
+from tables import interval, replaced, rounded, share, signed, table  # noqa: E402
 
 from seedbed.statistics import bootstrap, holm  # noqa: E402
 
@@ -92,7 +92,7 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """Each prior against independent noise: pooled, by seed, and the p-value adjusted for both."""
     rows, values = [], list[float]()
     for arm in [arm for arm in RIVALS if paired(found, arm)]:
-        seeds = [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
+        seeds = against(found, arm)
         pooled = np.mean(seeds, 0)
         test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
         values.append(float(test.pvalue))
@@ -100,6 +100,11 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
             [arm, signed(bootstrap(pooled)), ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)]
         )
     return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
+
+
+def against(found: dict[str, list[dict[str, Any]]], arm: str) -> list[np.ndarray]:
+    """An arm's score minus that of independent noise, (captions,) for each seed."""
+    return [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
 
 
 def paired(found: dict[str, list[dict[str, Any]]], arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -284,6 +289,10 @@ def page(results: Results) -> str:
 
 def main() -> None:
     results = read()
+    found = arms(results)
+    pooled = {arm: bootstrap(np.mean(against(found, arm), 0)) for arm in RIVALS if paired(found, arm)}
+    kept = {"kind": "summary", "minus gaussian": pooled}
+    (HERE / "results/summary.json").write_text(json.dumps(rounded(kept)) + "\n")
     draw(curves(results))
     PAGE.write_text(page(results))
 
