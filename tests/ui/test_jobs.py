@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -217,6 +218,22 @@ def test_an_error_is_one_line_and_the_queue_goes_on(jobs, capsys):
 def test_a_request_is_checked(changed, message):
     with pytest.raises(BadInput, match=message):
         Request(**{"prompt": "a koala", "model": "tiny", **changed})
+
+
+def test_a_worker_that_is_stopped_between_two_tasks_ends(jobs):
+    """Also where that comes just before it begins to wait for the next task."""
+    worker = Worker(jobs, Writer())
+
+    class Late(threading.Event):
+        def clear(self):
+            worker._stopping = True
+            self.set()
+            super().clear()
+
+    jobs.changed = Late()
+    worker.start()
+    worker._thread.join(20)
+    assert not worker._thread.is_alive()
 
 
 def test_candidates_that_are_not_there(jobs):

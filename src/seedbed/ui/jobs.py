@@ -388,8 +388,11 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
+            while True:
                 self.jobs.changed.clear()
+                # Looked at after that: what `stop` sets in between would be cleared, and waited for in vain.
+                if self._stopping:
+                    return
                 task = self.jobs.next()
                 if task is None:
                     self.jobs.changed.wait()
