@@ -30,7 +30,7 @@ from seedbed.progress import reporting
 from seedbed.training.config import Config
 from seedbed.training.data import Rows, clips_of
 from seedbed.training.denoisers import Model, inflated, motion_modules
-from seedbed.training.diffusion import Diffusion
+from seedbed.training.diffusion import Diffusion, forget_places
 from seedbed.training.trainer import fit
 from seedbed.verifiers import Frames
 from seedbed.worlds import digits, shapes, verifier
@@ -146,6 +146,7 @@ def train(config: Config, out: Path, convolutions: bool) -> None:
             save_file(weights, partly / CONVOLUTIONS)
         else:
             pipe.save_pretrained(partly)
+        forget_places(partly)
         (partly / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

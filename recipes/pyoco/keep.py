@@ -20,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes/shapes")]
 from evaluate import generate, measure, sheet  # noqa: E402
+from export import edit  # noqa: E402
 
 from recipes.tables import rounded, share, table  # noqa: E402
 from seedbed.files import write_bytes_atomically  # noqa: E402
@@ -106,6 +107,9 @@ def main(argv: list[str] | None = None) -> None:
     if given.model.resolve() != FOLDER:
         shutil.rmtree(FOLDER, ignore_errors=True)
         shutil.copytree(given.model, FOLDER)
+        # transformers 5 writes a tokenizer class that 4.x does not know; both know this one.
+        edit(FOLDER / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
+        edit(FOLDER / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     found, videos = evaluate(FOLDER)
     write_bytes_atomically(FOLDER / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
     sheet(videos, FOLDER / "contact-sheet.png")

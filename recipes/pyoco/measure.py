@@ -28,7 +28,6 @@ from recipes.tables import rounded
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.metrics import features_of, frechet, frechet_bias, inception_score
 from seedbed.noise import prior_named
-from seedbed.pipelines.loading import load
 from seedbed.verifiers import Frames
 from seedbed.verifiers.appearance import look
 from seedbed.worlds import digits, shapes, verifier
@@ -60,7 +59,8 @@ def who(folder: Path) -> dict[str, Any]:
     """What was trained, under which prior, on how many frames, and its seed; an image model is of no arm."""
     path = folder.parent / "arm.json"
     if not path.is_file():
-        if not load(str(folder)).__class__.__name__.startswith("StableDiffusion"):
+        index = json.loads((folder / "model_index.json").read_text())
+        if not index["_class_name"].startswith("StableDiffusion"):
             raise SystemExit(
                 f"{folder} is neither an image model nor of arms.py: it has no {path.name} above it"
             )

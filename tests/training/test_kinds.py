@@ -58,6 +58,8 @@ def test_ten_steps_change_what_is_trained_and_nothing_else(config_of, tmp_path, 
     for name in ("vae", "text_encoder"):
         old, new = (getattr(pipe, name).state_dict() for pipe in (before, after))
         assert all(torch.equal(new[key], value) for key, value in old.items())
+    configs = [*made.model.glob("*.json"), *made.model.glob("*/config.json")]
+    assert configs and not [each for each in configs if str(tmp_path.parent.parent) in each.read_text()]
     settings = json.loads((made.model / "seedbed.json").read_text())
     assert settings.get("prior") == (None if config.frames == 1 else config.prior)
     frames = seedbed.generate(after, "a red circle", candidates=1, progress=False, num_inference_steps=1)

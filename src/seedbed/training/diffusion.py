@@ -159,11 +159,20 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
             _merge(model, config.train, out)
         with written_whole(out / MODEL) as partly:
             model.pipe.save_pretrained(partly)
+            forget_places(partly)
             settings = _settings(model, config, clips.size)
             (partly / "seedbed.json").write_text(json.dumps(settings, indent=2) + "\n")
             (partly / "README.md").write_text(_card(config, out, complaint))
     accelerator.wait_for_everyone()
     return Trained(out / MODEL, complaint)
+
+
+def forget_places(folder: Path) -> None:
+    """Leave out of a saved pipeline's configs from where on this machine its parts were read."""
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        content = json.loads(path.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _claim(config: Config, out: Path) -> None:
