@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import seedbed as library
+from seedbed.cli.outputs import write_together
 from seedbed.cli.prompts import settled
 from seedbed.errors import BadInput, BadOutput
 from seedbed.lab.experiment import files_sha256
@@ -223,6 +224,17 @@ def test_what_was_finished_before_a_kill_is_not_made_again(seedbed, model, tmp_p
     assert all(path.exists() and path.with_suffix(".mp4").exists() for path in records)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert seedbed("replay", f"out/{STEMS[2]}.json").code == 0
+
+
+def test_an_interrupt_right_after_a_video_counts_it(seedbed, model, monkeypatch) -> None:
+    def interrupted(writers) -> None:
+        write_together(writers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seedbed.cli.app.write_together", interrupted)
+    code, out, err = seedbed("generate", "--prompts", "lines.txt", "--model", model, *FEW, "--out", "out")
+    assert (code, out) == (130, "")
+    assert err == "interrupted: 1 of 3 videos are kept in out; run again to go on\n"
 
 
 def test_images_are_written_as_png(seedbed, model_of, tmp_path: Path) -> None:

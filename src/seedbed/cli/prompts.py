@@ -193,7 +193,8 @@ def generate_each(
                 raise type(error)(f"prompt {number + 1}: {error}; {left}") from error
             signal.signal(signal.SIGINT, interrupt)  # which is ignored from when files are moved
             records[number] = _finished(video, text)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # also between the moving of a video's files and the line after it
+        records = [_finished(*each) for each in zip(videos, texts, strict=True)]
         left = f"{_count(records)} of {len(texts)} videos are kept in {folder}; run again to go on"
         raise KeyboardInterrupt(left) from None
     found = [each for each in records if each is not None]
