@@ -36,7 +36,7 @@ from seedbed.verifiers import Frames
 from seedbed.worlds import digits, shapes, verifier
 
 VIDEO = Path(__file__).with_name("video.json")
-IMAGE = json.loads(VIDEO.read_text())["model"]
+IMAGES = {"shapes": json.loads(VIDEO.read_text())["model"], "digits": "runs/pyoco-digits-image/model"}
 CONVOLUTIONS = "convolutions.safetensors"
 EVERY = 300
 JUDGES = {"shapes": verifier.attributes, "digits": digits.attributes}
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     content = {**json.loads(VIDEO.read_text()), "prior": given.prior, "seed": given.seed}
     if given.world == "digits":
-        content["data"] = {"world": "digits", "count": 40000}
+        content |= {"data": {"world": "digits", "count": 40000}, "model": IMAGES["digits"]}
     content |= {"model": given.model} if given.model else {}
     if given.steps:
         content |= {"steps": given.steps, "cooldown": given.steps // 2}

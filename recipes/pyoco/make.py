@@ -3,6 +3,8 @@
 An autoencoder of single frames, trained here; a text encoder that has learnt from captions alone who does
 what, as in recipes/shapes; and a U-Net with random weights. Then `seedbed train recipes/pyoco/image.json`,
 and one of the three video configs on what that leaves. Run again, the autoencoder's training goes on.
+`--config` of another world or of a folder of videos has no lesson in reading: its text encoder keeps the
+random weights that it begins with, which tell words from one another.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from pydantic import TypeAdapter
 
 from seedbed.noise import Gaussian
 from seedbed.progress import reporting
-from seedbed.training.config import Plan, World
-from seedbed.training.data import Rows, WorldClips
+from seedbed.training.config import Data, Plan
+from seedbed.training.data import Rows, clips_of
 from seedbed.training.trainer import fit
+from seedbed.worlds import digits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "shapes"))
 from denoiser import teach_to_read, tokenizer
@@ -36,7 +40,8 @@ class Reconstruction:
     """Frames, encoded and decoded; a row's noise is what its latents are sampled with."""
 
     def __init__(self, vae: AutoencoderKL, config: dict[str, Any], seed: int):
-        clips = WorldClips(World(world="shapes", count=config["count"], seed=seed), 1)
+        data: Any = TypeAdapter(Data).validate_python({"seed": seed, **config["data"]})
+        clips = clips_of(data, 1)
         shape = (vae.config.latent_channels, 1, 8, 8)
         self.module, self.config = vae, config
         self.rows = Rows(clips, 1, seed, config["batch"], shape, 1, Gaussian())
@@ -75,12 +80,14 @@ def autoencoder(config: dict[str, Any], seed: int, folder: Path) -> AutoencoderK
 
 
 def make(config: dict[str, Any], out: Path) -> None:
-    seed, tokens = config["seed"], tokenizer()
+    seed, world = config["seed"], config["autoencoder"]["data"].get("world")
+    tokens = tokenizer(digits.captions(50, seed=0) if world == "digits" else None)
     vae = autoencoder(config["autoencoder"], seed, out.with_name(out.name + "-autoencoder"))
     torch.manual_seed(seed)
     text = CogVideoX.text_encoder({**config["text"], "vocab_size": len(tokens)})
-    read = teach_to_read(SimpleNamespace(text=text, family=CogVideoX), tokens, config["reading"], seed)
-    print({"held-out captions read": read}, flush=True)
+    if "reading" in config:
+        read = teach_to_read(SimpleNamespace(text=text, family=CogVideoX), tokens, config["reading"], seed)
+        print({"held-out captions read": read}, flush=True)
     unet = UNet2DConditionModel(
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,

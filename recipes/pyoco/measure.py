@@ -12,6 +12,7 @@ distance to as many rendered ones, what two sets of rendered ones are apart, and
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -20,10 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AnimateDiffVideoToVideoPipeline
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes.metrics.features import load as network_of
-from recipes.pyoco.arms import CONVOLUTIONS, IMAGE, JUDGES, captions_of, make, pipeline
+from recipes.pyoco.arms import CONVOLUTIONS, IMAGES, JUDGES, captions_of, make, pipeline
 from recipes.tables import rounded
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.metrics import features_of, frechet, frechet_bias, inception_score
@@ -67,9 +70,22 @@ def who(folder: Path) -> dict[str, Any]:
         return {"arm": "no temporal layer", "seed": 0, "prior": "gaussian", "trained": FRAMES}
     config = json.loads(path.read_text())
     arm = config["prior"] + ", convolutions" * (folder / CONVOLUTIONS).is_file()
-    if config["model"] != IMAGE:
+    if config["model"] not in IMAGES.values():
         arm += f", from {config['model']}"
     return {"arm": arm, "seed": config["seed"], "prior": config["prior"], "trained": config["frames"]}
+
+
+def source(caption: str, frames: int, seed: int) -> list[Image.Image]:
+    """A clip of what a caption of one object says, but for the colour, which is the next one."""
+    (thing,) = shapes.parse(caption)
+    colours = [*shapes.COLOURS]
+    other = colours[(colours.index(thing.colour) + 1) % len(colours)]
+    scene = None
+    while scene is None:
+        rng = np.random.default_rng(seed)
+        scene = shapes.place([dataclasses.replace(thing, colour=other)], rng)
+        seed += 1 << 20
+    return [Image.fromarray(frame) for frame in shapes.render(scene)[:frames]]
 
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +96,14 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     call = {"guidance_scale": 4.0, "num_inference_steps": 10, "num_frames": given.frames}
     captions = captions_of(world, given.captions)
     videos, rows = list[Frames](), list[dict[str, list[float]]]()
+    if given.video is not None:
+        pipe = AnimateDiffVideoToVideoPipeline.from_pipe(pipe)
+        pipe.set_progress_bar_config(disable=True)
+        call = {**call, "strength": given.video}
+        del call["num_frames"]
     for number, caption in enumerate(captions):
+        if given.video is not None:
+            call["video"] = source(caption, given.frames, number)
         made = make(pipe, caption, prior, number, NOISES, call)
         videos += made
         rows.append(rows_of(made, caption, world))
@@ -99,6 +122,12 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     own = prior_named(prior) == prior_named(arm["prior"])
     more = given.frames - trained
     result["kind"] = ("own" if own else "other") if not more else "longer" if own and more > 0 else ""
+    if given.video is not None:
+        result |= {"kind": "from video", "strength": given.video}
+    if world == "digits":
+        # Every frame by itself, as the score has it of pictures; the classifier tells handwriting alone.
+        frames = np.concatenate(videos)
+        result["inception"] = inception_score(torch.from_numpy(digits.logits(frames)), splits=4)
     if world == "shapes":
         network = network_of(FEATURES)
         features = features_of(videos, network.features)
@@ -121,6 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--captions", type=int, default=CAPTIONS)
     parser.add_argument("--world", choices=[*JUDGES], default="shapes")
+    parser.add_argument("--video", type=float, metavar="STRENGTH", help="begin with a clip of another colour")
     given = parser.parse_args(argv)
     found = rounded(measure(given.model, given))
     given.out.parent.mkdir(parents=True, exist_ok=True)

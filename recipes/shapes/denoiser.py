@@ -23,8 +23,10 @@ WORDS = torch.tensor([[1, 2, 4], [7, 8, 10]])  # places in a caption: colour, sh
 SAID = tuple(shapes.COLOURS), shapes.SHAPES, tuple(shapes.MOTIONS)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = " ".join([shapes.caption([thing]) for thing in shapes.all_things()] + ["and"]).split()
+def tokenizer(sentences: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """Of all words in these sentences, in their order, or of the shapes world's."""
+    sentences = sentences or [shapes.caption([thing]) for thing in shapes.all_things()] + ["and"]
+    words = " ".join(sentences).split()
     vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *dict.fromkeys(words)])}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()

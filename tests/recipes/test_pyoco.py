@@ -19,10 +19,10 @@ from seedbed.pipelines.call import settings_beside
 from seedbed.pipelines.cascade import bicubic
 from seedbed.pipelines.loading import load
 from seedbed.statistics import bootstrap
-from seedbed.training.config import Config
+from seedbed.training.config import Config, Videos
 from seedbed.training.data import clips_of
 from seedbed.training.denoisers import motion_modules
-from seedbed.worlds import shapes
+from seedbed.worlds import shapes, verifier
 from seedbed.worlds.verifier import attributes
 from tests.pipelines.animatediff import cascade
 from tests.training.conftest import image_pipeline
@@ -151,6 +151,11 @@ def test_an_arm_is_trained_and_measured(tmp_path, monkeypatch, more):
     assert [len(some) for some in found["values"]["score"]] == [4, 4]
     assert found["fvd"] > found["fvd of real ones"][1] and 1 <= found["inception"][0] <= 60
     assert [len(some) for some in found["values"]["diversity"]] == [1, 1]
+    if not more:  # from a clip of another colour
+        measure.main([str(out / "model"), *asked, "--video", "0.5"])
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert (found["kind"], found["strength"]) == ("from video", 0.5)
+        assert [len(some) for some in found["values"]["colour"]] == [4, 4]
     with pytest.raises(SystemExit, match="holds another arm"):
         arms.main([*start, "--prior", "gaussian", "--out", str(out), *more])
     # Run again, a finished training is left as it is.
@@ -170,6 +175,13 @@ def test_temporal_convolutions_begin_as_the_identity_and_replace_all_attention(t
     with torch.no_grad():
         expected = plain.unet(noisy, 5, words).sample
         torch.testing.assert_close(changed.unet(noisy, 5, words).sample, expected)
+
+
+def test_the_clip_that_a_video_begins_with_says_the_caption_but_for_the_colour():
+    frames = measure.source("a yellow square moving up", 8, 3)
+    (thing,) = verifier.read(np.stack(frames)[None])[0].objects
+    assert len(frames) == 8 and frames[0].size == (32, 32)
+    assert (thing.shape, thing.motion) == ("square", "moving up") and thing.colour != "yellow"
 
 
 def test_what_stands_still_and_single_frames_are_told():
@@ -250,4 +262,7 @@ def test_every_training_finds_its_clips(path):
     content = json.loads(path.read_text())
     if content.get("schema") == "seedbed.training/1":
         config = Config.load(path)
+        if isinstance(config.data, Videos):  # real.py writes them
+            assert config.data.videos == "runs/real/train"
+            return
         assert len(clips_of(config.data, config.frames)) == config.data.count

@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from diffusers import AnimateDiffPipeline, AnimateDiffVideoToVideoPipeline
+from PIL import Image
 
 from seedbed.errors import BadInput, BadRecord, NotSupported, SeedbedError
 from seedbed.pipelines.session import Session
 from tests.pipelines import CALLS, PROMPT, cogvideox
+from tests.pipelines.animatediff import lcm
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,18 @@ def test_a_damaged_file_beside_the_model_is_refused(tmp_path, content):
         Session(pipe, PROMPT)
     assert "seedbed.json" in str(error.value) and "\n" not in str(error.value)
     assert isinstance(error.value, SeedbedError)
+
+
+def test_settings_beside_a_model_reach_its_other_pipelines_as_far_as_they_know_them(tmp_path):
+    lcm().save_pretrained(tmp_path)
+    call = {"num_frames": 3, "num_inference_steps": 2, "height": 16, "width": 16}
+    beside = tmp_path / "seedbed.json"
+    beside.write_text(json.dumps({"schema": "seedbed.model/1", "call": call, "prior": "mixed:1"}))
+    pipe = AnimateDiffVideoToVideoPipeline.from_pipe(AnimateDiffPipeline.from_pretrained(tmp_path))
+    video = [Image.new("RGB", (16, 16))] * 3
+    asked = Session(pipe, PROMPT, video=video).asked
+    assert asked.arguments == {"num_inference_steps": 2, "height": 16, "width": 16, "video": video}
+    assert asked.prior == "mixed:alpha=1.0"
+    beside.write_text(json.dumps({"schema": "seedbed.model/1", "call": {"num_frame": 3}}))
+    with pytest.raises(BadInput, match="did you mean 'num_frames'"):  # of the model's own class: a mistake
+        Session(AnimateDiffPipeline.from_pretrained(tmp_path), PROMPT)

@@ -212,7 +212,8 @@ def settings_beside(pipe: Any) -> dict[str, Any]:
     """The `seedbed.json` in a model's folder, or in that which a pipeline was loaded from; nothing without.
 
     "call" has arguments of the pipeline's call, "prior" the distribution of the noise that the model was
-    trained under, as a text.
+    trained under, as a text. Of a pipeline made by `from_pipe`, of another class than the folder's, only the
+    arguments that it has: AnimateDiffVideoToVideoPipeline has no num_frames (tests/sessions/test_call.py).
 
     Raises:
         BadRecord: that file is damaged or of another schema.
@@ -232,6 +233,11 @@ def settings_beside(pipe: Any) -> dict[str, Any]:
         raise BadRecord(f"{path}: `call` must map arguments of the pipeline to values")
     if not isinstance(content.get("prior", ""), str):
         raise BadRecord(f"{path}: `prior` must be a text")
+    index = path.with_name("model_index.json")
+    own = isinstance(pipe, str) or not index.is_file()
+    if not own and json.loads(index.read_text()).get("_class_name") != type(pipe).__name__:
+        known = parameters_of(pipe)
+        content["call"] = {name: each for name, each in content.get("call", {}).items() if name in known}
     return content
 
 

@@ -155,17 +155,32 @@ def read(frames: NDArray[np.uint8]) -> list[Thing]:
             f"the digits verifier reads uint8 videos of shape (videos, frames, side, side, 3), "
             f"not {frames.dtype} {tuple(frames.shape)}"
         )
-    readings = []
-    for video in frames:
-        ink, centres, mass = _looked_at(video.astype(np.float64).mean(-1) / 255)
-        seen = mass >= LEAST * (frames.shape[2] / SIDE) ** 2
-        if seen.mean() < PRESENT:
-            readings.append(Thing(UNCLEAR, UNCLEAR))
-            continue
-        patch = _patches(ink[seen], centres[seen]).mean(0)
-        path = centres[seen] * SIDE / frames.shape[2]
-        readings.append(Thing(_digit(patch / np.linalg.norm(patch)), motion_of(path[-1] - path[0])))
-    return readings
+    found = [_followed(video) for video in frames]
+    return [Thing(_digit(seen[0]), motion_of(seen[1])) if seen else Thing(UNCLEAR, UNCLEAR) for seen in found]
+
+
+@plain_arithmetic()
+def logits(frames: NDArray[np.uint8]) -> Array:
+    """Logits of the digits for an Inception Score, (videos, 10), by logistic regression on the same patches.
+
+    Args:
+        frames: as `read` takes them. A video that shows nothing has equal ones.
+    """
+    regression = _training()[2]
+    found = [_followed(video) for video in frames]
+    rows = [regression.decision_function(seen[0][None])[0] if seen else np.zeros(10) for seen in found]
+    return np.stack(rows)
+
+
+def _followed(video: NDArray[np.uint8]) -> tuple[Array, Array] | None:
+    """The mean patch, of unit length, and how far it moves (2,), in pixels of the world; None for nothing."""
+    ink, centres, mass = _looked_at(video.astype(np.float64).mean(-1) / 255)
+    seen = mass >= LEAST * (video.shape[1] / SIDE) ** 2
+    if seen.mean() < PRESENT:
+        return None
+    patch = _patches(ink[seen], centres[seen]).mean(0)
+    path = centres[seen] * SIDE / video.shape[1]
+    return patch / np.linalg.norm(patch), path[-1] - path[0]
 
 
 def _looked_at(ink: Array) -> tuple[Array, Array, Array]:
@@ -185,9 +200,10 @@ def _patches(ink: Array, centres: Array) -> Array:
 
 
 @functools.cache
-def _training() -> tuple[Array, Any]:
-    """Patches of unit length of three renderings of each training picture, and a classifier of them."""
-    target = pictures()[1][:HELD_OUT]
+def _training() -> tuple[Array, Any, Any]:
+    """Patches of unit length of three renderings of each training picture, and two classifiers of them."""
+    target = np.repeat(pictures()[1][:HELD_OUT], 3)
+    from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
     rng, patches = np.random.default_rng(0), []
@@ -198,12 +214,13 @@ def _training() -> tuple[Array, Any]:
     found = np.stack(patches)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     # Chosen on the last fifth of the training pictures.
-    return found, SVC(C=5, gamma=5).fit(found, np.repeat(target, 3))
+    machine, regression = SVC(C=5, gamma=5), LogisticRegression(C=100, max_iter=1000)
+    return found, machine.fit(found, target), regression.fit(found, target)
 
 
 def _digit(patch: Array) -> str:
     """What a patch of unit length shows."""
-    known, classifier = _training()
+    known, classifier, _ = _training()
     near = np.sqrt(np.square(known - patch).sum(1).min()) <= FAR
     return DIGITS[int(classifier.predict(patch[None])[0])] if near else UNCLEAR
 
