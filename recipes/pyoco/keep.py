@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - the card is prose
-"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/keep.py runs/pyoco-final/model`.
+"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/keep.py runs/pyoco-more/model`.
 
-Copies the trained pipeline, measures what it gets right on captions of one object (those of the training part,
+Keeps the trained pipeline in half precision, measures what it gets right on captions of one object (those of the training part,
 4 noises each, and the held-out ones, 16 each), draws a contact sheet of the first noise of each held-out
 caption and of the first ten others, and writes the card, here and in docs/.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes/shapes")]
@@ -26,9 +27,11 @@ from recipes.tables import rounded, share, table  # noqa: E402
 from seedbed.files import write_bytes_atomically  # noqa: E402
 from seedbed.pipelines.loading import load  # noqa: E402
 from seedbed.training.config import Config  # noqa: E402
+from seedbed.training.diffusion import forget_places  # noqa: E402
 from seedbed.worlds import shapes  # noqa: E402
 
 NAME = "shapes-animatediff"
+TRAININGS = ("final",)  # one after the other, after the arm
 FOLDER, CARD = ROOT / "models" / NAME, ROOT / f"docs/model-card-{NAME}.md"
 FIGURE = ROOT / f"docs/figures/contact-sheet-{NAME}.png"
 PARTS = {"held out": (True, 16), "training part": (False, 4)}
@@ -52,7 +55,9 @@ def evaluate(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     return rounded(found), np.concatenate(shown)
 
 
-def card(found: dict[str, Any], trained: Config) -> str:
+def card(found: dict[str, Any], configs: list[Config]) -> str:
+    trained, steps = configs[-1], sum(each.steps for each in configs)
+    trainings = ", then ".join(f"`{name}.json`" for name in TRAININGS)
     counts = {name: f"{count / 1e6:.1f} M" for name, count in found["parameters"].items()}
     rows = [
         [what, *(share(found[part][key]) for part in PARTS)]
@@ -86,14 +91,14 @@ An interval without width says that none of the videos failed, not that none wou
 
 ## Training
 
-`recipes/pyoco`: an image model on single frames; the arm of `{trained.prior}` of [the comparison of priors](pyoco.md); then {trained.steps:,} more steps
-(`final.json`). `python recipes/pyoco/keep.py runs/pyoco-final/model` measures all of this again.
+`recipes/pyoco`: an image model on single frames; the arm of `{trained.prior}` of [the comparison of priors](pyoco.md); then {steps:,} more steps
+({trainings}). `python recipes/pyoco/keep.py runs/pyoco-{TRAININGS[-1]}/model` measures all of this again.
 """
 
 
-def pages(found: dict[str, Any], trained: Config) -> dict[Path, str]:
+def pages(found: dict[str, Any]) -> dict[Path, str]:
     """The card beside the model, and in the documentation."""
-    text = card(found, trained)
+    text = card(found, [Config.load(Path(__file__).with_name(f"{name}.json")) for name in TRAININGS])
     beside = text.replace("](pyoco.md)", "](../../docs/pyoco.md)")
     return {FOLDER / "README.md": beside, CARD: text.replace("contact-sheet.png", f"figures/{FIGURE.name}")}
 
@@ -106,15 +111,23 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"{given.model} is not the folder of a model")
     if given.model.resolve() != FOLDER:
         shutil.rmtree(FOLDER, ignore_errors=True)
-        shutil.copytree(given.model, FOLDER)
+        pipe = load(str(given.model))
+        pipe.to(torch.float16)
+        pipe.save_pretrained(FOLDER)
+        forget_places(FOLDER)
+        shutil.copyfile(given.model / "seedbed.json", FOLDER / "seedbed.json")
+        for file in FOLDER.rglob("*.safetensors"):
+            file.chmod(0o644)
         # transformers 5 writes a tokenizer class that 4.x does not know; both know this one.
         edit(FOLDER / "model_index.json", tokenizer=["transformers", "PreTrainedTokenizerFast"])
         edit(FOLDER / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        # It loads the text encoder in the precision that its file names, diffusers all else in float32.
+        edit(FOLDER / "text_encoder/config.json", dtype="float32", torch_dtype="float32")
     found, videos = evaluate(FOLDER)
     write_bytes_atomically(FOLDER / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
     sheet(videos, FOLDER / "contact-sheet.png")
     shutil.copyfile(FOLDER / "contact-sheet.png", FIGURE)
-    for path, text in pages(found, Config.load(Path(__file__).with_name("final.json"))).items():
+    for path, text in pages(found).items():
         path.write_text(text)
     print(found)
 

@@ -36,6 +36,7 @@ from seedbed.verifiers.appearance import look
 from seedbed.worlds import digits, shapes, verifier
 
 FEATURES = Path(__file__).parents[2] / "models/shapes-features/network.safetensors"
+START = json.loads((Path(__file__).parent / "image.json").read_text())["model"]
 CAPTIONS, NOISES, REAL, FRAMES = 53, 4, 1000, 8
 READERS: dict[str, Any] = {"shapes": verifier.read, "digits": digits.read}
 
@@ -71,7 +72,7 @@ def who(folder: Path) -> dict[str, Any]:
     config = json.loads(path.read_text())
     arm = config["prior"] + ", convolutions" * (folder / CONVOLUTIONS).is_file()
     if config["model"] not in IMAGES.values():
-        arm += f", from {config['model']}"
+        arm += ", from random weights" if config["model"] == START else f", from {config['model']}"
     return {"arm": arm, "seed": config["seed"], "prior": config["prior"], "trained": config["frames"]}
 
 
@@ -125,9 +126,11 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     if given.video is not None:
         result |= {"kind": "from video", "strength": given.video}
     if world == "digits":
-        # Every frame by itself, as the score has it of pictures; the classifier tells handwriting alone.
-        frames = np.concatenate(videos)
-        result["inception"] = inception_score(torch.from_numpy(digits.logits(frames)), splits=4)
+        # Of as many videos of real handwriting, too, that nothing here was fitted to.
+        scenes = itertools.islice(digits.scenes(1 << 50, held=True), len(videos))
+        real = np.stack([digits.render(scene) for scene in scenes])
+        result["inception"] = inception_score(digits.logits(np.stack(videos)), splits=4)
+        result["inception of real ones"] = inception_score(digits.logits(real), splits=4)
     if world == "shapes":
         network = network_of(FEATURES)
         features = features_of(videos, network.features)

@@ -33,8 +33,8 @@ def read(folder: Path = HERE / "results") -> Results:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     kept = set()
     for name, each in found.items():
-        if each.get("kind") in ("own", "other", "longer"):
-            key = each["world"], each["arm"], each["seed"], each["prior"], each["frames"]
+        if each.get("kind") in ("own", "other", "longer", "from video"):
+            key = *(each[name] for name in ("world", "arm", "seed", "prior", "frames")), each.get("strength")
             if key in kept:
                 raise SystemExit(f"{name}.json measures what another file of results does: {key}")
             kept.add(key)
@@ -122,6 +122,37 @@ def mismatches(results: Results) -> list[list[str]]:
             if (each.get("arm"), each.get("seed")) == (trained, seed) and each["kind"] in ("own", "other")
         }
         rows += [[trained, *(own.get(prior, "–") for prior in PRIORS)]] if own else []
+    return rows
+
+
+def from_video(results: Results) -> list[list[str]]:
+    """Videos that began as a clip of another colour, by how much of the schedule their noise takes."""
+    found = [each for each in results.values() if each.get("kind") == "from video"]
+    return [
+        [
+            each["arm"],
+            each["prior"],
+            f"{each['strength']:g}",
+            interval(bootstrap(means(each, "score"))),
+            *(share(bootstrap(means(each, key))) for key in ("colour", "motion", "all_right")),
+        ]
+        for each in sorted(found, key=lambda each: (each["arm"], each["strength"], each["prior"]))
+    ]
+
+
+def handwriting(results: Results) -> list[list[str]]:
+    """The arms of the digits world, each against independent noise."""
+    found = {each["arm"]: each for each in results.values() if each.get("world") == "digits"}
+    rows = []
+    for arm, each in found.items():
+        less = signed(bootstrap(means(each, "score") - means(found["gaussian"], "score")))
+        row = [arm, interval(bootstrap(means(each, "score")))]
+        row += [share(bootstrap(means(each, key))) for key in ("digit", "motion")]
+        row += [
+            f"{score:.2f} ± {deviation:.2f}"
+            for score, deviation in (each["inception"], each["inception of real ones"])
+        ]
+        rows.append([*row, "–" if arm == "gaussian" else less])
     return rows
 
 
@@ -253,6 +284,22 @@ def measured(results: Results) -> str:
         "Videos longer than trained": (
             ["trained under", "frames", "score", "score minus that of 8", "motion", "single frames"],
             longer(results),
+        ),
+        "Video to video": (
+            ["trained under", "noise from", "strength", "score", "colour", "motion", "everything"],
+            from_video(results),
+        ),
+        "Handwriting": (
+            [
+                "trained under",
+                "score",
+                "digit",
+                "motion",
+                "Inception Score",
+                "of real videos",
+                "minus `gaussian`'s",
+            ],
+            handwriting(results),
         ),
         "Noise that the image model finds in frames": (
             [
