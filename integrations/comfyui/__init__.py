@@ -5,7 +5,9 @@ They need `seedbed` and what ComfyUI itself runs on; diffusers is imported only 
 
 from comfy_api.latest import ComfyExtension
 
-from .noises import SeedbedNoise, SeedbedRefine
+from .enhancing import SeedbedEnhance
+from .judging import SeedbedVerify
+from .noises import SeedbedFreeInit, SeedbedNoise, SeedbedRefine
 from .takes import SeedbedPick, SeedbedPreview, SeedbedSelect
 
 WEB_DIRECTORY = "web"
@@ -13,7 +15,16 @@ WEB_DIRECTORY = "web"
 
 class Seedbed(ComfyExtension):
     async def get_node_list(self):
-        return [SeedbedNoise, SeedbedSelect, SeedbedPreview, SeedbedPick, SeedbedRefine]
+        return [
+            SeedbedNoise,
+            SeedbedSelect,
+            SeedbedPreview,
+            SeedbedPick,
+            SeedbedVerify,
+            SeedbedRefine,
+            SeedbedFreeInit,
+            SeedbedEnhance,
+        ]
 
 
 async def comfy_entrypoint():

@@ -261,3 +261,80 @@ class SeedbedRefine(io.ComfyNode):
             raise BadInput("the sigmas hold no step")
         delta = finite("delta", delta, 0)
         return io.NodeOutput(InjectedNoise(noise, guider, sigmas, delta, 1 if sign == "add" else -1))
+
+
+class FreeInitNoise:
+    """A drawn NOISE with the low frequencies of the video that grew from it (arXiv 2312.07537)."""
+
+    def __init__(self, noise, guider, sampler, sigmas, rounds, stop, frame_stop):
+        self.noise, self.guider, self.sampler, self.sigmas = noise, guider, sampler, sigmas
+        self.rounds, self.stops, self.seed = rounds, (stop, frame_stop), noise.seed
+
+    def generate_noise(self, latent):
+        """See `DrawnNoise.generate_noise`; a whole generation for each round."""
+        from seedbed.noise.filters import low_pass, mix_frequencies
+
+        given = noise = self.noise.generate_noise(latent)
+        if getattr(given, "is_nested", False) or len(given) != 1:
+            raise BadInput("FreeInit mixes one noise: set the batch to 1, without sound")
+        recipe = self.noise.recipe(latent["samples"])
+        sampling = self.guider.model_patcher.get_model_object("model_sampling")
+        one, none = torch.ones(1), torch.zeros(1)
+        alpha, sigma = (
+            float(sampling.noise_scaling(self.sigmas[:1].cpu(), *pair)) for pair in ((none, one), (one, none))
+        )
+        if alpha <= 1e-3 * sigma:
+            raise BadInput(
+                "with flow matching nothing of a video is left at the first sigma, so FreeInit would "
+                "write nothing: use Seedbed Refine"
+            )
+        stop, frame_stop = self.stops
+        scale = (1 + sigma**2) ** -0.5 if alpha == 1 else 1.0  # to unit noise, where samples grow with sigma
+        passing = low_pass(tuple(noise.shape[2:]), stop=stop, frame_stop=frame_stop)
+        for number in range(1, self.rounds + 1):
+            video = self.guider.sample(
+                noise,
+                latent["samples"],
+                self.sampler,
+                self.sigmas,
+                denoise_mask=latent.get("noise_mask"),
+                disable_pbar=True,
+                seed=self.seed,
+            )
+            clean = self.guider.model_patcher.model.process_latent_in(video.cpu())
+            low = scale * (alpha * clean + sigma * given)
+            fresh = recipe.beside(number)[None]
+            noise = mix_frequencies(low, fresh, passing).to(given.dtype)
+        return noise
+
+
+class SeedbedFreeInit(io.ComfyNode):
+    """FreeInit for models whose first sigma leaves some signal, such as those of AnimateDiff."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SeedbedFreeInit",
+            display_name="Seedbed FreeInit",
+            category=CATEGORY,
+            description="The low frequencies of a finished video, noised again, with the high ones of "
+            "fresh noise; a generation for each round.",
+            inputs=[
+                io.Noise.Input("noise"),
+                io.Guider.Input("guider"),
+                io.Sampler.Input("sampler"),
+                io.Sigmas.Input("sigmas"),
+                io.Int.Input("rounds", default=1, min=1, max=100),
+                io.Float.Input("stop", default=0.25, min=0.01, max=1.0, step=0.01),
+                io.Float.Input("frame_stop", default=0.25, min=0.01, max=1.0, step=0.01),
+            ],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls, noise, guider, sampler, sigmas, rounds, stop, frame_stop):
+        if len(sigmas) < 2:
+            raise BadInput("the sigmas hold no step")
+        if not isinstance(noise, DrawnNoise):
+            raise BadInput("FreeInit draws fresh noise of a recipe: connect Seedbed Noise, Select or Pick")
+        return io.NodeOutput(FreeInitNoise(noise, guider, sampler, sigmas, rounds, stop, frame_stop))

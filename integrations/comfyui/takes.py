@@ -13,6 +13,7 @@ from seedbed.attention import bansa_expected, row_statistics, sample_rows
 from seedbed.errors import BadInput, BadOutput
 from seedbed.halving import ranked
 
+from .judging import judged, verifier_of
 from .noises import CATEGORY, KEYWORD, PRIOR, Checked, DrawnNoise, sealed
 
 DEPTH = 0.46  # of the attention layers: the published depth of CogVideoX, as `seedbed.acquisition.Bansa`
@@ -45,7 +46,8 @@ def evaluate(model, conditioning, sigmas, latent, noise, observe):
     before = options.get("optimized_attention_override")
 
     def override(attention, *args, **kwargs):
-        observe(*_heads(*args, **kwargs))
+        query, key, _, mask = heads_of(*args, **kwargs)
+        observe(query, key, mask)
         return before(attention, *args, **kwargs) if before else attention(*args, **kwargs)
 
     options["optimized_attention_override"] = override
@@ -73,15 +75,15 @@ def evaluate(model, conditioning, sigmas, latent, noise, observe):
     return found[0]
 
 
-def _heads(q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, **others):
-    """Query and key as (batch, heads, tokens, width), and a mask to fit, of a call of ComfyUI's attention."""
+def heads_of(q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, **others):
+    """Query, key and value as (batch, heads, tokens, width), and a mask to fit, of ComfyUI's attention."""
     if not skip_reshape:
         width = q.shape[-1] // heads
-        q, k = (each.unflatten(-1, (-1, width)).transpose(1, 2) for each in (q, k))
+        q, k, v = (each.unflatten(-1, (-1, width)).transpose(1, 2) for each in (q, k, v))
     if mask is not None:
         mask = mask.reshape((1,) * (2 - mask.dim()) + mask.shape)
         mask = mask[:, None] if mask.dim() == 3 else mask
-    return q, k, mask
+    return q, k, v, mask
 
 
 def attention_scores(model, conditioning, sigmas, latent, noises, score, depth, rows, show):
@@ -284,11 +286,7 @@ class SeedbedPreview(Checked):
     ):
         if steps > len(sigmas) - 1:
             raise BadInput(f"there are {len(sigmas) - 1} steps, so there is no preview after {steps}")
-        judge = None
-        if verifier.strip():
-            from seedbed.verifiers import resolve  # which imports diffusers
-
-            judge = resolve(verifier.strip())
+        judge = verifier_of(verifier) if verifier.strip() else None
         model = guider.model_patcher
         latent, noises = pool_of(model, latent_image, seed, prior, candidates)
         show = comfy.utils.ProgressBar(candidates * steps)
@@ -330,14 +328,6 @@ class SeedbedPreview(Checked):
             "best": order[0] if order else None,
         }
         return io.NodeOutput(takes, images, text)
-
-
-def judged(verifier, videos, prompt):
-    """A verifier's score of each video, (frames, height, width, 3) in [0, 1]: (videos,) float64."""
-    from seedbed.verifiers import judged as judge
-
-    frames = [(video.clamp(0, 1) * 255).round().byte().cpu().numpy() for video in videos]
-    return judge(verifier, frames, prompt)["score"]
 
 
 class SeedbedPick(io.ComfyNode):

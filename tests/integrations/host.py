@@ -147,8 +147,14 @@ class CFGGuider:
         text = self.conditions["positive"][0][0]
 
         def denoiser(noisy, sigma, model_options):
-            options = model_options["transformer_options"]
-            velocity = self.model_patcher.model(noisy, sigma, text, options)
+            options = {**model_options["transformer_options"], "sample_sigmas": sigmas}
+            given = {"input": noisy, "timestep": sigma, "c": {"transformer_options": options}}
+
+            def apply(noisy, sigma, transformer_options):
+                return self.model_patcher.model(noisy, sigma, text, transformer_options)
+
+            wrapper = model_options.get("model_function_wrapper")
+            velocity = wrapper(apply, given) if wrapper else apply(noisy, sigma, options)
             return noisy - sigma.reshape(-1, *[1] * (noisy.ndim - 1)) * velocity
 
         denoiser.sampling = self.model_patcher.get_model_object("model_sampling")
@@ -185,6 +191,9 @@ class Denoiser(nn.Module):
         torch.manual_seed(3)
         self.layers = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(4))
         self.passes_options, self.calls = passes_options, 0
+
+    def process_latent_in(self, latents):
+        return latents
 
     def forward(self, noisy, sigma, text, options):
         hidden = noisy.flatten(2).mT + sigma[:, None, None]

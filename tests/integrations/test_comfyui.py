@@ -44,7 +44,10 @@ def test_the_extension_names_its_nodes(comfy):
         "Seedbed Select",
         "Seedbed Preview",
         "Seedbed Pick",
+        "Seedbed Verify",
         "Seedbed Refine",
+        "Seedbed FreeInit",
+        "Seedbed Enhance",
     ]
     assert (NODES / comfy.nodes.WEB_DIRECTORY / "pick.js").is_file()
 
@@ -315,6 +318,143 @@ def test_refine_writes_the_prediction_into_the_noise(run, comfy):
     assert torch.equal(same.generate_noise(comfy.latent), before)
     with pytest.raises(BadInput, match="the sigmas hold no step"):
         run("SeedbedRefine", **asked | {"sigmas": comfy.sigmas[:1]}, delta=0.2, sign="add")
+
+
+def test_freeinit_mixes_the_low_frequencies_of_the_video_that_grew_from_the_noise(run, comfy):
+    from seedbed.noise.filters import low_pass, mix_frequencies
+
+    (noise,) = run("SeedbedNoise", **PLAIN | dict(prior="gaussian")).args
+    sigmas = comfy.sigmas[1:]  # from .9 on: of flow matching, where a tenth of the video is left
+    asked = dict(noise=noise, guider=comfy.guider, sampler=comfy.sampler, stop=0.25, frame_stop=0.5)
+    (refined,) = run("SeedbedFreeInit", **asked, sigmas=sigmas, rounds=2).args
+    first = made = noise.generate_noise(comfy.latent)
+    for number in (1, 2):
+        video = comfy.guider.sample(
+            made, comfy.latent["samples"], comfy.sampler, sigmas, disable_pbar=True, seed=noise.seed
+        )
+        low = 0.1 * comfy.model.model.process_latent_in(video) + 0.9 * first
+        fresh = NoiseRecipe(7, 0, (16, 3, 4, 4), "gaussian", 1).beside(number)[None]
+        made = mix_frequencies(low, fresh, low_pass((3, 4, 4), stop=0.25, frame_stop=0.5))
+    torch.testing.assert_close(refined.generate_noise(comfy.latent), made, rtol=1e-4, atol=1e-4)
+    (nothing,) = run("SeedbedFreeInit", **asked, sigmas=comfy.sigmas, rounds=1).args
+    with pytest.raises(BadInput, match="nothing of a video is left at the first sigma"):
+        nothing.generate_noise(comfy.latent)
+    with pytest.raises(BadInput, match="connect Seedbed Noise, Select or Pick"):
+        run("SeedbedFreeInit", **asked | {"noise": refined}, sigmas=sigmas, rounds=1)
+
+
+def test_verify_judges_finished_frames(run):
+    from seedbed.verifiers import judged, resolve
+
+    frames = torch.rand(5, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    score, text = run("SeedbedVerify", images=frames, verifier=" artifacts ").args
+    pixels = (frames * 255).round().byte().numpy()
+    assert score == judged(resolve("artifacts"), [pixels], "")["score"].item()
+    assert text == f"artifacts: {score:.6g}"
+    with pytest.raises(BadInput, match="name a verifier"):
+        run("SeedbedVerify", images=frames, verifier=" ")
+
+
+ENHANCE = dict(rule="mix", strength=0.3, layers="", start=0.0, stop=1.0, weight=4.0)
+
+
+def sampled(comfy, model, noise):
+    guider = type(comfy.guider)(model)
+    guider.inner_set_conds({"positive": comfy.conditioning})
+    return guider.sample(
+        noise, comfy.latent["samples"], comfy.sampler, comfy.sigmas, disable_pbar=True, seed=0
+    )
+
+
+@pytest.mark.parametrize("rule", ["mix", "temperature", "frames"])
+@pytest.mark.parametrize("layers", ["", "1"])
+def test_enhance_changes_the_attention_of_the_video_to_itself(run, comfy, rule, layers):
+    """Against an override of the test's own, with maps in full."""
+    steps, seen = len(comfy.sigmas) - 1, []
+
+    def override(attention, q, k, v, heads, **options):
+        found = attention(q, k, v, heads, **options)
+        apart = options.get("skip_reshape")
+        q, k, v = (each if apart else each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+        if q.shape[2] not in (48, 12) or q.shape[2] != k.shape[2]:  # of 3 × 4 × 4, or of patches of two
+            return found
+        seen.append(q.shape[2])
+        number = (len(seen) - 1) % layers_in_all
+        if layers and number != 1:
+            return found
+        if rule == "temperature":
+            out = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5 / 1.3, -1) @ v
+        elif rule == "mix":
+            out = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1) @ v
+            out = 0.7 * out + 0.3 * v.mean(2, keepdim=True)
+        else:
+            frames = [each.unflatten(2, (3, -1)).transpose(2, 3) for each in (q, k)]
+            rows = torch.softmax(frames[0] @ frames[1].mT * q.shape[-1] ** -0.5, -1)
+            others = (3 - rows.diagonal(dim1=-2, dim2=-1).sum(-1)).flatten(1).mean(1) / 6
+            gain = 1 + 0.3 * ((others * (3 + 4)).clamp(min=1) - 1)
+            out = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1) @ v * gain.view(-1, 1, 1, 1)
+        return out.transpose(1, 2).flatten(2)
+
+    layers_in_all = 2 if COMFYUI else 4
+    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    plain = sampled(comfy, comfy.model, noise)
+    (changed,) = run("SeedbedEnhance", model=comfy.model, **ENHANCE | dict(rule=rule, layers=layers)).args
+    found = sampled(comfy, changed, noise)
+    model = comfy.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    torch.testing.assert_close(found, sampled(comfy, model, noise), rtol=1e-3, atol=1e-3)
+    assert len(seen) == steps * layers_in_all and not torch.allclose(found, plain, atol=1e-5)
+    assert torch.equal(sampled(comfy, comfy.model, noise), plain)  # the model that was given is as it was
+
+
+def test_enhance_keeps_to_its_window_and_other_nodes_overrides(run, comfy):
+    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    seen = []
+
+    def override(attention, *args, **kwargs):
+        seen.append(1)
+        return attention(*args, **kwargs)
+
+    model = comfy.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    plain = sampled(comfy, model, noise)
+    every = len(seen)
+    (late,) = run("SeedbedEnhance", model=model, **ENHANCE | dict(start=0.5)).args
+    seen.clear()
+    changed = sampled(comfy, late, noise)
+    per_step = every // 4
+    own = 2 if COMFYUI else 4
+    assert len(seen) == every - 2 * own and per_step >= own  # in two of four steps the video's are ours
+    assert not torch.equal(changed, plain)
+    (none,) = run("SeedbedEnhance", model=comfy.model, **ENHANCE | dict(strength=0.0)).args
+    assert torch.equal(sampled(comfy, none, noise), plain)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"strength": -0.5}, "the strength of mix must be"),
+        ({"start": 0.5, "stop": 0.5}, "the window from 0.5 to 0.5 holds no step"),
+        ({"layers": "1;2"}, "layers are numbers such as 0, 3-5, not '1;2'"),
+    ],
+)
+def test_enhance_refuses_what_it_cannot_do(run, comfy, asked, message):
+    with pytest.raises(BadInput, match=message):
+        run("SeedbedEnhance", model=comfy.model, **ENHANCE | asked)
+
+
+def test_enhance_names_a_layer_that_is_not_there(run, comfy):
+    (model,) = run("SeedbedEnhance", model=comfy.model, **ENHANCE | dict(layers="1, 7-9")).args
+    with pytest.raises(BadInput, match=r"there is no layer 9: the model has [24], from 0"):
+        sampled(comfy, model, torch.zeros(1, 16, 3, 4, 4))
+
+
+@standin
+def test_enhance_refuses_a_model_whose_attention_cannot_be_seen(run, comfy):
+    model, _, _ = host.model(passes_options=False)
+    (model,) = run("SeedbedEnhance", model=model, **ENHANCE).args
+    with pytest.raises(BadInput, match="no attention of this model is of the video alone"):
+        sampled(comfy, model, torch.zeros(1, 16, 3, 4, 4))
 
 
 @standin

@@ -121,7 +121,8 @@ def server(tmp_path_factory):
 def test_the_nodes_are_there(server):
     info = server.ask("/object_info")
     found = sorted(name for name in info if name.startswith("Seedbed"))
-    assert found == ["SeedbedNoise", "SeedbedPick", "SeedbedPreview", "SeedbedRefine", "SeedbedSelect"]
+    kinds = ("Enhance", "FreeInit", "Noise", "Pick", "Preview", "Refine", "Select", "Verify")
+    assert found == [f"Seedbed{kind}" for kind in kinds]
 
 
 def test_select_from_the_model_to_the_saved_frames(server):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import Tensor
 
 from seedbed.adaptation.adaptation import Adaptation
 from seedbed.adaptation.layout import Layout
-from seedbed.attention.interventions import Change, Grid, frame_gain, mix, temperature
+from seedbed.attention.interventions import RANGES, Rule, enhancement
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import finite, one_of
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.steps import Position
-
-Rule = Literal["mix", "temperature", "frames"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +44,9 @@ class Enhance(Adaptation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("enhance's rule", self.rule, get_args(Rule))
-        least, most = {"mix": (0, 1), "temperature": (-0.99, 100), "frames": (0, 100)}[self.rule]
-        object.__setattr__(self, "strength", finite("enhance's strength", self.strength, least, most))
+        one_of("enhance's rule", self.rule, tuple(RANGES))
+        strength = finite("enhance's strength", self.strength, *RANGES[self.rule])
+        object.__setattr__(self, "strength", strength)
         object.__setattr__(self, "weight", finite("enhance's weight", self.weight, 0, 1000))
 
     def install(self, run: Run, count: int, guided: bool, session: Session, layout: Layout) -> None:
@@ -57,16 +54,7 @@ class Enhance(Adaptation):
         if not self.strength:
             return
         names, position = set(self.layers), Position(run.pipe, run.undo)
-
-        def frames(call: AttentionCall, video: slice, grid: Grid | None) -> Tensor:
-            output = call.output()
-            gain = 1 + self.strength * (frame_gain(call, video, grid, self.weight) - 1)
-            output[:, :, video] = output[:, :, video] * gain.to(output.dtype)
-            return output
-
-        change: Change = frames
-        if self.rule != "frames":
-            change = temperature(1 + self.strength) if self.rule == "temperature" else mix(self.strength)
+        change = enhancement(self.rule, self.strength, self.weight)
 
         def answer(call: AttentionCall) -> Tensor | None:
             inside = call.layer in names and self.start <= position.share < self.stop

@@ -12,14 +12,12 @@ from torch import Tensor
 from seedbed.acquisition.sampling import mean_over_rows
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, row_statistics, sample_rows
-from seedbed.attention.interventions import WHOLE, Change, Grid
+from seedbed.attention.interventions import WHOLE, Change, Grid, grid_of
 from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.discover import remembered
 from seedbed.pipelines.session import Session
 from seedbed.refinement.refiner import positions_of
 
-# Sides of the patches that transformers cut latents in, and the factors by which U-Nets shrink them.
-_SIDES = (1, 2, 4, 8, 16, 32)
 _ENTROPY_ROWS = 256
 
 HALVES = ("entropy:high", "entropy:low")
@@ -74,15 +72,7 @@ class Layout:
 
     def grid(self, tokens: int) -> Grid | None:
         """Frames, height and width of so many tokens; of one frame where frames are folded into the batch."""
-        if self.sizes is None:
-            return None
-        frames, height, width = self.sizes
-        for side in _SIDES:
-            rows, columns = -(-height // side), -(-width // side)
-            for length in (frames, -(-frames // 2), 1):
-                if length * rows * columns == tokens:
-                    return length, rows, columns
-        return None
+        return None if self.sizes is None else grid_of(tokens, self.sizes)
 
 
 def layout_of(session: Session) -> Layout:

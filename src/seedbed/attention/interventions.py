@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +32,27 @@ none; `grid` is how its rows lie in the video, None where that cannot be told.
 """
 
 WHOLE = slice(None)
+
+Rule = Literal["mix", "temperature", "frames"]
+RANGES: dict[str, tuple[float, float]] = {"mix": (0, 1), "temperature": (-0.99, 100), "frames": (0, 100)}
+"""Least and greatest strength of each rule of `enhancement`."""
+
+# Sides of the patches that transformers cut latents in, and the factors by which U-Nets shrink them.
+_SIDES = (1, 2, 4, 8, 16, 32)
+
+
+def grid_of(tokens: int, sizes: Grid) -> Grid | None:
+    """How so many tokens lie in latents of these sizes: frames, height and width of the tokens.
+
+    Of one frame where frames are folded into the batch; None where they are not of the video alone.
+    """
+    frames, height, width = sizes
+    for side in _SIDES:
+        rows, columns = -(-height // side), -(-width // side)
+        for length in (frames, -(-frames // 2), 1):
+            if length * rows * columns == tokens:
+                return length, rows, columns
+    return None
 
 
 def identity(call: AttentionCall, video: slice = WHOLE, grid: Grid | None = None) -> Tensor:
@@ -125,6 +147,18 @@ def inject(source: Tensor, key: Tensor) -> Change:
         return _beside_text(call, video, _within(call, source, video, key))
 
     return change
+
+
+def enhancement(rule: Rule, strength: float, weight: float) -> Change:
+    """What `seedbed.adaptation.Enhance` answers with; see there. A strength s of 0 changes nothing."""
+
+    def frames(call: AttentionCall, video: slice = WHOLE, grid: Grid | None = None) -> Tensor:
+        output = call.output()
+        gain = 1 + strength * (frame_gain(call, video, grid, weight) - 1)
+        output[:, :, video] = output[:, :, video] * gain.to(output.dtype)
+        return output
+
+    return {"mix": mix(strength), "temperature": temperature(1 + strength), "frames": frames}[rule]
 
 
 def frame_gain(call: AttentionCall, video: slice, grid: Grid | None, weight: float) -> Tensor:
