@@ -102,6 +102,21 @@ def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
 
 
+def singles(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """Arms of one seed, each minus independent noise of that seed: what one training says, and no more."""
+    rows = []
+    for arm in sorted(found.keys() - {*PRIORS}):
+        for one, other in paired(found, arm):
+            keys = ("score", "motion", "frames")
+            rows.append(
+                [
+                    arm,
+                    *(signed(bootstrap((d := means(one, k) - means(other, k))[~np.isnan(d)])) for k in keys),
+                ]
+            )
+    return rows
+
+
 def against(found: dict[str, list[dict[str, Any]]], arm: str) -> list[np.ndarray]:
     """An arm's score minus that of independent noise, (captions,) for each seed."""
     return [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
@@ -276,6 +291,10 @@ def measured(results: Results) -> str:
         "Against independent noise": (
             ["trained under", "score minus `gaussian`'s", "by seed", "p, adjusted"],
             differences(found),
+        ),
+        "One seed alone, against independent noise of the same seed": (
+            ["trained under", "score", "motion right", "single frames right"],
+            singles(found),
         ),
         "Sampled under another prior: the score": (
             ["trained under", *(f"from `{prior}`" for prior in PRIORS)],

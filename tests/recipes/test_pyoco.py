@@ -204,6 +204,7 @@ def results():
             own |= {"world": "shapes", "fvd": 3.0 + seed, "inception": [4.0, 0.1]}
             own["curve"] = [{"step": 150, "score": [0.25, 0.75]}]
             made[f"{arm}-{seed}"] = own
+    made["alone"] = {**made["mixed:1-2"], "arm": "mixed:2", "prior": "mixed:2"}
     other = {"prior": "gaussian", "kind": "other"}
     made["cross"] = {**made["mixed:1-2"], **other}
     values = dict.fromkeys(("score", "colour", "digit", "motion", "all_right"), [[0.5]] * 8)
@@ -240,6 +241,7 @@ def test_the_page_holds_priors_against_independent_noise():
     assert "| mixed:1 | +0.100 [+0.100, +0.100] | +0.100, +0.100, +0.100 | 0.016 |" in text  # 2/2^8, twice
     assert "| progressive:2 | +0.000 [+0.000, +0.000] |" in text
     assert "6.0 (5.0 to 7.0)" in text
+    assert "| mixed:2 | +0.100 [+0.100, +0.100] | +0.100 [+0.100, +0.100] |" in text  # of one seed
     row = next(line for line in text.splitlines() if line.startswith("| mixed:1 | 0.6"))
     assert row.endswith("| – |")  # sampled from progressive noise: not measured
     assert "| mixed:1 | 16 | 0.615" in text
