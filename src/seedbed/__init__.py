@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from seedbed.selection.choosing import score, select
     from seedbed.selection.contact_sheet import ContactSheet, contact_sheet
     from seedbed.selection.edited import Edit, edit
-    from seedbed.selection.generation import Generation, generate, replay
+    from seedbed.selection.generation import Generation, generate
     from seedbed.selection.profile import Profile
     from seedbed.selection.record import Selection
+    from seedbed.selection.replaying import replay
 
 __version__ = "0.2.0.dev0"
 
@@ -40,7 +41,7 @@ _HOME = {
     "generate": "selection.generation",
     "guide": "adaptation",
     "maps": "adaptation.maps",
-    "replay": "selection.generation",
+    "replay": "selection.replaying",
     "score": "selection.choosing",
     "select": "selection.choosing",
     "study": "adaptation.study",

@@ -31,9 +31,10 @@ from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import choose, merged, named
-from seedbed.selection.generation import FPS, Generation, finish, reopened, shared
+from seedbed.selection.generation import FPS, Generation, finish, shared
 from seedbed.selection.pools import Noises
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
+from seedbed.selection.replaying import reopened
 from seedbed.verifiers import Verifier, judged_text, name_of
 
 Live = Callable[[int, Sequence[np.ndarray[Any, Any]]], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -32,24 +32,19 @@ from seedbed.selection.choosing import merged
 from seedbed.selection.generation import (
     FPS,
     Generation,
-    as_recorded,
     digest_of,
-    recorded_pipe,
     saved,
 )
 from seedbed.selection.record import (
     Model,
     Selection,
-    check,
     package_versions,
-    recipe_of,
-    recorded_model,
     sealed,
 )
 from seedbed.selection.values import Arguments, recordable
 
 SCHEMA = "seedbed.edit/1"
-_CALLS = TypeAdapter[dict[str, Any]](Arguments)
+CALLS = TypeAdapter[dict[str, Any]](Arguments)
 
 Method = Literal["inject", "flowedit"]
 
@@ -103,7 +98,7 @@ class Edit:
                 **asdict(self.model),
                 **{name: getattr(self, name) for name in names},
                 "notes": list(self.notes),
-                "call": _CALLS.dump_python(self.call),
+                "call": CALLS.dump_python(self.call),
                 "frames_shape": list(self.frames.shape),
                 "frames_sha256": digest_of(self.frames),
                 "original_sha256": digest_of(self.original),
@@ -211,29 +206,6 @@ def edit(
     return Edit(made, trajectory.frames, source, target, *about, package_versions(), rate)
 
 
-def edited_again(
-    record: Mapping[str, Any], pipe: Any, progress: Progress, missing: Mapping[str, Any]
-) -> Edit:
-    """An edit made again from its record; arguments and errors as `seedbed.replay`."""
-    check(record, (SCHEMA,))
-    origin, absent = record["origin"], dict(record["missing"])
-    if "recipe" not in origin:
-        absent["original"] = f"{origin['name']}, known by its sha256"
-    model, call = recorded_model(record), _CALLS.validate_python(record["call"])
-    pipe = recorded_pipe(model, pipe, absent, missing)
-    others = {name: value for name, value in missing.items() if name != "original"}
-    if "recipe" in origin:
-        given = recipe_of(origin["recipe"])
-    elif _digest(given := missing["original"]) != origin["sha256"]:
-        raise BadInput(f"this is another video, or noise, than the record's {origin['name']}")
-    asked = {**record["options"], "fps": record["fps"], "progress": progress, "call": {**call, **others}}
-    with as_recorded():
-        made = edit(pipe, given, source=record["source"], target=record["target"], **asked)
-    identical = digest_of(made.frames) == record["frames_sha256"]
-    changes = tuple(model.changes(pipe, record["versions"]))
-    return replace(made, identical=identical, changes=changes)
-
-
 def _given(session: Session, given: Any, fps: float) -> tuple[Any, Tensor | None, dict[str, Any]]:
     """The frames of a video, conformed, or the noise; and what the record says of it."""
     if isinstance(given, Generation):
@@ -248,7 +220,7 @@ def _given(session: Session, given: Any, fps: float) -> tuple[Any, Tensor | None
         noise = given[0] if given.shape == (1, *shape) else given
         if noise.shape != shape or not noise.is_floating_point():
             raise BadInput(f"the noise must be of shape {tuple(shape)}, not {shown(given)}")
-        return None, noise.detach().cpu().float(), {"name": "noise", "sha256": _digest(given)}
+        return None, noise.detach().cpu().float(), {"name": "noise", "sha256": digest_of_source(given)}
     count, height, width = encoding_of(session).pixels
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim != 4 or given.shape[1:] != (height, width, 3):
@@ -258,7 +230,7 @@ def _given(session: Session, given: Any, fps: float) -> tuple[Any, Tensor | None
             )
         if len(given) < count:
             raise BadInput(f"the video is too short: it has {len(given)} frames, and the model makes {count}")
-        return given[:count], None, {"name": "array", "sha256": _digest(given)}
+        return given[:count], None, {"name": "array", "sha256": digest_of_source(given)}
     if not isinstance(given, (str, os.PathLike)):
         raise BadInput(f"edit takes a video's file or frames, or a noise, not {shown(given)}")
     frames, own = read_frames(given, count, fps)
@@ -266,10 +238,10 @@ def _given(session: Session, given: Any, fps: float) -> tuple[Any, Tensor | None
     told = f"{Path(given).name}: {own['width']} × {own['height']} at {own['fps']:g} frames per second"
     cut = "" if (columns, rows) == (own["width"], own["height"]) else f"cropped to {columns} × {rows}, "
     told += f", taken as its first {count} frames at {fps:g} per second, {cut}resized to {width} × {height}"
-    return fitted, None, {"name": Path(given).name, "told": told, "sha256": _digest(given)}
+    return fitted, None, {"name": Path(given).name, "told": told, "sha256": digest_of_source(given)}
 
 
-def _digest(given: Any) -> str:
+def digest_of_source(given: Any) -> str:
     """Of a file's bytes, of frames, or of a noise in float32."""
     if isinstance(given, (str, os.PathLike)):
         return hashlib.sha256(read_bytes(given, "the video")).hexdigest()

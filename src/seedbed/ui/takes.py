@@ -82,7 +82,7 @@ def _finish(job: Job, candidate: int, pipe: Any, show: Show) -> None:
 
 
 def _replay(job: Job, candidate: int, pipe: Any, show: Show) -> None:
-    from seedbed.selection.generation import replay
+    from seedbed.selection.replaying import replay
 
     again = replay(job.file(candidate, DONE["finish"]), pipe, progress=show)
     content = {"identical": again.identical, "changes": again.changes}
