@@ -23,6 +23,8 @@ def test_a_study_writes_its_report_and_its_table(seedbed, model, tmp_path):
     content = json.loads(out)
     assert code == 0 and content["files"] == {"report": "study.html"}
     assert content["high"] == ["transformer_blocks.0.attn1"] and content["low"] == []
+    page = Path("study.html").read_text()  # nothing was replaced
+    assert ">The maps</h2>" in page and "what becomes of its videos" not in page and "unperturbed" not in page
 
 
 def test_maps_of_a_word_and_of_a_place(seedbed, model):
