@@ -1,6 +1,8 @@
 """The pages open without a network, with nothing in the console; a picture of each shows more than paper."""
 
 import io
+import json
+import re
 import shutil
 import subprocess
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 import seedbed
+from seedbed.report.attention_page import maps_page
 from tests.pipelines import CALLS
 
 PROMPT = "a red circle moving left"
@@ -31,7 +34,21 @@ def test_a_report_shows_every_part_and_asks_for_no_other_file(pages):
         assert f">{heading}</h2>" in page
     assert page.count("thresholded</figcaption>") == 3 and "text-&gt;video" in page
     assert page.count("<video") == 3 * 3 and "ssim · identity" in page
+    assert ">Before and after, and the maps</h2>" in page and "what becomes of its videos" in page
     assert 'src="http' not in page and "<link" not in page
+
+
+def test_maps_open_on_the_narrowest():
+    broad, narrow, loud = np.ones((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)), np.full((2, 3, 4, 4), 9.0)
+    narrow[:, 1, 2, 2] = 0.1
+    maps = [
+        {"layer": f"layer {i}", "kind": "cross", "step": 0, "part": "video -> word", "values": values}
+        for i, values in enumerate((broad, narrow, loud))
+    ]
+    data = {"prompt": PROMPT, "model": "", "target": "", "place": None, "maps": maps}
+    page = maps_page({**data, "frames": np.zeros((3, 32, 32, 3), np.uint8)})
+    (shown,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(shown)["first"] == 1
 
 
 @pytest.mark.slow

@@ -19,10 +19,13 @@ def test_a_study_writes_its_report_and_its_table(seedbed, model, tmp_path):
     assert study.prompts == (PROMPT, "a blue square") and study.steps == (1,)
     assert {perturb for perturb, _ in study.effects} == {"uniform"}
     assert Path("study.html").read_text().startswith("<!doctype html>")
-    code, out, _ = seedbed(*arguments, "--layers", "*.0.*", "--perturb", "none", "--json")
+    plain = (*arguments[:4], *arguments[6:], "--perturb", "none")
+    code, out, _ = seedbed(*plain, "--layers", "*.0.*", "--json")
     content = json.loads(out)
     assert code == 0 and content["files"] == {"report": "study.html"}
     assert content["high"] == ["transformer_blocks.0.attn1"] and content["low"] == []
+    page = Path("study.html").read_text()  # nothing was replaced
+    assert ">The maps</h2>" in page and "what becomes of its videos" not in page and "unperturbed" not in page
 
 
 def test_maps_of_a_word_and_of_a_place(seedbed, model):

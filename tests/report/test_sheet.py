@@ -102,12 +102,33 @@ def test_a_report_shows_every_rung_of_a_selection_by_previews() -> None:
     assert "What it overlooks" in text
 
 
-def test_a_report_says_that_a_person_picked() -> None:
+@pytest.mark.parametrize("acquisition", ["preview", "contact-sheet"])
+def test_a_report_says_that_a_person_picked(acquisition) -> None:
     data = selection(
-        layers=0, acquisition="preview", options={"picked": 2}, order=[2, 0, 1, 3], best=2, totals=[None] * 4
+        layers=0,
+        acquisition=acquisition,
+        options={"picked": 2},
+        order=[2, 0, 1, 3],
+        best=2,
+        totals=[None] * 4,
+    )
+    html = selection_page(data)
+    text = " ".join(Page(html).text)
+    assert "picked" in text and "a person" in text and "What it overlooks" not in text
+    assert "A person chose, from what the model predicted" in text and "What the choice says" in text
+    assert (
+        "score" not in text.lower()
+        and "best first" not in text
+        and '<td class="number">–</td></tr>' not in html
+    )
+
+
+def test_scores_of_a_picked_noise_are_shown() -> None:
+    data = selection(
+        layers=0, acquisition="contact-sheet", options={"picked": 2}, totals=[0.1, 0.4, 0.2, 0.3]
     )
     text = " ".join(Page(selection_page(data)).text)
-    assert "picked" in text and "a person" in text and "What it overlooks" not in text
+    assert "0.400" in text and "Candidates, best first" in text
 
 
 def test_a_thousand_candidates_make_no_heavy_sheet() -> None:

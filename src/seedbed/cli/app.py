@@ -262,6 +262,8 @@ def replay(
     made = recorded_model(content) if "target" in content else seedbed.Selection.load(record).model
     if candidate is None and "sheet" in content and "rungs" not in content:
         raise BadInput(f"nobody has chosen from {record} yet: add --candidate N")
+    if "told" in (content.get("origin") or ()) and given.from_video is None:  # an edit of a file
+        raise BadInput(f"{record} was edited from a video: add --video {content['origin']['name']}")
     sheet = None if candidate is None else seedbed.ContactSheet.load(record)
     suffix = ".png" if content.get("frames_shape", [0])[0] == 1 else ".mp4"
     suffix = record.suffix if record.suffix.lower() in ENDINGS else suffix

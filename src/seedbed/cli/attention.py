@@ -40,14 +40,15 @@ def study(
     run: opt.Run,
 ) -> None:
     """Look at a model's attention layer by layer, and at what becomes of videos without each layer."""
-    from seedbed.adaptation.findings import require
-    from seedbed.adaptation.study import study as look
-    from seedbed.verifiers import resolve
-
+    # Before torch is loaded, which takes longer.
     texts = opt.read_prompts(prompts)
     page = checked(out, ".html")
     if table is not None and checked(table, ".parquet", ".json").parent.resolve() != page.parent.resolve():
         raise BadInput(f"the table {table} must lie in the folder of the report {page}")
+    from seedbed.adaptation.findings import require
+    from seedbed.adaptation.study import study as look
+    from seedbed.verifiers import resolve
+
     require("scipy", "the report")
     if table is not None and table.suffix.lower() == ".parquet":
         require("pyarrow", "a table in Parquet")
@@ -136,10 +137,13 @@ def edit(
     run: opt.Calling,
 ) -> None:
     """Change what a video shows by changing the words for it."""
+    from seedbed.report.footage import read_pictures
+
     path = checked_video(out, fps, (".json",))
     page = None if report is None else checked(report, ".html")
     if page is not None and page.resolve().parent != path.resolve().parent:
         raise BadInput(f"cannot write {page}: the report lies in the folder of the video, {path.parent}")
+    read_pictures(video, 1)  # before the model is loaded, which takes longer
     asked: dict[str, Any] = {
         "layers": layers.split(",") if "," in layers else layers,
         "stop": stop,

@@ -87,7 +87,10 @@ def maps_page(data: dict[str, Any]) -> str:
             }
         )
     pictures = [media(frame[None], 1)["uri"] for frame in shrunk(frames, 320)]
-    shown = {"frames": pictures, "maps": maps, "place": data["place"]}
+    # The page opens on the narrowest map: in a broad one, as first layers often have, nothing is to be seen.
+    means = [each["values"].mean(0) for each in data["maps"]]
+    first = int(np.argmax([mean.max() / max(mean.mean(), 1e-12) for mean in means]))
+    shown = {"frames": pictures, "maps": maps, "first": first, "place": data["place"]}
     return render("maps.html", data=data, shown=shown, heads=heads, tiny=min(frames.shape[1:3]) < SHORT_SIDE)
 
 

@@ -69,6 +69,7 @@ def selection_page(data: dict[str, Any]) -> str:
     plots = [layer_lines(scores[shown], shown.index(best))] if np.isfinite(scores[shown]).any() else []
     if plots and len(totals) > 1:
         plots.append(layer_heat(scores[shown]))
+    picked = "picked" in data.get("options", {})
     ledger, seconds = data["ledger"], data["seconds"]
     spent = sum(ledger.values())
     costs = [
@@ -93,8 +94,8 @@ def selection_page(data: dict[str, Any]) -> str:
         pictures=PICTURES,
         plotted=PLOTTED,
         rows=rows,
-        by_previews=bool(rungs) or data["acquisition"] in ("preview", "previews"),
-        picked="picked" in data.get("options", {}),
+        by_previews=bool(rungs) or picked or data["acquisition"] in ("preview", "previews"),
+        picked=picked,
         low=figure(low, high - low),
         high=figure(high, high - low),
         spread=percentage((high - low) / abs(stayed.mean())) if high > low and stayed.mean() else None,
