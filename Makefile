@@ -3,7 +3,10 @@
 #   make test   lint, types, documentation and the default tests
 #   make table  docs/pipelines.md anew, from a run of every pipeline of its table
 #   make test-oldest   the tests of pipelines with the oldest supported diffusers, in an environment of its own
-# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place (OLDEST_VENV for the last).
+#   make install-check   the wheel into an empty environment, and the first videos from there, timed;
+#                        WITH="diffusers==0.38.0" asks for versions, KIND=sdist takes the sdist
+# PYTHON=python3.12 chooses the interpreter of a new environment, VENV=folder its place (OLDEST_VENV and
+# CHECK_VENV for the last two).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,7 +27,12 @@ export NO_MKDOCS_2_WARNING := 1
 OLDEST := diffusers==0.38.0 transformers==4.57.6
 OLDEST_VENV ?= .venv-oldest
 
-.PHONY: demo test table test-oldest
+# What a user gets: the versions that pip finds, but for those asked for.
+CHECK_VENV ?= .venv-check
+KIND ?= wheel
+WITH ?=
+
+.PHONY: demo test table test-oldest install-check
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
@@ -51,6 +59,21 @@ test-oldest:
 		-c $(OLDEST_VENV)/constraints.txt $(OLDEST) -e ".[dev]"
 	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -p no:cacheprovider \
 		tests/breadth tests/sessions tests/compat tests/acquisition tests/refinement tests/selection
+
+install-check:
+	@rm -rf $(CHECK_VENV)
+	$(PYTHON) -m venv $(CHECK_VENV)
+	@$(PYTHON) -m venv $(CHECK_VENV)/build
+	@mkdir $(CHECK_VENV)/run
+	$(CHECK_VENV)/build/bin/python -m pip install --quiet --disable-pip-version-check hatchling
+	$(CHECK_VENV)/build/bin/python -m hatchling build -t $(KIND) -d $(CHECK_VENV)/dist
+	@# From an empty folder and without PYTHONPATH, so that nothing of the checkout is imported.
+	@cd $(CHECK_VENV)/run && unset PYTHONPATH && timed() { \
+			start=$$(date +%s); "$$@" || exit; echo "$$(($$(date +%s) - start)) s: $$*"; } \
+		&& timed ../bin/python -m pip install --quiet --disable-pip-version-check ../dist/* $(WITH) \
+		&& timed ../bin/seedbed doctor \
+		&& for video in first second; do timed ../bin/seedbed generate "a red circle moving left" \
+			--candidates 10 --seed 0 --verifier shapes --out $$video.mp4; done
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
