@@ -2,8 +2,8 @@
 #   docker build -t seedbed .
 #   docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/out" seedbed generate "a red circle moving left" --verifier shapes
 # Beside the base image, the build needs the package index alone. There, torch for x86 brings CUDA along, several GB;
-#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# takes the one without it. BASE may be any image with Python 3.10 or newer and pip.
+#   --build-arg TORCH_INDEX=...
+# with the index that PyTorch's page of installation names for a CPU takes the one without it. BASE may be any image with Python 3.10 or newer and pip.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS build
