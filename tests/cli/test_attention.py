@@ -53,6 +53,7 @@ def test_maps_of_a_word_and_of_a_place(seedbed, model):
             "the table folder/t.json must lie in the folder of",
         ),
         (["study", "p.txt", "--at", "99"], "study's steps must be a whole number from 0 to 1, not 99"),
+        (["study", "p.txt", "--perturb", "none", "--perturb", "uniform"], "--perturb none stands alone"),
         (["study", "p.txt", "--layers", "no"], "no layer matches 'no'"),
         (["maps", PROMPT], "maps needs a word of the prompt or a place of the video, one of the two"),
         (["maps", PROMPT, "--word", "green"], "the prompt has no word 'green': it has a, red, circle"),

@@ -92,3 +92,16 @@ def test_the_video_is_given_once(seedbed, video):
     assert code == 2 and "No such option" in err
     code, _, err = seedbed(*given[:-1], "out.gif", "--fps", 200)
     assert code == 2 and "a .gif shows at most 100 frames per second" in err
+
+
+def test_a_generated_video_is_edited_from_the_noise_in_its_record(seedbed, tmp_path):
+    few = ("--steps", "4")
+    assert seedbed("generate", SOURCE, "--candidates", "1", *few, "--no-report", "--out", "in.mp4").code == 0
+    asked = ("--source", SOURCE, "--target", TARGET, *few, "--out", "out.mp4")
+    assert seedbed("edit", "in.json", *asked).code == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    made = json.loads((tmp_path / "in.json").read_text())
+    assert record["origin"] == {"recipe": made["recipes"][made["best"]]}
+    assert record["original_sha256"] == made["frames_sha256"]  # the video itself, not an inversion of it
+    code, _, err = seedbed("edit", "out.json", *asked)
+    assert code == 2 and err.startswith("error: out.json: ") and len(err.splitlines()) == 1

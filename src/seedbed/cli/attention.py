@@ -57,6 +57,8 @@ def study(
     asked |= {"steps": None if looked is None else opt.whole_numbers("--at", looked)}
     asked |= {"window": _numbers("--window", window, 2)}
     if perturb:
+        if "none" in perturb and {*perturb} != {"none"}:
+            raise BadInput("--perturb none stands alone: leave it out, or the others")
         asked["perturb"] = [each for each in perturb if each != "none"]
     pipe = run.load()
     result = look(pipe, texts, **asked, **run.arguments(pipe))
@@ -110,7 +112,11 @@ def maps(
 
 def edit(
     *,
-    video: Path = Argument(metavar="IN.mp4", help="A video of any size and frame rate, long enough."),
+    video: Path = Argument(
+        metavar="IN.mp4",
+        help="A video of any size and frame rate, long enough; or the record (.json) of a generated one, "
+        "whose noise is then known and not inverted.",
+    ),
     source: str = _acting(..., metavar="TEXT", help="What the video shows."),
     target: str = _acting(..., metavar="TEXT", help="What it shall show."),
     layers: str = _acting(
@@ -143,7 +149,11 @@ def edit(
     page = None if report is None else checked(report, ".html")
     if page is not None and page.resolve().parent != path.resolve().parent:
         raise BadInput(f"cannot write {page}: the report lies in the folder of the video, {path.parent}")
-    read_pictures(video, 1)  # before the model is loaded, which takes longer
+    given: Any = video
+    if video.suffix.lower() == ".json":
+        given = seedbed.Selection.load(video)
+    else:
+        read_pictures(video, 1)  # before the model is loaded, which takes longer
     asked: dict[str, Any] = {
         "layers": layers.split(",") if "," in layers else layers,
         "stop": stop,
@@ -151,7 +161,7 @@ def edit(
     }
     pipe = run.load()
     asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": run.call(pipe)}
-    result = seedbed.edit(pipe, video, source=source, target=target, **asked)
+    result = seedbed.edit(pipe, given, source=source, target=target, **asked)
     files: dict[str, tuple[Path, Writer]] = {
         "video": (path, functools.partial(result.save, metadata=metadata)),
     }
