@@ -64,6 +64,9 @@ def who(folder: Path) -> dict[str, Any]:
     path = folder.parent / "arm.json"
     if not path.is_file():
         index = json.loads((folder / "model_index.json").read_text())
+        if index["_class_name"] == "AnimateDiffPipeline":  # the one that stays
+            prior = json.loads((folder / "seedbed.json").read_text())["prior"]
+            return {"arm": folder.name, "seed": 0, "prior": prior, "trained": FRAMES}
         if not index["_class_name"].startswith("StableDiffusion"):
             raise SystemExit(
                 f"{folder} is neither an image model nor of arms.py: it has no {path.name} above it"
