@@ -26,16 +26,39 @@ from export import edit  # noqa: E402
 from recipes.tables import rounded, share, table  # noqa: E402
 from seedbed.files import write_bytes_atomically  # noqa: E402
 from seedbed.pipelines.loading import load  # noqa: E402
+from seedbed.statistics import Interval, bootstrap  # noqa: E402
 from seedbed.training.config import Config  # noqa: E402
 from seedbed.training.diffusion import forget_places  # noqa: E402
-from seedbed.worlds import shapes  # noqa: E402
+from seedbed.worlds import shapes, verifier  # noqa: E402
 
 NAME = "shapes-animatediff"
 TRAININGS = ("final",)  # one after the other, after the arm
 FOLDER, CARD = ROOT / "models" / NAME, ROOT / f"docs/model-card-{NAME}.md"
 FIGURE = ROOT / f"docs/figures/contact-sheet-{NAME}.png"
 PARTS = {"held out": (True, 16), "training part": (False, 4)}
-ATTRIBUTES = {"colour": "colour", "shape": "shape", "motion": "motion", "count": "number of objects"}
+ATTRIBUTES = {
+    "colour": "colour",
+    "shape": "shape",
+    "count": "number of objects",
+    "motion": "motion",
+    "axis": "its axis, where it moves",
+}
+
+
+def axis(videos: np.ndarray, captions: list[str]) -> Interval:
+    """Of captions whose object moves, the share of (captions, noises) videos that move along its axis."""
+    found = []
+    for group, caption in zip(videos, captions, strict=True):
+        (thing,) = shapes.parse(caption)
+        said = np.abs(shapes.MOTIONS[thing.motion])
+        if said.any():
+            shown = [[each.motion for each in reading.objects] for reading in verifier.read(group)]
+            along = [
+                len(some) == 1 and (np.abs(shapes.MOTIONS.get(some[0], (0, 0))) == said).all()
+                for some in shown
+            ]
+            found.append(np.mean(along))
+    return bootstrap(np.array(found))
 
 
 def evaluate(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -50,7 +73,8 @@ def evaluate(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     for part, (held, noises) in PARTS.items():
         captions = shapes.captions(100, objects=1, seed=0, held=held)
         videos = generate(pipe, call, captions, noises)
-        found[part] = {**measure(videos, captions), "noises": noises, "shown": captions[:10]}
+        found[part] = {**measure(videos, captions), "axis": axis(videos, captions)}
+        found[part] |= {"noises": noises, "shown": captions[:10]}
         shown.append(videos[:10, 0])
     return rounded(found), np.concatenate(shown)
 

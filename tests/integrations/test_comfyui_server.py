@@ -150,6 +150,17 @@ def test_pick_waits_and_goes_on_with_the_one_that_is_picked(server):
     assert json.loads(Image.open(saved).info["seedbed"])["candidate"] == 2
 
 
+def test_enhance_from_the_model_to_the_score_of_the_video(server):
+    outputs, status = server.run(tiny("enhance.json"))
+    assert status["status_str"] == "success", status
+    assert outputs["18"]["text"][0].startswith("artifacts: ")
+    frames = [Image.open(server.base / "output" / each["filename"]) for each in outputs["15"]["images"]]
+    off, _ = server.run(tiny("enhance.json", SeedbedEnhance={"strength": 0.0}))
+    plain = [Image.open(server.base / "output" / each["filename"]) for each in off["15"]["images"]]
+    assert len(frames) == 3
+    assert any(a.tobytes() != b.tobytes() for a, b in zip(frames, plain, strict=True))
+
+
 def test_a_bad_prior_is_one_line_before_anything_runs(server):
     graph = tiny("select.json", SeedbedSelect={"prior": "pink"})
     with pytest.raises(urllib.error.HTTPError) as refused:
