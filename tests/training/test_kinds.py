@@ -29,7 +29,7 @@ LORA = {"rank": 2}
     [
         ("image", {"min_snr": 5, "prediction": "v_prediction"}),
         ("image", {"inflate": {"heads": 2, "positions": 16}, "frames": 4, "prior": "mixed:1"}),
-        ("motion", {"prediction": "flow_prediction", "flow_shift": 3}),
+        ("motion", {"prediction": "flow_prediction", "shift": 3}),
         ("cogvideox", {"train": LORA, "checkpointing": True}),
         ("wan", {"prior": "progressive:2", "stills": {"share": 0.3}}),
         ("wan", {"train": LORA, "cache": True, "precision": "bfloat16"}),
@@ -181,7 +181,6 @@ class TestPriorBesideAModel:
         ("cogvideox", {"train": "motion"}, "there are no motion modules in this model"),
         ("cogvideox", {"train": {"targets": ["to_z"]}}, "no layer is called to_z"),
         ("wan", {"min_snr": 5}, "min_snr is for the targets epsilon and v_prediction"),
-        ("motion", {"flow_shift": 2}, "flow_shift is for the prediction flow_prediction"),
         ("cogvideox", {"inflate": {}}, "CogVideoXPipeline has no unet"),
     ],
 )
@@ -278,7 +277,7 @@ def test_the_page_shows_a_config_that_is_read_and_the_defaults_that_there_are():
     said = {
         "accumulate": 1,
         **{"warmup": 0, "cooldown": 0, "weight_decay": 0.01, "clip": 1, "ema": 0.999},
-        **{"caption_dropout": 0.1, "min_snr": None, "flow_shift": None, "precision": "float32"},
+        **{"caption_dropout": 0.1, "min_snr": None, "shift": None, "precision": "float32"},
         "checkpointing": False,
     }
     fields = Config.model_fields
@@ -295,4 +294,4 @@ def test_the_configs_of_the_recipe_are_read(path):
         recipe = Recipe.load(path)
         assert recipe.name == f"pyoco-{path.stem}" and len(recipe.captions()) == recipe.prompts.count
     else:
-        assert path.stem in ("start", "paper")
+        assert path.stem in ("start", "digits-start", "real-start", "paper")

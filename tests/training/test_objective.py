@@ -85,3 +85,11 @@ def test_what_has_no_objective_is_refused():
     with pytest.raises(NotSupported, match="predicts 'sample'"):
         Objective.of(DDIMScheduler(prediction_type="sample"))
     assert Objective.of(FlowMatchEulerDiscreteScheduler(shift=2.0)).shift == 2
+
+
+def test_a_shift_makes_noisy_timesteps_of_v_denser():
+    clean, noise, share = drawn()
+    timestep = Objective.of(SCHEDULERS["v_prediction"], 4.0).noised(clean, noise, share)[2]
+    assert timestep.tolist() == [int(1000 * 4 * u / (1 + 3 * u)) for u in share.tolist()]
+    plain = Objective.of(SCHEDULERS["v_prediction"]).noised(clean, noise, share)[2]
+    assert plain.tolist() == [int(1000 * u) for u in share.tolist()]

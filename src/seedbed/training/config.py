@@ -221,7 +221,8 @@ class Config(Plan):
         frames: of a clip; 1 trains a text-to-image pipeline.
         prior: of the noise, as `seedbed.noise.prior_named` reads it.
         prediction: what the denoiser is taught to predict; None keeps the scheduler's.
-        flow_shift: of the timesteps of flow matching; None keeps the scheduler's.
+        shift: s, timesteps as dense as `s u/(1 + (s − 1) u)` of a uniform u: above 1 more of them are noisy.
+            None keeps that of the scheduler for flow matching, and is 1 for ε and v.
         min_snr: γ of the weighting of arXiv 2303.09556; None weighs all timesteps alike.
         caption_dropout: share of clips whose caption is left out, for guidance.
         checkpointing: recompute activations in the backward pass, to save memory.
@@ -239,7 +240,7 @@ class Config(Plan):
     stills: Stills | None = None
     prior: Annotated[str, AfterValidator(_drawable)] = "gaussian"
     prediction: Literal["epsilon", "v_prediction", "flow_prediction"] | None = None
-    flow_shift: float | None = Field(default=None, gt=0, strict=False)
+    shift: float | None = Field(default=None, gt=0, strict=False)
     min_snr: float | None = Field(default=None, gt=0, strict=False)
     caption_dropout: float = Field(default=0.1, ge=0, le=1, strict=False)
     lr: float = Field(gt=0)

@@ -174,7 +174,7 @@ class Objective:
         kind: of the target: "epsilon" (ε), "v_prediction" (α ε − σ x0, arXiv 2202.00512), "flow_prediction"
             (ε − x0, arXiv 2209.03003).
         powers: ᾱ of each timestep, float64; empty for flow matching.
-        shift: of flow matching: levels of noise are as dense as those of a sampler with this shift.
+        shift: levels of noise are as dense as those of a sampler of flow matching with this shift.
         timesteps: how many there are.
     """
 
@@ -184,15 +184,19 @@ class Objective:
     timesteps: int
 
     @classmethod
-    def of(cls, scheduler: Any) -> Objective:
-        """The objective of a scheduler. Raises NotSupported if it predicts something else."""
+    def of(cls, scheduler: Any, shift: float | None = None) -> Objective:
+        """The objective of a scheduler, with its own shift where none is given.
+
+        Raises NotSupported if it predicts something else.
+        """
         config = scheduler.config
         flow = type(scheduler).__name__.startswith("FlowMatch")
         kind = "flow_prediction" if flow else config.get("prediction_type")
         if kind not in _TARGETS or config.get("invert_sigmas"):
             raise NotSupported(f"{type(scheduler).__name__} predicts {kind!r}: no objective for training")
         powers = torch.empty(0) if kind == "flow_prediction" else scheduler.alphas_cumprod.double()
-        shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
+        own = config.get("flow_shift") or config.get("shift") if kind == "flow_prediction" else None
+        shift = float(shift or own or 1.0)
         return cls(kind, powers, shift, int(config.num_train_timesteps))
 
     def noised(self, clean: Tensor, noise: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,11 +206,11 @@ class Objective:
             clean, noise: (batch, ...) float32; the noise correlated as the prior says.
             share: (batch,) in [0, 1): how far from the data, uniform in training.
         """
+        level = self.shift * share / (1 + (self.shift - 1) * share)
         if self.kind == "flow_prediction":
-            level = self.shift * share / (1 + (self.shift - 1) * share)
             sigma = _beside(level, clean)
             return (1 - sigma) * clean + sigma * noise, noise - clean, (level * self.timesteps).float()
-        timestep = (share * self.timesteps).long()
+        timestep = (level * self.timesteps).long()
         power = self.powers.to(clean.device)[timestep]
         alpha, sigma = _beside(power**0.5, clean), _beside((1 - power) ** 0.5, clean)
         target = noise if self.kind == "epsilon" else alpha * noise - sigma * clean

@@ -50,7 +50,7 @@ class Diffusion:
     def __init__(self, model: Model, config: Config, rows: Rows) -> None:
         self.model, self.config, self.rows = model, config, rows
         self.module: nn.Module = model.denoiser
-        self.objective = Objective.of(model.scheduler)
+        self.objective = Objective.of(model.scheduler, config.shift)
         self.objective.weights(torch.zeros(1, dtype=torch.long), config.min_snr)  # a mistake is one at once
         if model.kind in ("image", "motion"):
             for layer in self.module.modules():
@@ -244,9 +244,7 @@ def _rescheduled(scheduler: Any, config: Config) -> Any:
     from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
     now = Objective.of(scheduler)
-    kind, shift = config.prediction or now.kind, config.flow_shift
-    if shift and kind != "flow_prediction":
-        raise BadInput("flow_shift is for the prediction flow_prediction: leave it out")
+    kind, shift = config.prediction or now.kind, config.shift
     if kind == "epsilon" and len(now.powers) and not now.powers[-1]:
         raise BadInput(
             "prediction: the schedule begins without signal, of which epsilon says nothing: "
