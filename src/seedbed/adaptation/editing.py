@@ -20,7 +20,7 @@ from seedbed.adaptation.adaptation import run_alone
 from seedbed.adaptation.layout import Layout, layout_of
 from seedbed.adaptation.trajectory import Trajectory
 from seedbed.attention.interventions import WHOLE, inject
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.compiled import refuse_caches
@@ -63,7 +63,7 @@ def injecting(
         position, calls = Position(run.pipe, run.undo), iter(trajectory.calls)
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            given = named_arguments(parameter_names(type(module)), args, kwargs)
+            given = named_arguments(module, args, kwargs)
             rows = rows_of(module, args, kwargs)
             row, _ = prompt_parts(target, given, rows, 1)
             if row is None or position.share >= stop:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names, processors_of
+from seedbed.attention.kinds import batch_size, kind_of, named_arguments, processors_of
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 
 # What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
@@ -257,7 +257,7 @@ class Tap(TorchFunctionMode):
         elif self.inputs is not None and len(self._stack) == 1:
             changed = self.inputs(self._names[module], args, kwargs)
             args, kwargs = changed or (args, kwargs)
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         self._stack.append((module, given, self._attended))
         if module is self.module:
             TorchFunctionMode.__enter__(self)

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
+from seedbed.attention.kinds import Arguments, batch_size, named_arguments
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call, structure
 from seedbed.pipelines.comparing import alike, digests, is_drawn, times, values_digest
@@ -373,7 +373,7 @@ def rows_of(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> int:
 
     Raises NotSupported where there is no tensor among its arguments.
     """
-    rows = batch_size(named_arguments(parameter_names(type(module)), args, kwargs))
+    rows = batch_size(named_arguments(module, args, kwargs))
     if rows is None:
         raise NotSupported(f"{type(module).__name__} is called without a tensor: its rows cannot be counted")
     return rows

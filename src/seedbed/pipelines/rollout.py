@@ -216,7 +216,7 @@ class _Pass:
             raise NotSupported(
                 f"{type(module).__name__} is called with {rows} rows for {count} candidates: use batch_size=1"
             )
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         self.calls += 1
         if self.step != len(self.watch.met):
             self._end_step()
@@ -342,8 +342,7 @@ def prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> l
         NotSupported: the text cannot be compared, or parts of it are not whole batches.
     """
     alone = session.alone
-    names = parameter_names(type(session.denoiser))
-    own, text = _text(named_arguments(names, alone.args, alone.kwargs)), _text(given)
+    own, text = _text(named_arguments(session.denoiser, alone.args, alone.kwargs)), _text(given)
     if own is None or text is None or len(text) != rows * len(own) or own.shape[-1] != text.shape[-1]:
         raise NotSupported(
             f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no "
