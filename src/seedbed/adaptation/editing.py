@@ -7,7 +7,6 @@ Injection: while the target is denoised, chosen layers attend with the source's 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
@@ -25,7 +24,6 @@ from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.prediction import Level, Prediction
 from seedbed.pipelines.rollout import prompt_parts
@@ -103,8 +101,7 @@ def injecting(
             with Tap(module, answer) as tap:
                 return tap.run(own, *args, **kwargs)
 
-        for module in dict.fromkeys(run.denoisers.values()):
-            replace(module, "forward", functools.partial(forward, module, module.forward), run.undo)
+        run.instead_of_evaluations(forward)
 
     return act
 

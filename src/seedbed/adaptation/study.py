@@ -20,7 +20,7 @@ from seedbed.acquisition.signals import call_of_rows
 from seedbed.adaptation.findings import COLUMNS, Picture, Study
 from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_looked_at
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
-from seedbed.attention import AttentionCall, Tap, energy
+from seedbed.attention import AttentionCall, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
 from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
 from seedbed.noise import Gaussian, NoiseRecipe
@@ -280,7 +280,6 @@ def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float
                     by_row[rows] = own.unflatten(0, (len(rows), -1))
             return output
 
-        for module in dict.fromkeys(run.denoisers.values()):
-            run.undo.enter_context(Tap(module, answer))
+        run.see_attention(answer)
 
     return act

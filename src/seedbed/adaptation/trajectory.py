@@ -66,7 +66,7 @@ def _seen(session: Session) -> Iterator[tuple[list[Any], list[Held]]]:
     def watch(run: Run, count: int, guided: bool) -> None:
         run.before_evaluations(see)
         if guided:
-            steps.append(stand_in(run, run.undo, session.spec.shape))
+            steps.append(stand_in(run, session.spec.shape))
 
     session.acts.append(watch)
     try:

@@ -12,7 +12,6 @@ import inspect
 import math
 import textwrap
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -102,7 +101,7 @@ class Rehearsal:
 
         def attempt() -> Any:
             noises = session._checked(session.probe(1))
-            with session.running(noises, guided=False) as run, ExitStack() as undo:
+            with session.running(noises, guided=False) as run:
                 scheduler: Any = getattr(run.pipe, "scheduler", None)
                 vae: Any = getattr(run.pipe, "vae", None)
                 if not hasattr(scheduler, "step") or not hasattr(vae, "encode"):
@@ -110,10 +109,9 @@ class Rehearsal:
                         f"{name} has no scheduler, or no autoencoder that encodes: a video cannot be turned "
                         "into its latents"
                     )
-                replace(scheduler, "step", _Handing(scheduler.step, latents, name), undo)
-                replace(vae, "decode", functools.partial(decode, vae.decode), undo)
-                for module in dict.fromkeys(run.denoisers.values()):
-                    replace(module, "forward", functools.partial(forward, module, module.forward), undo)
+                replace(scheduler, "step", _Handing(scheduler.step, latents, name), run.undo)
+                replace(vae, "decode", functools.partial(decode, vae.decode), run.undo)
+                run.instead_of_evaluations(forward)
                 return run(noises, output_type="np")
 
         try:

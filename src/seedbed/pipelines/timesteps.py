@@ -13,7 +13,6 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -115,10 +114,9 @@ def predict(
             latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
 
-        with session.running(noises, guided=guided) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape, levels, wanted, follow)
-            for module in dict.fromkeys(run.denoisers.values()):
-                replace(module, "forward", functools.partial(forward, module, module.forward), undo)
+        with session.running(noises, guided=guided) as run:
+            held = stand_in(run, session.spec.shape, levels, wanted, follow)
+            run.instead_of_evaluations(forward)
             run(noises, output_type="latent")
         if missing := [step for step in wanted if step not in held.predictions]:
             raise NotSupported(_missing(session, missing[0]))
@@ -146,8 +144,8 @@ def denoise(session: Session, noise: Tensor) -> Tensor:
     noises = session._checked(noise[None])
 
     def attempt() -> Tensor:
-        with session.running(noises, guided=True) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape)
+        with session.running(noises, guided=True) as run:
+            held = stand_in(run, session.spec.shape)
             run.before_evaluations(lambda *given: session.ledger.add("refinement", rows_of(*given)))
             run(noises, output_type="latent")
         latents = held.in_shape(held.last)
@@ -233,28 +231,27 @@ def _rows_by_step(
     def attempt() -> tuple[tuple[int, ...], dict[int, str]]:
         rows, last = Counter[int](), session.facts.steps - 1
 
-        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # HunyuanVideoFramepackPipeline makes further pieces of the video after its last step.
             rows[min(held.reached[0], last)] += rows_of(module, args, kwargs)
             return answer(module, args, kwargs)
 
-        with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape)
-            for module in dict.fromkeys(run.denoisers.values()):
-                replace(module, "forward", functools.partial(forward, module), undo)
+        with session.running(noises, guided=True, eager=True) as run:
+            held = stand_in(run, session.spec.shape)
+            run.instead_of_evaluations(forward)
             run(noises, output_type="latent")
         return tuple(rows[step] for step in range(max(rows) + 1)), held.refused | {-1: held.why(held.last)}
 
     return session.arriving(attempt)
 
 
-def stand_in(run: Run, undo: ExitStack, *options: Any) -> Held:
+def stand_in(run: Run, *options: Any) -> Held:
     """A `Held` in place of the step of a run's scheduler; options are its own."""
     scheduler: Any = getattr(run.pipe, "scheduler", None)
     if not hasattr(scheduler, "step"):
         raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
     held = Held(scheduler.step, *options)
-    replace(scheduler, "step", held, undo)
+    replace(scheduler, "step", held, run.undo)
     return held
 
 
