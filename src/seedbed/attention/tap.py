@@ -241,8 +241,11 @@ class Tap(TorchFunctionMode):
         return output
 
     def failed(self, error: BaseException) -> bool:
-        """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
-        return self._failed and not raised_by_us(error)
+        """Whether the tapped module itself raised an error in its forward: no handler, nor this package.
+
+        Memory that does not suffice is no failure of it.
+        """
+        return self._failed and not raised_by_us(error) and not isinstance(error, torch.OutOfMemoryError)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:

@@ -377,3 +377,13 @@ def rows_of(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> int:
     if rows is None:
         raise NotSupported(f"{type(module).__name__} is called without a tensor: its rows cannot be counted")
     return rows
+
+
+def require_unguided(pipeline_name: str, rows: int, candidates: int) -> None:
+    """NotSupported where a denoiser is called with more rows than those of its candidates, guidance off."""
+    if rows != candidates:
+        many = "one candidate" if candidates == 1 else f"{candidates} candidates"
+        raise NotSupported(
+            f"{pipeline_name} calls its denoiser with {rows} rows for {many}: its guidance cannot be turned "
+            "off by its arguments"
+        )

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import NotSupported, SeedbedError
-from seedbed.pipelines.discover import remembered, rows_of
+from seedbed.pipelines.discover import remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.session import Session, decoded
 
@@ -89,11 +89,7 @@ class Rehearsal:
             return copy.deepcopy(self._pixels[z.shape])  # as the pipeline may write into it
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if (rows := rows_of(module, args, kwargs)) != 1:
-                raise NotSupported(
-                    f"{name} calls its denoiser with {rows} rows for one candidate: its guidance cannot be "
-                    "turned off by its arguments"
-                )
+            require_unguided(name, rows_of(module, args, kwargs), 1)
             if self._output is None:
                 session.ledger.add("inversion", 1)
                 self._output = own(*args, **kwargs)

@@ -18,7 +18,16 @@ from seedbed.attention.tap import AttentionCall, Handler, Tap
 from seedbed.errors import BadInput, BadOutput, NotSupported, SeedbedError
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.comparing import digests, values_digest
-from seedbed.pipelines.discover import Enough, Facts, Look, discover, look, remembered, rows_of
+from seedbed.pipelines.discover import (
+    Enough,
+    Facts,
+    Look,
+    discover,
+    look,
+    remembered,
+    require_unguided,
+    rows_of,
+)
 from seedbed.pipelines.drawing import NoiseSpec
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
@@ -235,11 +244,7 @@ class Session:
                     f"another denoiser follows the {name} after {tap.steps} evaluations: evaluate at most "
                     f"{tap.steps} steps"
                 )
-            if rows != len(noises):
-                raise NotSupported(
-                    f"{self.asked.name} calls its denoiser with {rows} rows for {len(noises)} candidates: "
-                    "its guidance cannot be turned off by its arguments"
-                )
+            require_unguided(self.asked.name, rows, len(noises))
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
             if tap.calls == 0:
@@ -263,7 +268,7 @@ class Session:
                     run.undo.callback(run.denoisers[name].register_forward_hook(end).remove)
                     run(noises, output_type="latent")
             except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
+                if not tap.failed(error):
                     raise
                 name = type(self.denoiser).__name__
                 if shrinking is not None and shrinking.began:

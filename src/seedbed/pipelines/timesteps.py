@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import refuse_caches
-from seedbed.pipelines.discover import Enough, remembered, rows_of
+from seedbed.pipelines.discover import Enough, remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
@@ -105,11 +105,8 @@ def predict(
             if at not in wanted and latest:
                 return copy.deepcopy(latest[min(number, len(latest) - 1)])
             rows = rows_of(module, args, kwargs)
-            if rows != 1 and not guided:
-                raise NotSupported(
-                    f"{session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
-                    "guidance cannot be turned off by its arguments"
-                )
+            if not guided:
+                require_unguided(session.asked.name, rows, 1)
             session.ledger.add(what, rows)
             latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
