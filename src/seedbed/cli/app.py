@@ -146,11 +146,11 @@ def score(
     run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
-    from seedbed.selection.choosing import named
     from seedbed.selection.pools import draw_pool
+    from seedbed.selection.profile import acquisition_named
 
     run.subject(prompt)
-    function = named(acquisition)
+    function = acquisition_named(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
         raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")

@@ -30,9 +30,10 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import choose, merged, named
+from seedbed.selection.choosing import choose, merged
 from seedbed.selection.generation import FPS, Generation, finish, shared
 from seedbed.selection.pools import Noises
+from seedbed.selection.profile import acquisition_named
 from seedbed.selection.record import Selection, device_of, package_versions, sealed
 from seedbed.selection.replaying import reopened
 from seedbed.verifiers import Verifier, judged_text, name_of
@@ -307,7 +308,7 @@ def contact_sheet(
         BadOutput: frames or scores that are not finite.
         NotSupported: a pipeline that cannot be paused.
     """
-    asked, given = named("auto", verifier, verifier_prompt), merged(call, arguments)
+    asked, given = acquisition_named("auto", verifier, verifier_prompt), merged(call, arguments)
     judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
     decode = decode_named(decode)

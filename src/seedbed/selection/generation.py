@@ -27,9 +27,9 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.progress import Progress, Show, reporting
 from seedbed.refinement import Refine
 from seedbed.report.video import write_video
-from seedbed.selection.choosing import choose, merged, named, per_prompt, several
+from seedbed.selection.choosing import choose, merged, per_prompt, several
 from seedbed.selection.pools import Noises
-from seedbed.selection.profile import Profile
+from seedbed.selection.profile import Profile, acquisition_named
 from seedbed.selection.record import Selection, sealed
 from seedbed.verifiers import Verifier
 
@@ -113,7 +113,7 @@ def generate(
     evaluations as "generation", and all others as "preview". Where the caller passes no `generator`, the
     pipeline gets one with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
-    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     if any(number > 1 for number in several(given).values()):
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
