@@ -256,7 +256,7 @@ def replay(
     needs that --video again.
     """
     from seedbed.report.video import ENDINGS, read_record
-    from seedbed.selection.record import recorded_model
+    from seedbed.selection.provenance import recorded_model
 
     content = read_record(record)
     made = recorded_model(content) if "target" in content else seedbed.Selection.load(record).model

@@ -236,7 +236,7 @@ def _check_judged(pipe: Any, texts: list[tuple[int, str]], acquisition: Any, cal
 def _dtypes(pipe: Any, folder: Path, begun: dict[str, str] | None) -> dict[str, str]:
     """Those of the model; BadInput where a folder was begun with others, on another device."""
     from seedbed.pipelines.loading import changed
-    from seedbed.selection.record import Model
+    from seedbed.selection.provenance import Model
 
     dtypes = Model.of(pipe).dtypes
     if differing := [] if begun is None else changed(begun, dtypes):

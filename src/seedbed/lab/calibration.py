@@ -36,7 +36,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import VERIFIERS
-from seedbed.selection.record import Model, package_versions
+from seedbed.selection.provenance import Model, package_versions
 from seedbed.selection.values import jsonable, recordable
 from seedbed.verifiers import Verifier, judged_text, name_of, resolve
 from seedbed.verifiers.ratings import Ratings

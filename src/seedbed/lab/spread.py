@@ -28,7 +28,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
-from seedbed.selection.record import Model
+from seedbed.selection.provenance import Model
 from seedbed.selection.values import jsonable, recordable
 from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.verifiers import Frames

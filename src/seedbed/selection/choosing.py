@@ -22,7 +22,8 @@ from seedbed.progress import Progress, reporting
 from seedbed.refinement import Refine, correlate_steps, refined, refiners_named
 from seedbed.selection.pools import Noises, draw_pool, given_pool, listed
 from seedbed.selection.profile import Profile, acquisition_named, chosen_function
-from seedbed.selection.record import Model, Selection, package_versions
+from seedbed.selection.provenance import Model, package_versions
+from seedbed.selection.record import Selection
 from seedbed.selection.values import jsonable, recordable
 from seedbed.texts import text_of
 from seedbed.verifiers import Verifier

@@ -34,7 +34,8 @@ from seedbed.selection.choosing import choose, merged
 from seedbed.selection.generation import FPS, Generation, finish, shared
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import acquisition_named
-from seedbed.selection.record import Selection, device_of, package_versions, sealed
+from seedbed.selection.provenance import device_of, package_versions
+from seedbed.selection.record import Selection, sealed
 from seedbed.selection.replaying import reopened
 from seedbed.verifiers import Verifier, judged_text, name_of
 

@@ -29,18 +29,9 @@ from seedbed.refinement import rebuilt
 from seedbed.report.footage import conformed, read_frames
 from seedbed.report.page import edit_page
 from seedbed.selection.choosing import merged
-from seedbed.selection.generation import (
-    FPS,
-    Generation,
-    digest_of,
-    saved,
-)
-from seedbed.selection.record import (
-    Model,
-    Selection,
-    package_versions,
-    sealed,
-)
+from seedbed.selection.generation import FPS, Generation, digest_of, saved
+from seedbed.selection.provenance import Model, package_versions
+from seedbed.selection.record import Selection, sealed
 from seedbed.selection.values import Arguments, recordable
 
 SCHEMA = "seedbed.edit/1"

@@ -28,7 +28,7 @@ from seedbed.errors import BadInput, BadRecord, shown, whole
 from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.halving import Prefer, Rungs, planned
 from seedbed.pipelines.session import Session
-from seedbed.selection.record import model_name
+from seedbed.selection.provenance import model_name
 from seedbed.selection.values import jsonable
 from seedbed.verifiers import Verifier, judged_text
 from seedbed.verifiers import resolve as verifier_named

@@ -22,7 +22,8 @@ from seedbed.report.video import read_record
 from seedbed.selection.choosing import several
 from seedbed.selection.edited import CALLS, SCHEMA, Edit, digest_of_source, edit
 from seedbed.selection.generation import Generation, digest_of
-from seedbed.selection.record import Model, Selection, check, recipe_of, recorded_model
+from seedbed.selection.provenance import Model, recorded_model
+from seedbed.selection.record import Selection, check, recipe_of
 from seedbed.selection.values import kind_of
 
 
