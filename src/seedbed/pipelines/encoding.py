@@ -24,7 +24,8 @@ from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import NotSupported, SeedbedError
 from seedbed.pipelines.discover import remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
-from seedbed.pipelines.session import Session, decoded
+from seedbed.pipelines.evaluation import decoded
+from seedbed.pipelines.session import Session
 
 # Latents count their elements in digits of a base that their dtype, and that of what is decoded, holds after
 # a scale and a shift: float32, or half precision.

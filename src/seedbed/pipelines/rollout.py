@@ -20,7 +20,8 @@ from seedbed.pipelines.comparing import TEXT
 from seedbed.pipelines.compiled import Kept, refuse_caches
 from seedbed.pipelines.decoding import Decoder
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.session import Session, decoded
+from seedbed.pipelines.evaluation import decoded
+from seedbed.pipelines.session import Session
 from seedbed.pipelines.steps import Watch, watch_steps
 
 Parts = tuple[Tensor, ...]

@@ -24,10 +24,11 @@ from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import Enough, remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
+from seedbed.pipelines.evaluation import require_finite
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
-from seedbed.pipelines.session import Session, require_finite
+from seedbed.pipelines.session import Session
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
