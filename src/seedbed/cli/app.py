@@ -15,7 +15,8 @@ from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.commands import grouped, load_pipeline
 from seedbed.cli.doctor import doctor
-from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
+from seedbed.cli.lab import lab, verifier
+from seedbed.cli.measuring import calibrate, fit, spread
 from seedbed.cli.outputs import (
     Writer,
     checked,
