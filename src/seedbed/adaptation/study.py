@@ -23,7 +23,6 @@ from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
 from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.loading import recorded_name
@@ -154,8 +153,7 @@ class _Running:
     def prompt(self, session: Session, seed: int, text: str, tick: Callable[[int], None]) -> None:
         """Looks at one prompt: the attention, and the effects of every variant."""
         layout, first = layout_of(session), self.plain is None
-        shape, axis = tuple(session.spec.shape), session.spec.frame_axis
-        noise = NoiseRecipe(seed, 0, shape, session.asked.prior or Gaussian.name, axis).draw()[None]
+        noise = session.recipe(seed).draw()[None]
         seen = _Seen(layout, self.layers, self.steps, self.rows, first)
         (plain,) = Rollout(session, noise, what="study", progress=tick).advance(
             session.facts.steps, handler=seen.look
@@ -172,7 +170,7 @@ class _Running:
         for begin in range(0, len(self.variants), size):
             group = self.variants[begin : begin + size]
             session.acts = [_replacing(group, layout, *self.window)]
-            noises = noise.expand(len(group), *shape)
+            noises = noise.expand(len(group), *noise.shape[1:])
             rollout = Rollout(session, noises, batch_size=len(group), what="perturbed", progress=tick)
             try:
                 videos = rollout.finish()

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from seedbed.errors import BadInput, shown, whole
+from seedbed.errors import BadInput, whole
+from seedbed.lab.measurement import check_prompts
 from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
@@ -83,12 +84,7 @@ def spread(
         BadInput: too few prompts or noises, a prompt given twice, or a cache of another measurement.
     """
     noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise BadInput("prompts must be a list of texts")
-    if len(prompts) < LEAST_PROMPTS:
-        raise BadInput(f"{len(prompts)} prompts are too few to tell a spread: give at least {LEAST_PROMPTS}")
-    if twice := next((prompt for n, prompt in enumerate(prompts) if prompt in prompts[:n]), None):
-        raise BadInput(f"the prompt {shown(twice)} is given twice: leave one out")
+    check_prompts(prompts, LEAST_PROMPTS, "to tell a spread")
     sessions = [Session(pipe, prompt, **call) for prompt in prompts]
     pool = draw_pool(sessions[0], noises, seed)
     about = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seedbed.attention.tap import Handler
 from seedbed.errors import BadInput, NotSupported, SeedbedError
+from seedbed.noise import Gaussian, NoiseRecipe
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.comparing import digests, values_digest
 from seedbed.pipelines.discover import Enough, Facts, Look, discover, look, remembered, rows_of
@@ -113,6 +114,11 @@ class Session:
         """A noise to look at the model with, (1, *spec.shape) float32 on the CPU."""
         draw = torch.Generator().manual_seed(seed)
         return torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+
+    def recipe(self, seed: int, candidate: int = 0) -> NoiseRecipe:
+        """The recipe of a noise for this call, under the prior that the model was trained under."""
+        spec, prior = self.spec, self.asked.prior or Gaussian.name
+        return NoiseRecipe(seed, candidate, tuple(spec.shape), prior, spec.frame_axis)
 
     @functools.cached_property
     def alone(self) -> Look:
