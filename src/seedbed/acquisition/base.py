@@ -62,11 +62,15 @@ class Scores:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
+    def of(cls, totals: Tensor, order: tuple[int, ...], **others: Any) -> Scores:
+        """Of a function that needs no layer."""
+        return cls(totals, order, torch.zeros(len(totals), 0, dtype=torch.float64), **others)
+
+    @classmethod
     def unranked(cls, candidates: int, **others: Any) -> Scores:
         """Of a pool in which nothing was evaluated."""
         nothing = torch.full((candidates,), torch.nan, dtype=torch.float64)
-        table = torch.zeros(candidates, 0, dtype=torch.float64)
-        return cls(nothing, tuple(range(candidates)), table, **others)
+        return cls.of(nothing, tuple(range(candidates)), **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,7 @@ class Acquisition:
         """The settings that go into a record: the fields."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def _scores(self, totals: Tensor, count: int, **others: Any) -> Scores:
+    def _scores(self, totals: Tensor, count: int) -> Scores:
         """Scores without layers, checked."""
         totals = torch.as_tensor(totals).detach().double().cpu()
         if tuple(totals.shape) != (count,):
@@ -133,8 +137,7 @@ class Acquisition:
             )
         for index in (~totals.isfinite()).nonzero().flatten().tolist():
             raise BadOutput(f"{self.name} of candidate {index} is {totals[index].item()}")
-        table = torch.zeros(count, 0, dtype=torch.float64)
-        return Scores(totals, ranked(totals, self.end), table, **others)
+        return Scores.of(totals, ranked(totals, self.end))
 
 
 class NoiseScore(Acquisition):

@@ -15,11 +15,7 @@ from seedbed.files import write_bytes_atomically
 if TYPE_CHECKING:
     from seedbed.lab.presentation import Table
 
-lab = Typer(
-    help="Experiments: which signal chooses well, how surely, at what cost.",
-    no_args_is_help=True,
-)
-
+lab = Typer(help="Experiments: which signal chooses well, how surely, at what cost.", no_args_is_help=True)
 verifier = Typer(help="Look at what judges videos.", no_args_is_help=True)
 FOLDER = Argument(metavar="DIR", help="Folder of a run.")
 

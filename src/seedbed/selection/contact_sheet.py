@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from seedbed.acquisition.base import Acquisition, BatchSize, Scores
 from seedbed.acquisition.previews import counting, judged_rung
 from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown, whole
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_bytes_atomically, write_json
 from seedbed.noise import Pool, Prior
 from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Parts, Rollout
@@ -140,7 +139,7 @@ class ContactSheet:
         if Path(path).suffix.lower() != ".json":
             raise BadInput(f"cannot write {path}: the record of a contact sheet must end in .json")
         write_bytes_atomically(Path(path).with_suffix(".safetensors"), self.memory)
-        return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
+        return write_json(path, self.record())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ContactSheet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
 from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_json
 from seedbed.noise import Prior
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.rollout import Rollout
@@ -151,7 +150,7 @@ def saved(
 ) -> Path:
     """Frames with their record inside, or the record alone (.json), written; errors as `Generation.save`."""
     if Path(path).suffix.lower() == ".json":
-        return write_bytes_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+        return write_json(path, record)
     write_video(path, frames, fps, record if metadata else None)
     return Path(path)
 

@@ -13,16 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from seedbed.acquisition import (
-    Acquisition,
-    AttentionScore,
-    Bansa,
-    Learned,
-    Previews,
-    Random,
-    create,
-    resolve,
-)
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Learned, Previews, Random, create, resolve
 from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.errors import BadInput, BadRecord, shown, whole
 from seedbed.files import read_bytes, write_bytes_atomically

@@ -139,10 +139,7 @@ def device_of(pipe: Any) -> str:
 def package_versions() -> dict[str, str]:
     """The versions that decide whether a video can be rebuilt bit by bit."""
     packages = ("torch", "diffusers", "transformers", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
-    }
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 # Read once: finding them takes milliseconds, and imported code does not change.

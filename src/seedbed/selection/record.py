@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from seedbed import __version__
 from seedbed.errors import BadRecord, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_bytes_atomically, write_json
 from seedbed.halving import Prefer, Rung
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.ledger import Ledger
@@ -209,7 +209,7 @@ class Selection:
         Raises:
             BadInput: the folder does not exist, or the system refuses to write there.
         """
-        return write_bytes_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        return write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Selection:

@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 
 from seedbed.errors import BadInput, finite, whole
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import read_text, write_json
 
 MOST = 100  # candidates of a job: they are shown side by side
 T = TypeVar("T")
@@ -337,7 +337,7 @@ class Jobs:
         job = replace(job, cancelled=_without(job.cancelled, again))
         content = asdict(job)
         del content["folder"]
-        write_bytes_atomically(job.folder / "job.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_json(job.folder / "job.json", content)
         self.changed.set()
         return job
 
