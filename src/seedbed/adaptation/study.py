@@ -98,18 +98,17 @@ def study(
         raise BadInput(f"study's window is empty: {start:g} is not below {stop:g}")
     judge = None if verifier is None else verifier_named(verifier)
     asked = {**(call or {}), **arguments}
-    sessions = [Session(pipe, text, **asked) for text in texts]
+    first = Session(pipe, texts[0], **asked)
+    sessions = [first, *(first.another(text, asked) for text in texts[1:])]
     judged_by = [judged_text(judge, session) if judge is not None else "" for session in sessions]
-    total = sessions[0].facts.steps
+    total = first.facts.steps
     looked = steps_looked_at("study's steps", steps, _STEPS, total)
-    names = layers_named(sessions[0], "*" if layers == "all" else layers)
-    text = layout_of(sessions[0]).text
+    names = layers_named(first, "*" if layers == "all" else layers)
+    text = layout_of(first).text
     names = [name for name in names if name not in text]
     if not names:
         raise BadInput(f"no video takes part in {shown(layers)}: name other layers")
-    infos = {each.name: each for each in sessions[0].layers if each.name in set(names)}
-    for session in sessions[1:]:
-        session.ledger = sessions[0].ledger
+    infos = {each.name: each for each in first.layers if each.name in set(names)}
     began, done = perf_counter(), 0
     each_of = [(name, kind) for kind in dict.fromkeys(perturb) for name in names]
     variants = [(n, p) for n, p in each_of if not (p == "identity" and infos[n].kind == "cross")]
@@ -125,7 +124,7 @@ def study(
             run.prompt(session, seed + number, judged_by[number], tick)
     model = recorded_name(str(getattr(pipe, "name_or_path", None) or ""))
     asked_for = model, tuple(texts), seed, looked, (start, stop), tuple(infos.values())
-    spent, seconds = dict(sessions[0].ledger.entries), perf_counter() - began
+    spent, seconds = dict(first.ledger.entries), perf_counter() - began
     return Study(*asked_for, run.columns, spent, seconds, run.plain, tuple(run.pictures.values()))
 
 

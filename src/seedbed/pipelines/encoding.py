@@ -97,7 +97,7 @@ class Rehearsal:
             return tree_map_only(Tensor, torch.clone, self._output)
 
         def attempt() -> Any:
-            noises = session._checked(session.probe(1))
+            noises = session.as_latents(session.probe(1))
             with session.running(noises, guided=False) as run:
                 scheduler: Any = getattr(run.pipe, "scheduler", None)
                 vae: Any = getattr(run.pipe, "vae", None)
@@ -158,7 +158,7 @@ class Encoding:
         place = {"device": session.spec.device, "dtype": vae.dtype}
         video = torch.from_numpy(np.ascontiguousarray(frames)).to(**place).permute(0, 3, 1, 2) / 127.5 - 1
         whole = len(self.shapes[0]) == 5  # else its frames are the rows of a batch
-        noise = session._checked(torch.zeros(1, *self.latents))
+        noise = session.as_latents(torch.zeros(1, *self.latents))
         with session.running(noise, guided=False) as run, run.preparation, torch.no_grad():
             found = run.pipe.vae.encode(video.transpose(0, 1)[None] if whole else video)
         spread = getattr(found, "latent_dist", None)

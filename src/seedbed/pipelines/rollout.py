@@ -80,7 +80,7 @@ class Rollout:
         self.session = session
         self.batch_size = batch_size if batch_size == 1 or session.facts.shares else 1
         self.what = what
-        self.noises = session._checked(noises)
+        self.noises = session.as_latents(noises)
         self.alive = list(range(len(noises)))
         self.step = 0
         self.steps = session.facts.steps

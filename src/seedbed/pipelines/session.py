@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -71,6 +71,12 @@ class Session:
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
+
+    def another(self, prompt: str | None, call: Mapping[str, Any]) -> Session:
+        """A session of another call of the pipeline, with this one's ledger and what it has encoded."""
+        session = Session(self.pipe, prompt, **call)
+        session.ledger, session._encodings = self.ledger, self._encodings
+        return session
 
     @functools.cached_property
     def facts(self) -> Facts:
@@ -180,7 +186,7 @@ class Session:
             NotSupported: no softmax attention was seen, guidance cannot be left out, or two noises give the
                 denoiser the same.
         """
-        noises = self._checked(noises)
+        noises = self.as_latents(noises)
         if len(noises) > 1 and not self.facts.shares:
             raise NotSupported(f"{self.asked.name} takes one candidate in a forward: use batch_size=1")
         if steps < 1:
@@ -221,7 +227,7 @@ class Session:
             BadOutput: the frames are not finite.
             NotSupported: two noises give the denoiser the same.
         """
-        noises = self._checked(noise[None])
+        noises = self.as_latents(noise[None])
         steps = self.facts.steps
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -247,7 +253,7 @@ class Session:
             BadInput: noise of another shape.
             NotSupported: the denoiser is given what the pipeline's own noise gives it.
         """
-        noises = self._checked(noise[None])
+        noises = self.as_latents(noise[None])
 
         def stop(*_: Any) -> None:
             raise Enough
@@ -336,8 +342,11 @@ class Session:
             "noise cannot be chosen"
         )
 
-    def _checked(self, noises: Tensor) -> Tensor:
-        """The noises as this pipeline's latents."""
+    def as_latents(self, noises: Tensor) -> Tensor:
+        """Noises, (candidates, *spec.shape), as this pipeline's latents: copies, of its dtype on its device.
+
+        Raises BadInput for another shape.
+        """
         spec = self.spec
         if tuple(noises.shape[1:]) != spec.shape or not len(noises):
             raise BadInput(

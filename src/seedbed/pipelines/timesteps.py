@@ -90,7 +90,7 @@ def predict(
     wanted = [whole("a step", step, 0, session.facts.steps - 1) for step in steps]
     if not wanted or wanted != sorted(set(wanted)):
         raise BadInput(f"steps must be ascending numbers of the schedule, each once, not {list(steps)}")
-    noises, levels = session._checked(noise[None]), levels_of(session)
+    noises, levels = session.as_latents(noise[None]), levels_of(session)
     if guided:
         refuse_caches(session.asked.denoisers)
 
@@ -139,7 +139,7 @@ def denoise(session: Session, noise: Tensor) -> Tensor:
         BadOutput: the latents are not finite.
         NotSupported: the scheduler gives back samples of another shape than the noise.
     """
-    noises = session._checked(noise[None])
+    noises = session.as_latents(noise[None])
 
     def attempt() -> Tensor:
         with session.running(noises, guided=True) as run:
@@ -224,7 +224,7 @@ def _rows_by_step(
     And for each step that the scheduler takes why its sample cannot be read, "" where it can; as -1, that
     which the last one gives back.
     """
-    noises = session._checked(torch.zeros(1, *session.spec.shape))
+    noises = session.as_latents(torch.zeros(1, *session.spec.shape))
 
     def attempt() -> tuple[tuple[int, ...], dict[int, str]]:
         rows, last = Counter[int](), session.facts.steps - 1

@@ -164,8 +164,8 @@ def edit(
     if not stop:
         raise BadInput("edit's stop must be above 0, or nothing of the source is injected")
     given = merged(call, arguments)
-    there, here = Session(pipe, source, **given), Session(pipe, target, **given)
-    here.ledger, here._encodings = there.ledger, there._encodings
+    there = Session(pipe, source, **given)
+    here = there.another(target, given)
     flow, chosen = method == "flowedit", dict[str, Any](method=method)
     with reporting(progress) as show:
         began = perf_counter()
