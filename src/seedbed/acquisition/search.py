@@ -89,7 +89,7 @@ class Search(Acquisition):
             f"{self.name} makes its own pool, and its budget says how large: leave candidates and noises out"
         )
 
-    def visits(self, session: Session, refiners: Sequence[Refiner] = ()) -> int:
+    def visits(self, session: Session, refiners: Sequence[Refiner]) -> int:
         """How many noises the budget allows; none is denoised to tell.
 
         Raises:

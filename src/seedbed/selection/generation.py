@@ -146,7 +146,7 @@ def saved(
     frames: np.ndarray[Any, Any],
     fps: float,
     record: dict[str, Any],
-    metadata: bool = True,
+    metadata: bool,
 ) -> Path:
     """Frames with their record inside, or the record alone (.json), written; errors as `Generation.save`."""
     if Path(path).suffix.lower() == ".json":
