@@ -106,7 +106,7 @@ def spread(
                 show("videos", p * noises + n, len(prompts) * noises)
                 key = hashlib.sha256(json.dumps([prompt, pool.recipes[n].sha256]).encode()).hexdigest()
                 if key not in known:
-                    packed = base64.b64encode(look(session.generate(noise)).tobytes()).decode()
+                    packed = base64.b64encode(coarse_look(session.generate(noise)).tobytes()).decode()
                     known[key] = {"key": key, "prompt": prompt, "seed": seed, "candidate": n, "look": packed}
                     store.append([known[key]])
                 seen = np.frombuffer(base64.b64decode(known[key]["look"]), np.uint8)
@@ -115,7 +115,7 @@ def spread(
     return split(np.array(looks))
 
 
-def look(frames: Frames) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def coarse_look(frames: Frames) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A coarse look at a video, (at most FRAMES, SIDE, SIDE, 3) uint8: composition, colour and motion.
 
     Args:

@@ -111,7 +111,7 @@ def _entries(arguments: Mapping[str, Any], index: int, prompts: int) -> dict[str
     return own
 
 
-def several(call: Mapping[str, Any]) -> dict[str, int]:
+def videos_asked(call: Mapping[str, Any]) -> dict[str, int]:
     """How many videos or images a call asks for, by the argument that says so.
 
     Each is of another noise, so that the call itself is made with 1 instead.
@@ -268,7 +268,7 @@ def choose(
             if asked is not None:
                 raise BadInput(f"{what} for noises that are drawn, and these are given: leave one out")
         candidates = len(listed(noises))
-    wanted = several(given)
+    wanted = videos_asked(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     shaped = prior is not None or bool(refiners) or bool(adaptations)
     function, count, reason = chosen_function(session, acquisition, candidates, given, shaped)

@@ -30,7 +30,7 @@ from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import choose, merged
-from seedbed.selection.generation import FPS, Generation, finish, shared
+from seedbed.selection.generation import FPS, Generation, finish, split_ledger
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import acquisition_named
 from seedbed.selection.provenance import device_of, package_versions
@@ -213,7 +213,7 @@ class ContactSheet:
             selection,
             reason=reason,
             options={**selection.options, "picked": selection.best},
-            ledger=shared(session.ledger, rollout, 0),
+            ledger=split_ledger(session.ledger, rollout, 0),
             seconds={**selection.seconds, "generation": perf_counter() - started},
         )
         return Generation(frames, finished)

@@ -29,7 +29,7 @@ from seedbed.refinement import rebuilt
 from seedbed.report.footage import conformed, read_frames
 from seedbed.report.page import edit_page
 from seedbed.selection.choosing import merged
-from seedbed.selection.generation import FPS, Generation, digest_of, saved
+from seedbed.selection.generation import FPS, Generation, digest_of, save_frames
 from seedbed.selection.provenance import Model, package_versions
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.values import Arguments, recordable
@@ -101,7 +101,7 @@ class Edit:
 
         Raises BadInput: another suffix, a missing folder, or a system that refuses to write there.
         """
-        return saved(path, self.frames, self.fps, self.record(), metadata)
+        return save_frames(path, self.frames, self.fps, self.record(), metadata)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page with source and edit side by side; errors as `save`."""

@@ -26,7 +26,7 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.progress import Progress, Show, reporting
 from seedbed.refinement import Refine
 from seedbed.report.video import write_video
-from seedbed.selection.choosing import choose, merged, per_prompt, several
+from seedbed.selection.choosing import choose, merged, per_prompt, videos_asked
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import Profile, acquisition_named
 from seedbed.selection.record import Selection, sealed
@@ -78,7 +78,7 @@ class Generation:
         Raises:
             BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
         """
-        return saved(path, self.frames, fps, self.record(fps), metadata)
+        return save_frames(path, self.frames, fps, self.record(fps), metadata)
 
     def report(self, path: str | os.PathLike[str], fps: float = FPS, **extra: Any) -> Path:
         """Write a self-contained HTML page with the video; see `Selection.report`."""
@@ -113,7 +113,7 @@ def generate(
     pipeline gets one with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
     function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    if any(number > 1 for number in several(given).values()):
+    if any(number > 1 for number in videos_asked(given).values()):
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
@@ -127,7 +127,7 @@ def generate(
         if scores.rungs and scores.rollout is not None:
             finished = scores.rungs[-1].steps == scores.rollout.steps and scores.previews is not None
             frames = scores.previews[selection.best] if finished else finish(scores.rollout, show)  # type: ignore[index]
-            ledger = shared(session.ledger, scores.rollout, selection.best)
+            ledger = split_ledger(session.ledger, scores.rollout, selection.best)
         else:
             noise = selection.pool[selection.best]  # type: ignore[index]
             frames = session.generate(noise, progress=partial(show, "generation"))
@@ -141,7 +141,7 @@ def digest_of(values: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def saved(
+def save_frames(
     path: str | os.PathLike[str],
     frames: np.ndarray[Any, Any],
     fps: float,
@@ -162,7 +162,7 @@ def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
     return frames
 
 
-def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
+def split_ledger(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
     """What was spent, split into the winner's own evaluations and those of the others."""
     own = float(rollout.spent(winner))
     others = {what: spent.entries.get(what, 0.0) for what in ("refinement", "layers", "guidance")}
