@@ -6,7 +6,6 @@ And what several of them do: the denoiser evaluated for some of its rows alone.
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.adaptation.layout import HALVES, Layout, layers_named, layout_of
 from seedbed.attention.tap import Handler, Tap
-from seedbed.errors import BadInput, NotSupported, finite
+from seedbed.errors import BadInput, NotSupported, finite, shortened
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Act, Session
 
@@ -110,6 +109,6 @@ def run_alone(
         except Exception as error:
             if not tap.failed(error):
                 raise
-            why = textwrap.shorten(str(error), 200, placeholder=" ...")
+            why = shortened(error)
             name = type(module).__name__
             raise NotSupported(f"{name} cannot be run for the rows of the prompt alone: {why}") from error

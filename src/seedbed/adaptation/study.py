@@ -22,7 +22,7 @@ from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_loo
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
-from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
+from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shortened, shown, whole
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.loading import recorded_name
@@ -179,9 +179,9 @@ class _Running:
                 if len(group) == 1:
                     raise
                 # The autoencoder of HunyuanVideo15Pipeline decodes one video at a time.
-                why = " ".join(str(error).split())
+                why = shortened(error)
                 raise NotSupported(
-                    f"{session.asked.name} does not make {len(group)} videos at once ({why:.200}): pass "
+                    f"{session.asked.name} does not make {len(group)} videos at once ({why}): pass "
                     "batch_size=1"
                 ) from error
             for (layer, change), video in zip(group, videos, strict=True):

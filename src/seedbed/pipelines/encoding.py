@@ -10,7 +10,6 @@ import copy
 import functools
 import inspect
 import math
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import NotSupported, SeedbedError
+from seedbed.errors import NotSupported, SeedbedError, shortened
 from seedbed.pipelines.discover import remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.evaluation import decoded
@@ -116,7 +115,7 @@ class Rehearsal:
         except (SeedbedError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # where later steps want another output, as ChronoEdit's do
-            why = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+            why = shortened(error)
             raise NotSupported(f"{name} does not run with one output for all steps: {why}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.attention.tap import AttentionCall, Handler, Tap
-from seedbed.errors import BadInput, BadOutput, NotSupported
+from seedbed.errors import BadInput, BadOutput, NotSupported, shortened
 from seedbed.pipelines.discover import Enough, require_unguided, rows_of
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import CannotShrink, Shrinking
@@ -116,7 +115,7 @@ class Forward:
                 raise CannotShrink(f"{kind} mixes its blocks' batch with another") from error
             raise NotSupported(
                 f"{kind} cannot be evaluated without guidance (pass batch_size=1 if it can alone): "
-                + textwrap.shorten(str(error), 300, placeholder=" ...")
+                + shortened(error)
             ) from error
         finally:
             self.evaluations, self._stopped = tap.steps, tap.stopped
