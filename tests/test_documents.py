@@ -26,8 +26,7 @@ from seedbed.errors import BadInput
 from seedbed.lab.experiment import Recipe
 from seedbed.noise import NoiseRecipe
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import named
-from seedbed.selection.profile import Profile, Race
+from seedbed.selection.profile import Profile, Race, acquisition_named
 from seedbed.training.config import Config
 from seedbed.verifiers import models, resolve
 from tests.pipelines import CALLS, PROMPT, cogvideox
@@ -288,7 +287,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
     functions = values.get("acquisition") or []
     for function in [functions] if isinstance(functions, str) else functions:
         if not function.endswith(".json"):
-            named(function, None)
+            acquisition_named(function, None)
     judge = values.get("name" if path[1:] == ["verifier", "audit"] else "verifier")
     if judge and "./" in judge:  # a model of the reader's: its name is known, its folder is not here
         with pytest.raises(BadInput, match=r"there is no \w+ model in \./"):

@@ -5,6 +5,7 @@ And the checks of numbers that arguments of every room go through.
 
 import math
 import operator
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,11 @@ def shown(value: object) -> str:
 def reason(error: Exception) -> str:
     """The first line of an error of another library."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def shortened(error: Exception) -> str:
+    """An error of another library in one line; torch's own can fill a screen, and stay whole in the cause."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
 
 
 def number(value: Any, convert: Callable[[Any], Any] = float) -> Any:

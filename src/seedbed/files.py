@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 
@@ -108,3 +109,8 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> Path:
+    """Write JSON that people read too; errors as `written_whole`. Returns the path written."""
+    return write_bytes_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

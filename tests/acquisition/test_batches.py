@@ -8,7 +8,8 @@ import torch
 
 from seedbed import BadInput
 from seedbed.acquisition import Bansa
-from seedbed.acquisition.base import AttentionScore, rows_that_fit
+from seedbed.acquisition.base import rows_that_fit
+from seedbed.acquisition.scoring import AttentionScore
 from seedbed.attention.tap import SplitBatch
 from seedbed.noise import Pool
 from seedbed.selection.choosing import select

@@ -38,17 +38,17 @@ def test_generate_then_replay_of_record_and_video(seedbed, model, tmp_path: Path
 
 def test_replay_says_when_the_frames_differ(seedbed, model, tmp_path: Path, monkeypatch) -> None:
     seedbed("generate", PROMPT, "--model", model, "--candidates", 1, "--no-report", "--out", "a.mp4")
-    from seedbed.selection import generation
+    from seedbed.pipelines.session import Session
 
     # Another machine rounds differently: stand in for it by one value of one frame.
-    generate = generation.Session.generate
+    generate = Session.generate
 
     def rounded(self, *arguments, **named):
         frames = generate(self, *arguments, **named).copy()
         frames[0, 0, 0, 0] ^= 1
         return frames
 
-    monkeypatch.setattr(generation.Session, "generate", rounded)
+    monkeypatch.setattr(Session, "generate", rounded)
     code, out, err = seedbed("replay", "a.json")
     assert code == 1
     assert "(other frames)" in out and "a-replay.mp4" in out

@@ -5,7 +5,7 @@ import pytest
 
 import seedbed.lab.spread as module
 from seedbed.errors import BadInput
-from seedbed.lab.spread import FRAMES, SIDE, look, split, spread
+from seedbed.lab.spread import FRAMES, SIDE, coarse_look, split, spread
 from seedbed.pipelines.session import Session
 from seedbed.selection.pools import draw_pool
 from tests.pipelines import CALLS, cogvideox, wan
@@ -69,11 +69,11 @@ def test_the_ends_of_the_scale():
 
 def test_a_look_is_the_mean_of_equal_squares_of_some_frames():
     frames = np.random.default_rng(0).integers(0, 256, (15, 32, 48, 3), dtype=np.uint8)
-    seen = look(frames)
+    seen = coarse_look(frames)
     assert seen.shape == (FRAMES, SIDE, SIDE, 3)
     squares = frames[::2].reshape(FRAMES, SIDE, 2, SIDE, 3, 3).mean((2, 4))
     assert np.abs(seen - squares).max() <= 0.5 + 1e-9
-    assert look(frames[:1]).shape == (1, SIDE, SIDE, 3)
+    assert coarse_look(frames[:1]).shape == (1, SIDE, SIDE, 3)
 
 
 def test_every_noise_is_given_to_every_prompt_and_a_run_goes_on(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_every_noise_is_given_to_every_prompt_and_a_run_goes_on(tmp_path, monkey
     for prompt in PROMPTS:
         session = Session(pipe, prompt, **CALL)
         noises = draw_pool(session, 2, seed=5).noises
-        looks.append([look(session.generate(noise)).reshape(-1) / 255 for noise in noises])
+        looks.append([coarse_look(session.generate(noise)).reshape(-1) / 255 for noise in noises])
     expected = split(np.array(looks))
     real, made = Session.generate, []
 

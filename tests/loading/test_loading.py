@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from seedbed.errors import BadInput
 from seedbed.pipelines import loading
 from seedbed.pipelines.loading import DEFAULT, EMBEDDED, load, locate, names, recorded_name
-from seedbed.selection.record import Model
+from seedbed.selection.provenance import Model
 from tests.pipelines import BUILDERS
 
 PACKAGE = Path(loading.__file__).parents[1]

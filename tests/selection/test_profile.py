@@ -8,7 +8,7 @@ import torch
 from seedbed import BadInput, BadRecord, Profile, generate, score, select, zoo
 from seedbed.acquisition import AttentionScore, Bansa, Entropy, Learned, Previews, Random
 from seedbed.pipelines.session import Session
-from seedbed.selection import choosing
+from seedbed.selection import profile as profiles
 from seedbed.selection.profile import Finding, PreviewPlan, Race
 from tests.pipelines import CALLS, cogvideox
 
@@ -67,7 +67,7 @@ def pipe(tmp_path):
 def chosen_function(pipe, prompt, acquisition, candidates, call):
     given = {"prompt_embeds": torch.zeros(1, 8, 16)} if prompt is None else {}
     session = Session(pipe, prompt, **CALLS["cogvideox"], **given)
-    return choosing.chosen_function(session, choosing.named(acquisition), candidates, call)
+    return profiles.chosen_function(session, profiles.acquisition_named(acquisition), candidates, call)
 
 
 def choose(pipe, **options):

@@ -26,7 +26,8 @@ from seedbed import (
     zoo,
 )
 from seedbed.acquisition import Bansa
-from seedbed.selection.record import Model, sealed
+from seedbed.selection.provenance import Model
+from seedbed.selection.record import sealed
 from seedbed.selection.replaying import reopened
 from seedbed.selection.values import recordable
 from tests.pipelines import CALLS, PROMPT, cogvideox

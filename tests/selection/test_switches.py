@@ -13,7 +13,8 @@ from peft import LoraConfig
 
 from seedbed import BadInput, Selection, generate, replay, select
 from seedbed.pipelines.loading import changed, load, restore, switches
-from seedbed.selection.record import Model, sealed
+from seedbed.selection.provenance import Model
+from seedbed.selection.record import sealed
 from tests.pipelines import CALLS, FAMILIES, PROMPT, animatediff, cogvideox, sdxl, wan
 
 ONE = {"candidates": 1, "progress": False}
@@ -227,7 +228,7 @@ def test_the_device_is_that_of_the_computation(monkeypatch):
     ],
 )
 def test_a_replay_goes_to_the_recorded_device_where_there_is_one(monkeypatch, recorded, there, expected):
-    monkeypatch.setattr("seedbed.selection.record.has_device", lambda device: device in there)
+    monkeypatch.setattr("seedbed.selection.provenance.has_device", lambda device: device in there)
     made = dataclasses.replace(Model.of(cogvideox(layers=1)), device=recorded)
     assert made.loading()["device"] == expected
 

@@ -18,8 +18,8 @@ from seedbed.pipelines.session import Session
 from seedbed.refinement.variation import variations
 from seedbed.report.video import read_record
 from seedbed.selection.pools import draw_pool
-from seedbed.ui.jobs import DONE, Jobs, Request, Worker, ending
-from seedbed.ui.takes import Takes
+from seedbed.ui.jobs import DONE, Jobs, Request, ending
+from seedbed.ui.worker import Takes, Worker
 from tests.pipelines import CALLS, PROMPT
 
 ASKED = Request(prompt="a koala", model="tiny", candidates=3)
@@ -262,7 +262,8 @@ KILLED = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from seedbed.files import written_whole
-    from seedbed.ui.jobs import DONE, Jobs, Request, Worker, ending
+    from seedbed.ui.jobs import DONE, Jobs, Request, ending
+    from seedbed.ui.worker import Worker
 
     class Slow:
         def make(self, job, what, candidate, show):

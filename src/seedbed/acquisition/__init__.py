@@ -9,13 +9,13 @@ from seedbed.acquisition.bansa import Bansa as Bansa
 from seedbed.acquisition.bansa import BansaDropout as BansaDropout
 from seedbed.acquisition.bansa import Entropy as Entropy
 from seedbed.acquisition.base import Acquisition as Acquisition
-from seedbed.acquisition.base import AttentionScore as AttentionScore
 from seedbed.acquisition.base import NoiseScore as NoiseScore
 from seedbed.acquisition.base import Random as Random
 from seedbed.acquisition.base import RolloutScore as RolloutScore
 from seedbed.acquisition.base import Scores as Scores
 from seedbed.acquisition.learned import Learned as Learned
 from seedbed.acquisition.previews import Previews as Previews
+from seedbed.acquisition.scoring import AttentionScore as AttentionScore
 from seedbed.acquisition.search import LowFrequencies as LowFrequencies
 from seedbed.acquisition.search import Neighbours as Neighbours
 from seedbed.acquisition.search import RandomSearch as RandomSearch

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import contributions, drawn_rows, drawn_seed, mean_over_rows
+from seedbed.acquisition.scoring import AttentionScore
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, row_statistics
 from seedbed.attention.logits import EXCLUDED, Logits
 from seedbed.errors import BadInput, fraction, shown, whole

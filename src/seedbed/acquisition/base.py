@@ -1,14 +1,13 @@
 """What an acquisition function is: `score(session, pool)` says how promising each noise of a pool is.
 
-Three bases: of the noise alone (`NoiseScore`), of the attention calls of its first evaluations
-(`AttentionScore`), and of candidates that are denoised further (`RolloutScore`).
+Three bases: of the noise alone (`NoiseScore`), of candidates that are denoised further (`RolloutScore`), and
+of the attention calls of the first evaluations (`seedbed.acquisition.scoring.AttentionScore`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.attention import AttentionCall
-from seedbed.errors import BadInput, BadOutput, fraction, shown, whole
-from seedbed.halving import Prefer, Rung, Rungs, Schedule, planned, ranked
+from seedbed.errors import BadInput, BadOutput, shown, whole
+from seedbed.halving import Prefer, Rung, Rungs, ranked
 from seedbed.noise import Pool
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -64,11 +62,15 @@ class Scores:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
+    def of(cls, totals: Tensor, order: tuple[int, ...], **others: Any) -> Scores:
+        """Of a function that needs no layer."""
+        return cls(totals, order, torch.zeros(len(totals), 0, dtype=torch.float64), **others)
+
+    @classmethod
     def unranked(cls, candidates: int, **others: Any) -> Scores:
         """Of a pool in which nothing was evaluated."""
         nothing = torch.full((candidates,), torch.nan, dtype=torch.float64)
-        table = torch.zeros(candidates, 0, dtype=torch.float64)
-        return cls(nothing, tuple(range(candidates)), table, **others)
+        return cls.of(nothing, tuple(range(candidates)), **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ class Acquisition:
         """The settings that go into a record: the fields."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def _scores(self, totals: Tensor, count: int, **others: Any) -> Scores:
+    def _scores(self, totals: Tensor, count: int) -> Scores:
         """Scores without layers, checked."""
         totals = torch.as_tensor(totals).detach().double().cpu()
         if tuple(totals.shape) != (count,):
@@ -135,8 +137,7 @@ class Acquisition:
             )
         for index in (~totals.isfinite()).nonzero().flatten().tolist():
             raise BadOutput(f"{self.name} of candidate {index} is {totals[index].item()}")
-        table = torch.zeros(count, 0, dtype=torch.float64)
-        return Scores(totals, ranked(totals, self.end), table, **others)
+        return Scores.of(totals, ranked(totals, self.end))
 
 
 class NoiseScore(Acquisition):
@@ -180,78 +181,6 @@ class Random(NoiseScore):
             # 53 bits: as many as a float64 holds, so that 1.0 cannot come out.
             numbers.append((int.from_bytes(digest.digest()[:8], "big") >> 11) / 2**53)
         return torch.tensor(numbers, dtype=torch.float64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionScore(Acquisition):
-    """A number per candidate and attention layer, read off the first evaluations, guidance off.
-
-    Implement `observe`. A layer's score depends neither on the other candidates nor on the
-    batch, up to rounding; a candidate's total is the mean over its layers.
-
-    Attributes:
-        copies: forwards per candidate; the copies of a candidate are neighbours in one batch.
-
-    Args:
-        layers: kinds of attention ("self", "cross", "joint", "temporal") or globs on layer names; None: all.
-        depth: how far is scored: that many attention layers, or a share in (0, 1] of those that `layers`
-            names; None: all. The forward stops after the last one that is scored.
-        race: drop the worst while the layers run, see `Schedule`, in scored layers: ((0.1, 0.2), (0.46, 1))
-            keeps a fifth of the candidates after a tenth of the layers and decides after 46 % of them. It is
-            cheap where a model's layers agree: on an earlier embedded model those shares cost 2.3 instead of
-            10 evaluations and lose 66 % [58, 75] of what the full score tells the best noise from the median
-            by, a calibrated race 4.3 % [2.5, 6.2] for 6.3 (docs/speed.md).
-        steps: the score is the mean over this many denoiser evaluations.
-
-    Raises:
-        BadInput: an option that is out of its range, or a race with several steps or copies.
-    """
-
-    copies: ClassVar[int] = 1
-
-    layers: str | Sequence[str] | None = None
-    depth: int | float | None = None
-    race: Schedule | None = None
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole("steps", self.steps)
-        share = isinstance(self.depth, (float, np.floating))
-        depth = fraction("depth", self.depth) if share else whole("depth", self.depth, optional=True)
-        object.__setattr__(self, "depth", depth)
-        if self.race is not None:
-            planned(self.race, 10**6, 10**6)  # its form; whether it fits is known with the model
-            if self.copies > 1 or self.steps > 1:
-                raise BadInput(
-                    f"{self.name} cannot race with several steps or copies: it does not score the layers "
-                    "of a single evaluation as they run"
-                )
-
-    def observe(self, call: AttentionCall) -> Tensor:
-        """The score of each candidate at this call, usually `call.by_candidate(...)`: (call.candidates,).
-
-        Or (call.candidates, rows): the query rows' parts in a score that is their mean. Where they are a
-        sample, drawn without replacement and the same for every candidate, `select` knows from their spread
-        how sure its choice is.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not implement observe")
-
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        """What `observe` returns, of (call.candidates // copies) candidates, and the answer to the call.
-
-        The answer is what the model continues with; None is its own output. Only a function that also changes
-        the attention overrides this.
-        """
-        return self.observe(call), None
-
-    def score(
-        self, session: Session, pool: Pool, *, batch_size: BatchSize = "auto", show: Show = silent
-    ) -> Scores:
-        """See `Acquisition.score`."""
-        from seedbed.acquisition.scoring import LayerRace
-
-        return LayerRace(self, session, pool, batch_size, show).run()
 
 
 class RolloutScore(Acquisition):

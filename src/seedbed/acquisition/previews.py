@@ -147,10 +147,9 @@ class Previews(RolloutScore):
             rollout.keep(rung.kept[:left])
         *before, last = (str(after) for after, _ in plan)
         listed = f"{', '.join(before)} and {last}" if before else last
-        return Scores(
+        return Scores.of(
             totals,
             (*rollout.alive, *dropped),
-            torch.zeros(len(pool), 0, dtype=torch.float64),
             rungs=tuple(rungs),
             notes=(
                 f"{name_of(verifier)} judged previews after {listed} of {steps} steps",

@@ -89,7 +89,7 @@ class Search(Acquisition):
             f"{self.name} makes its own pool, and its budget says how large: leave candidates and noises out"
         )
 
-    def visits(self, session: Session, refiners: Sequence[Refiner] = ()) -> int:
+    def visits(self, session: Session, refiners: Sequence[Refiner]) -> int:
         """How many noises the budget allows; none is denoised to tell.
 
         Raises:
@@ -180,10 +180,9 @@ class Search(Acquisition):
             rollout.recall(best, memory, steps)
         totals, others = tuple(score for _, score in seen), {k: tuple(v) for k, v in columns.items()}
         told = f"{name_of(verifier)} judged {count} noises after {steps} of {session.facts.steps} steps"
-        scores = Scores(
+        scores = Scores.of(
             torch.tensor(totals, dtype=torch.float64),
             order,
-            torch.zeros(count, 0, dtype=torch.float64),
             rungs=(Rung(steps, tuple(range(count)), totals, order[:1], others),),
             notes=(told, *tell(notes, strayed)),
             previews=previews,

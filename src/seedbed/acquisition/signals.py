@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seedbed.acquisition.base import AttentionScore
 from seedbed.acquisition.sampling import mean_over_rows
+from seedbed.acquisition.scoring import AttentionScore
 from seedbed.attention import AttentionCall, row_statistics
 from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, BadOutput

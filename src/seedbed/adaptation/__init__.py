@@ -12,7 +12,7 @@ from seedbed.adaptation.adaptation import Adaptation as Adaptation
 from seedbed.adaptation.adaptation import acting
 from seedbed.adaptation.enhancement import Enhance as Enhance
 from seedbed.adaptation.guidance import Guide as Guide
-from seedbed.attention.kinds import main_tensor, named_arguments, parameter_names
+from seedbed.attention.kinds import main_tensor, named_arguments
 from seedbed.errors import BadInput
 from seedbed.pipelines.compiled import denoisers_of
 from seedbed.pipelines.interception import Run
@@ -53,11 +53,10 @@ def _within(
     found = adaptation.fitted(session)
     act = acting(found, session)
     alone = session.alone
-    names = parameter_names(type(session.denoiser))
-    expected = main_tensor(named_arguments(names, alone.args, alone.kwargs))
+    expected = main_tensor(named_arguments(session.denoiser, alone.args, alone.kwargs))
 
     def check(module: nn.Module, args: Any, kwargs: Any) -> None:
-        main = main_tensor(named_arguments(names, args, kwargs))
+        main = main_tensor(named_arguments(session.denoiser, args, kwargs))
         if expected is not None and main is not None and main.shape[1:] != expected.shape[1:]:
             raise BadInput(
                 f"{adaptation.name} was prepared for latents of shape {tuple(expected.shape[1:])}, and this "

@@ -6,18 +6,16 @@ And what several of them do: the denoiser evaluated for some of its rows alone.
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from seedbed.adaptation.layout import HALVES, Layout, layers_named, layout_of
 from seedbed.attention.tap import Handler, Tap
-from seedbed.errors import BadInput, NotSupported, finite
+from seedbed.errors import BadInput, NotSupported, finite, shortened
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Act, Session
 
@@ -109,8 +107,8 @@ def run_alone(
         try:
             return tap.run(forward, *args, **kwargs)
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
+            if not tap.failed(error):
                 raise
-            why = textwrap.shorten(str(error), 200, placeholder=" ...")
+            why = shortened(error)
             name = type(module).__name__
             raise NotSupported(f"{name} cannot be run for the rows of the prompt alone: {why}") from error

@@ -7,7 +7,6 @@ Injection: while the target is denoised, chosen layers attend with the source's 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,12 +19,11 @@ from seedbed.adaptation.adaptation import run_alone
 from seedbed.adaptation.layout import Layout, layout_of
 from seedbed.adaptation.trajectory import Trajectory
 from seedbed.attention.interventions import WHOLE, inject
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments
 from seedbed.attention.tap import AttentionCall, Tap
 from seedbed.errors import BadInput, NotSupported
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.prediction import Level, Prediction
 from seedbed.pipelines.rollout import prompt_parts
@@ -63,7 +61,7 @@ def injecting(
         position, calls = Position(run.pipe, run.undo), iter(trajectory.calls)
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            given = named_arguments(parameter_names(type(module)), args, kwargs)
+            given = named_arguments(module, args, kwargs)
             rows = rows_of(module, args, kwargs)
             row, _ = prompt_parts(target, given, rows, 1)
             if row is None or position.share >= stop:
@@ -103,8 +101,7 @@ def injecting(
             with Tap(module, answer) as tap:
                 return tap.run(own, *args, **kwargs)
 
-        for module in dict.fromkeys(run.denoisers.values()):
-            replace(module, "forward", functools.partial(forward, module, module.forward), run.undo)
+        run.instead_of_evaluations(forward)
 
     return act
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from seedbed.adaptation.adaptation import Adaptation
 from seedbed.adaptation.layout import Layout
 from seedbed.attention.interventions import RANGES, Rule, enhancement
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import finite, one_of
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Session
@@ -60,5 +60,4 @@ class Enhance(Adaptation):
             inside = call.layer in names and self.start <= position.share < self.stop
             return layout.changed(call, change) if inside else None
 
-        for module in dict.fromkeys(run.denoisers.values()):
-            run.undo.enter_context(Tap(module, answer))
+        run.see_attention(answer)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seedbed.adaptation.adaptation import Adaptation, rows_alone, run_alone
 from seedbed.adaptation.layout import Layout
 from seedbed.attention.interventions import Change, blur, identity, uniform
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments
 from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput, NotSupported, finite, number, one_of, shown
 from seedbed.pipelines.compiled import refuse_caches
@@ -108,7 +108,7 @@ class _Guided:
         if not self.guide.start <= share < self.guide.stop:
             return result
         module, count, session = self.module, self.count, self.session
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         rows = rows_of(module, args, kwargs)
         with_prompt, _ = prompt_parts(session, given, rows, count)
         parts = tensors_of(result, rows, module, given)
@@ -164,7 +164,7 @@ def _skipped(block: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
 
     Blocks add to what they are given; those of SD 3 return text before video, those of CogVideoX after it.
     """
-    given = named_arguments(parameter_names(type(block)), args, kwargs)
+    given = named_arguments(block, args, kwargs)
     tensors = [value for value in given.values() if isinstance(value, Tensor)]
 
     def before(after: Any) -> Any:

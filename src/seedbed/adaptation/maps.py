@@ -22,7 +22,7 @@ from seedbed.adaptation.parts import blocks_of, logits_of
 from seedbed.attention import AttentionCall
 from seedbed.errors import BadInput, NotSupported, finite, shown, whole
 from seedbed.files import write_bytes_atomically
-from seedbed.noise import Gaussian, GivenNoise, NoiseRecipe
+from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.loading import recorded_name
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
@@ -142,12 +142,9 @@ def maps(
     looked = steps_looked_at("maps' steps", steps, _STEPS, total)
     names = set(layers_named(session, "*" if layers == "all" else layers))
     tokens = [] if word is None else _tokens_of(pipe, prompt, word, asked)
-    layout, spec = layout_of(session), session.spec
+    layout = layout_of(session)
     beside = any(layer.kind == "cross" for layer in session.layers)
-    shape, prior = tuple(spec.shape), session.asked.prior or Gaussian.name
-    recipe = noise
-    if recipe is None:
-        recipe = NoiseRecipe(whole("seed", seed, 0), 0, shape, prior, spec.frame_axis)
+    shape, recipe = tuple(session.spec.shape), noise or session.recipe(whole("seed", seed, 0))
     if tuple(recipe.shape) != shape:
         raise BadInput(f"the noise has shape {tuple(recipe.shape)}, but the pipeline's latents have {shape}")
     values, _ = rebuilt(recipe, session)

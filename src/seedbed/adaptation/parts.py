@@ -34,7 +34,7 @@ def blocks_of(call: AttentionCall, video: slice) -> dict[str, Tensor]:
 
 
 def head_statistics(
-    call: AttentionCall, video: slice = WHOLE, rows: int | None = None
+    call: AttentionCall, video: slice, rows: int | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """Part -> "entropy", "normalised_entropy" and, of blocks, "mass" -> (heads,) float64, means over rows.
 

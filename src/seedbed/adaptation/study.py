@@ -20,10 +20,9 @@ from seedbed.acquisition.signals import call_of_rows
 from seedbed.adaptation.findings import COLUMNS, Picture, Study
 from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_looked_at
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
-from seedbed.attention import AttentionCall, Tap, energy
+from seedbed.attention import AttentionCall, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
-from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shown, whole
-from seedbed.noise import Gaussian, NoiseRecipe
+from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shortened, shown, whole
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.loading import recorded_name
@@ -99,18 +98,17 @@ def study(
         raise BadInput(f"study's window is empty: {start:g} is not below {stop:g}")
     judge = None if verifier is None else verifier_named(verifier)
     asked = {**(call or {}), **arguments}
-    sessions = [Session(pipe, text, **asked) for text in texts]
+    first = Session(pipe, texts[0], **asked)
+    sessions = [first, *(first.another(text, asked) for text in texts[1:])]
     judged_by = [judged_text(judge, session) if judge is not None else "" for session in sessions]
-    total = sessions[0].facts.steps
+    total = first.facts.steps
     looked = steps_looked_at("study's steps", steps, _STEPS, total)
-    names = layers_named(sessions[0], "*" if layers == "all" else layers)
-    text = layout_of(sessions[0]).text
+    names = layers_named(first, "*" if layers == "all" else layers)
+    text = layout_of(first).text
     names = [name for name in names if name not in text]
     if not names:
         raise BadInput(f"no video takes part in {shown(layers)}: name other layers")
-    infos = {each.name: each for each in sessions[0].layers if each.name in set(names)}
-    for session in sessions[1:]:
-        session.ledger = sessions[0].ledger
+    infos = {each.name: each for each in first.layers if each.name in set(names)}
     began, done = perf_counter(), 0
     each_of = [(name, kind) for kind in dict.fromkeys(perturb) for name in names]
     variants = [(n, p) for n, p in each_of if not (p == "identity" and infos[n].kind == "cross")]
@@ -126,7 +124,7 @@ def study(
             run.prompt(session, seed + number, judged_by[number], tick)
     model = recorded_name(str(getattr(pipe, "name_or_path", None) or ""))
     asked_for = model, tuple(texts), seed, looked, (start, stop), tuple(infos.values())
-    spent, seconds = dict(sessions[0].ledger.entries), perf_counter() - began
+    spent, seconds = dict(first.ledger.entries), perf_counter() - began
     return Study(*asked_for, run.columns, spent, seconds, run.plain, tuple(run.pictures.values()))
 
 
@@ -154,8 +152,7 @@ class _Running:
     def prompt(self, session: Session, seed: int, text: str, tick: Callable[[int], None]) -> None:
         """Looks at one prompt: the attention, and the effects of every variant."""
         layout, first = layout_of(session), self.plain is None
-        shape, axis = tuple(session.spec.shape), session.spec.frame_axis
-        noise = NoiseRecipe(seed, 0, shape, session.asked.prior or Gaussian.name, axis).draw()[None]
+        noise = session.recipe(seed).draw()[None]
         seen = _Seen(layout, self.layers, self.steps, self.rows, first)
         (plain,) = Rollout(session, noise, what="study", progress=tick).advance(
             session.facts.steps, handler=seen.look
@@ -172,7 +169,7 @@ class _Running:
         for begin in range(0, len(self.variants), size):
             group = self.variants[begin : begin + size]
             session.acts = [_replacing(group, layout, *self.window)]
-            noises = noise.expand(len(group), *shape)
+            noises = noise.expand(len(group), *noise.shape[1:])
             rollout = Rollout(session, noises, batch_size=len(group), what="perturbed", progress=tick)
             try:
                 videos = rollout.finish()
@@ -182,9 +179,9 @@ class _Running:
                 if len(group) == 1:
                     raise
                 # The autoencoder of HunyuanVideo15Pipeline decodes one video at a time.
-                why = " ".join(str(error).split())
+                why = shortened(error)
                 raise NotSupported(
-                    f"{session.asked.name} does not make {len(group)} videos at once ({why:.200}): pass "
+                    f"{session.asked.name} does not make {len(group)} videos at once ({why}): pass "
                     "batch_size=1"
                 ) from error
             for (layer, change), video in zip(group, videos, strict=True):
@@ -280,7 +277,6 @@ def _replacing(variants: Sequence[tuple[str, str]], layout: Layout, start: float
                     by_row[rows] = own.unflatten(0, (len(rows), -1))
             return output
 
-        for module in dict.fromkeys(run.denoisers.values()):
-            run.undo.enter_context(Tap(module, answer))
+        run.see_attention(answer)
 
     return act

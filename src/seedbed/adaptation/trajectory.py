@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.adaptation.adaptation import rows_alone
-from seedbed.attention.kinds import named_arguments, parameter_names
+from seedbed.attention.kinds import named_arguments
 from seedbed.errors import NotSupported
 from seedbed.pipelines.discover import rows_of
 from seedbed.pipelines.encoding import encoding_of
@@ -56,7 +56,7 @@ def _seen(session: Session) -> Iterator[tuple[list[Any], list[Held]]]:
     _ = session.alone  # by a run of its own, which must not come during another
 
     def see(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         rows = rows_of(module, args, kwargs)
         row, _ = prompt_parts(session, given, rows, 1)
         if row is not None:
@@ -66,7 +66,7 @@ def _seen(session: Session) -> Iterator[tuple[list[Any], list[Held]]]:
     def watch(run: Run, count: int, guided: bool) -> None:
         run.before_evaluations(see)
         if guided:
-            steps.append(stand_in(run, run.undo, session.spec.shape))
+            steps.append(stand_in(run, session.spec.shape))
 
     session.acts.append(watch)
     try:

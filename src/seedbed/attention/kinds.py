@@ -18,8 +18,9 @@ def parameter_names(kind: type[nn.Module]) -> list[str]:
     return list(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
 
 
-def named_arguments(names: list[str], args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
-    """The arguments of a forward by name, in the order of `names`, then those that it does not name."""
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
+    """The arguments of a module's forward by name, in its order, then those that it does not name."""
+    names = parameter_names(type(module))
     given = dict(zip(names, args, strict=False)) | kwargs
     return {name: given[name] for name in names if name in given} | kwargs
 

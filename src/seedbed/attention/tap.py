@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from seedbed.attention.kinds import batch_size, kind_of, named_arguments, parameter_names, processors_of
+from seedbed.attention.kinds import batch_size, kind_of, named_arguments, processors_of
 from seedbed.errors import BadInput, NotSupported, SeedbedError
 
 # What torch.nn.functional calls scaled_dot_product_attention, unless somebody has put another in its place.
@@ -241,8 +241,11 @@ class Tap(TorchFunctionMode):
         return output
 
     def failed(self, error: BaseException) -> bool:
-        """Whether the tapped module itself raised an error in its forward: no handler, nor this package."""
-        return self._failed and not raised_by_us(error)
+        """Whether the tapped module itself raised an error in its forward: no handler, nor this package.
+
+        Memory that does not suffice is no failure of it.
+        """
+        return self._failed and not raised_by_us(error) and not isinstance(error, torch.OutOfMemoryError)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
@@ -257,7 +260,7 @@ class Tap(TorchFunctionMode):
         elif self.inputs is not None and len(self._stack) == 1:
             changed = self.inputs(self._names[module], args, kwargs)
             args, kwargs = changed or (args, kwargs)
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         self._stack.append((module, given, self._attended))
         if module is self.module:
             TorchFunctionMode.__enter__(self)

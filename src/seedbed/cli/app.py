@@ -15,7 +15,8 @@ from seedbed.cli import options as opt
 from seedbed.cli.attention import edit, maps, study
 from seedbed.cli.commands import grouped, load_pipeline
 from seedbed.cli.doctor import doctor
-from seedbed.cli.lab import calibrate, fit, lab, spread, verifier
+from seedbed.cli.lab import lab, verifier
+from seedbed.cli.measuring import calibrate, fit, spread
 from seedbed.cli.outputs import (
     Writer,
     checked,
@@ -146,11 +147,11 @@ def score(
     run: opt.Run,
 ) -> None:
     """Score noises of your own for a prompt: those of some seeds, or those of earlier records."""
-    from seedbed.selection.choosing import named
     from seedbed.selection.pools import draw_pool
+    from seedbed.selection.profile import acquisition_named
 
     run.subject(prompt)
-    function = named(acquisition)
+    function = acquisition_named(acquisition)
     numbers = opt.whole_numbers("--seeds", seeds) if seeds else []
     if not numbers and not noise:
         raise BadInput("there is no noise to score: give --seeds 1,2,3 or --noise FILE")
@@ -256,7 +257,7 @@ def replay(
     needs that --video again.
     """
     from seedbed.report.video import ENDINGS, read_record
-    from seedbed.selection.record import recorded_model
+    from seedbed.selection.provenance import recorded_model
 
     content = read_record(record)
     made = recorded_model(content) if "target" in content else seedbed.Selection.load(record).model

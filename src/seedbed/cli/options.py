@@ -128,11 +128,11 @@ class Choice:
     guide: str | None = GUIDE
 
     def arguments(self) -> dict[str, Any]:
-        """Of `seedbed.select` and `seedbed.generate`; errors as `seedbed.selection.choosing.named`."""
+        """Of `seedbed.select` and `seedbed.generate`; errors as `acquisition_named`."""
         from seedbed.acquisition import Previews
-        from seedbed.selection.choosing import named
+        from seedbed.selection.profile import acquisition_named
 
-        function = named(self.acquisition, self.verifier)
+        function = acquisition_named(self.acquisition, self.verifier)
         if self.decode is not None:
             if not isinstance(function, Previews):
                 raise BadInput("--decode is of previews that are judged: add --verifier NAME")

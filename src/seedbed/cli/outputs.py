@@ -48,7 +48,7 @@ def checked(path: Path, *suffixes: str, beside: Iterable[str] = ()) -> Path:
     return path
 
 
-def checked_video(path: Path, fps: float, beside: Iterable[str] = ()) -> Path:
+def checked_video(path: Path, fps: float, beside: Iterable[str]) -> Path:
     """The same for a video, or an image, of so many frames per second."""
     from seedbed.report.video import ENDINGS, check_rate  # loads more than --help needs
 

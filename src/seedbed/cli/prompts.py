@@ -18,7 +18,7 @@ from seedbed.cli.commands import drawn
 from seedbed.cli.options import Run
 from seedbed.cli.outputs import named_after, print_json
 from seedbed.errors import BadInput, SeedbedError, shown
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import read_text, write_json
 
 # Other files of the folder are named after a number and a prompt.
 _OPTIONS = "options.json"
@@ -180,7 +180,7 @@ def generate_each(
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise BadInput(f"cannot make the folder {folder}: {error.strerror or error}") from error
-            write_bytes_atomically(folder / _OPTIONS, (json.dumps(options, indent=1) + "\n").encode())
+            write_json(folder / _OPTIONS, options)
         for number, (video, text) in enumerate(zip(videos, texts, strict=True)):
             if records[number]:
                 continue
@@ -236,7 +236,7 @@ def _check_judged(pipe: Any, texts: list[tuple[int, str]], acquisition: Any, cal
 def _dtypes(pipe: Any, folder: Path, begun: dict[str, str] | None) -> dict[str, str]:
     """Those of the model; BadInput where a folder was begun with others, on another device."""
     from seedbed.pipelines.loading import changed
-    from seedbed.selection.record import Model
+    from seedbed.selection.provenance import Model
 
     dtypes = Model.of(pipe).dtypes
     if differing := [] if begun is None else changed(begun, dtypes):

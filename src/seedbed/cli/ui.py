@@ -61,9 +61,9 @@ def ui(
         raise BadInput(f"seedbed ui needs gradio ({error}): pip install 'seedbed[ui]'") from error
     from seedbed.pipelines.loading import locate, names
     from seedbed.ui.browser import CSS, page
-    from seedbed.ui.jobs import Jobs, Worker
+    from seedbed.ui.jobs import Jobs
     from seedbed.ui.judging import KEYS
-    from seedbed.ui.takes import Takes
+    from seedbed.ui.worker import Takes, Worker
 
     silence_libraries()
     models = [*(locate(each) for each in model or ()), *names()]

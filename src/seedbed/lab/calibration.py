@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +23,11 @@ from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
 from seedbed.acquisition import resolve as function_named
 from seedbed.acquisition.base import BatchSize
-from seedbed.errors import BadInput, shown, whole
+from seedbed.errors import BadInput, whole
 from seedbed.lab.choice import Calibration, conclude
 from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
-from seedbed.lab.measurement import VERSION, by_noise, is_read, measured
+from seedbed.lab.measurement import VERSION, by_noise, check_prompts, is_read, measured
 from seedbed.lab.replays import fitted_previews, fitted_race
 from seedbed.lab.work import Store
 from seedbed.noise import NoiseRecipe
@@ -36,7 +35,7 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import VERIFIERS
-from seedbed.selection.record import Model, package_versions
+from seedbed.selection.provenance import Model, package_versions
 from seedbed.selection.values import jsonable, recordable
 from seedbed.verifiers import Verifier, judged_text, name_of, resolve
 from seedbed.verifiers.ratings import Ratings
@@ -98,7 +97,9 @@ def calibrate(
     """
     noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
     steps = [whole("each of steps", step, least=0) for step in steps]
-    _check(prompts, steps)
+    check_prompts(prompts, LEAST_PROMPTS, "to calibrate on", "better 50")
+    if not steps or steps[0] != 0:
+        raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
     if isinstance(verifier, (str, os.PathLike)) and os.fspath(verifier).lower().endswith(".csv"):
         verifier = Ratings.load(verifier)
     judge = verifier if isinstance(verifier, Ratings) else resolve(verifier)
@@ -171,20 +172,6 @@ def calibrate(
     if save is not None:
         profile.save(save)
     return dataclasses.replace(found, profile=profile)
-
-
-def _check(prompts: Sequence[str], steps: Sequence[int]) -> None:
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise BadInput("prompts must be a list of texts")
-    if len(prompts) < LEAST_PROMPTS:
-        raise BadInput(
-            f"{len(prompts)} prompts are too few to calibrate on: give at least {LEAST_PROMPTS}, better 50"
-        )
-    prompt, count = Counter(prompts).most_common(1)[0]
-    if count > 1:
-        raise BadInput(f"the prompt {shown(prompt)} is given twice: leave one out")
-    if not steps or steps[0] != 0:
-        raise BadInput(f"steps must begin with 0, where acquisition functions look, not {list(steps)}")
 
 
 def described(verifier: str | os.PathLike[str] | Verifier | Ratings) -> str:

@@ -105,7 +105,7 @@ class Verdict:
     Attributes:
         signal: as `Evidence.signal` reads it.
         evaluations: of one candidate, until the signal is known.
-        within: Spearman with the outcome within prompts; `constant` prompts have none.
+        within: Spearman with the outcome within prompts; those in which the signal is the same have none.
         p: of `within`, two-sided, by permutation; `adjusted` for all signals of the table, by Holm.
         low, high: outcome of the candidate with the lowest or highest signal minus the mean outcome.
         share: the gain at the preferred end over the gap between random and oracle.
@@ -116,7 +116,6 @@ class Verdict:
     signal: str
     evaluations: float
     within: Interval
-    constant: int
     p: float
     adjusted: float
     low: Interval
@@ -155,15 +154,13 @@ def judge_signals(
         gains = [statistics.gain(values[i], truth, "low"), statistics.gain(values[i], truth, "high")]
         low, high = map(statistics.bootstrap, gains)
         prefer: Prefer = "low" if low.mean > high.mean and not name.endswith(LEARNED) else "high"
-        within = statistics.within(values[i], truth)
         two = (pairs or {}).get(name, (f"{name}.even", f"{name}.odd"))
         known = all(half in evidence.columns or f"{half}/0" in evidence.columns for half in two)
         verdicts.append(
             Verdict(
                 signal=name,
                 evaluations=evaluations(name),
-                within=statistics.bootstrap(within),
-                constant=int(np.isnan(within).sum()),
+                within=statistics.bootstrap(statistics.within(values[i], truth)),
                 p=float(p[i]),
                 adjusted=float(adjusted),
                 low=low,
@@ -189,12 +186,12 @@ def evaluations(signal: str, guided: float = 2) -> float:
     return guided * int(step) + (guided if both else 1)
 
 
-def depth_of(evidence: Evidence, name: str, tau: float = 0.7) -> dict[str, Any]:
+def depth_of(evidence: Evidence, name: str) -> dict[str, Any]:
     """ANSE's truncation depth d* by both published rules, and what it is within prompts (arXiv 2505.17561).
 
     `full_score`: Pearson correlation of the mean over layers <= d with the mean over all layers; `quality`:
     of the mean over layers <= d with the outcome, in size. Each pooled over prompts and noises as published,
-    and within prompts, as a user chooses. d* is the smallest d at or above `tau`.
+    and within prompts, as a user chooses. d* is the smallest d at or above 0.7.
 
     Returns:
         rule -> {"pooled": (layers,), "within": (layers,), "depth": d* of the pooled one or None}.
@@ -205,7 +202,7 @@ def depth_of(evidence: Evidence, name: str, tau: float = 0.7) -> dict[str, Any]:
     for rule, target in (("full_score", partial[-1]), ("quality", evidence.outcome())):
         pooled = [_pearson(values, target) for values in partial]
         inside = [_pearson(values, target - target.mean(1, keepdims=True)) for values in centred]
-        depth = next((d for d, r in enumerate(pooled, 1) if abs(r) >= tau), None)
+        depth = next((d for d, r in enumerate(pooled, 1) if abs(r) >= 0.7), None)
         result[rule] = {"pooled": pooled, "within": inside, "depth": depth}
     return result
 

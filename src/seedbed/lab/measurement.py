@@ -110,6 +110,17 @@ def measured(
     return table
 
 
+def check_prompts(prompts: Sequence[str], least: int, what: str, better: str = "") -> None:
+    """BadInput unless these are at least so many different texts; `what` they are for."""
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise BadInput("prompts must be a list of texts")
+    if len(prompts) < least:
+        enough = ", ".join(filter(None, [f"give at least {least}", better]))
+        raise BadInput(f"{len(prompts)} prompts are too few {what}: {enough}")
+    if twice := [prompt for number, prompt in enumerate(prompts) if prompt in prompts[:number]]:
+        raise BadInput(f"the prompt {shown(twice[0])} is given twice: leave one out")
+
+
 def is_read(function: Acquisition) -> TypeGuard[AttentionScore]:
     """Whether a function reads attention calls without changing them, so that it can look on in a rollout."""
     if not isinstance(function, AttentionScore) or type(function).attend is not AttentionScore.attend:

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from seedbed.errors import BadInput, shown, whole
+from seedbed.errors import BadInput, whole
+from seedbed.lab.measurement import check_prompts
 from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
-from seedbed.selection.record import Model
+from seedbed.selection.provenance import Model
 from seedbed.selection.values import jsonable, recordable
 from seedbed.statistics import LEVEL, Array, Interval
 from seedbed.verifiers import Frames
@@ -83,12 +84,7 @@ def spread(
         BadInput: too few prompts or noises, a prompt given twice, or a cache of another measurement.
     """
     noises, seed = whole("noises", noises, LEAST_NOISES), whole("seed", seed, least=0)
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise BadInput("prompts must be a list of texts")
-    if len(prompts) < LEAST_PROMPTS:
-        raise BadInput(f"{len(prompts)} prompts are too few to tell a spread: give at least {LEAST_PROMPTS}")
-    if twice := next((prompt for n, prompt in enumerate(prompts) if prompt in prompts[:n]), None):
-        raise BadInput(f"the prompt {shown(twice)} is given twice: leave one out")
+    check_prompts(prompts, LEAST_PROMPTS, "to tell a spread")
     sessions = [Session(pipe, prompt, **call) for prompt in prompts]
     pool = draw_pool(sessions[0], noises, seed)
     about = {
@@ -110,7 +106,7 @@ def spread(
                 show("videos", p * noises + n, len(prompts) * noises)
                 key = hashlib.sha256(json.dumps([prompt, pool.recipes[n].sha256]).encode()).hexdigest()
                 if key not in known:
-                    packed = base64.b64encode(look(session.generate(noise)).tobytes()).decode()
+                    packed = base64.b64encode(coarse_look(session.generate(noise)).tobytes()).decode()
                     known[key] = {"key": key, "prompt": prompt, "seed": seed, "candidate": n, "look": packed}
                     store.append([known[key]])
                 seen = np.frombuffer(base64.b64decode(known[key]["look"]), np.uint8)
@@ -119,7 +115,7 @@ def spread(
     return split(np.array(looks))
 
 
-def look(frames: Frames) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def coarse_look(frames: Frames) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A coarse look at a video, (at most FRAMES, SIDE, SIDE, 3) uint8: composition, colour and motion.
 
     Args:

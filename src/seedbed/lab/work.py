@@ -248,15 +248,10 @@ class _Worker:
 def _perform(unit: Unit, pipe: Any) -> list[Row]:
     recipes: list[Any] = list(unit.draws)
     if unit.folder:
-        from seedbed.noise import Gaussian, NoiseRecipe
         from seedbed.pipelines.session import Session
 
         session = Session(pipe, unit.prompt, **unit.options.get("call", {}))
-        spec, prior = session.spec, session.asked.prior or Gaussian.name
-        recipes = [
-            NoiseRecipe(draw.seed, draw.candidate, tuple(spec.shape), prior, spec.frame_axis)
-            for draw in unit.draws
-        ]
+        recipes = [session.recipe(draw.seed, draw.candidate) for draw in unit.draws]
     found = find_task(unit.task)[1](pipe, unit.prompt, recipes, unit.options)
     if len(found) != len(recipes):
         raise BadInput(f"the task returned {len(found)} rows for {len(recipes)} noises")

@@ -234,13 +234,7 @@ class CascadePipeline(AnimateDiffPipeline):  # type: ignore[misc]
 
     @torch.no_grad()
     def enlarge(
-        self,
-        name: str,
-        pixels: Tensor,
-        words: Tensor,
-        steps: int = 20,
-        seed: int = 0,
-        augmentation: float | None = None,
+        self, name: str, pixels: Tensor, words: Tensor, steps: int, seed: int, augmentation: float | None
     ) -> Tensor:
         """Frames (batch, 3, frames, height, width) in [-1, 1], `factor` times as high and wide, float32.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
+from seedbed.attention.kinds import Arguments, batch_size, named_arguments
 
 # Parts of the names of arguments that hold a text.
 TEXT = ("encoder_hidden_states", "text", "prompt", "context")
@@ -61,7 +61,7 @@ def _near(one: Tensor, two: Tensor) -> bool:
 
 def digests(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> list[str]:
     """A digest of every row that goes into a denoiser, to tell whether two noises give it the same."""
-    given = named_arguments(parameter_names(type(module)), args, kwargs)
+    given = named_arguments(module, args, kwargs)
     rows = batch_size(given)
     inputs = (
         value

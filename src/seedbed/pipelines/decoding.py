@@ -23,8 +23,9 @@ from seedbed.attention.tap import plain_arithmetic
 from seedbed.errors import BadInput, NotSupported, reason, shown
 from seedbed.files import read_text
 from seedbed.pipelines.drawing import replace
+from seedbed.pipelines.evaluation import require_finite
 from seedbed.pipelines.loading import silence
-from seedbed.pipelines.session import Session, require_finite
+from seedbed.pipelines.session import Session
 
 Map = tuple[Tensor, ...]
 """One tensor (latent channels + 1, colours, frames, height, width) for latent frames that are all alike, two

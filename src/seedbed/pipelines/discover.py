@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import textwrap
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from seedbed.attention.kinds import Arguments, batch_size, named_arguments, parameter_names
-from seedbed.errors import BadInput, NotSupported, SeedbedError
+from seedbed.attention.kinds import Arguments, batch_size, named_arguments
+from seedbed.errors import BadInput, NotSupported, SeedbedError, shortened
 from seedbed.pipelines.call import Call, structure
 from seedbed.pipelines.comparing import alike, digests, is_drawn, times, values_digest
 from seedbed.pipelines.drawing import Entry, NoiseSpec, latent_channels, spec_of
@@ -167,9 +166,7 @@ def look(
         except (SeedbedError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            # Torch's own can fill a screen; the whole of it stays in the cause.
-            message = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
-            raise BadInput(f"{call.name} failed before its first evaluation: {message}") from error
+            raise BadInput(f"{call.name} failed before its first evaluation: {shortened(error)}") from error
     if not found:
         raise NotSupported(
             f"{call.name} does not prepare latents and then call its {' or '.join(call.denoisers)}"
@@ -373,7 +370,17 @@ def rows_of(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> int:
 
     Raises NotSupported where there is no tensor among its arguments.
     """
-    rows = batch_size(named_arguments(parameter_names(type(module)), args, kwargs))
+    rows = batch_size(named_arguments(module, args, kwargs))
     if rows is None:
         raise NotSupported(f"{type(module).__name__} is called without a tensor: its rows cannot be counted")
     return rows
+
+
+def require_unguided(pipeline_name: str, rows: int, candidates: int) -> None:
+    """NotSupported where a denoiser is called with more rows than those of its candidates, guidance off."""
+    if rows != candidates:
+        many = "one candidate" if candidates == 1 else f"{candidates} candidates"
+        raise NotSupported(
+            f"{pipeline_name} calls its denoiser with {rows} rows for {many}: its guidance cannot be turned "
+            "off by its arguments"
+        )

@@ -10,9 +10,7 @@ import copy
 import functools
 import inspect
 import math
-import textwrap
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import NotSupported, SeedbedError
-from seedbed.pipelines.discover import remembered, rows_of
+from seedbed.errors import NotSupported, SeedbedError, shortened
+from seedbed.pipelines.discover import remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
-from seedbed.pipelines.session import Session, decoded
+from seedbed.pipelines.evaluation import decoded
+from seedbed.pipelines.session import Session
 
 # Latents count their elements in digits of a base that their dtype, and that of what is decoded, holds after
 # a scale and a shift: float32, or half precision.
@@ -90,19 +89,15 @@ class Rehearsal:
             return copy.deepcopy(self._pixels[z.shape])  # as the pipeline may write into it
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if (rows := rows_of(module, args, kwargs)) != 1:
-                raise NotSupported(
-                    f"{name} calls its denoiser with {rows} rows for one candidate: its guidance cannot be "
-                    "turned off by its arguments"
-                )
+            require_unguided(name, rows_of(module, args, kwargs), 1)
             if self._output is None:
                 session.ledger.add("inversion", 1)
                 self._output = own(*args, **kwargs)
             return tree_map_only(Tensor, torch.clone, self._output)
 
         def attempt() -> Any:
-            noises = session._checked(session.probe(1))
-            with session.running(noises, guided=False) as run, ExitStack() as undo:
+            noises = session.as_latents(session.probe(1))
+            with session.running(noises, guided=False) as run:
                 scheduler: Any = getattr(run.pipe, "scheduler", None)
                 vae: Any = getattr(run.pipe, "vae", None)
                 if not hasattr(scheduler, "step") or not hasattr(vae, "encode"):
@@ -110,10 +105,9 @@ class Rehearsal:
                         f"{name} has no scheduler, or no autoencoder that encodes: a video cannot be turned "
                         "into its latents"
                     )
-                replace(scheduler, "step", _Handing(scheduler.step, latents, name), undo)
-                replace(vae, "decode", functools.partial(decode, vae.decode), undo)
-                for module in dict.fromkeys(run.denoisers.values()):
-                    replace(module, "forward", functools.partial(forward, module, module.forward), undo)
+                replace(scheduler, "step", _Handing(scheduler.step, latents, name), run.undo)
+                replace(vae, "decode", functools.partial(decode, vae.decode), run.undo)
+                run.instead_of_evaluations(forward)
                 return run(noises, output_type="np")
 
         try:
@@ -121,7 +115,7 @@ class Rehearsal:
         except (SeedbedError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # where later steps want another output, as ChronoEdit's do
-            why = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+            why = shortened(error)
             raise NotSupported(f"{name} does not run with one output for all steps: {why}") from error
 
 
@@ -163,7 +157,7 @@ class Encoding:
         place = {"device": session.spec.device, "dtype": vae.dtype}
         video = torch.from_numpy(np.ascontiguousarray(frames)).to(**place).permute(0, 3, 1, 2) / 127.5 - 1
         whole = len(self.shapes[0]) == 5  # else its frames are the rows of a batch
-        noise = session._checked(torch.zeros(1, *self.latents))
+        noise = session.as_latents(torch.zeros(1, *self.latents))
         with session.running(noise, guided=False) as run, run.preparation, torch.no_grad():
             found = run.pipe.vae.encode(video.transpose(0, 1)[None] if whole else video)
         spread = getattr(found, "latent_dist", None)

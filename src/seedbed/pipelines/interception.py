@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from seedbed.attention.kinds import processors_of
+from seedbed.attention.tap import Handler, Tap
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.compiled import denoisers_of, is_compiled
 from seedbed.pipelines.drawing import Entry, Preparation, replace
@@ -63,6 +64,16 @@ class Run:
         for module in self.denoisers.values():
             self.undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
+    def instead_of_evaluations(self, forward: Callable[..., Any]) -> None:
+        """Calls `forward(module, own, *args, **kwargs)` in place of every denoiser's own forward."""
+        for module in dict.fromkeys(self.denoisers.values()):
+            replace(module, "forward", functools.partial(forward, module, module.forward), self.undo)
+
+    def see_attention(self, handler: Handler) -> None:
+        """Shows the attention calls of every denoiser to a handler, which may answer them."""
+        for module in dict.fromkeys(self.denoisers.values()):
+            self.undo.enter_context(Tap(module, handler))
+
     def __call__(self, noises: Tensor | None = None, **others: Any) -> Any:
         """The pipeline's output; `noises` (candidates, ...) enter where its own would."""
         start = {} if noises is None else self.preparation.give(noises)
@@ -77,8 +88,8 @@ def intercepted(
     encodings: Encodings,
     *,
     off: Mapping[str, float] | None,
-    entry: Entry = "latents",
-    repeats: Collection[str] = (),
+    entry: Entry,
+    repeats: Collection[str],
     eager: bool = False,
     progress: Callable[[], None] | None = None,
     correlate: Iterator[Callable[[Tensor], Tensor]] | None = None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace as replace_fields
 from typing import Any
 
@@ -15,14 +14,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from seedbed.attention.kinds import Arguments, main_tensor, named_arguments, parameter_names
-from seedbed.attention.tap import AttentionCall, Tap
+from seedbed.attention.tap import AttentionCall
 from seedbed.errors import BadInput, NotSupported, whole
 from seedbed.pipelines.comparing import TEXT
 from seedbed.pipelines.compiled import Kept, refuse_caches
 from seedbed.pipelines.decoding import Decoder
 from seedbed.pipelines.discover import rows_of
-from seedbed.pipelines.drawing import replace
-from seedbed.pipelines.session import Session, decoded
+from seedbed.pipelines.evaluation import decoded
+from seedbed.pipelines.session import Session
 from seedbed.pipelines.steps import Watch, watch_steps
 
 Parts = tuple[Tensor, ...]
@@ -81,7 +80,7 @@ class Rollout:
         self.session = session
         self.batch_size = batch_size if batch_size == 1 or session.facts.shares else 1
         self.what = what
-        self.noises = session._checked(noises)
+        self.noises = session.as_latents(noises)
         self.alive = list(range(len(noises)))
         self.step = 0
         self.steps = session.facts.steps
@@ -184,15 +183,14 @@ class _Pass:
         """The batch's frames: of x0-hat after `pause` steps, or finished."""
         session, output = self.rollout.session, None
         noises, looks = self.rollout.noises[self.batch], self.handler is not None
-        with session.running(noises, guided=True, eager=looks) as run, ExitStack() as undo:
+        with session.running(noises, guided=True, eager=looks) as run:
             self.perturbing = lambda: run.perturbing
-            for module in dict.fromkeys(run.denoisers.values()):
-                if self.handler is not None:
-                    undo.enter_context(Tap(module, self._see))
-                replace(module, "forward", functools.partial(self._forward, module, module.forward), undo)
-            self.watch = watch_steps(run, undo, pause)
+            if looks:
+                run.see_attention(self._see)
+            run.instead_of_evaluations(self._forward)
+            self.watch = watch_steps(run, pause)
             if pause and self.rollout.decoder is not None:
-                self.rollout.decoder.stand_in(pause, lambda: self.watch.ended, undo)
+                self.rollout.decoder.stand_in(pause, lambda: self.watch.ended, run.undo)
             output = run(noises, output_type="np")
             self._end_step()
             if pause and not self.watch.ended:  # as the pipeline was told to end before its schedule does
@@ -216,7 +214,7 @@ class _Pass:
             raise NotSupported(
                 f"{type(module).__name__} is called with {rows} rows for {count} candidates: use batch_size=1"
             )
-        given = named_arguments(parameter_names(type(module)), args, kwargs)
+        given = named_arguments(module, args, kwargs)
         self.calls += 1
         if self.step != len(self.watch.met):
             self._end_step()
@@ -342,8 +340,7 @@ def prompt_parts(session: Session, given: Arguments, rows: int, count: int) -> l
         NotSupported: the text cannot be compared, or parts of it are not whole batches.
     """
     alone = session.alone
-    names = parameter_names(type(session.denoiser))
-    own, text = _text(named_arguments(names, alone.args, alone.kwargs)), _text(given)
+    own, text = _text(named_arguments(session.denoiser, alone.args, alone.kwargs)), _text(given)
     if own is None or text is None or len(text) != rows * len(own) or own.shape[-1] != text.shape[-1]:
         raise NotSupported(
             f"the rows of the prompt cannot be told in the {session.facts.denoiser_name}: its text is no "

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
-import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seedbed.attention.tap import AttentionCall, Handler, Tap
-from seedbed.errors import BadInput, BadOutput, NotSupported, SeedbedError
+from seedbed.attention.tap import Handler
+from seedbed.errors import BadInput, NotSupported, SeedbedError
+from seedbed.noise import Gaussian, NoiseRecipe
 from seedbed.pipelines.call import Call
 from seedbed.pipelines.comparing import digests, values_digest
 from seedbed.pipelines.discover import Enough, Facts, Look, discover, look, remembered, rows_of
 from seedbed.pipelines.drawing import NoiseSpec
+from seedbed.pipelines.evaluation import Evaluation, Forward, decoded
 from seedbed.pipelines.interception import Encodings, Run, intercepted
 from seedbed.pipelines.layers import CannotShrink, LayerInfo, Recorder, Shrinking, recorded, shapes_of
 from seedbed.pipelines.ledger import Ledger
@@ -30,26 +30,9 @@ Made = TypeVar("Made")
 Act = Callable[[Run, int, bool], None]
 """(run, candidates, guided): installs something in a run, and leaves its removal to `run.undo`."""
 
-# What pipelines call the pixels of their output.
-_PIXELS = ("frames", "images", "image", "video")
-
 
 class _NotTaken(Exception):
     """The pipeline does not take its noise as `latents`: two give its denoiser the same, or it fails."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a run of `Session.evaluate` brought.
-
-    Attributes:
-        prediction: the denoiser's output of the first evaluation, (candidates, ...) in the model's dtype;
-            None where it was stopped within that evaluation.
-        stopped: whether it was stopped at `depth`, or by the handler.
-    """
-
-    prediction: Tensor | None
-    stopped: bool
 
 
 class Session:
@@ -88,6 +71,12 @@ class Session:
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
+
+    def another(self, prompt: str | None, call: Mapping[str, Any]) -> Session:
+        """A session of another call of the pipeline, with this one's ledger and what it has encoded."""
+        session = Session(self.pipe, prompt, **call)
+        session.ledger, session._encodings = self.ledger, self._encodings
+        return session
 
     @functools.cached_property
     def facts(self) -> Facts:
@@ -131,6 +120,11 @@ class Session:
         """A noise to look at the model with, (1, *spec.shape) float32 on the CPU."""
         draw = torch.Generator().manual_seed(seed)
         return torch.randn(1, *self.spec.shape, generator=draw, device="cpu", dtype=torch.float32)
+
+    def recipe(self, seed: int, candidate: int = 0) -> NoiseRecipe:
+        """The recipe of a noise for this call, under the prior that the model was trained under."""
+        spec, prior = self.spec, self.asked.prior or Gaussian.name
+        return NoiseRecipe(seed, candidate, tuple(spec.shape), prior, spec.frame_axis)
 
     @functools.cached_property
     def alone(self) -> Look:
@@ -192,7 +186,7 @@ class Session:
             NotSupported: no softmax attention was seen, guidance cannot be left out, or two noises give the
                 denoiser the same.
         """
-        noises = self._checked(noises)
+        noises = self.as_latents(noises)
         if len(noises) > 1 and not self.facts.shares:
             raise NotSupported(f"{self.asked.name} takes one candidate in a forward: use batch_size=1")
         if steps < 1:
@@ -201,86 +195,20 @@ class Session:
             raise BadInput(
                 f"depth must be between 1 and {len(self.layers)}, the denoiser's layers, not {depth}"
             )
-        return self.arriving(lambda: self._forward(noises, handler, depth, steps, what, shrinking))
 
-    def _forward(
-        self,
-        noises: Tensor,
-        handler: Handler | None,
-        depth: int | None,
-        steps: int,
-        what: str,
-        shrinking: Shrinking | None,
-    ) -> Evaluation:
-        name = self.facts.denoiser_name
-        predictions: list[Tensor] = []
-        seen = rows_run = 0  # attention calls of the first evaluation; candidates, over all calls
-
-        def watch(call: AttentionCall) -> Tensor | None:
-            nonlocal seen, rows_run
-            if shrinking is not None:
-                shrinking.attention(call)
-            rows_run += call.candidates
-            seen += call.step == 0
-            answer = handler(call) if handler is not None else None
-            if depth is not None and call.step == steps - 1 and call.index + 1 == depth:
-                require_finite(call.query, f"the queries of {call.layer}")
-                call.stop()
-            return answer
-
-        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
-            rows = rows_of(module, args, kwargs)
-            if module is not run.denoisers[name]:
-                raise NotSupported(
-                    f"another denoiser follows the {name} after {tap.steps} evaluations: evaluate at most "
-                    f"{tap.steps} steps"
-                )
-            if rows != len(noises):
-                raise NotSupported(
-                    f"{self.asked.name} calls its denoiser with {rows} rows for {len(noises)} candidates: "
-                    "its guidance cannot be turned off by its arguments"
-                )
-
-        def end(module: nn.Module, args: Any, output: Any) -> None:
-            if tap.calls == 0:
-                raise NotSupported(
-                    f"no softmax attention was seen in the {name}: it is linear, or goes round torch's "
-                    "scaled_dot_product_attention (xformers, attention slicing); use the default attention "
-                    "processors"
-                )
-            if tap.steps == 1:
-                first = output if isinstance(output, Tensor) else output[0]
-                predictions.append(first if isinstance(first, Tensor) else torch.stack(first))
-                require_finite(predictions[0], f"the output of the {name}")
-            if tap.steps == steps:
-                raise Enough
-
-        with self.running(noises, guided=False) as run:
-            tap = Tap(run.denoisers[name], watch, shrinking.inputs if shrinking is not None else None)
-            run.before_evaluations(begin)
+        def attempt() -> Evaluation:
+            forward = Forward(self.asked.name, self.facts.denoiser_name, len(noises), handler, depth, steps)
             try:
-                with tap:
-                    run.undo.callback(run.denoisers[name].register_forward_hook(end).remove)
-                    run(noises, output_type="latent")
-            except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError) or not tap.failed(error):
-                    raise
-                name = type(self.denoiser).__name__
-                if shrinking is not None and shrinking.began:
-                    # What runs between the blocks may still hold the whole batch.
-                    raise CannotShrink(f"{name} mixes its blocks' batch with another") from error
-                raise NotSupported(
-                    f"{name} cannot be evaluated without guidance (pass batch_size=1 if it can alone): "
-                    + textwrap.shorten(str(error), 300, placeholder=" ...")
-                ) from error
+                with self.running(noises, guided=False) as run:
+                    forward.through(run, noises, shrinking)
             finally:
-                layers = len(vars(self).get("layers") or self.facts.layers or ()) or seen
-                spent = rows_run / layers if layers else len(noises) * tap.steps
+                layers = len(vars(self).get("layers") or self.facts.layers or ()) or forward.seen
+                spent = forward.rows / layers if layers else len(noises) * forward.evaluations
                 if spent:
                     self.ledger.add(what, spent)
-        if not tap.stopped and tap.steps < steps:
-            raise BadInput(f"steps={steps}, but the schedule has only {tap.steps}: raise num_inference_steps")
-        return Evaluation(predictions[0] if predictions else None, tap.stopped)
+            return forward.result()
+
+        return self.arriving(attempt)
 
     def generate(
         self, noise: Tensor, what: str = "generation", progress: Callable[[int, int], None] | None = None
@@ -299,7 +227,7 @@ class Session:
             BadOutput: the frames are not finite.
             NotSupported: two noises give the denoiser the same.
         """
-        noises = self._checked(noise[None])
+        noises = self.as_latents(noise[None])
         steps = self.facts.steps
 
         def count(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -325,7 +253,7 @@ class Session:
             BadInput: noise of another shape.
             NotSupported: the denoiser is given what the pipeline's own noise gives it.
         """
-        noises = self._checked(noise[None])
+        noises = self.as_latents(noise[None])
 
         def stop(*_: Any) -> None:
             raise Enough
@@ -414,8 +342,11 @@ class Session:
             "noise cannot be chosen"
         )
 
-    def _checked(self, noises: Tensor) -> Tensor:
-        """The noises as this pipeline's latents."""
+    def as_latents(self, noises: Tensor) -> Tensor:
+        """Noises, (candidates, *spec.shape), as this pipeline's latents: copies, of its dtype on its device.
+
+        Raises BadInput for another shape.
+        """
         spec = self.spec
         if tuple(noises.shape[1:]) != spec.shape or not len(noises):
             raise BadInput(
@@ -424,28 +355,3 @@ class Session:
             )
         # A copy: some pipelines denoise in place.
         return noises.to(spec.device, spec.dtype, copy=True)
-
-
-def decoded(output: Any, pipeline_name: str) -> list[np.ndarray]:
-    """The videos of a pipeline's "np" output: (frames, height, width, 3) uint8 each, one frame for images.
-
-    Raises:
-        BadOutput: values that are not finite.
-        NotSupported: it returns neither frames nor images.
-    """
-    found = next((getattr(output, name) for name in _PIXELS if hasattr(output, name)), None)
-    if found is None:
-        raise NotSupported(f"{pipeline_name} returns a {type(output).__name__} without frames or images")
-    videos = np.asarray(found, dtype=np.float32)
-    if found is getattr(output, "video", None):  # of a pipeline that makes one at a time
-        videos = videos[None]
-    if not np.isfinite(videos).all():
-        raise BadOutput(f"{pipeline_name} decoded values that are not finite: try float32 or bfloat16")
-    pixels = (videos.clip(0, 1) * 255).round().astype(np.uint8)
-    return list(pixels if pixels.ndim == 5 else pixels[:, None])
-
-
-def require_finite(values: Tensor, what: str) -> None:
-    """Raises BadOutput where values that a model has computed are not finite."""
-    if not torch.isfinite(values).all():
-        raise BadOutput(f"{what} is not finite: try float32 or bfloat16, and check the weights")

@@ -88,11 +88,10 @@ class Watch:
         return first._copies[-1]
 
 
-def watch_steps(run: Run, undo: ExitStack, pause: int | None) -> Watch:
+def watch_steps(run: Run, pause: int | None) -> Watch:
     """Watches the scheduler of a run.
 
     Args:
-        undo: takes the watch off the scheduler again.
         pause: the step (from 1) for which the scheduler gives back the clean latents it implies; the pipeline
             is then interrupted, so that it decodes those as it decodes its own. None for no pause.
 
@@ -104,8 +103,8 @@ def watch_steps(run: Run, undo: ExitStack, pause: int | None) -> Watch:
     if not hasattr(scheduler, "step"):
         raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
     watch = Watch(run.pipe, scheduler.step, pause)
-    replace(scheduler, "step", watch, undo)
-    undo.callback(watch._copies.clear)  # they refer to it
+    replace(scheduler, "step", watch, run.undo)
+    run.undo.callback(watch._copies.clear)  # they refer to it
 
     def refuse() -> None:
         if watch.ended:

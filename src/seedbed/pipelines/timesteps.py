@@ -13,7 +13,6 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,12 +22,13 @@ from torch.utils._pytree import tree_map_only
 
 from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import refuse_caches
-from seedbed.pipelines.discover import Enough, remembered, rows_of
+from seedbed.pipelines.discover import Enough, remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
+from seedbed.pipelines.evaluation import require_finite
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
-from seedbed.pipelines.session import Session, require_finite
+from seedbed.pipelines.session import Session
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
@@ -90,7 +90,7 @@ def predict(
     wanted = [whole("a step", step, 0, session.facts.steps - 1) for step in steps]
     if not wanted or wanted != sorted(set(wanted)):
         raise BadInput(f"steps must be ascending numbers of the schedule, each once, not {list(steps)}")
-    noises, levels = session._checked(noise[None]), levels_of(session)
+    noises, levels = session.as_latents(noise[None]), levels_of(session)
     if guided:
         refuse_caches(session.asked.denoisers)
 
@@ -106,19 +106,15 @@ def predict(
             if at not in wanted and latest:
                 return copy.deepcopy(latest[min(number, len(latest) - 1)])
             rows = rows_of(module, args, kwargs)
-            if rows != 1 and not guided:
-                raise NotSupported(
-                    f"{session.asked.name} calls its denoiser with {rows} rows for one candidate: its "
-                    "guidance cannot be turned off by its arguments"
-                )
+            if not guided:
+                require_unguided(session.asked.name, rows, 1)
             session.ledger.add(what, rows)
             latest[number:] = [own(*args, **kwargs)]
             return latest[-1]
 
-        with session.running(noises, guided=guided) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape, levels, wanted, follow)
-            for module in dict.fromkeys(run.denoisers.values()):
-                replace(module, "forward", functools.partial(forward, module, module.forward), undo)
+        with session.running(noises, guided=guided) as run:
+            held = stand_in(run, session.spec.shape, levels, wanted, follow)
+            run.instead_of_evaluations(forward)
             run(noises, output_type="latent")
         if missing := [step for step in wanted if step not in held.predictions]:
             raise NotSupported(_missing(session, missing[0]))
@@ -143,11 +139,11 @@ def denoise(session: Session, noise: Tensor) -> Tensor:
         BadOutput: the latents are not finite.
         NotSupported: the scheduler gives back samples of another shape than the noise.
     """
-    noises = session._checked(noise[None])
+    noises = session.as_latents(noise[None])
 
     def attempt() -> Tensor:
-        with session.running(noises, guided=True) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape)
+        with session.running(noises, guided=True) as run:
+            held = stand_in(run, session.spec.shape)
             run.before_evaluations(lambda *given: session.ledger.add("refinement", rows_of(*given)))
             run(noises, output_type="latent")
         latents = held.in_shape(held.last)
@@ -228,33 +224,32 @@ def _rows_by_step(
     And for each step that the scheduler takes why its sample cannot be read, "" where it can; as -1, that
     which the last one gives back.
     """
-    noises = session._checked(torch.zeros(1, *session.spec.shape))
+    noises = session.as_latents(torch.zeros(1, *session.spec.shape))
 
     def attempt() -> tuple[tuple[int, ...], dict[int, str]]:
         rows, last = Counter[int](), session.facts.steps - 1
 
-        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # HunyuanVideoFramepackPipeline makes further pieces of the video after its last step.
             rows[min(held.reached[0], last)] += rows_of(module, args, kwargs)
             return answer(module, args, kwargs)
 
-        with session.running(noises, guided=True, eager=True) as run, ExitStack() as undo:
-            held = stand_in(run, undo, session.spec.shape)
-            for module in dict.fromkeys(run.denoisers.values()):
-                replace(module, "forward", functools.partial(forward, module), undo)
+        with session.running(noises, guided=True, eager=True) as run:
+            held = stand_in(run, session.spec.shape)
+            run.instead_of_evaluations(forward)
             run(noises, output_type="latent")
         return tuple(rows[step] for step in range(max(rows) + 1)), held.refused | {-1: held.why(held.last)}
 
     return session.arriving(attempt)
 
 
-def stand_in(run: Run, undo: ExitStack, *options: Any) -> Held:
+def stand_in(run: Run, *options: Any) -> Held:
     """A `Held` in place of the step of a run's scheduler; options are its own."""
     scheduler: Any = getattr(run.pipe, "scheduler", None)
     if not hasattr(scheduler, "step"):
         raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
     held = Held(scheduler.step, *options)
-    replace(scheduler, "step", held, undo)
+    replace(scheduler, "step", held, run.undo)
     return held
 
 

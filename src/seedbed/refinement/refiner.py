@@ -67,7 +67,7 @@ class Refiner:
 def correlate_steps(session: Session, recipe: NoiseRecipe | GivenNoise, noise: Tensor) -> None:
     """From now on, what a stochastic scheduler adds to this noise has the correlation of its prior."""
     if isinstance(recipe, NoiseRecipe) and not isinstance(prior_named(recipe.prior), Gaussian):
-        session.correlate[values_digest(session._checked(noise[None])[0])] = recipe.correlate
+        session.correlate[values_digest(session.as_latents(noise[None])[0])] = recipe.correlate
 
 
 def told(prediction: Prediction, target: str) -> Tensor:
@@ -105,9 +105,7 @@ def without_prompt(session: Session) -> Session:
         raise BadInput(f"{session.asked.name} is called without a prompt, so no gap can be told")
     text = call.get("negative_prompt") or ""
     text = None if session.prompt is None else text[0] if isinstance(text, list) else text
-    plain = Session(session.pipe, text, **{**call, **changed})
-    plain.ledger, plain._encodings = session.ledger, session._encodings
-    return plain
+    return session.another(text, {**call, **changed})
 
 
 def step_at(session: Session, time: float) -> int:

@@ -80,7 +80,7 @@ def encode_video(
     return buffer.getvalue()
 
 
-def encode_gif(frames: NDArray[np.uint8], fps: float = 8, metadata: dict[str, Any] | None = None) -> bytes:
+def encode_gif(frames: NDArray[np.uint8], fps: float, metadata: dict[str, Any] | None) -> bytes:
     """An endless GIF at the frames' own size, of 256 colours each; `metadata` in its comment.
 
     A GIF counts in hundredths of a second: each frame ends at the one nearest to its time.

@@ -1,17 +1,15 @@
-"""Choosing one of several initial noises, for one prompt or several: what chooses, and the record of it."""
+"""Choosing one of several initial noises, for one prompt or several, and the record of the choice."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Previews, Random, Scores, resolve
+from seedbed.acquisition import Acquisition, AttentionScore, Random, Scores
 from seedbed.acquisition.base import BatchSize
-from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.acquisition.search import Search
 from seedbed.adaptation import Adapt, adapt, adaptations_named
@@ -23,14 +21,13 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement import Refine, correlate_steps, refined, refiners_named
 from seedbed.selection.pools import Noises, draw_pool, given_pool, listed
-from seedbed.selection.profile import FILENAME, Profile
-from seedbed.selection.record import Model, Selection, package_versions
+from seedbed.selection.profile import Profile, acquisition_named, chosen_function
+from seedbed.selection.provenance import Model, package_versions
+from seedbed.selection.record import Selection
 from seedbed.selection.values import jsonable, recordable
 from seedbed.texts import text_of
-from seedbed.verifiers import Verifier, judged_text
+from seedbed.verifiers import Verifier
 from seedbed.verifiers import resolve as verifier_named
-
-CANDIDATES = 10
 
 Made = TypeVar("Made")
 Made_co = TypeVar("Made_co", covariant=True)
@@ -95,7 +92,7 @@ def per_prompt(one: OnePrompt[Options, Made]) -> PerPrompt[Options, Made]:
             made.append(functools.partial(function, pipe, text, **own))
         once = {  # as it may be a model to load
             name: read(options[name])
-            for name, read in (("verifier", verifier_named), ("acquisition", named))
+            for name, read in (("verifier", verifier_named), ("acquisition", acquisition_named))
             if options.get(name) is not None
         }
         return [make(**once) for make in made]
@@ -114,7 +111,7 @@ def _entries(arguments: Mapping[str, Any], index: int, prompts: int) -> dict[str
     return own
 
 
-def several(call: Mapping[str, Any]) -> dict[str, int]:
+def videos_asked(call: Mapping[str, Any]) -> dict[str, int]:
     """How many videos or images a call asks for, by the argument that says so.
 
     Each is of another noise, so that the call itself is made with 1 instead.
@@ -186,7 +183,7 @@ def select(
         BadRecord: a damaged profile.
         NotSupported: a model without softmax attention, or a pipeline whose noise cannot be chosen.
     """
-    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     choice = (function, given, candidates, seed, batch_size, progress)
     return choose(pipe, prompt, *choice, prior=prior, refine=refine, adaptation=adaptation)[0]
 
@@ -215,7 +212,7 @@ def score(
     Raises:
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
-    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
     choice = (function, given, None, None, batch_size, progress, noises)
     return choose(pipe, prompt, *choice, even_one=True, refine=refine, adaptation=adaptation)[0]
 
@@ -231,80 +228,6 @@ def merged(call: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> dict
     if twice:
         raise BadInput(f"{', '.join(twice)} is given twice: by itself, and in call")
     return {**(call or {}), **arguments}
-
-
-def named(
-    acquisition: str | Acquisition | Profile,
-    verifier: Verifier | str | None = None,
-    verifier_prompt: str | None = None,
-) -> str | Acquisition | Profile:
-    """What `select` is to choose by, checked as far as it hangs on no model: a text for auto and for a file.
-
-    Arguments and errors as `select`.
-    """
-    automatic = isinstance(acquisition, str) and acquisition == "auto"
-    if verifier is not None:
-        if not automatic:
-            name = getattr(acquisition, "name", acquisition)
-            raise BadInput(f"{name} takes no verifier, only previews does: leave one out")
-        return Previews(verifier=verifier, verifier_prompt=verifier_prompt)
-    if verifier_prompt is not None:
-        raise BadInput("verifier_prompt is the text that a verifier judges by: give verifier= too")
-    if isinstance(acquisition, str) and acquisition.endswith(".json"):
-        Profile.load(acquisition)
-        return acquisition
-    return acquisition if automatic or isinstance(acquisition, Profile) else resolve(acquisition)
-
-
-def chosen_function(
-    session: Session,
-    acquisition: str | Acquisition | Profile,
-    candidates: int | None,
-    call: Mapping[str, Any],
-    shaped: bool = False,
-) -> tuple[Acquisition, int, str]:
-    """What chooses, from how many candidates, and why; arguments and errors as `select`.
-
-    Args:
-        acquisition: as `named` returns it.
-        call: the arguments of the pipeline's call that were given.
-        shaped: the noises or the model are changed, with which no profile was measured.
-    """
-    other = " (with plain Gaussian noises and the model as it is)" * shaped
-    count = whole("candidates", candidates, optional=True)
-    found: Acquisition | Profile | None
-    if not isinstance(acquisition, str):
-        whose, found = "the profile", acquisition
-    elif acquisition == "auto":
-        whose, found = "the model's profile", Profile.beside(session.pipe)
-    else:
-        whose, found = acquisition, Profile.load(acquisition)
-    plan = None
-    if isinstance(found, Profile):
-        function, reason = found.acquisition, f"auto: {whose} names it: {found.why}{other}"
-        with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
-            if found.preview is not None:
-                judged_text(verifier_named(found.preview.verifier), session)
-                plan = found.preview
-        if plan is None and isinstance(function, Random):
-            count = count or 1  # chance has nothing to choose
-    elif found is not None:
-        function, reason = found, "asked for"
-    else:
-        lacks = f"auto: no {FILENAME} lies beside the model"
-        function, reason = Bansa(), f"{lacks}, so the published function"
-        if count is None:
-            function, count = Random(), 1
-            reason = f"{lacks}, so the first noise: give a verifier, candidates, or calibrate"
-    if plan is not None:
-        # The schedule is followed with its own number of candidates and steps, with which it was measured.
-        own = count is None and "num_inference_steps" not in call
-        function = Previews(verifier=plan.verifier, schedule=plan.schedule if own else None)
-        measured = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
-        reason = f"auto: as {whose} says: {plan.why}{other}" if own else f"auto: {measured}"
-        count = count or plan.candidates
-    usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
-    return function, count or usual, reason
 
 
 def choose(
@@ -326,7 +249,7 @@ def choose(
     """Score a pool and make the record of it; what was denoised for it is in the scores.
 
     Args:
-        acquisition: as `named` returns it.
+        acquisition: as `acquisition_named` returns it.
         given: the arguments of the pipeline's call.
         noises: the caller's own instead of those of the seed.
         even_one: a single candidate is scored too.
@@ -345,7 +268,7 @@ def choose(
             if asked is not None:
                 raise BadInput(f"{what} for noises that are drawn, and these are given: leave one out")
         candidates = len(listed(noises))
-    wanted = several(given)
+    wanted = videos_asked(given)
     session = Session(pipe, prompt, **{**given, **dict.fromkeys(wanted, 1)})
     shaped = prior is not None or bool(refiners) or bool(adaptations)
     function, count, reason = chosen_function(session, acquisition, candidates, given, shaped)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from seedbed.acquisition.base import Acquisition, BatchSize, Scores
 from seedbed.acquisition.previews import counting, judged_rung
 from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown, whole
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_bytes_atomically, write_json
 from seedbed.noise import Pool, Prior
 from seedbed.pipelines.decoding import decode_named, decoder_of
 from seedbed.pipelines.rollout import Parts, Rollout
@@ -30,10 +29,12 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Refine, correlate_steps, rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import choose, merged, named
-from seedbed.selection.generation import FPS, Generation, finish, shared
+from seedbed.selection.choosing import choose, merged
+from seedbed.selection.generation import FPS, Generation, finish, split_ledger
 from seedbed.selection.pools import Noises
-from seedbed.selection.record import Selection, device_of, package_versions, sealed
+from seedbed.selection.profile import acquisition_named
+from seedbed.selection.provenance import device_of, package_versions
+from seedbed.selection.record import Selection, sealed
 from seedbed.selection.replaying import reopened
 from seedbed.verifiers import Verifier, judged_text, name_of
 
@@ -138,7 +139,7 @@ class ContactSheet:
         if Path(path).suffix.lower() != ".json":
             raise BadInput(f"cannot write {path}: the record of a contact sheet must end in .json")
         write_bytes_atomically(Path(path).with_suffix(".safetensors"), self.memory)
-        return write_bytes_atomically(path, (json.dumps(self.record(), indent=1) + "\n").encode())
+        return write_json(path, self.record())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ContactSheet:
@@ -212,7 +213,7 @@ class ContactSheet:
             selection,
             reason=reason,
             options={**selection.options, "picked": selection.best},
-            ledger=shared(session.ledger, rollout, 0),
+            ledger=split_ledger(session.ledger, rollout, 0),
             seconds={**selection.seconds, "generation": perf_counter() - started},
         )
         return Generation(frames, finished)
@@ -307,7 +308,7 @@ def contact_sheet(
         BadOutput: frames or scores that are not finite.
         NotSupported: a pipeline that cannot be paused.
     """
-    asked, given = named("auto", verifier, verifier_prompt), merged(call, arguments)
+    asked, given = acquisition_named("auto", verifier, verifier_prompt), merged(call, arguments)
     judge = getattr(asked, "verifier", None)
     after = whole("after", after, optional=True)
     decode = decode_named(decode)

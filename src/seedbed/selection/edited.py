@@ -29,18 +29,9 @@ from seedbed.refinement import rebuilt
 from seedbed.report.footage import conformed, read_frames
 from seedbed.report.page import edit_page
 from seedbed.selection.choosing import merged
-from seedbed.selection.generation import (
-    FPS,
-    Generation,
-    digest_of,
-    saved,
-)
-from seedbed.selection.record import (
-    Model,
-    Selection,
-    package_versions,
-    sealed,
-)
+from seedbed.selection.generation import FPS, Generation, digest_of, save_frames
+from seedbed.selection.provenance import Model, package_versions
+from seedbed.selection.record import Selection, sealed
 from seedbed.selection.values import Arguments, recordable
 
 SCHEMA = "seedbed.edit/1"
@@ -110,7 +101,7 @@ class Edit:
 
         Raises BadInput: another suffix, a missing folder, or a system that refuses to write there.
         """
-        return saved(path, self.frames, self.fps, self.record(), metadata)
+        return save_frames(path, self.frames, self.fps, self.record(), metadata)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page with source and edit side by side; errors as `save`."""
@@ -173,8 +164,8 @@ def edit(
     if not stop:
         raise BadInput("edit's stop must be above 0, or nothing of the source is injected")
     given = merged(call, arguments)
-    there, here = Session(pipe, source, **given), Session(pipe, target, **given)
-    here.ledger, here._encodings = there.ledger, there._encodings
+    there = Session(pipe, source, **given)
+    here = there.another(target, given)
     flow, chosen = method == "flowedit", dict[str, Any](method=method)
     with reporting(progress) as show:
         began = perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -20,16 +19,16 @@ from seedbed.acquisition.base import BatchSize
 from seedbed.acquisition.previews import counting
 from seedbed.adaptation import Adapt
 from seedbed.errors import BadInput, number, shown
-from seedbed.files import write_bytes_atomically
+from seedbed.files import write_json
 from seedbed.noise import Prior
 from seedbed.pipelines.ledger import Ledger
 from seedbed.pipelines.rollout import Rollout
 from seedbed.progress import Progress, Show, reporting
 from seedbed.refinement import Refine
 from seedbed.report.video import write_video
-from seedbed.selection.choosing import choose, merged, named, per_prompt, several
+from seedbed.selection.choosing import choose, merged, per_prompt, videos_asked
 from seedbed.selection.pools import Noises
-from seedbed.selection.profile import Profile
+from seedbed.selection.profile import Profile, acquisition_named
 from seedbed.selection.record import Selection, sealed
 from seedbed.verifiers import Verifier
 
@@ -79,7 +78,7 @@ class Generation:
         Raises:
             BadInput: another suffix, a folder that does not exist, or a system that refuses to write there.
         """
-        return saved(path, self.frames, fps, self.record(fps), metadata)
+        return save_frames(path, self.frames, fps, self.record(fps), metadata)
 
     def report(self, path: str | os.PathLike[str], fps: float = FPS, **extra: Any) -> Path:
         """Write a self-contained HTML page with the video; see `Selection.report`."""
@@ -113,8 +112,8 @@ def generate(
     evaluations as "generation", and all others as "preview". Where the caller passes no `generator`, the
     pipeline gets one with a fixed seed, so that a scheduler that adds noise on its way can be replayed too.
     """
-    function, given = named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    if any(number > 1 for number in several(given).values()):
+    function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
+    if any(number > 1 for number in videos_asked(given).values()):
         raise BadInput(
             "generate makes one video for each prompt: select(...) keeps the best noises for several, and "
             "pipe(prompt, latents=selection.noise, ...) makes them"
@@ -128,7 +127,7 @@ def generate(
         if scores.rungs and scores.rollout is not None:
             finished = scores.rungs[-1].steps == scores.rollout.steps and scores.previews is not None
             frames = scores.previews[selection.best] if finished else finish(scores.rollout, show)  # type: ignore[index]
-            ledger = shared(session.ledger, scores.rollout, selection.best)
+            ledger = split_ledger(session.ledger, scores.rollout, selection.best)
         else:
             noise = selection.pool[selection.best]  # type: ignore[index]
             frames = session.generate(noise, progress=partial(show, "generation"))
@@ -142,16 +141,16 @@ def digest_of(values: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def saved(
+def save_frames(
     path: str | os.PathLike[str],
     frames: np.ndarray[Any, Any],
     fps: float,
     record: dict[str, Any],
-    metadata: bool = True,
+    metadata: bool,
 ) -> Path:
     """Frames with their record inside, or the record alone (.json), written; errors as `Generation.save`."""
     if Path(path).suffix.lower() == ".json":
-        return write_bytes_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+        return write_json(path, record)
     write_video(path, frames, fps, record if metadata else None)
     return Path(path)
 
@@ -163,7 +162,7 @@ def finish(rollout: Rollout, show: Show) -> np.ndarray[Any, Any]:
     return frames
 
 
-def shared(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
+def split_ledger(spent: Ledger, rollout: Rollout, winner: int) -> Ledger:
     """What was spent, split into the winner's own evaluations and those of the others."""
     own = float(rollout.spent(winner))
     others = {what: spent.entries.get(what, 0.0) for what in ("refinement", "layers", "guidance")}

@@ -1,9 +1,11 @@
-"""The calibration profile that may lie beside a model, and what `acquisition="auto"` makes of it."""
+"""What chooses a noise: what was asked for, or what the calibration profile beside a model says."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +13,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from seedbed.acquisition import Acquisition, AttentionScore, Learned, create
-from seedbed.errors import BadInput, BadRecord, shown
+from seedbed.acquisition import Acquisition, AttentionScore, Bansa, Learned, Previews, Random, create, resolve
+from seedbed.acquisition.previews import CANDIDATES as PREVIEW_CANDIDATES
+from seedbed.errors import BadInput, BadRecord, shown, whole
 from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.halving import Prefer, Rungs, planned
-from seedbed.selection.record import model_name
+from seedbed.pipelines.session import Session
+from seedbed.selection.provenance import model_name
 from seedbed.selection.values import jsonable
+from seedbed.verifiers import Verifier, judged_text
+from seedbed.verifiers import resolve as verifier_named
 
+CANDIDATES = 10  # where neither the caller nor a profile says how many
 FILENAME = "seedbed-profile.json"
 SCHEMA = "seedbed.profile/3"
 
@@ -244,3 +251,77 @@ class _File(BaseModel):
     prefer: Prefer | None = None
     layers: str | list[str] | None = None
     depth: int | None = Field(default=None, ge=1)
+
+
+def acquisition_named(
+    acquisition: str | Acquisition | Profile,
+    verifier: Verifier | str | None = None,
+    verifier_prompt: str | None = None,
+) -> str | Acquisition | Profile:
+    """What `select` is to choose by, checked as far as it hangs on no model: a text for auto and for a file.
+
+    Arguments and errors as `select`.
+    """
+    automatic = isinstance(acquisition, str) and acquisition == "auto"
+    if verifier is not None:
+        if not automatic:
+            name = getattr(acquisition, "name", acquisition)
+            raise BadInput(f"{name} takes no verifier, only previews does: leave one out")
+        return Previews(verifier=verifier, verifier_prompt=verifier_prompt)
+    if verifier_prompt is not None:
+        raise BadInput("verifier_prompt is the text that a verifier judges by: give verifier= too")
+    if isinstance(acquisition, str) and acquisition.endswith(".json"):
+        Profile.load(acquisition)
+        return acquisition
+    return acquisition if automatic or isinstance(acquisition, Profile) else resolve(acquisition)
+
+
+def chosen_function(
+    session: Session,
+    acquisition: str | Acquisition | Profile,
+    candidates: int | None,
+    call: Mapping[str, Any],
+    shaped: bool = False,
+) -> tuple[Acquisition, int, str]:
+    """What chooses, from how many candidates, and why; arguments and errors as `select`.
+
+    Args:
+        acquisition: as `acquisition_named` returns it.
+        call: the arguments of the pipeline's call that were given.
+        shaped: the noises or the model are changed, with which no profile was measured.
+    """
+    other = " (with plain Gaussian noises and the model as it is)" * shaped
+    count = whole("candidates", candidates, optional=True)
+    found: Acquisition | Profile | None
+    if not isinstance(acquisition, str):
+        whose, found = "the profile", acquisition
+    elif acquisition == "auto":
+        whose, found = "the model's profile", Profile.beside(session.pipe)
+    else:
+        whose, found = acquisition, Profile.load(acquisition)
+    plan = None
+    if isinstance(found, Profile):
+        function, reason = found.acquisition, f"auto: {whose} names it: {found.why}{other}"
+        with suppress(BadInput):  # another world's prompt, or frames that the verifier does not read
+            if found.preview is not None:
+                judged_text(verifier_named(found.preview.verifier), session)
+                plan = found.preview
+        if plan is None and isinstance(function, Random):
+            count = count or 1  # chance has nothing to choose
+    elif found is not None:
+        function, reason = found, "asked for"
+    else:
+        lacks = f"auto: no {FILENAME} lies beside the model"
+        function, reason = Bansa(), f"{lacks}, so the published function"
+        if count is None:
+            function, count = Random(), 1
+            reason = f"{lacks}, so the first noise: give a verifier, candidates, or calibrate"
+    if plan is not None:
+        # The schedule is followed with its own number of candidates and steps, with which it was measured.
+        own = count is None and "num_inference_steps" not in call
+        function = Previews(verifier=plan.verifier, schedule=plan.schedule if own else None)
+        measured = f"by {whose}, which measured it with {plan.candidates} noises on the model's own steps"
+        reason = f"auto: as {whose} says: {plan.why}{other}" if own else f"auto: {measured}"
+        count = count or plan.candidates
+    usual = PREVIEW_CANDIDATES if isinstance(function, Previews) else CANDIDATES
+    return function, count or usual, reason

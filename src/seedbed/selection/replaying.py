@@ -19,11 +19,12 @@ from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement import rebuilt
 from seedbed.report.video import read_record
-from seedbed.selection.choosing import several
+from seedbed.selection.choosing import videos_asked
 from seedbed.selection.edited import CALLS, SCHEMA, Edit, digest_of_source, edit
 from seedbed.selection.generation import Generation, digest_of
-from seedbed.selection.record import Model, Selection, check, recipe_of, recorded_model
-from seedbed.selection.values import kind_of
+from seedbed.selection.provenance import Model, recorded_model
+from seedbed.selection.record import Selection, check, recipe_of
+from seedbed.selection.values import summary_of
 
 
 def replay(
@@ -107,7 +108,7 @@ def edited_again(
 def reopened(selection: Selection, pipe: Any, missing: Mapping[str, Any]) -> Session:
     """The pipeline and call of a recorded selection; arguments and errors as `replay`."""
     pipe = recorded_pipe(selection.model, pipe, selection.missing, missing)
-    one = dict.fromkeys(several(selection.call), 1)
+    one = dict.fromkeys(videos_asked(selection.call), 1)
     with as_recorded():
         session = Session(pipe, selection.prompt, **{**selection.call, **one, **missing})
         shape = tuple(session.spec.shape)
@@ -129,7 +130,7 @@ def recorded_pipe(recorded: Model, pipe: Any, absent: Mapping[str, str], missing
     for name, kind in absent.items():
         if name not in missing:
             raise BadInput(f"the record cannot hold {name} ({kind}): pass it, replay(record, {name}=...)")
-        if " sha256 " in kind and kind_of(missing[name]) != kind:
+        if " sha256 " in kind and summary_of(missing[name]) != kind:
             raise BadInput(f"{name} is another than the record's, which is {kind}")
     for name in missing:
         if name not in absent:

@@ -33,14 +33,14 @@ def recordable(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
         try:
             plain[name] = value if _pictures(value) else _decoded({"python": repr(_pythons_own(value))})
         except ValueError:
-            missing[name] = kind_of(value)
+            missing[name] = summary_of(value)
     return plain, missing
 
 
 def jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options in the types of JSON, for reading: tuples are lists, and what JSON cannot hold is its kind."""
     found: dict[str, Any] = to_jsonable_python(
-        _pythons_own(dict(options)), inf_nan_mode="null", fallback=kind_of
+        _pythons_own(dict(options)), inf_nan_mode="null", fallback=summary_of
     )
     return found
 
@@ -94,7 +94,7 @@ def _png(picture: Image) -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
-def kind_of(value: Any) -> str:
+def summary_of(value: Any) -> str:
     """What an argument is that a record does not hold, in a few words; pictures are known by their sha256."""
     if isinstance(value, Tensor):
         return f"tensor {tuple(value.shape)}"

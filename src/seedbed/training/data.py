@@ -126,13 +126,13 @@ class FileClips:
         """The number of each file's first clip, where two clips of a file are not two videos."""
         return sorted({file: n for n, (file, _) in reversed([*enumerate(self.clips)])}.values())
 
-    def complaint(self, most: int = 5) -> str:
+    def complaint(self) -> str:
         """The files that cannot be used, counted and named, "" where there are none."""
         if not self.broken:
             return ""
         why = [*self.broken.values()]
-        more = f" and {len(why) - most} more" if len(why) > most else ""
-        return f"{len(why)} of {len(self.captions)} files: {'; '.join(why[:most])}{more}"
+        more = f" and {len(why) - 5} more" if len(why) > 5 else ""
+        return f"{len(why)} of {len(self.captions)} files: {'; '.join(why[:5])}{more}"
 
     def __len__(self) -> int:
         return len(self.clips)

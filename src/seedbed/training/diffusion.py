@@ -316,7 +316,7 @@ def _merge(model: Model, lora: Lora, out: Path) -> None:
 
 def _card(config: Config, out: Path, complaint: str) -> str:
     """The model card: what was trained on what, how, and how to use it."""
-    from seedbed.selection.record import package_versions
+    from seedbed.selection.provenance import package_versions
 
     lines = read_text(out / METRICS, "the metrics").splitlines()
     last = json.loads(lines[-1]) if lines else {}

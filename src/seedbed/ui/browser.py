@@ -18,8 +18,9 @@ from seedbed.errors import BadInput, SeedbedError, shown
 from seedbed.noise import prior_named
 from seedbed.pipelines.call import settings_beside
 from seedbed.pipelines.loading import locate
-from seedbed.ui.jobs import DONE, Job, Jobs, Request, Worker, ending
+from seedbed.ui.jobs import DONE, Job, Jobs, Request, ending
 from seedbed.ui.judging import compare, plain, rate, saying
+from seedbed.ui.worker import Worker
 
 FINISH, DROP = "Finish it", "Drop it"
 # The numbers that may be typed: label, argument of `Request`, kind, argument of the pipeline's call.

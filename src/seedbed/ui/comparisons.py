@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seedbed.errors import BadInput, one_of
-from seedbed.files import read_text, write_bytes_atomically
+from seedbed.files import read_text, write_bytes_atomically, write_json
 from seedbed.ui.jobs import Job
 
 Noise = tuple[int, int]
@@ -63,7 +63,7 @@ class Comparisons:
         """Keep what was said: "left", "right" or "neither"."""
         one_of("better", better, ("left", "right", "neither"))
         said = [*self.said, {**pair._asdict(), "better": better}]
-        write_bytes_atomically(self.path, (json.dumps(said, indent=1) + "\n").encode())
+        write_json(self.path, said)
         self.said = said
 
     def pair(self, takes: Takes, draw: random.Random) -> Pair | None:

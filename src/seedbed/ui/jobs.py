@@ -1,4 +1,4 @@
-"""Jobs of the web page: small files in a folder, and the one worker that does them, whatever becomes of tabs.
+"""Jobs of the web page: small files in a folder, which the page and the one worker read and write.
 
 What is finished is a file, and what is wanted is another one, so nothing but these files says what is left to
 do. A job is a folder:
@@ -21,20 +21,17 @@ import functools
 import hashlib
 import json
 import secrets
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
-from seedbed.errors import BadInput, SeedbedError, finite, whole
-from seedbed.files import read_text, write_bytes_atomically
-from seedbed.progress import Show
+from seedbed.errors import BadInput, finite, whole
+from seedbed.files import read_text, write_json
 
 MOST = 100  # candidates of a job: they are shown side by side
 T = TypeVar("T")
@@ -49,10 +46,6 @@ def ending(what: What) -> str:
     """Of the file of a task that is done."""
     kind, text = what.partition(":")[::2]
     return f".{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json" if text else DONE[what]
-
-
-class Stopped(Exception):
-    """Raised within a task that is no longer wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,82 +337,10 @@ class Jobs:
         job = replace(job, cancelled=_without(job.cancelled, again))
         content = asdict(job)
         del content["folder"]
-        write_bytes_atomically(job.folder / "job.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_json(job.folder / "job.json", content)
         self.changed.set()
         return job
 
 
 def _without(each: tuple[T, ...], gone: object) -> tuple[T, ...]:
     return tuple(one for one in each if one != gone)
-
-
-class Maker(Protocol):
-    """What does a task; its file in `DONE` comes last, and it calls `show` often, which may raise Stopped."""
-
-    def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
-        """Do it."""
-
-
-class Worker:
-    """Does what the jobs of a folder have left, one task after another, in a thread of its own.
-
-    Attributes:
-        now: (job, what, candidate, done, total) of the task that runs; None while there is nothing to do.
-        broken: why it ended by itself, as where no file can be written; "" while it works.
-    """
-
-    def __init__(self, jobs: Jobs, maker: Maker) -> None:
-        self.jobs, self.maker = jobs, maker
-        self.now: tuple[str, What, int, float, float] | None = None
-        self.broken = ""
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="seedbed-worker", daemon=True)
-
-    def start(self) -> Worker:
-        """Begin, with what an earlier process left."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """End after the step that runs; what is not done stays to be done."""
-        self._stopping = True
-        self.jobs.changed.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while True:
-                self.jobs.changed.clear()
-                # Looked at after that: what `stop` sets in between would be cleared, and waited for in vain.
-                if self._stopping:
-                    return
-                task = self.jobs.next()
-                if task is None:
-                    self.jobs.changed.wait()
-                else:
-                    self._do(*task)
-                    self.now = None
-        except Exception as error:  # shown on the page
-            self.now, self.broken = None, " ".join(str(error).split())
-            traceback.print_exc(file=sys.stderr)
-
-    def _do(self, job: Job, what: What, candidate: int) -> None:
-        self.now = (job.name, what, candidate, 0, 0)
-
-        def show(_: str, done: float, total: float) -> None:
-            if self._stopping or (what, candidate) not in self.jobs.get(job.name).left():
-                raise Stopped
-            self.now = (job.name, what, candidate, done, total)
-
-        try:
-            self.maker.make(job, what, candidate, show)
-        except Stopped:
-            return
-        except Exception as error:  # shown on the page, and the queue goes on
-            line = str(error) if isinstance(error, SeedbedError) else f"{type(error).__name__}: {error}"
-            if not isinstance(error, SeedbedError):
-                traceback.print_exc(file=sys.stderr)
-            content = {"what": what, "candidate": candidate, "error": " ".join(line.split())}
-            # A word that cannot be mapped, or what cannot be edited, ends nothing else.
-            path = job.file(candidate, ending(what)) if ":" in what else job.folder / "error.json"
-            write_bytes_atomically(path, (json.dumps(content) + "\n").encode())

@@ -1,14 +1,94 @@
-"""What the worker of the web page does with a model: a candidate's preview, its video, and that again."""
+"""The one worker of the web page: it does what the jobs of a folder have left, whatever becomes of tabs."""
 
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from seedbed.errors import SeedbedError
 from seedbed.files import write_bytes_atomically
 from seedbed.progress import Show
-from seedbed.ui.jobs import DONE, Job, What, ending
+from seedbed.ui.jobs import DONE, Job, Jobs, What, ending
+
+
+class Stopped(Exception):
+    """Raised within a task that is no longer wanted."""
+
+
+class Maker(Protocol):
+    """What does a task; its file in `DONE` comes last, and it calls `show` often, which may raise Stopped."""
+
+    def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
+        """Do it."""
+
+
+class Worker:
+    """Does what the jobs of a folder have left, one task after another, in a thread of its own.
+
+    Attributes:
+        now: (job, what, candidate, done, total) of the task that runs; None while there is nothing to do.
+        broken: why it ended by itself, as where no file can be written; "" while it works.
+    """
+
+    def __init__(self, jobs: Jobs, maker: Maker) -> None:
+        self.jobs, self.maker = jobs, maker
+        self.now: tuple[str, What, int, float, float] | None = None
+        self.broken = ""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="seedbed-worker", daemon=True)
+
+    def start(self) -> Worker:
+        """Begin, with what an earlier process left."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End after the step that runs; what is not done stays to be done."""
+        self._stopping = True
+        self.jobs.changed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self.jobs.changed.clear()
+                # Looked at after that: what `stop` sets in between would be cleared, and waited for in vain.
+                if self._stopping:
+                    return
+                task = self.jobs.next()
+                if task is None:
+                    self.jobs.changed.wait()
+                else:
+                    self._do(*task)
+                    self.now = None
+        except Exception as error:  # shown on the page
+            self.now, self.broken = None, " ".join(str(error).split())
+            traceback.print_exc(file=sys.stderr)
+
+    def _do(self, job: Job, what: What, candidate: int) -> None:
+        self.now = (job.name, what, candidate, 0, 0)
+
+        def show(_: str, done: float, total: float) -> None:
+            if self._stopping or (what, candidate) not in self.jobs.get(job.name).left():
+                raise Stopped
+            self.now = (job.name, what, candidate, done, total)
+
+        try:
+            self.maker.make(job, what, candidate, show)
+        except Stopped:
+            return
+        except Exception as error:  # shown on the page, and the queue goes on
+            line = str(error) if isinstance(error, SeedbedError) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, SeedbedError):
+                traceback.print_exc(file=sys.stderr)
+            content = {"what": what, "candidate": candidate, "error": " ".join(line.split())}
+            # A word that cannot be mapped, or what cannot be edited, ends nothing else.
+            path = job.file(candidate, ending(what)) if ":" in what else job.folder / "error.json"
+            write_bytes_atomically(path, (json.dumps(content) + "\n").encode())
 
 
 class Takes:
@@ -27,7 +107,7 @@ class Takes:
         self._judges: dict[str, Any] = {}
 
     def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
-        """See `seedbed.ui.jobs.Maker`; errors as of `contact_sheet`, `ContactSheet.finish` and `replay`."""
+        """See `Maker`; errors as of `contact_sheet`, `ContactSheet.finish` and `replay`."""
         model = job.request.model
         if self._pipe[0] != model:
             self._pipe = ("", None)  # before the next one takes its memory
