@@ -69,6 +69,10 @@ class Enhanced:
         number, self.place = self.place, self.place + (grid is not None)
         if grid is None or not self.inside or number not in (self.layers or {number}):
             return self.override(attention, *args, **kwargs) if self.override else attention(*args, **kwargs)
+        below = getattr(self.override, "__self__", None)
+        while isinstance(below, Enhanced):  # another node of this kind does not see this call, but counts it
+            below.place += 1
+            below = getattr(below.override, "__self__", None)
         call = AttentionCall(
             f"layer {number}", number, 0, number, "self", q, k, v, mask, q.shape[-1] ** -0.5, False, len(q),
             0.0, None,

@@ -430,6 +430,19 @@ def test_enhance_keeps_to_its_window_and_other_nodes_overrides(run, comfy):
     assert torch.equal(sampled(comfy, none, noise), plain)
 
 
+def test_two_enhancements_of_other_layers_do_not_disturb_one_another(run, comfy):
+    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+
+    def both(*order):
+        model = comfy.model
+        for layers in order:
+            (model,) = run("SeedbedEnhance", model=model, **ENHANCE | dict(layers=layers)).args
+        return sampled(comfy, model, noise)
+
+    torch.testing.assert_close(both("0", "1"), both("0, 1"))
+    torch.testing.assert_close(both("1", "0"), both("0, 1"))
+
+
 @pytest.mark.parametrize(
     "asked, message",
     [
