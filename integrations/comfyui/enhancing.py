@@ -20,6 +20,8 @@ def layers_of(text):
         if match is None:
             raise BadInput(f"layers are numbers such as 0, 3-5, not {part!r:.40}")
         first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise BadInput(f"layers from {first} to {last} are none")
         found |= {*range(first, last + 1)}
     return found or None
 
@@ -30,12 +32,12 @@ class Enhanced:
     Args:
         change: of `seedbed.attention.interventions`.
         layers: numbers of such calls in an evaluation, or None.
-        start, stop: the window, as shares of the steps.
+        window: greatest and least sigma, the least one left out.
         options: of the model, whose own override and wrapper are still asked.
     """
 
-    def __init__(self, change, layers, start, stop, options):
-        self.change, self.layers, self.start, self.stop = change, layers, start, stop
+    def __init__(self, change, layers, window, options):
+        self.change, self.layers, self.window = change, layers, window
         own = options.setdefault("transformer_options", {})
         self.override = own.get("optimized_attention_override")
         self.wrapper = options.get("model_function_wrapper")
@@ -44,9 +46,8 @@ class Enhanced:
 
     def evaluate(self, apply, given):
         """An evaluation of the model, whose layers are counted from 0."""
-        sigmas = given["c"]["transformer_options"]["sample_sigmas"]
-        done = int((sigmas[:-1] > given["timestep"].max().to(sigmas)).sum())
-        self.inside = self.start <= done / (len(sigmas) - 1) < self.stop
+        sigma = given["c"]["transformer_options"]["sigmas"].max().item()
+        self.inside = self.window[1] < sigma <= self.window[0]
         shape = given["input"].shape[2:]
         self.place, self.sizes = 0, (1, *shape) if len(shape) == 2 else tuple(shape)
         if self.wrapper:
@@ -73,10 +74,10 @@ class Enhanced:
         while isinstance(below, Enhanced):  # another node of this kind does not see this call, but counts it
             below.place += 1
             below = getattr(below.override, "__self__", None)
+        scale = kwargs.get("scale") or q.shape[-1] ** -0.5
         call = AttentionCall(
-            f"layer {number}", number, 0, number, "self", q, k, v, mask, q.shape[-1] ** -0.5, False, len(q),
-            0.0, None,
-        )  # fmt: skip
+            f"layer {number}", number, 0, number, "self", q, k, v, mask, scale, False, len(q), 0.0, None
+        )
         answer = self.change(call, slice(None), grid).to(q.dtype)
         return answer if kwargs.get("skip_output_reshape") else answer.transpose(1, 2).flatten(2)
 
@@ -113,5 +114,8 @@ class SeedbedEnhance(io.ComfyNode):
         wanted = layers_of(layers)
         model = model.clone()
         if strength:
-            Enhanced(enhancement(rule, strength, weight), wanted, start, stop, model.model_options)
+            # As ComfyUI's own nodes: shares of the schedule, whatever part of it a sampler is given.
+            sampling = model.get_model_object("model_sampling")
+            window = sampling.percent_to_sigma(start), sampling.percent_to_sigma(stop)
+            Enhanced(enhancement(rule, strength, weight), wanted, window, model.model_options)
         return io.NodeOutput(model)

@@ -275,22 +275,27 @@ class FreeInitNoise:
         from seedbed.noise.filters import low_pass, mix_frequencies
 
         given = noise = self.noise.generate_noise(latent)
-        if getattr(given, "is_nested", False) or len(given) != 1:
-            raise BadInput("FreeInit mixes one noise: set the batch to 1, without sound")
-        recipe = self.noise.recipe(latent["samples"])
+        # AnimateDiff's latents are images, whose batch is the frames of one video.
+        frames = not getattr(given, "is_nested", False) and given.ndim == 4
+        if not frames and (getattr(given, "is_nested", False) or len(given) != 1):
+            raise BadInput("FreeInit mixes the noise of one video: set the batch to 1, without sound")
+        recipes = [self.noise.recipe(latent["samples"], place) for place in range(len(given))]
+        recipes = [dataclasses.replace(each, prior="gaussian", sha256=None) for each in recipes]
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         one, none = torch.ones(1), torch.zeros(1)
-        alpha, sigma = (
-            float(sampling.noise_scaling(self.sigmas[:1].cpu(), *pair)) for pair in ((none, one), (one, none))
-        )
+        first = self.sigmas[:1].cpu()
+        alpha, sigma = (float(sampling.noise_scaling(first, *pair)) for pair in ((none, one), (one, none)))
         if alpha <= 1e-3 * sigma:
             raise BadInput(
-                "with flow matching nothing of a video is left at the first sigma, so FreeInit would "
-                "write nothing: use Seedbed Refine"
+                "nothing of a video is left at the first sigma (flow matching, or a schedule without "
+                "signal), so FreeInit would write nothing: use Seedbed Refine"
             )
+        # What samplers multiply a noise by, as `KSAMPLER.max_denoise` decides.
+        greatest = float(first) >= float(sampling.sigma_max) * (1 - 1e-5)
+        size = float(sampling.noise_scaling(first, one, none, greatest))
         stop, frame_stop = self.stops
-        scale = (1 + sigma**2) ** -0.5 if alpha == 1 else 1.0  # to unit noise, where samples grow with sigma
-        passing = low_pass(tuple(noise.shape[2:]), stop=stop, frame_stop=frame_stop)
+        spread = given.movedim(0, 1)[None] if frames else given
+        passing = low_pass(tuple(spread.shape[2:]), stop=stop, frame_stop=frame_stop)
         for number in range(1, self.rounds + 1):
             video = self.guider.sample(
                 noise,
@@ -302,14 +307,17 @@ class FreeInitNoise:
                 seed=self.seed,
             )
             clean = self.guider.model_patcher.model.process_latent_in(video.cpu())
-            low = scale * (alpha * clean + sigma * given)
-            fresh = recipe.beside(number)[None]
+            low = (alpha * clean + sigma * given) / size
+            fresh = torch.stack([recipe.beside(number) for recipe in recipes])
+            if frames:
+                low, fresh = (each.movedim(0, 1)[None] for each in (low, fresh))
             noise = mix_frequencies(low, fresh, passing).to(given.dtype)
+            noise = noise[0].movedim(1, 0) if frames else noise
         return noise
 
 
 class SeedbedFreeInit(io.ComfyNode):
-    """FreeInit for models whose first sigma leaves some signal, such as those of AnimateDiff."""
+    """FreeInit, for models whose first sigma leaves some signal, such as those of AnimateDiff."""
 
     @classmethod
     def define_schema(cls):

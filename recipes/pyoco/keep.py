@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the card is prose
-"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/keep.py runs/pyoco-more/model`.
+"""The model that stays: models/shapes-animatediff, by `python recipes/pyoco/keep.py runs/pyoco-shifted/model`.
 
 Keeps the trained pipeline in half precision, measures what it gets right on captions of one object (those of the training part,
 4 noises each, and the held-out ones, 16 each), draws a contact sheet of the first noise of each held-out
@@ -32,7 +32,7 @@ from seedbed.training.diffusion import forget_places  # noqa: E402
 from seedbed.worlds import shapes, verifier  # noqa: E402
 
 NAME = "shapes-animatediff"
-TRAININGS = ("final",)  # one after the other, after the arm
+TRAININGS = ("final", "more", "shifted")  # one after the other, after the arm
 FOLDER, CARD = ROOT / "models" / NAME, ROOT / f"docs/model-card-{NAME}.md"
 FIGURE = ROOT / f"docs/figures/contact-sheet-{NAME}.png"
 PARTS = {"held out": (True, 16), "training part": (False, 4)}
@@ -81,7 +81,7 @@ def evaluate(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
 
 def card(found: dict[str, Any], configs: list[Config]) -> str:
     trained, steps = configs[-1], sum(each.steps for each in configs)
-    trainings = ", then ".join(f"`{name}.json`" for name in TRAININGS)
+    trainings = ", then ".join(f"`{name}.json`" for name in found["trainings"])
     counts = {name: f"{count / 1e6:.1f} M" for name, count in found["parameters"].items()}
     rows = [
         [what, *(share(found[part][key]) for part in PARTS)]
@@ -116,13 +116,14 @@ An interval without width says that none of the videos failed, not that none wou
 ## Training
 
 `recipes/pyoco`: an image model on single frames; the arm of `{trained.prior}` of [the comparison of priors](pyoco.md); then {steps:,} more steps
-({trainings}). `python recipes/pyoco/keep.py runs/pyoco-{TRAININGS[-1]}/model` measures all of this again.
+({trainings}). `python recipes/pyoco/keep.py runs/pyoco-{found["trainings"][-1]}/model` measures all of this again.
 """
 
 
 def pages(found: dict[str, Any]) -> dict[Path, str]:
     """The card beside the model, and in the documentation."""
-    text = card(found, [Config.load(Path(__file__).with_name(f"{name}.json")) for name in TRAININGS])
+    configs = [Config.load(Path(__file__).with_name(f"{name}.json")) for name in found["trainings"]]
+    text = card(found, configs)
     beside = text.replace("](pyoco.md)", "](../../docs/pyoco.md)")
     return {FOLDER / "README.md": beside, CARD: text.replace("contact-sheet.png", f"figures/{FIGURE.name}")}
 
@@ -133,7 +134,13 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if not (given.model / "model_index.json").is_file():
         raise SystemExit(f"{given.model} is not the folder of a model")
-    if given.model.resolve() != FOLDER:
+    if given.model.resolve() == FOLDER:
+        trainings = json.loads((FOLDER / "evaluation.json").read_text())["trainings"]
+    else:
+        last = given.model.resolve().parent.name.removeprefix("pyoco-")
+        if last not in TRAININGS:
+            raise SystemExit(f"{given.model} is of none of the trainings {', '.join(TRAININGS)}")
+        trainings = TRAININGS[: TRAININGS.index(last) + 1]
         shutil.rmtree(FOLDER, ignore_errors=True)
         pipe = load(str(given.model))
         pipe.to(torch.float16)
@@ -148,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         # It loads the text encoder in the precision that its file names, diffusers all else in float32.
         edit(FOLDER / "text_encoder/config.json", dtype="float32", torch_dtype="float32")
     found, videos = evaluate(FOLDER)
+    found["trainings"] = trainings
     write_bytes_atomically(FOLDER / "evaluation.json", (json.dumps(found, indent=1) + "\n").encode())
     sheet(videos, FOLDER / "contact-sheet.png")
     shutil.copyfile(FOLDER / "contact-sheet.png", FIGURE)

@@ -40,7 +40,8 @@ class Reconstruction:
     """Frames, encoded and decoded; a row's noise is what its latents are sampled with."""
 
     def __init__(self, vae: AutoencoderKL, config: dict[str, Any], seed: int):
-        data: Any = TypeAdapter(Data).validate_python({"seed": seed, **config["data"]})
+        own = {"seed": seed} if "world" in config["data"] else {}
+        data: Any = TypeAdapter(Data).validate_python({**own, **config["data"]})
         clips = clips_of(data, 1)
         shape = (vae.config.latent_channels, 1, 8, 8)
         self.module, self.config = vae, config

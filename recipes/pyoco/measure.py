@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--world", choices=[*JUDGES], default="shapes")
     parser.add_argument("--video", type=float, metavar="STRENGTH", help="begin with a clip of another colour")
     given = parser.parse_args(argv)
+    if given.video is not None and given.world != "shapes":
+        parser.error("--video begins with clips of the shapes world")
     found = rounded(measure(given.model, given))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(given.out, (json.dumps(found) + "\n").encode())

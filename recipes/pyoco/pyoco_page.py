@@ -106,7 +106,7 @@ def singles(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """Arms of one seed, each minus independent noise of that seed: what one training says, and no more."""
     rows = []
     for arm in sorted(found.keys() - {*PRIORS}):
-        for one, other in paired(found, arm):
+        for one, other in paired(found, arm) if len(found[arm]) == 1 else ():
             keys = ("score", "motion", "frames")
             rows.append(
                 [
@@ -134,7 +134,9 @@ def mismatches(results: Results) -> list[list[str]]:
         own = {
             each["prior"]: interval(bootstrap(means(each, "score")))
             for each in results.values()
-            if (each.get("arm"), each.get("seed")) == (trained, seed) and each["kind"] in ("own", "other")
+            if (each.get("arm"), each.get("seed")) == (trained, seed)
+            and each["kind"] in ("own", "other")
+            and each["world"] == "shapes"
         }
         rows += [[trained, *(own.get(prior, "–") for prior in PRIORS)]] if own else []
     return rows
@@ -157,17 +159,22 @@ def from_video(results: Results) -> list[list[str]]:
 
 def handwriting(results: Results) -> list[list[str]]:
     """The arms of the digits world, each against independent noise."""
-    found = {each["arm"]: each for each in results.values() if each.get("world") == "digits"}
+    found = {
+        each["arm"]: each
+        for each in results.values()
+        if each.get("world") == "digits" and each["kind"] == "own" and each["seed"] == 2
+    }
     rows = []
     for arm, each in found.items():
-        less = signed(bootstrap(means(each, "score") - means(found["gaussian"], "score")))
+        plain = found.get("gaussian", each)
+        less = "–" if plain is each else signed(bootstrap(means(each, "score") - means(plain, "score")))
         row = [arm, interval(bootstrap(means(each, "score")))]
         row += [share(bootstrap(means(each, key))) for key in ("digit", "motion")]
         row += [
             f"{score:.2f} ± {deviation:.2f}"
             for score, deviation in (each["inception"], each["inception of real ones"])
         ]
-        rows.append([*row, "–" if arm == "gaussian" else less])
+        rows.append([*row, less])
     return rows
 
 

@@ -97,11 +97,19 @@ def test_the_video_is_given_once(seedbed, video):
 def test_a_generated_video_is_edited_from_the_noise_in_its_record(seedbed, tmp_path):
     few = ("--steps", "4")
     assert seedbed("generate", SOURCE, "--candidates", "1", *few, "--no-report", "--out", "in.mp4").code == 0
-    asked = ("--source", SOURCE, "--target", TARGET, *few, "--out", "out.mp4")
-    assert seedbed("edit", "in.json", *asked).code == 0
+    asked = ("--source", SOURCE, "--target", TARGET, "--out", "out.mp4")
+    code, out, _ = seedbed("edit", "in.json", *asked)  # with the recorded number of steps
+    assert code == 0 and "not, bit by bit" not in out
     record = json.loads((tmp_path / "out.json").read_text())
     made = json.loads((tmp_path / "in.json").read_text())
     assert record["origin"] == {"recipe": made["recipes"][made["best"]]}
     assert record["original_sha256"] == made["frames_sha256"]  # the video itself, not an inversion of it
+    assert record["call"]["num_inference_steps"] == 4
+    _, out, _ = seedbed("edit", "in.json", *asked, "--steps", "3")
+    assert "the video that was edited is not, bit by bit, the recorded one" in out
+    sheet = ("contact-sheet", SOURCE, "--candidates", "2", "--after", "1", *few, "--out", "sheet.json")
+    assert seedbed(*sheet).code == 0
+    code, _, err = seedbed("edit", "sheet.json", *asked)
+    assert code == 2 and err.startswith("error: nobody has chosen from this contact sheet")
     code, _, err = seedbed("edit", "out.json", *asked)
     assert code == 2 and err.startswith("error: out.json: ") and len(err.splitlines()) == 1

@@ -147,7 +147,7 @@ class CFGGuider:
         text = self.conditions["positive"][0][0]
 
         def denoiser(noisy, sigma, model_options):
-            options = {**model_options["transformer_options"], "sample_sigmas": sigmas}
+            options = {**model_options["transformer_options"], "sigmas": sigma}
             given = {"input": noisy, "timestep": sigma, "c": {"transformer_options": options}}
 
             def apply(noisy, sigma, transformer_options):
@@ -163,11 +163,25 @@ class CFGGuider:
 
 
 class Flow:
+    sigma_max = 1.0
+
     def calculate_input(self, sigma, noise):
         return noise
 
-    def noise_scaling(self, sigma, noise, latent_image):
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
         return sigma * noise + (1 - sigma) * latent_image
+
+    def percent_to_sigma(self, percent):
+        return 1.0 - percent
+
+
+class Epsilon(Flow):
+    """Samples grow with sigma; at the greatest one the noise has the size of all that was added."""
+
+    sigma_max = 14.6
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        return noise * ((1 + sigma**2) ** 0.5 if max_denoise else sigma) + latent_image
 
 
 def attention(q, k, v, heads, mask=None, transformer_options=None, skip_reshape=False, **kwargs):

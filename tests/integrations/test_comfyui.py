@@ -334,6 +334,7 @@ def test_freeinit_mixes_the_low_frequencies_of_the_video_that_grew_from_the_nois
         )
         low = 0.1 * comfy.model.model.process_latent_in(video) + 0.9 * first
         fresh = NoiseRecipe(7, 0, (16, 3, 4, 4), "gaussian", 1).beside(number)[None]
+        low = low / 0.9  # a sampler multiplies a noise by the first sigma
         made = mix_frequencies(low, fresh, low_pass((3, 4, 4), stop=0.25, frame_stop=0.5))
     torch.testing.assert_close(refined.generate_noise(comfy.latent), made, rtol=1e-4, atol=1e-4)
     (nothing,) = run("SeedbedFreeInit", **asked, sigmas=comfy.sigmas, rounds=1).args
@@ -341,6 +342,24 @@ def test_freeinit_mixes_the_low_frequencies_of_the_video_that_grew_from_the_nois
         nothing.generate_noise(comfy.latent)
     with pytest.raises(BadInput, match="connect Seedbed Noise, Select or Pick"):
         run("SeedbedFreeInit", **asked | {"noise": refined}, sigmas=sigmas, rounds=1)
+
+
+@standin
+@pytest.mark.parametrize("start", [14.6, 7.0])
+def test_freeinit_begins_where_the_noised_video_is_also_with_frames_in_the_batch(run, comfy, start):
+    """Of a model of AnimateDiff: what a sampler begins with has the low frequencies of α x0 + σ ε."""
+    comfy.model.objects["model_sampling"] = sampling = host.Epsilon()
+    sigmas, latent = torch.tensor([start, 2.0, 0.0]), {"samples": torch.zeros(6, 16, 8, 8)}
+    (noise,) = run("SeedbedNoise", **PLAIN).args  # of torch, whose batch is one stream
+    asked = dict(noise=noise, guider=comfy.guider, sampler=comfy.sampler, stop=1.0, frame_stop=1.0)
+    (refined,) = run("SeedbedFreeInit", **asked, sigmas=sigmas, rounds=1).args
+    first, made = noise.generate_noise(latent), refined.generate_noise(latent)
+    video = comfy.guider.sample(first, latent["samples"], comfy.sampler, sigmas, disable_pbar=True, seed=7)
+    began = sampling.noise_scaling(sigmas[0], made, 0, start == 14.6)
+    wanted = video + start * first
+    # The mean over frames and places passes any filter.
+    torch.testing.assert_close(began.mean((0, 2, 3)), wanted.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert made.shape == first.shape and not torch.allclose(made, first)
 
 
 def test_verify_judges_finished_frames(run):
@@ -424,7 +443,9 @@ def test_enhance_keeps_to_its_window_and_other_nodes_overrides(run, comfy):
     changed = sampled(comfy, late, noise)
     per_step = every // 4
     own = 2 if COMFYUI else 4
-    assert len(seen) == every - 2 * own and per_step >= own  # in two of four steps the video's are ours
+    limit = comfy.model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    inside = int((comfy.sigmas[:-1] <= limit).sum())
+    assert len(seen) == every - inside * own and per_step >= own and 0 < inside < 4
     assert not torch.equal(changed, plain)
     (none,) = run("SeedbedEnhance", model=comfy.model, **ENHANCE | dict(strength=0.0)).args
     assert torch.equal(sampled(comfy, none, noise), plain)
@@ -448,6 +469,7 @@ def test_two_enhancements_of_other_layers_do_not_disturb_one_another(run, comfy)
     [
         ({"strength": -0.5}, "the strength of mix must be"),
         ({"start": 0.5, "stop": 0.5}, "the window from 0.5 to 0.5 holds no step"),
+        ({"layers": "3-1"}, "layers from 3 to 1 are none"),
         ({"layers": "1;2"}, "layers are numbers such as 0, 3-5, not '1;2'"),
     ],
 )

@@ -1,5 +1,6 @@
 """The commands that look at attention, and edit by it: `seedbed study`, `seedbed maps`, `seedbed edit`."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any, Literal
@@ -150,8 +151,14 @@ def edit(
     if page is not None and page.resolve().parent != path.resolve().parent:
         raise BadInput(f"cannot write {page}: the report lies in the folder of the video, {path.parent}")
     given: Any = video
+    recorded: dict[str, Any] = {}
     if video.suffix.lower() == ".json":
-        given = seedbed.Selection.load(video)
+        from seedbed.report.video import read_record
+        from seedbed.selection.replaying import require_choice
+
+        given, recorded = seedbed.Selection.load(video), read_record(video)
+        require_choice(recorded, given)
+        run = dataclasses.replace(run, model=run.model or given.model.model)
     else:
         read_pictures(video, 1)  # before the model is loaded, which takes longer
     asked: dict[str, Any] = {
@@ -160,7 +167,8 @@ def edit(
         "method": method,
     }
     pipe = run.load()
-    asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": run.call(pipe)}
+    call = {**(given.call if recorded else {}), **run.call(pipe)}
+    asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": call}
     result = seedbed.edit(pipe, given, source=source, target=target, **asked)
     files: dict[str, tuple[Path, Writer]] = {
         "video": (path, functools.partial(result.save, metadata=metadata)),
@@ -174,8 +182,10 @@ def edit(
         print_json(written, record=result.record())
         return
     spent = ", ".join(f"{what} {evaluations:g}" for what, evaluations in result.ledger.items())
+    other = result.record()["original_sha256"] != recorded.get("frames_sha256", "")
     for line in (
         *result.notes,
+        *["the video that was edited is not, bit by bit, the recorded one"] * bool(recorded and other),
         f"{sum(result.ledger.values()):g} NFE ({spent}) in {sum(result.seconds.values()):.1f} s",
         *(f"{what:<7} {file}" for what, file in written.items()),
     ):

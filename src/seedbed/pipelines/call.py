@@ -234,10 +234,14 @@ def settings_beside(pipe: Any) -> dict[str, Any]:
     if not isinstance(content.get("prior", ""), str):
         raise BadRecord(f"{path}: `prior` must be a text")
     index = path.with_name("model_index.json")
-    own = isinstance(pipe, str) or not index.is_file()
-    if not own and json.loads(index.read_text()).get("_class_name") != type(pipe).__name__:
-        known = parameters_of(pipe)
-        content["call"] = {name: each for name, each in content.get("call", {}).items() if name in known}
+    if not isinstance(pipe, str) and index.is_file():
+        try:
+            its = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        except (OSError, ValueError) as error:
+            raise BadRecord(f"{index} cannot be read: {error}") from error
+        if its not in [kind.__name__ for kind in type(pipe).__mro__]:
+            known = parameters_of(pipe)
+            content["call"] = {name: each for name, each in content.get("call", {}).items() if name in known}
     return content
 
 

@@ -65,10 +65,7 @@ def replay(
     if str(content.get("schema")).startswith("seedbed.edit/"):
         return edited_again(content, pipe, progress, missing)
     selection = Selection.from_dict(content)
-    if "sheet" in content and not selection.rungs:
-        raise BadInput(
-            "nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)"
-        )
+    require_choice(content, selection)
     selection.recipe.plain.draw()  # a record that cannot be replayed is refused before a model is loaded
     session = reopened(selection, pipe, missing)
     with reporting(progress) as show, as_recorded():
@@ -80,6 +77,14 @@ def replay(
         return replayed
     same = content["frames_shape"] == list(replayed.frames.shape)
     return replace(replayed, identical=same and content["frames_sha256"] == replayed.sha256)
+
+
+def require_choice(content: Mapping[str, Any], selection: Selection) -> None:
+    """BadInput for the record of a contact sheet from which nobody has chosen."""
+    if "sheet" in content and not selection.rungs:
+        raise BadInput(
+            "nobody has chosen from this contact sheet: ContactSheet.load(record).finish(candidate)"
+        )
 
 
 def edited_again(

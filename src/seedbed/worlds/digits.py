@@ -150,12 +150,7 @@ def _sampled(images: Array, rows: Array, columns: Array) -> Array:
 @plain_arithmetic()
 def read(frames: NDArray[np.uint8]) -> list[Thing]:
     """Read videos: uint8, shape `(videos, frames, side, side, 3)`; digit and motion may be `unclear`."""
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[3:] != (frames.shape[2], 3):
-        raise BadInput(
-            f"the digits verifier reads uint8 videos of shape (videos, frames, side, side, 3), "
-            f"not {frames.dtype} {tuple(frames.shape)}"
-        )
-    found = [_followed(video) for video in frames]
+    found = _all_followed(frames)
     return [Thing(_digit(seen[0]), motion_of(seen[1])) if seen else Thing(UNCLEAR, UNCLEAR) for seen in found]
 
 
@@ -166,10 +161,19 @@ def logits(frames: NDArray[np.uint8]) -> Array:
     Args:
         frames: as `read` takes them. A video that shows nothing has equal ones.
     """
-    regression = _training()[2]
-    found = [_followed(video) for video in frames]
+    found, regression = _all_followed(frames), _regression()
     rows = [regression.decision_function(seen[0][None])[0] if seen else np.zeros(10) for seen in found]
     return np.stack(rows)
+
+
+def _all_followed(frames: NDArray[np.uint8]) -> list[tuple[Array, Array] | None]:
+    """What `_followed` finds in each video. Raises BadInput for anything but uint8 videos."""
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[3:] != (frames.shape[2], 3):
+        raise BadInput(
+            f"the digits verifier reads uint8 videos of shape (videos, frames, side, side, 3), "
+            f"not {frames.dtype} {tuple(frames.shape)}"
+        )
+    return [_followed(video) for video in frames]
 
 
 def _followed(video: NDArray[np.uint8]) -> tuple[Array, Array] | None:
@@ -200,10 +204,9 @@ def _patches(ink: Array, centres: Array) -> Array:
 
 
 @functools.cache
-def _training() -> tuple[Array, Any, Any]:
-    """Patches of unit length of three renderings of each training picture, and two classifiers of them."""
+def _training() -> tuple[Array, Any]:
+    """Patches of unit length of three renderings of each training picture, and a classifier of them."""
     target = np.repeat(pictures()[1][:HELD_OUT], 3)
-    from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
     rng, patches = np.random.default_rng(0), []
@@ -213,14 +216,23 @@ def _training() -> tuple[Array, Any, Any]:
         patches.append(_patches(ink, centres)[0])
     found = np.stack(patches)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
-    # Chosen on the last fifth of the training pictures.
-    machine, regression = SVC(C=5, gamma=5), LogisticRegression(C=100, max_iter=1000)
-    return found, machine.fit(found, target), regression.fit(found, target)
+    # Chosen on the last fifth of the training pictures, as what `_regression` has.
+    return found, SVC(C=5, gamma=5).fit(found, target)
+
+
+@functools.cache
+def _regression() -> Any:
+    """Logistic regression of the same patches: the classifier above has no logits."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=100, max_iter=1000).fit(
+        _training()[0], np.repeat(pictures()[1][:HELD_OUT], 3)
+    )
 
 
 def _digit(patch: Array) -> str:
     """What a patch of unit length shows."""
-    known, classifier, _ = _training()
+    known, classifier = _training()
     near = np.sqrt(np.square(known - patch).sum(1).min()) <= FAR
     return DIGITS[int(classifier.predict(patch[None])[0])] if near else UNCLEAR
 
