@@ -26,6 +26,14 @@ PAGE, FIGURE = ROOT / "docs/pyoco.md", ROOT / "docs/figures/pyoco-curves.png"
 RIVALS = ("mixed:1", "progressive:2")
 PRIORS = ("gaussian", *RIVALS)
 IMAGE = "no temporal layer"
+# Results of final.py, and which weights they are of.
+STAGES = {
+    "final-2400": "after 2,400 steps",
+    "final-10400": "after 10,400 steps",
+    "final": "after 16,000 steps, which stays",
+}
+CHOICE_HEADS = ["method", "verifier", "cost", "against", "gain in score", "p, adjusted"]
+SIGNAL_HEADS = ["signal", "Spearman with the score, within captions", "p, adjusted", "gain of the lowest"]
 Results = dict[str, dict[str, Any]]
 
 
@@ -244,9 +252,9 @@ def cascade(results: Results) -> list[list[str]]:
     return rows
 
 
-def final(results: Results) -> list[list[str]]:
+def final(results: Results, name: str) -> list[list[str]]:
     """Every way to choose or better a noise of `shapes-animatediff`, in the order of its cost."""
-    front = results.get("final", {}).get("front", {})
+    front = results.get(name, {}).get("front", {})
     return [
         [
             name,
@@ -260,7 +268,7 @@ def final(results: Results) -> list[list[str]]:
     ]
 
 
-def signal_rows(results: Results) -> list[list[str]]:
+def signal_rows(results: Results, name: str) -> list[list[str]]:
     return [
         [
             each["signal"].removeprefix("0/"),
@@ -268,7 +276,7 @@ def signal_rows(results: Results) -> list[list[str]]:
             f"{each['p']:.3f}",
             signed(each["low"]),
         ]
-        for each in results.get("final", {}).get("signals", [])
+        for each in results.get(name, {}).get("signals", [])
     ]
 
 
@@ -340,14 +348,14 @@ def measured(results: Results) -> str:
             ],
             noise(results),
         ),
-        "Choosing and refining on `shapes-animatediff`": (
-            ["method", "verifier", "cost", "against", "gain in score", "p, adjusted"],
-            final(results),
-        ),
-        "Its first step": (
-            ["signal", "Spearman with the score, within captions", "p, adjusted", "gain of the lowest"],
-            signal_rows(results),
-        ),
+        **{
+            f"{what} on `shapes-animatediff`, {stage}": (heads, rows(results, name))
+            for name, stage in STAGES.items()
+            for what, heads, rows in (
+                ("Choosing and refining", CHOICE_HEADS, final),
+                ("The first step", SIGNAL_HEADS, signal_rows),
+            )
+        },
         "The cascade's stages": (
             ["stage", "error, ‰", "twin's", "difference", "score", "twin's", "difference", "wins"],
             cascade(results),
