@@ -30,7 +30,6 @@ IMAGE = "no temporal layer"
 STAGES = {
     "final-2400": "after 2,400 steps",
     "final-10400": "after 10,400 steps",
-    "final": "after 16,000 steps, which stays",
 }
 CHOICE_HEADS = ["method", "verifier", "cost", "against", "gain in score", "p, adjusted"]
 SIGNAL_HEADS = ["signal", "Spearman with the score, within captions", "p, adjusted", "gain of the lowest"]

@@ -222,7 +222,7 @@ def results():
         "gain": [0.02, 0.01, 0.03],
         "p": "0.020",
     }
-    made["final"] = {"kind": "final", "front": {"ANSE": row}, "signals": [signal]}
+    made["final-10400"] = {"kind": "final", "front": {"ANSE": row}, "signals": [signal]}
     fit = {"alpha": [1.5, 1, 2], "residual": [0.1, 0.1, 0.1]}
     maps = {"same": [0.4, 0.3, 0.5], "cross": [0.1, 0, 0.2], "lags": [[0.5, 0, 1]], "mixed": fit}
     maps["progressive"] = {"alpha": [2.5, 2, 3], "residual": [0.05, 0, 0.1]}
