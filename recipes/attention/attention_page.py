@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 from tables import interval, replaced, table  # noqa: E402
 
 ROOT = HERE.parents[1]
-MODELS = ("shapes-cogvideox", "shapes-wan")
+MODELS = ("shapes-cogvideox", "shapes-wan", "shapes-animatediff")
 EFFECTS = {
     "ssim": "structure: SSIM with the unperturbed video",
     "verifier.score": "attributes right, change",

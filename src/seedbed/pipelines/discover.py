@@ -381,6 +381,6 @@ def require_unguided(pipeline_name: str, rows: int, candidates: int) -> None:
     if rows != candidates:
         many = "one candidate" if candidates == 1 else f"{candidates} candidates"
         raise NotSupported(
-            f"{pipeline_name} calls its denoiser with {rows} rows for {many}: its guidance cannot be turned "
-            "off by its arguments"
+            f"{pipeline_name} calls its denoiser with {rows} rows for {many}"
+            ": its guidance cannot be turned off by its arguments"
         )
