@@ -77,7 +77,9 @@ def draw(results: Found, path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(results), figsize=(5.4 * len(results), 3.8), squeeze=False)
     for axis, (model, result) in zip(axes[0], results.items(), strict=True):
-        rows = sorted(effects(result), key=lambda each: [*EFFECTS].index(each["effect"]))
+        # Of what never changes, as the score where layers stand in for one another, there is no correlation.
+        told = [each for each in effects(result) if None not in each["spearman"]]
+        rows = sorted(told, key=lambda each: [*EFFECTS].index(each["effect"]))
         for place, each in enumerate(rows):
             mean, low, high = each["spearman"]
             colour = "#2a6f97" if each["perturb"] == "identity" else "#b0672b"
