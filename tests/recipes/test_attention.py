@@ -37,6 +37,6 @@ def test_it_runs_and_goes_on(tmp_path, monkeypatch):
 
 def test_the_page_is_what_the_committed_results_make():
     results = attention_page.read()
-    assert [*results] == ["shapes-cogvideox", "shapes-wan"]
+    assert [*results] == ["shapes-cogvideox", "shapes-wan", "shapes-animatediff"]
     for path, text in attention_page.pages(results).items():
         assert path.read_text() == text, f"{path} is out of date: run recipes/attention/attention_page.py"
