@@ -40,6 +40,8 @@ def server(tmp_path_factory):
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         text=True,
+        # A suite in a shell's background has it ignored, and the page, which then ignores it too, never ends.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout.readline().startswith("page ")
