@@ -370,7 +370,7 @@ def page(results: Results) -> str:
 def main() -> None:
     results = read()
     found = arms(results)
-    pooled = {arm: bootstrap(np.mean(against(found, arm), 0)) for arm in RIVALS if paired(found, arm)}
+    pooled = {arm: bootstrap(np.mean(against(found, arm), 0)) for arm in found if paired(found, arm)}
     kept = {"kind": "summary", "minus gaussian": pooled}
     (HERE / "results/summary.json").write_text(json.dumps(rounded(kept)) + "\n")
     draw(curves(results))
