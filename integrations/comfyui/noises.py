@@ -276,8 +276,9 @@ class FreeInitNoise:
 
         given = noise = self.noise.generate_noise(latent)
         # AnimateDiff's latents are images, whose batch is the frames of one video.
-        frames = not getattr(given, "is_nested", False) and given.ndim == 4
-        if not frames and (getattr(given, "is_nested", False) or len(given) != 1):
+        nested = getattr(given, "is_nested", False)
+        frames = not nested and given.ndim == 4
+        if nested or (not frames and len(given) != 1):
             raise BadInput("FreeInit mixes the noise of one video: set the batch to 1, without sound")
         recipes = [self.noise.recipe(latent["samples"], place) for place in range(len(given))]
         recipes = [dataclasses.replace(each, prior="gaussian", sha256=None) for each in recipes]

@@ -107,6 +107,9 @@ def test_a_generated_video_is_edited_from_the_noise_in_its_record(seedbed, tmp_p
     assert record["call"]["num_inference_steps"] == 4
     _, out, _ = seedbed("edit", "in.json", *asked, "--steps", "3")
     assert "the video that was edited is not, bit by bit, the recorded one" in out
+    assert seedbed("select", SOURCE, "--candidates", "1", *few, "--out", "chosen.json").code == 0
+    code, out, _ = seedbed("edit", "chosen.json", *asked)  # of a noise that nothing was generated from
+    assert code == 0 and "not, bit by bit" not in out
     sheet = ("contact-sheet", SOURCE, "--candidates", "2", "--after", "1", *few, "--out", "sheet.json")
     assert seedbed(*sheet).code == 0
     code, _, err = seedbed("edit", "sheet.json", *asked)

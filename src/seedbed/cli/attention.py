@@ -166,6 +166,8 @@ def edit(
         "stop": stop,
         "method": method,
     }
+    from seedbed.selection.generation import digest_of
+
     pipe = run.load()
     call = {**(given.call if recorded else {}), **run.call(pipe)}
     asked |= {"seed": seed, "fps": fps, "progress": run.progress, "call": call}
@@ -182,10 +184,12 @@ def edit(
         print_json(written, record=result.record())
         return
     spent = ", ".join(f"{what} {evaluations:g}" for what, evaluations in result.ledger.items())
-    other = result.record()["original_sha256"] != recorded.get("frames_sha256", "")
+    # The record of a choice alone has no video to differ from.
+    own = recorded.get("frames_sha256")
     for line in (
         *result.notes,
-        *["the video that was edited is not, bit by bit, the recorded one"] * bool(recorded and other),
+        *["the video that was edited is not, bit by bit, the recorded one"]
+        * (own not in (None, digest_of(result.original))),
         f"{sum(result.ledger.values()):g} NFE ({spent}) in {sum(result.seconds.values()):.1f} s",
         *(f"{what:<7} {file}" for what, file in written.items()),
     ):
