@@ -2,8 +2,8 @@
 
     python recipes/pyoco/arms.py --prior mixed:1 --seed 2 --out runs/pyoco/mixed-1-2
 
-trains what `video.json` says, under another prior, with another seed, from another model, or with temporal
-convolutions in place of temporal attention. Run again, it goes on. `curve.jsonl` in its folder has the
+trains what `video.json` says, under another prior, with another seed, with noisier timesteps, from another model, or
+with temporal convolutions in place of temporal attention. Run again, it goes on. `curve.jsonl` in its folder has the
 verifier's score of the averaged weights every 300 steps: 16 captions, one noise each.
 """
 
@@ -158,12 +158,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", help="to start from, instead of the image model")
     parser.add_argument("--world", choices=["shapes", "digits"], default="shapes")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--shift", type=float, help="timesteps as dense as those of this shift")
     parser.add_argument("--convolutions", action="store_true", help="in place of temporal attention")
     given = parser.parse_args(argv)
     content = {**json.loads(VIDEO.read_text()), "prior": given.prior, "seed": given.seed}
     if given.world == "digits":
         content |= {"data": {"world": "digits", "count": 40000}, "model": IMAGES["digits"]}
     content |= {"model": given.model} if given.model else {}
+    content |= {"shift": given.shift} if given.shift else {}
     if given.steps:
         content |= {"steps": given.steps, "cooldown": given.steps // 2}
     given.out.mkdir(parents=True, exist_ok=True)

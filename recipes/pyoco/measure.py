@@ -74,6 +74,7 @@ def who(folder: Path) -> dict[str, Any]:
         return {"arm": "no temporal layer", "seed": 0, "prior": "gaussian", "trained": FRAMES}
     config = json.loads(path.read_text())
     arm = config["prior"] + ", convolutions" * (folder / CONVOLUTIONS).is_file()
+    arm += f", shift {config['shift']:g}" if "shift" in config else ""
     if config["model"] not in IMAGES.values():
         arm += ", from random weights" if config["model"] == START else f", from {config['model']}"
     return {"arm": arm, "seed": config["seed"], "prior": config["prior"], "trained": config["frames"]}
