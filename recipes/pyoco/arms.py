@@ -2,9 +2,9 @@
 
     python recipes/pyoco/arms.py --prior mixed:1 --seed 2 --out runs/pyoco/mixed-1-2
 
-trains what `video.json` says, under another prior, with another seed, with noisier timesteps, from another model, or
-with temporal convolutions in place of temporal attention. Run again, it goes on. `curve.jsonl` in its folder has the
-verifier's score of the averaged weights every 300 steps: 16 captions, one noise each.
+trains what `video.json` says, under another prior, with another seed, with noisier timesteps, from another
+model, or with temporal convolutions in place of temporal attention. Run again, it goes on. `curve.jsonl` in
+its folder has the verifier's score of the averaged weights every 300 steps: 16 captions, one noise each.
 """
 
 from __future__ import annotations
