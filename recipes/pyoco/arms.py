@@ -104,7 +104,8 @@ def captions_of(world: str, count: int) -> list[str]:
     return shapes.captions(count, objects=1, seed=0, held=False)
 
 
-def train(config: Config, out: Path, convolutions: bool) -> None:
+def prepared(config: Config, convolutions: bool) -> tuple[Any, Diffusion]:
+    """The pipeline that an arm begins with, and its training."""
     pipe = load(config.model, dtype="float32", device="cpu")
     if config.inflate:
         pipe = inflated(pipe, **config.inflate.model_dump(), seed=config.seed)
@@ -119,6 +120,11 @@ def train(config: Config, out: Path, convolutions: bool) -> None:
         clips, config.frames, config.seed, config.batch, shape, model.frame_axis, prior_named(config.prior),
         stills=config.stills.share if config.stills else 0.0, dropout=config.caption_dropout,
     )  # fmt: skip
+    return pipe, Diffusion(model, config, rows)
+
+
+def train(config: Config, out: Path, convolutions: bool) -> None:
+    pipe, task = prepared(config, convolutions)
     assert config.samples is not None
     call = {**config.samples.call, "num_frames": config.frames}
     world = getattr(config.data, "world", "shapes")
@@ -137,7 +143,7 @@ def train(config: Config, out: Path, convolutions: bool) -> None:
 
     with reporting(True) as show:
         content = [config.content(), convolutions]
-        fit(Accelerator(cpu=True), Diffusion(model, config, rows), config, out, content, show, sample, EVERY)
+        fit(Accelerator(cpu=True), task, config, out, content, show, sample, EVERY)
     settings = {"schema": SCHEMA, "call": {**call, "height": 32, "width": 32}, "prior": config.prior}
     with written_whole(out / "model") as partly:
         if convolutions:  # no pipeline's class has them: beside the parts that one can read

@@ -14,7 +14,7 @@ import keep
 import paper
 import pyoco_page as page
 
-from recipes.pyoco import arms, measure
+from recipes.pyoco import arms, choose, layers, measure
 from seedbed.pipelines.call import settings_beside
 from seedbed.pipelines.cascade import bicubic
 from seedbed.pipelines.loading import load
@@ -136,7 +136,7 @@ def small(tmp_path, monkeypatch):
     return ["--model", str(tmp_path / "image"), "--steps", "2"]
 
 
-@pytest.mark.parametrize("more", [[], ["--convolutions"]])
+@pytest.mark.parametrize("more", [[], ["--convolutions"], ["--shift", "4"]])
 def test_an_arm_is_trained_and_measured(tmp_path, monkeypatch, more):
     start, out = small(tmp_path, monkeypatch), tmp_path / "arm"
     arms.main([*start, "--prior", "mixed:1", "--seed", "5", "--out", str(out), *more])
@@ -147,7 +147,9 @@ def test_an_arm_is_trained_and_measured(tmp_path, monkeypatch, more):
     measure.main([str(out / "model"), *asked])
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["seed"], found["prior"], found["kind"]) == (5, "mixed:1", "own")
-    assert found["arm"] == f"mixed:1{', convolutions' * bool(more)}, from {start[1]}"
+    changed = {"--convolutions": ", convolutions", "--shift": ", shift 4"}[more[0]] if more else ""
+    assert found["arm"] == f"mixed:1{changed}, from {start[1]}"
+    assert json.loads((out / "arm.json").read_text()).get("shift") == (4 if "--shift" in more else None)
     assert [len(some) for some in found["values"]["score"]] == [4, 4]
     assert found["fvd"] > found["fvd of real ones"][1] and 1 <= found["inception"][0] <= 60
     assert [len(some) for some in found["values"]["diversity"]] == [1, 1]
@@ -175,6 +177,35 @@ def test_temporal_convolutions_begin_as_the_identity_and_replace_all_attention(t
     with torch.no_grad():
         expected = plain.unet(noisy, 5, words).sample
         torch.testing.assert_close(changed.unet(noisy, 5, words).sample, expected)
+
+
+def test_temporal_layers_are_timed_beside_none(tmp_path, monkeypatch):
+    start, out = small(tmp_path, monkeypatch), tmp_path / "layers.json"
+    monkeypatch.setattr(layers, "VIDEO", arms.VIDEO)
+    layers.main(["--model", start[1], "--rounds", "2", "--out", str(out)])
+    found = json.loads(out.read_text())["layers"]
+    assert found["none"]["time"] == [1, 1, 1]
+    image = load(start[1]).unet
+    assert found["none"]["parameters"] == sum(each.numel() for each in image.parameters())
+    assert (
+        found["attention"]["parameters"] > found["none"]["parameters"] < found["convolutions"]["parameters"]
+    )
+
+
+def test_choice_and_injection_are_measured_on_an_image_model(tmp_path):
+    image_pipeline().save_pretrained(tmp_path / "image")
+    out = tmp_path / "found.json"
+    asked = ["--frames", "1", "--captions", "2", "--noises", "3", "--out", str(out)]
+    choose.main([str(tmp_path / "image"), *asked])
+    found = json.loads(out.read_text())
+    assert (found["kind"], found["arm"]) == ("choose", "no temporal layer")
+    assert (
+        [each["signal"] for each in found["signals"]]
+        == ["0/bansa-k10", "0/bansa"]
+        == [*found["lowest of ten"]]
+    )
+    right = 2 * 3 * 3 * found["random"][0]  # of three attributes of each frame
+    assert right == pytest.approx(round(right), abs=0.01) and 0 <= found["gap"][0] <= 1
 
 
 def test_the_clip_that_a_video_begins_with_says_the_caption_but_for_the_colour():
