@@ -33,7 +33,15 @@ STAGES = {
 }
 CHOICE_HEADS = ["method", "verifier", "cost", "against", "gain in score", "p, adjusted"]
 SIGNAL_HEADS = ["signal", "Spearman with the score, within captions", "p, adjusted", "gain of the lowest"]
+PAIRED = ["trained under", "minus", "score", "motion right", "score by seed", "p, adjusted"]
+CHOICES = [
+    "model", "frames", "score", "best of 16 minus it", "BANSA, as published: Spearman", "its lowest of ten",
+    "without masks: Spearman", "its lowest of ten", "injection",
+]  # fmt: skip
 Results = dict[str, dict[str, Any]]
+Arms = dict[str, list[dict[str, Any]]]
+SHIFT = ", shift 4"
+FIXED = 0.6  # a score, to which steps are counted
 
 
 def read(folder: Path = HERE / "results") -> Results:
@@ -59,7 +67,7 @@ def over_seeds(results: list[dict[str, Any]], key: str) -> np.ndarray:
     return found[~np.isnan(found)]
 
 
-def arms(results: Results) -> dict[str, list[dict[str, Any]]]:
+def arms(results: Results) -> Arms:
     """Of each arm its trainings, sampled from their own prior at the trained length, by seed."""
     found = defaultdict(list)
     for result in results.values():
@@ -74,6 +82,7 @@ def line(name: str, trained: list[dict[str, Any]]) -> list[str]:
 
     fvd = [each["fvd"] for each in trained]
     inception = [each["inception"][0] for each in trained]
+    steps = [reached(each["curve"]) for each in trained if "curve" in each]
     spread = "{:.1f}" if len(trained) == 1 else "{:.1f} ({:.1f} to {:.1f})"
     return [
         name,
@@ -86,52 +95,87 @@ def line(name: str, trained: list[dict[str, Any]]) -> list[str]:
         spread.format(np.mean(fvd), min(fvd), max(fvd)),
         spread.format(np.mean(inception), min(inception), max(inception)),
         f"{over_seeds(trained, 'diversity').mean():.2f}",
+        ", ".join("–" if step is None else f"{step:.0f}" for step in steps),
     ]
 
 
 HEADS = [
     "trained under", "seeds", "score", "motion right", "stands still", "single frames right", "flicker, ‰",
-    "FVD, own features", "Inception Score", "diversity",
+    "FVD, own features", "Inception Score", "diversity", f"steps to {FIXED:g}",
 ]  # fmt: skip
 
 
-def differences(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Each prior against independent noise: pooled, by seed, and the p-value adjusted for both."""
+def differences(found: Arms, pairs: list[tuple[str, str]]) -> list[list[str]]:
+    """Each arm against another: pooled, by seed, and the p-value of the score adjusted for all of them."""
     rows, values = [], list[float]()
-    for arm in [arm for arm in RIVALS if paired(found, arm)]:
-        seeds = against(found, arm)
-        pooled = np.mean(seeds, 0)
-        test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
-        values.append(float(test.pvalue))
-        rows.append(
-            [arm, signed(bootstrap(pooled)), ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)]
-        )
+    for arm, base in pairs:
+        if seeds := against(found, arm, base):
+            pooled = np.mean(seeds, 0)
+            test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
+            values.append(float(test.pvalue))
+            motion = np.mean(against(found, arm, base, "motion"), 0)
+            by_seed = ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)
+            rows.append([arm, base, *(signed(bootstrap(each)) for each in (pooled, motion)), by_seed])
     return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
 
 
-def singles(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Arms of one seed, each minus independent noise of that seed: what one training says, and no more."""
+def singles(found: Arms) -> list[list[str]]:
+    """Arms of one seed, each minus another of that seed: what one training says, and no more.
+
+    Of convolutions under a correlated prior that is convolutions under independent noise.
+    """
     rows = []
     for arm in sorted(found.keys() - {*PRIORS}):
-        for one, other in paired(found, arm) if len(found[arm]) == 1 else ():
-            keys = ("score", "motion", "frames")
-            rows.append(
-                [
-                    arm,
-                    *(signed(bootstrap((d := means(one, k) - means(other, k))[~np.isnan(d)])) for k in keys),
-                ]
-            )
+        prior, _, what = arm.partition(", ")
+        like = f"gaussian, {what}"
+        base = like if prior != "gaussian" and like in found else "gaussian"
+        if len(found[arm]) == 1 and paired(found, arm, base):
+            differing = (against(found, arm, base, key)[0] for key in ("score", "motion", "frames"))
+            rows.append([arm, base, *(signed(bootstrap(each[~np.isnan(each)])) for each in differing)])
     return rows
 
 
-def against(found: dict[str, list[dict[str, Any]]], arm: str) -> list[np.ndarray]:
-    """An arm's score minus that of independent noise, (captions,) for each seed."""
-    return [means(one, "score") - means(other, "score") for one, other in paired(found, arm)]
+def against(found: Arms, arm: str, base: str, key: str = "score") -> list[np.ndarray]:
+    """What an arm has more of than another, (captions,) for each seed that both have."""
+    return [means(one, key) - means(other, key) for one, other in paired(found, arm, base)]
 
 
-def paired(found: dict[str, list[dict[str, Any]]], arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    plain = {each["seed"]: each for each in found["gaussian"]}
-    return [(each, plain[each["seed"]]) for each in found[arm] if each["seed"] in plain]
+def paired(found: Arms, arm: str, base: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    plain = {each["seed"]: each for each in found.get(base, [])}
+    return [(each, plain[each["seed"]]) for each in found.get(arm, []) if each["seed"] in plain]
+
+
+def reached(curve: list[dict[str, Any]], score: float = FIXED) -> float | None:
+    """The step at which a learning curve first reaches a score, linear between its points; None if never."""
+    last = (0.0, 0.0)
+    for point in curve:
+        step, mean = float(point["step"]), float(np.mean(point["score"]))
+        if mean >= score:
+            return last[0] + (step - last[0]) * (score - last[1]) / (mean - last[1])
+        last = step, mean
+    return None
+
+
+def temporal(results: Results) -> list[list[str]]:
+    """What temporal layers cost: parameters, and the time of a training step, in steps without any."""
+    return [
+        [name, f"{each['parameters']:,}", interval(each["time"], ".2f")]
+        for name, each in results.get("layers", {}).get("layers", {}).items()
+    ]
+
+
+def choices(results: Results) -> list[list[str]]:
+    """BANSA and injection, as choose.py measures them."""
+    rows = []
+    for each in results.values():
+        if each.get("kind") == "choose":
+            row = [each["arm"], str(each["frames"]), *(f"{each[key][0]:.3f}" for key in ("random", "gap"))]
+            for signal in each["signals"]:
+                lowest = each["lowest of ten"][signal["signal"]]
+                row += [f"{interval(signal['within'], '+.3f')}, p {signal['p']:.3f}"]
+                row += [f"{signed(lowest['gain'])}, p {lowest['p']:.3f}"]
+            rows.append([*row, signed(each["injection"])])
+    return rows
 
 
 def mismatches(results: Results) -> list[list[str]]:
@@ -282,15 +326,22 @@ def signal_rows(results: Results, name: str) -> list[list[str]]:
 def draw(found: dict[str, list[tuple[int, float, float, float]]]) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for arm in (*PRIORS, *sorted(found.keys() - {*PRIORS})):
-        if arm in found:
+    shifted = [arm + SHIFT for arm in PRIORS]
+    panels = {
+        "three seeds": PRIORS,
+        "three seeds, shift of 4": shifted,
+        "one seed": sorted(found.keys() - {*PRIORS, *shifted}),
+    }
+    figure, places = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained", sharey=True)
+    for axes, (title, arms) in zip(places, panels.items(), strict=True):
+        for arm in (arm for arm in arms if arm in found):
             steps, mean, low, high = np.array(found[arm]).T
-            (drawn,) = axes.plot(steps, mean, marker="o", label=arm, ls="-" if arm in PRIORS else ":")
-            if arm in PRIORS:
+            (drawn,) = axes.plot(steps, mean, marker="o", label=arm.removesuffix(SHIFT))
+            if title != "one seed":
                 axes.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
-    axes.set(xlabel="training steps", ylabel="verifier's score", xlim=(0, None))
-    axes.legend(frameon=False, fontsize="small")
+        axes.set(xlabel="training steps", title=title, xlim=(0, None))
+        axes.legend(frameon=False, fontsize="small")
+    places[0].set_ylabel("verifier's score")
     figure.savefig(FIGURE, dpi=160)
 
 
@@ -302,13 +353,22 @@ def measured(results: Results) -> str:
             HEADS,
             [line(arm, found[arm]) for arm in order if arm in found],
         ),
-        "Against independent noise": (
-            ["trained under", "score minus `gaussian`'s", "by seed", "p, adjusted"],
-            differences(found),
+        "Against independent noise": (PAIRED, differences(found, [(arm, "gaussian") for arm in RIVALS])),
+        "Against independent noise, all with a shift of 4": (
+            PAIRED,
+            differences(found, [(arm + SHIFT, "gaussian" + SHIFT) for arm in RIVALS]),
         ),
-        "One seed alone, against independent noise of the same seed": (
-            ["trained under", "score", "motion right", "single frames right"],
+        "With a shift of 4 against without": (
+            PAIRED,
+            differences(found, [(arm + SHIFT, arm) for arm in PRIORS]),
+        ),
+        "One seed alone": (
+            ["trained under", "minus", "score", "motion right", "single frames right"],
             singles(found),
+        ),
+        "Temporal layers": (
+            ["layer", "parameters of the network", "time of a training step"],
+            temporal(results),
         ),
         "Sampled under another prior: the score": (
             ["trained under", *(f"from `{prior}`" for prior in PRIORS)],
@@ -355,6 +415,7 @@ def measured(results: Results) -> str:
                 ("The first step", SIGNAL_HEADS, signal_rows),
             )
         },
+        "Choosing and refining on other models": (CHOICES, choices(results)),
         "The cascade's stages": (
             ["stage", "error, ‰", "twin's", "difference", "score", "twin's", "difference", "wins"],
             cascade(results),
@@ -370,8 +431,14 @@ def page(results: Results) -> str:
 def main() -> None:
     results = read()
     found = arms(results)
-    pooled = {arm: bootstrap(np.mean(against(found, arm), 0)) for arm in found if paired(found, arm)}
-    kept = {"kind": "summary", "minus gaussian": pooled}
+    kept = {"kind": "summary"} | {
+        f"minus gaussian{what}": {
+            arm: bootstrap(np.mean(each, 0))
+            for arm in found
+            if arm.endswith(what) and (each := against(found, arm, "gaussian" + what))
+        }
+        for what in ("", SHIFT)
+    }
     (HERE / "results/summary.json").write_text(json.dumps(rounded(kept)) + "\n")
     draw(curves(results))
     PAGE.write_text(page(results))

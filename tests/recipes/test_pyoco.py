@@ -236,6 +236,18 @@ def results():
             own["curve"] = [{"step": 150, "score": [0.25, 0.75]}]
             made[f"{arm}-{seed}"] = own
     made["alone"] = {**made["mixed:1-2"], "arm": "mixed:2", "prior": "mixed:2"}
+    for seed in (2, 3, 4):
+        moved = {
+            "score": [[each + 0.1 for each in some] for some in made[f"mixed:1-{seed}"]["values"]["score"]]
+        }
+        values = {**made[f"mixed:1-{seed}"]["values"], "motion": moved["score"], **moved}
+        made[f"shifted-{seed}"] = {**made[f"mixed:1-{seed}"], "arm": "mixed:1, shift 4", "values": values}
+    for prior in ("gaussian", "mixed:1"):
+        made[f"{prior}-convolutions"] = {**made["mixed:1-2"], "arm": f"{prior}, convolutions", "prior": prior}
+    made["layers"] = {
+        "kind": "layers",
+        "layers": {"attention": {"parameters": 1500, "time": [1.2, 1.1, 1.3]}},
+    }
     other = {"prior": "gaussian", "kind": "other"}
     made["cross"] = {**made["mixed:1-2"], **other}
     values = dict.fromkeys(("score", "colour", "digit", "motion", "all_right"), [[0.5]] * 8)
@@ -245,6 +257,13 @@ def results():
     made["digits"] = {**begun, **written, "arm": "gaussian"}
     made["digits-other"] = {**begun, **written, "arm": "gaussian", "kind": "other", "prior": "mixed:1"}
     made["long"] = {**made["mixed:1-2"], "kind": "longer", "frames": 16}
+    lowest = {"gain": [0.01, 0, 0.02], "p": 0.3}
+    said = {"within": [0.1, 0, 0.2], "p": 0.04}
+    made["choose"] = {
+        "kind": "choose", "arm": "no temporal layer", "frames": 1, "random": [0.9], "gap": [0.1],
+        "signals": [{"signal": name, **said} for name in ("a", "b")],
+        "lowest of ten": {"a": lowest, "b": lowest}, "injection": [0.02, 0.01, 0.03],
+    }  # fmt: skip
     signal = {"signal": "0/bansa", "within": [0.1, 0, 0.2], "p": 0.04, "low": [0.01, 0, 0.02]}
     row = {
         "verifier": False,
@@ -270,10 +289,20 @@ def results():
 def test_the_page_holds_priors_against_independent_noise():
     found = results()
     text = page.measured(found)
-    assert "| mixed:1 | +0.100 [+0.100, +0.100] | +0.100, +0.100, +0.100 | 0.016 |" in text  # 2/2^8, twice
-    assert "| progressive:2 | +0.000 [+0.000, +0.000] |" in text
+    same = "+0.100 [+0.100, +0.100]"
+    row = f"| mixed:1 | gaussian | {same} | {same} | +0.100, +0.100, +0.100 | 0.016 |"  # 2/2^8, twice
+    assert row in text
+    assert "| progressive:2 | gaussian | +0.000 [+0.000, +0.000] |" in text
+    assert f"| mixed:1, shift 4 | mixed:1 | {same} |" in text and "| progressive:2, shift 4 |" not in text
     assert "6.0 (5.0 to 7.0)" in text
-    assert "| mixed:2 | +0.100 [+0.100, +0.100] | +0.100 [+0.100, +0.100] |" in text  # of one seed
+    assert f"| mixed:2 | gaussian | {same} | {same} |" in text  # of one seed
+    none = "+0.000 [+0.000, +0.000]"
+    assert f"| mixed:1, convolutions | gaussian, convolutions | {none} | {none} |" in text
+    line = next(line for line in text.splitlines() if line.startswith("| gaussian | 3 |"))
+    assert line.endswith(" | –, –, – |")  # none reaches .6
+    assert "| attention | 1,500 | 1.20 [1.10, 1.30] |" in text
+    chosen = "+0.100 [+0.000, +0.200], p 0.040 | +0.010 [+0.000, +0.020], p 0.300 |"
+    assert f"| no temporal layer | 1 | 0.900 | 0.100 | {chosen} {chosen} +0.020 [+0.010, +0.030] |" in text
     row = next(line for line in text.splitlines() if line.startswith("| mixed:1 | 0.6"))
     assert row.endswith("| – |")  # sampled from progressive noise: not measured
     assert "| mixed:1 | 16 | 0.615" in text
@@ -284,6 +313,12 @@ def test_the_page_holds_priors_against_independent_noise():
     row = "| shapes | 4 | 0.400 [0.300, 0.500] | 0.400 [0.300, 0.500] | 0.100 [0.000, 0.200] | 0.50 |"
     assert row + " progressive, 2.50 [2.00, 3.00] | `progressive:2.5` |" in text
     assert page.curves(found)["gaussian"] == [(150, *bootstrap([0.25, 0.75]))]
+
+
+def test_steps_to_a_score_are_read_off_the_curve():
+    curve = [{"step": 300, "score": [0.2, 0.6]}, {"step": 600, "score": [0.8]}, {"step": 900, "score": [0.5]}]
+    assert page.reached(curve, 0.4) == 300 and page.reached(curve, 0.6) == pytest.approx(450)
+    assert page.reached(curve, 0.2) == 150 and page.reached(curve, 0.9) is None
 
 
 def test_the_page_is_what_the_committed_results_make():
