@@ -149,6 +149,7 @@ def test_an_edit_knows_where_it_comes_from(found, tmp_path):
     assert edit.record()["schema"] == "seedbed.edit/1" and edit.record()["target"] == TARGET
     page = edit.report(tmp_path / "edit.html").read_text()
     assert page.count("data:video/mp4") == 2 and PROMPT in page and TARGET in page and "://" not in page
+    assert "NFE: finding the layers" in page and "Stop, share of steps" in page and "Up to that share" in page
     again = seedbed.replay(tmp_path / "edit.json", pipe, progress=False)
     assert again.identical and again.changes == () and again.origin == edit.origin
     record = {**edit.record(), "target": "another"}

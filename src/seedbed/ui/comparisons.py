@@ -17,24 +17,24 @@ from seedbed.ui.jobs import Job
 
 Noise = tuple[int, int]
 """Seed and candidate."""
-Takes = dict[str, dict[Noise, Path]]
+Finished = dict[str, dict[Noise, Path]]
 """The finished videos by everything that they share, a JSON text with "prompt", and by their noise."""
 
 
 class Pair(NamedTuple):
-    """Two takes as they are shown; `shared` is their key of `Takes`."""
+    """Two takes as they are shown; `shared` is their key of `Finished`."""
 
     shared: str
     left: Noise
     right: Noise
 
 
-def finished(jobs: list[Job]) -> Takes:
+def finished(jobs: list[Job]) -> Finished:
     """The finished videos of all jobs but variations, whose noises ratings by seed and number cannot name.
 
     The same noise under the same request twice is one take.
     """
-    found: Takes = {}
+    found: Finished = {}
     for job in (job for job in jobs if job.request.noise is None):
         asked = {name: value for name, value in vars(job.request).items() if value is not None}
         for other in ("seed", "candidates", "verifier", "strength"):  # which change no finished video
@@ -66,7 +66,7 @@ class Comparisons:
         write_json(self.path, said)
         self.said = said
 
-    def pair(self, takes: Takes, draw: random.Random) -> Pair | None:
+    def pair(self, takes: Finished, draw: random.Random) -> Pair | None:
         """The pair that was compared least, sides by chance; None where no prompt has two takes."""
         times = Counter(
             (each["shared"], frozenset((tuple(each["left"]), tuple(each["right"])))) for each in self.said
