@@ -14,13 +14,10 @@ import itertools
 import math
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 
 from seedbed.attention import bansa_expected, bansa_masked
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SPREADS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 BEYOND = (10.0, 15.0, 20.0)

@@ -18,7 +18,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -30,9 +30,6 @@ from seedbed.lab import replays
 from seedbed.selection.choosing import select
 from seedbed.statistics import Array, bootstrap
 from seedbed.worlds import shapes
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c1443c", "#3b8752", "#8a8f98"

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from architectures import ARCHITECTURES
@@ -34,9 +34,6 @@ from seedbed.acquisition import Bansa
 from seedbed.attention import AttentionCall, bansa_expected, bansa_masked, sample_rows
 from seedbed.pipelines.session import Session
 from seedbed.selection.pools import draw_pool
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs/figures/scaling.svg"
 NOISES = (2, 4, 8, 16, 32, 64)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import permutation_test
 
 Measured = Sequence[float | None]
 
@@ -34,6 +35,12 @@ def fine(values: Measured | None) -> str:
         return "–"
     small = all(v is not None and abs(v) < 0.01 for v in values)
     return interval(values, "+.4f" if small else "+.3f")
+
+
+def signs_p(values: Any) -> float:
+    """Two-sided p-value of a mean of paired differences, by permutation of their signs."""
+    test = permutation_test((values,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
+    return float(test.pvalue)
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

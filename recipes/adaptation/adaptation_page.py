@@ -93,9 +93,6 @@ def pages(found: Found) -> dict[Path, str]:
 
 def draw(found: Found, path: Path) -> None:
     """The gain in score of every setting, a panel for each model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     colours = dict(zip(RECIPES, ("#3b8752", "#2a6f97", "#b0672b"), strict=True))

@@ -70,9 +70,6 @@ def pages(results: Found) -> dict[Path, str]:
 
 def draw(results: Found, path: Path) -> None:
     """Spearman of entropy with every effect, a panel for each model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(results), figsize=(5.4 * len(results), 3.8), squeeze=False)

@@ -133,9 +133,6 @@ def pages(found: Found) -> dict[Path, str]:
 
 def draw(found: Found, path: Path) -> None:
     """Share of edits that follow and keep everything, by method, a panel for each model and source."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     parts = [(model, kind, each) for model, kinds in found.items() for kind, each in kinds.items()]

@@ -240,9 +240,6 @@ def pages(results: Found) -> dict[Path, str]:
 
 def draw(results: Found, path: Path) -> None:
     """What every method gains at which cost, a panel for each model; the cheapest at the top."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 4.8), squeeze=False)

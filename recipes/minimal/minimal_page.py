@@ -278,13 +278,10 @@ renderings of one latent differ slightly.
 
 
 def figure() -> None:
-    import matplotlib
+    import matplotlib.pyplot as plt
     import torch
     from minimal import CENTRES, DELTAS, STEPS, Model, third
     from PIL import Image
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     result = load()
     blue, red, colours = "#2a6f97", "#c1443c", ("#2a6f97", "#c1443c", "#3b8752", "#b5832b")

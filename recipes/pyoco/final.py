@@ -1,7 +1,8 @@
-"""What choosing and refining gained on `shapes-animatediff`: `python recipes/pyoco/final.py --runs runs`.
+"""What choosing and refining gained on `shapes-animatediff`, at one stage of its training:
 
-Reads what `seedbed lab run` made of signals.json and choice.json,
-and leaves results/final.json, of which pyoco_page.py makes a table.
+    python recipes/pyoco/final.py --runs runs --out recipes/pyoco/results/final-10400.json
+
+Reads what `seedbed lab run` made of signals.json and choice.json; pyoco_page.py makes a table of each stage.
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import permutation_test
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes.front.summarise import CANDIDATES, by_method, changing, choosing, signals
-from recipes.tables import rounded
+from recipes.tables import rounded, signs_p
 from seedbed import statistics
 from seedbed.files import write_bytes_atomically
 from seedbed.lab.evidence import Evidence
@@ -42,12 +40,7 @@ def summary(runs: Path) -> dict[str, Any]:
     scores = {name: each.outcome() for name, each in by_method(store.rows()).items()}
     gains |= {name: (scores[name] - scores["first noise"]).mean(1) for name in QUESTIONS[1]}
     for question in QUESTIONS:
-        p = [
-            permutation_test(
-                (gains[name],), np.mean, permutation_type="samples", n_resamples=9999, rng=0
-            ).pvalue
-            for name in question
-        ]
+        p = [signs_p(gains[name]) for name in question]
         for name, value in zip(question, statistics.holm(p), strict=True):
             front[name]["p"] = f"{value:.3f}"
     return {
@@ -64,7 +57,7 @@ def summary(runs: Path) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "final.json")
+    parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(argv)
     write_bytes_atomically(given.out, (json.dumps(rounded(summary(given.runs)), indent=1) + "\n").encode())
 

@@ -2,7 +2,7 @@
 
 An autoencoder of single frames, trained here; a text encoder that has learnt from captions alone who does
 what, as in recipes/shapes; and a U-Net with random weights. Then `seedbed train recipes/pyoco/image.json`,
-and one of the three video configs on what that leaves. Run again, the autoencoder's training goes on.
+and `video.json` on what that leaves. Run again, the autoencoder's training goes on.
 `--config` of another world or of a folder of videos has no lesson in reading: its text encoder keeps the
 random weights that it begins with, which tell words from one another.
 """
@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from pydantic import TypeAdapter
 
 from seedbed.noise import Gaussian
 from seedbed.progress import reporting
 from seedbed.training.config import Data, Plan
 from seedbed.training.data import Rows, clips_of
+from seedbed.training.stages import stage_scheduler
 from seedbed.training.trainer import fit
 from seedbed.worlds import digits
 
@@ -101,13 +102,7 @@ def make(config: dict[str, Any], out: Path) -> None:
         vae=vae,
         unet=unet,
         # Without signal at its last timestep, where sampling begins: there the noise alone decides.
-        scheduler=DDIMScheduler(
-            prediction_type="v_prediction",
-            timestep_spacing="trailing",
-            rescale_betas_zero_snr=True,
-            clip_sample=False,
-            steps_offset=1,
-        ),
+        scheduler=stage_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -1,7 +1,8 @@
 """What a prior is worth in training: `python recipes/pyoco/pyoco_page.py`.
 
 Makes the measured parts of docs/pyoco.md and its figure of the files in `results/`, which measure.py,
-noise.py, final.py and cascade.py leave. A test checks that the page is what the committed results make.
+noise.py, final.py, choose.py, layers.py and cascade.py leave. A test checks that the page is what the
+committed results make.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import permutation_test
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from tables import interval, replaced, rounded, share, signed, table  # noqa: E402
+from tables import interval, replaced, rounded, share, signed, signs_p, table  # noqa: E402
 
 from seedbed.statistics import bootstrap, holm  # noqa: E402
 
@@ -111,8 +111,7 @@ def differences(found: Arms, pairs: list[tuple[str, str]]) -> list[list[str]]:
     for arm, base in pairs:
         if seeds := against(found, arm, base):
             pooled = np.mean(seeds, 0)
-            test = permutation_test((pooled,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
-            values.append(float(test.pvalue))
+            values.append(signs_p(pooled))
             motion = np.mean(against(found, arm, base, "motion"), 0)
             by_seed = ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)
             rows.append([arm, base, *(signed(bootstrap(each)) for each in (pooled, motion)), by_seed])

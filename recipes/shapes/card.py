@@ -34,9 +34,6 @@ def smooth(values: list[float], share: float = 0.8) -> list[float]:
 
 
 def curves(logs: Path, name: str, figure: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plots, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))

@@ -17,7 +17,6 @@ import seedbed as library
 from seedbed.cli.outputs import write_together
 from seedbed.cli.prompts import settled
 from seedbed.errors import BadInput, BadOutput
-from seedbed.lab.experiment import files_sha256
 from tests.cli.test_errors import one_line
 
 LINES = ["a red circle", "a blue square moving left", "a red circle"]
@@ -137,30 +136,6 @@ def test_large_weights_are_read_in_blocks(tmp_path: Path) -> None:
         before = now
     os.truncate(place, size - 1)
     assert known() != before
-
-
-def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path, model, capsys) -> None:
-    folder, picture = tmp_path / "out", tmp_path / "a.png"
-    picture.write_bytes(b"one")
-    given = ({"seed": 0, "acquisition": "auto", "tiles": False}, LINES, [str(picture)], [model])
-    begun = {**settled(folder, *given), "dtypes": {}}
-    del begun["models"], begun["tiles"]
-    folder.mkdir()
-    line = f"warning: {folder} was begun by an earlier version: that the model is the same is not checked\n"
-    whole = {**begun["sha256"], model: files_sha256(model)}
-    for digests, said in (({}, line), (begun["sha256"], line), (whole, "")):
-        (folder / "options.json").write_text(json.dumps({**begun, "sha256": digests}))
-        assert settled(folder, *given)["models"].keys() == {model}  # from now on it is known
-        assert capsys.readouterr().err == said
-    (folder / "options.json").write_text(json.dumps({**begun, "sha256": {**whole, model: "0" * 64}}))
-    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..* 0{64}, now [0-9a-f]{64}"):
-        settled(folder, *given)
-    (folder / "options.json").write_text(json.dumps({**begun, "sha256": whole}))
-    with pytest.raises(BadInput, match=r"begun with other options \(tiles off, now True\)"):
-        settled(folder, {**given[0], "tiles": True}, *given[1:])
-    picture.write_bytes(b"two")
-    with pytest.raises(BadInput, match=r"begun with other options \(sha256\..*a\.png"):
-        settled(folder, *given)
 
 
 def test_a_prompt_that_cannot_be_judged(seedbed, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from seedbed.refinement.variation import variations
 from seedbed.report.video import read_record
 from seedbed.selection.pools import draw_pool
 from seedbed.ui.jobs import DONE, Jobs, Request, ending
-from seedbed.ui.worker import Takes, Worker
+from seedbed.ui.worker import Maker, Worker
 from tests.pipelines import CALLS, PROMPT
 
 ASKED = Request(prompt="a koala", model="tiny", candidates=3)
@@ -302,7 +302,7 @@ def test_a_tiny_model_from_the_prompt_to_the_replay(jobs, pipe_of, tmp_path):
     content = {"schema": "seedbed.model/1", "call": CALLS["cogvideox"]}
     (tmp_path / "tiny/seedbed.json").write_text(json.dumps(content))
     pipe = load(tmp_path / "tiny", device="cpu")
-    takes = Takes(lambda model: pipe)
+    takes = Maker(lambda model: pipe)
     asked = Request(prompt=PROMPT, model="tiny", steps=3, candidates=2, seed=4, verifier="artifacts")
     job = jobs.add(asked)
     work(jobs, takes)

@@ -184,10 +184,17 @@ def test_what_is_in_the_folder_is_checked(like_clip, answering, tmp_path):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(broken / "model.safetensors")
-    del weights["visual_projection.weight"]
+    lost = weights.pop("visual_projection.weight")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(BadInput, match=r"1 weights of CLIPModel are not there, visual_projection\.weight"):
-        resolve(f"reward:{broken}")
+    for name in ("reward", "clip"):
+        with pytest.raises(
+            BadInput, match=r"1 weights of CLIPModel are not there, visual_projection\.weight"
+        ):
+            resolve(f"{name}:{broken}")
+    (broken / "preprocessor_config.json").write_text("{")
+    save_file({**weights, "visual_projection.weight": lost}, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match=r"cannot read .*preprocessor_config\.json: "):
+        resolve(f"clip:{broken}")
     # A tokenizer that knows neither yes nor no.
     mute = shutil.copytree(answering, tmp_path / "mute")
     speaking("oui", "non").save_pretrained(mute)

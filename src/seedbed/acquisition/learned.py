@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from seedbed.acquisition.base import RolloutScore
 from seedbed.acquisition.signals import measure
-from seedbed.errors import BadInput, NotSupported, number, shown, whole
+from seedbed.errors import BadInput, NotSupported, finite, shown, whole
 from seedbed.pipelines.rollout import Rollout
 
 Array = np.ndarray[Any, Any]
@@ -53,13 +52,8 @@ class Learned(RolloutScore):
                 "learned needs the coefficients of a calibration: run seedbed calibrate and choose by its "
                 "profile"
             )
-        for signal, weight in self.coefficients.items():
-            found = number(weight)
-            if found is None or not math.isfinite(found):
-                raise BadInput(
-                    f"the coefficient of {shown(signal)} must be a finite number, not {shown(weight)}"
-                )
-        object.__setattr__(self, "coefficients", {k: float(v) for k, v in self.coefficients.items()})
+        checked = {k: finite(f"the coefficient of {shown(k)}", v) for k, v in self.coefficients.items()}
+        object.__setattr__(self, "coefficients", checked)
 
     def foresee(self, rollout: Rollout) -> Tensor:
         """(candidates,) float64.

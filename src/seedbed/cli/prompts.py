@@ -45,13 +45,9 @@ def settled(
         models: checkpoints and folders of models, known by `_model_sha256`, and by the profile where that may
             choose; names on the Hub are not.
 
-    A folder that was begun by an earlier version is held against what its file has; where a model is not in
-    it, a line on stderr says that it was not compared.
-
     Raises:
         BadInput: it is no folder, or was begun with other options, prompts or files; there is no such model.
     """
-    from seedbed.lab.experiment import files_sha256
     from seedbed.pipelines.loading import changed, locate
     from seedbed.report.video import ENDINGS
     from seedbed.selection.profile import FILENAME
@@ -84,15 +80,6 @@ def settled(
         return now | {"seed": drawn(now["seed"]), "prompts": texts}
     # An option that the folder's version did not have was as good as not given.
     known = {name: value for name, value in now.items() if name in then or value}
-    if "models" not in then:  # an earlier version hashed models whole, or not at all
-        there, whole = known.pop("models", {}), then.setdefault("sha256", {})
-        known["sha256"] = {name: now["sha256"].get(name) for name in whole if name not in there}
-        for name in whole.keys() & there.keys():
-            folder_of = not os.path.isfile(name)
-            known["sha256"][name] = files_sha256(locate(name)) if folder_of else _sha256(name)
-        if there.keys() - whole.keys():
-            line = f"{folder} was begun by an earlier version: that the model is the same is not checked"
-            print(f"warning: {line}", file=sys.stderr)
     if differing := "; ".join(changed(then, known)):
         raise BadInput(f"{folder} was begun with other options ({differing}): give these, or another --out")
     for number, (was, text) in enumerate(itertools.zip_longest(before, texts[: len(before)]), 1):

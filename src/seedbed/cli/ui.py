@@ -63,14 +63,14 @@ def ui(
     from seedbed.ui.browser import CSS, page
     from seedbed.ui.jobs import Jobs
     from seedbed.ui.judging import KEYS
-    from seedbed.ui.worker import Takes, Worker
+    from seedbed.ui.worker import Maker, Worker
 
     silence_libraries()
     models = [*(locate(each) for each in model or ()), *names()]
     verifiers = [*(verifier or ()), "shapes", "digits", "artifacts"]
     jobs = Jobs(folder)
     how = {"dtype": dtype, "device": device, "offload": offload}
-    worker = Worker(jobs, Takes(lambda name: load_pipeline(name, False, **how)))
+    worker = Worker(jobs, Maker(lambda name: load_pipeline(name, False, **how)))
     blocks = page(jobs, worker, models, verifiers)
     fonts = ["system-ui", "sans-serif"]  # the reader's own: nothing is loaded from elsewhere
     try:

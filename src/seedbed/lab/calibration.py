@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from seedbed import __version__
 from seedbed.acquisition import Acquisition, AttentionScore, Bansa, RolloutScore
@@ -33,6 +32,7 @@ from seedbed.lab.work import Store
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
+from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.profile import VERIFIERS
 from seedbed.selection.provenance import Model, package_versions
@@ -115,7 +115,7 @@ def calibrate(
         "schema": SCHEMA,
         "version": VERSION,
         "model": model.model,
-        "weights": weights_sha256(pipe),
+        "weights": model_sha256(pipe, autoencoder=True),
         "scheduler": model.scheduler,
         "call": jsonable(recordable(session.call)[0]),
         "steps": list(steps),
@@ -208,21 +208,3 @@ def redrawn(function: AttentionScore) -> AttentionScore | None:
     if "seed" not in options or (options.get("estimator") != "masked" and options.get("rows") is None):
         return None
     return dataclasses.replace(function, **{"seed": options["seed"] + 1})
-
-
-def weights_sha256(pipe: Any) -> str:
-    """A digest of every weight's name, shape and two moments of its bits: cheap, and other weights change it.
-
-    Sums of whole numbers: those of floats depend on the number of threads and on the device.
-    """
-    digest = hashlib.sha256()
-    for part, component in sorted(pipe.components.items()):
-        if not isinstance(component, torch.nn.Module):
-            continue
-        for name, weight in sorted(component.state_dict().items()):
-            moments = [0, 0]
-            for bits in weight.detach().float().flatten().view(torch.int32).split(2**24):
-                moments[0] += int(bits.sum())
-                moments[1] += int((bits >> 16).long().square().sum())
-            digest.update(f"{part}.{name} {tuple(weight.shape)} {weight.dtype} {moments}".encode())
-    return digest.hexdigest()

@@ -90,7 +90,7 @@ def spread(
     about = {
         "schema": "seedbed.spread/1",
         "model": Model.of(pipe).model,
-        "weights": model_sha256(pipe),
+        "weights": model_sha256(pipe, autoencoder=True),
         "scheduler": Model.of(pipe).scheduler,
         "call": jsonable(recordable(sessions[0].call)[0]),
     }

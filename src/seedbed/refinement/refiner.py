@@ -142,15 +142,18 @@ def positions_of(session: Session) -> tuple[tuple[int, ...], Packing | None]:
     return tuple(axis for axis, name in axes if name != "f" or shape[axis] > 1), packing
 
 
-def model_sha256(pipe: Any) -> str:
+def model_sha256(pipe: Any, autoencoder: bool = False) -> str:
     """Which model a pipeline has: of the configurations and weights that a denoiser's output depends on.
 
-    Of every tensor up to 4,096 values, evenly spaced. Without the autoencoder, and without the configurations
-    of transformers' models, which its next version writes otherwise. Of adapters (peft) the scales too.
+    Of every tensor up to 4,096 values, evenly spaced. Without the configurations of transformers' models,
+    which its next version writes otherwise. Of adapters (peft) the scales too.
+
+    Args:
+        autoencoder: whether that counts too, as it does for decoded videos.
     """
     digest = hashlib.sha256()
     for name, component in sorted(pipe.components.items()):
-        if not isinstance(component, nn.Module) or name.startswith("vae"):
+        if not isinstance(component, nn.Module) or (name.startswith("vae") and not autoencoder):
             continue
         module = eager_module(component)
         config = getattr(module, "config", None)

@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from seedbed.errors import SeedbedError
 from seedbed.files import write_bytes_atomically
@@ -17,13 +17,6 @@ from seedbed.ui.jobs import DONE, Job, Jobs, What, ending
 
 class Stopped(Exception):
     """Raised within a task that is no longer wanted."""
-
-
-class Maker(Protocol):
-    """What does a task; its file in `DONE` comes last, and it calls `show` often, which may raise Stopped."""
-
-    def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
-        """Do it."""
 
 
 class Worker:
@@ -91,8 +84,8 @@ class Worker:
             write_bytes_atomically(path, (json.dumps(content) + "\n").encode())
 
 
-class Takes:
-    """Makes takes with one model at a time, which is kept for the next task.
+class Maker:
+    """Does the tasks of jobs; makes takes with one model at a time, which is kept for the next task.
 
     Each candidate has a contact sheet of its own, so that it can be shown, dropped and finished by itself,
     and so that a job that was interrupted goes on with the next one.

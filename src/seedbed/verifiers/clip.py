@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import BadInput
+from seedbed.errors import BadInput, reason
 from seedbed.verifiers import Frames
+from seedbed.verifiers.models import loaded
 
 # Frames that go through the model together.
 _AT_ONCE = 64
@@ -27,7 +28,7 @@ class Clip:
         device: that it runs on.
 
     Raises:
-        BadInput: there is no such model.
+        BadInput: there is no such model, or not all of its weights.
     """
 
     def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
@@ -37,14 +38,12 @@ class Clip:
         self.text = f"{type(self).__name__.lower()}:{os.fspath(folder)}"  # in records and caches
         if not (Path(folder) / "config.json").is_file():
             raise BadInput(f"there is no CLIP model in {folder}: it has no config.json")
-        try:
-            self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(f"{folder} does not load as a CLIP model: {str(error).splitlines()[0]}") from error
-        self.model.eval().requires_grad_(False).to(device)
+        self.model, self.tokenizer = loaded(CLIPModel, AutoTokenizer, folder, "CLIP model", device)
         processor = Path(folder) / "preprocessor_config.json"
-        given = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+        try:
+            given = json.loads(processor.read_bytes()) if processor.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read {processor}: {reason(error)}") from error
         # CLIP's own, where the folder does not say.
         self.mean = given.get("image_mean", OPENAI_CLIP_MEAN)
         self.std = given.get("image_std", OPENAI_CLIP_STD)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from seedbed.attention.tap import plain_arithmetic
-from seedbed.errors import BadInput, shown, whole
+from seedbed.errors import BadInput, reason, shown, whole
 from seedbed.verifiers import Frames
 
 # Frames that a CLIP-like model sees together, and those that a model which reads all at once is shown.
@@ -184,28 +184,40 @@ def _config(folder: str | os.PathLike[str], what: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} does not load as a {what}: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{folder} does not load as a {what}: {reason(error)}") from error
 
 
 def _load(loader: Any, folder: str | os.PathLike[str], what: str, device: str | torch.device) -> Any:
-    """The model and its processor. A weight that is not in the folder would be drawn at random."""
+    """The model and its processor."""
     from transformers import AutoProcessor
 
+    model, processor = loaded(loader, AutoProcessor, folder, what, device)
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise BadInput(f"{folder} has no processor of images and texts: save the model's own beside it")
+    return model, processor
+
+
+def loaded(
+    loader: Any, reader: Any, folder: str | os.PathLike[str], what: str, device: str | torch.device
+) -> Any:
+    """A model of transformers, and its tokenizer or processor, by the classes that load them.
+
+    Raises:
+        BadInput: they do not load, or a weight is not in the folder: it would be drawn at random.
+    """
     options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = loader.from_pretrained(folder, **options)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        beside = reader.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(f"{folder} does not load as a {what}: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{folder} does not load as a {what}: {reason(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise BadInput(
             f"{folder} does not load as a {what}: {len(missing)} weights of {type(model).__name__} are not "
             f"there, {missing[0]} the first"
         )
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise BadInput(f"{folder} has no processor of images and texts: save the model's own beside it")
-    return model.eval().requires_grad_(False).to(device), processor
+    return model.eval().requires_grad_(False).to(device), beside
 
 
 def _some(video: Frames, count: int) -> list[Image.Image]:
