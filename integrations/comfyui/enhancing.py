@@ -42,13 +42,13 @@ class Enhanced:
         self.override = own.get("optimized_attention_override")
         self.wrapper = options.get("model_function_wrapper")
         own["optimized_attention_override"], options["model_function_wrapper"] = self.attend, self.evaluate
-        self.place, self.sizes, self.inside = 0, None, False
+        self.place, self.sizes, self.inside, self.rows = 0, None, False, 1
 
     def evaluate(self, apply, given):
         """An evaluation of the model, whose layers are counted from 0."""
         sigma = given["c"]["transformer_options"]["sigmas"].max().item()
         self.inside = self.window[1] < sigma <= self.window[0]
-        shape = given["input"].shape[2:]
+        self.rows, shape = len(given["input"]), given["input"].shape[2:]
         self.place, self.sizes = 0, (1, *shape) if len(shape) == 2 else tuple(shape)
         if self.wrapper:
             result = self.wrapper(apply, given)
@@ -66,7 +66,8 @@ class Enhanced:
     def attend(self, attention, *args, **kwargs):
         """ComfyUI's `optimized_attention_override`."""
         q, k, v, mask = heads_of(*args, **kwargs)
-        grid = grid_of(q.shape[2], self.sizes) if q.shape[2] == k.shape[2] else None
+        own, folded = q.shape[2] == k.shape[2], len(q) > self.rows
+        grid = grid_of(q.shape[2], self.sizes, folded) if own else None
         number, self.place = self.place, self.place + (grid is not None)
         if grid is None or not self.inside or number not in (self.layers or {number}):
             return self.override(attention, *args, **kwargs) if self.override else attention(*args, **kwargs)

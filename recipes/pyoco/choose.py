@@ -38,6 +38,7 @@ SEEN = ("colour", "shape", "count")  # in a single frame
 
 def measure(folder: Path, frames: int, captions: int, noises: int) -> dict[str, Any]:
     pipe, arm = pipeline(folder), who(folder)
+    del arm["trained"]
     call = {"height": 32, "width": 32, "num_frames": frames, "guidance_scale": 4.0, "num_inference_steps": 10}
     options = {"verifier": "shapes", "call": call}
     found: dict[str, list[dict[str, Any]]] = {"pool": [], "first": [], "injected": []}

@@ -91,6 +91,17 @@ def finite(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(found)
 
 
+def several(name: str, value: Any, count: int | None = None) -> list[Any]:
+    """An argument as a list of one or more, or of so many; else BadInput."""
+    try:
+        found = [] if isinstance(value, (str, bytes, dict)) else list(value)
+    except TypeError:
+        found = []
+    if len(found) != (count or max(1, len(found))):
+        raise BadInput(f"{name} must be a list of {count or 'at least one'}, not {shown(value)}")
+    return found
+
+
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """BadInput where an argument is none of these."""
     if value not in choices:

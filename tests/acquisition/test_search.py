@@ -489,3 +489,12 @@ def test_refinement_is_paid_from_the_budget_too(pipe, monkeypatch):
     assert chosen.ledger.entries == {"refinement": 3, "preview": 3 * ONE}
     with pytest.raises(BadInput, match="budget=4 is below one generation, which takes 5 evaluations"):
         run(pipe, function("neighbours", budget=4), refine=Costly())
+
+
+def test_perturbed_guidance_is_paid_from_the_budget_too(pipe):
+    asked = function("random-search", budget=30)
+    for adaptation, each in (("guide:perturb=skip,layers=all", 6), ("guide:layers=all,stop=0.5", 5)):
+        made = run(pipe, asked, generate, adaptation=adaptation)
+        entries = dict(made.selection.ledger.entries)
+        entries.pop("layers", None)  # which an adaptation asks for once
+        assert len(made.selection.recipes) == 30 // each and sum(entries.values()) == 30 // each * each

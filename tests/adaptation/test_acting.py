@@ -16,6 +16,7 @@ from seedbed.adaptation.layout import entropies_of, layers_named, layout_of
 from seedbed.attention import Tap
 from seedbed.attention.interventions import identity
 from seedbed.errors import BadInput, NotSupported
+from seedbed.pipelines.call import BLOCK
 from seedbed.pipelines.session import Session
 from seedbed.pipelines.steps import Position
 from seedbed.texts import text_of
@@ -331,3 +332,20 @@ def test_what_the_model_does_not_have_is_told_before_anything_runs(pipe_of):
 def test_texts_read_back(text):
     (found,) = adaptations_named(text)
     assert adaptations_named(text_of(found)) == (found,)
+
+
+def test_within_a_block_only_the_pipeline_itself_is_called(pipe_of):
+    """A record would not know of the block, and its window is counted by the pipeline's own scheduler."""
+    pipe = pipe_of("cogvideox")
+    call = CALLS["cogvideox"]
+    with seedbed.enhance(pipe, layers="all", stop=0.5, call=call):
+        with (
+            seedbed.guide(pipe, PROMPT, layers="all", call=call),
+            pytest.raises(BadInput, match=r"seedbed\.guide"),
+        ):
+            made(pipe, "cogvideox")
+        with pytest.raises(BadInput, match=r'end the block, and pass adaptation="enhance:'):
+            made(pipe, "cogvideox")
+        pipe(PROMPT, **call)
+    assert BLOCK not in vars(pipe)
+    made(pipe, "cogvideox")

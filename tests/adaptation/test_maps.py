@@ -6,13 +6,15 @@ import torch
 
 import seedbed
 from seedbed.adaptation.maps import _places, _Tokens
+from seedbed.attention.interventions import grid_of
 from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
-from tests.pipelines import CALLS
+from tests.pipelines import BUILDERS, CALLS
 
 PROMPT = "a red circle moving left"
+
 QUIET = {"progress": False}
 
 
@@ -125,3 +127,12 @@ def test_the_page_and_the_picture(pipe_of, tmp_path):
     assert maps.save(tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BadInput, match=r"\.html or \.png"):
         maps.save(tmp_path / "maps.jpg")
+
+
+def test_four_frames_in_patches_are_not_one_frame_of_single_places():
+    """WanPipeline at 13 frames: 4 x 2 x 2 patches are as many tokens as 1 x 4 x 4 places."""
+    pipe, call = BUILDERS["wan"](), {**CALLS["wan"], "num_frames": 13, "num_inference_steps": 1}
+    found = seedbed.maps(pipe, PROMPT, place=(0.5, 0.5, 0.5), layers="self", call=call, progress=False)
+    frames = {each.values.shape[1] for each in found.maps}
+    assert frames == {tuple(Session(pipe, PROMPT, **call).spec.shape)[1]} == {4}
+    assert grid_of(16, (4, 4, 4)) == (4, 2, 2) and grid_of(16, (4, 4, 4), folded=True) == (1, 4, 4)

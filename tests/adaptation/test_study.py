@@ -154,7 +154,12 @@ def test_a_shorter_window_changes_less(pipe_of):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"prompts": []}, "needs prompts"),
+        ({"prompts": []}, "prompts must be a list of at least one"),
+        ({"prompts": 5}, "prompts must be a list of at least one, not 5"),
+        ({"steps": 5}, "steps must be a list of at least one, not 5"),
+        ({"steps": []}, "steps must be a list of at least one"),
+        ({"window": 5}, "window must be a list of 2, not 5"),
+        ({"window": (0,)}, "window must be a list of 2"),
         ({"prompts": ["a", "a"]}, "given twice"),
         ({"steps": [7]}, "from 0 to 1"),
         ({"layers": "nonsense"}, "no layer matches"),
@@ -170,6 +175,12 @@ def test_bad_input_is_one_line(pipe_of, arguments, line):
     with pytest.raises(BadInput, match=line) as error:
         seedbed.study(pipe_of("cogvideox"), **asked)
     assert "\n" not in str(error.value)
+
+
+def test_a_study_may_perturb_nothing(pipe_of):
+    call = {**CALLS["cogvideox"], "num_inference_steps": 1}
+    study = seedbed.study(pipe_of("cogvideox"), PROMPTS[0], perturb=None, call=call, **QUIET)
+    assert set(study.table()["perturb"]) == {None}
 
 
 def test_half_precision_shows_the_same():

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from seedbed.errors import BadInput
+from seedbed.pipelines.additions import scheduler_like
 from seedbed.pipelines.loading import load
 from tests.cli.test_call import made
 from tests.cli.test_errors import one_line
@@ -103,6 +106,27 @@ def test_a_scheduler_is_configured_as_the_models_own(seedbed, model, model_of) -
         seedbed(*given, model, "--scheduler", flow),
         "a scheduler of flow matching, but the model is one of diff",
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "lost"),
+    [
+        (CogVideoXDDIMScheduler(snr_shift_scale=3.0), "DPMSolverMultistepScheduler", "snr_shift_scale"),
+        (CogVideoXDDIMScheduler(snr_shift_scale=3.0), "CogVideoXDPMScheduler", None),
+        (CogVideoXDDIMScheduler(snr_shift_scale=1.0), "DDIMScheduler", None),  # by the class's own betas
+        (DDIMScheduler(rescale_betas_zero_snr=True), "LMSDiscreteScheduler", "rescale_betas_zero_snr"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "UniPCMultistepScheduler", "invert_sigmas"),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "UniPCMultistepScheduler", None),
+    ],
+)
+def test_a_scheduler_without_the_models_noise_schedule_is_refused(own, name, lost) -> None:
+    if lost is None:
+        made = scheduler_like(own, name)
+        if "FlowMatch" not in type(own).__name__:
+            assert torch.allclose(made.alphas_cumprod.float(), own.alphas_cumprod.float(), atol=1e-3)
+        return
+    with pytest.raises(BadInput, match=f"^{name} has no {lost}, but the model was trained with it"):
+        scheduler_like(own, name)
 
 
 @pytest.fixture

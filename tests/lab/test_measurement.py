@@ -12,13 +12,14 @@ from seedbed.acquisition import RandomSearch
 from seedbed.acquisition.signals import measure
 from seedbed.errors import BadInput
 from seedbed.lab.evidence import Evidence, depth_of, evaluations, judge_signals
-from seedbed.lab.measurement import compared, measure_choices, measure_noises, tables
+from seedbed.lab.measurement import compared, measure_choices, measure_noises, measured, tables
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from seedbed.selection.pools import draw_pool
 from seedbed.verifiers.appearance import METRICS, look
 from seedbed.worlds import verifier
-from tests.pipelines import CALLS, cogvideox
+from tests.pipelines import BUILDERS, CALLS, cogvideox
 
 PROMPT = "a red circle moving left"
 OPTIONS = {
@@ -229,3 +230,28 @@ def test_a_way_to_choose_is_measured_with_all_that_it_spends():
         measure_choices(pipe, PROMPT, recipes, options | {"refine": "erasure"})
     with pytest.raises(BadInput, match="verifier is missing"):
         measure_choices(pipe, PROMPT, recipes, {})
+
+
+STOCHASTIC = {**CALLS["animatediff"], "num_inference_steps": 2, "eta": 1.0}
+
+
+def test_a_measured_video_has_the_priors_noise_in_its_steps_too():
+    """As `generate` makes it; by a stochastic sampler, whose noise is correlated like the first one."""
+    pipe = BUILDERS["animatediff"]()
+    session = Session(pipe, PROMPT, **STOCHASTIC)
+    pool = draw_pool(session, 1, 3, "mixed:2")
+    table = measured(session, pool, brightness, steps=(0,))
+    expected = generate(pipe, PROMPT, seed=3, candidates=1, prior="mixed:2", progress=False, call=STOCHASTIC)
+    assert table["outcome.score"][0] == brightness(expected.frames[None], [PROMPT]).item()
+    plain = Session(pipe, PROMPT, **STOCHASTIC).generate(pool.noises[0])
+    assert not np.array_equal(plain, expected.frames)
+
+
+def test_a_noise_is_refined_by_the_model_as_it_is_adapted():
+    pipe = cogvideox(layers=1)
+    asked = {"refine": "injection:target=x0,delta=0.5", "adaptation": "enhance:strength=0.8,layers=all"}
+    call = {**CALLS["cogvideox"], "num_inference_steps": 2}
+    session = Session(pipe, PROMPT, **call)
+    rows = measure_noises(pipe, PROMPT, [session.recipe(3)], {"verifier": brightness, "call": call, **asked})
+    made = generate(pipe, PROMPT, seed=3, candidates=1, progress=False, call=call, **asked)
+    assert rows[0]["outcome.score"] == brightness(made.frames[None], [PROMPT]).item()

@@ -6,14 +6,18 @@ tell; so a prompt and no prompt differ.
 
 import functools
 import math
+from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
+import seedbed
 from seedbed.errors import BadInput, NotSupported
 from seedbed.noise import NoiseRecipe
+from seedbed.pipelines.prediction import level_at
 from seedbed.pipelines.session import Session
 from seedbed.refinement import DenoiseInvert, GuidanceGap, Injection, refined
 from seedbed.refinement.guidance_gap import without_prompt
@@ -282,3 +286,29 @@ def test_what_a_schedule_or_model_does_not_allow_is_refused_in_one_line(pipe_of)
     for how in (Injection(), DenoiseInvert(), GuidanceGap(1)):
         with pytest.raises(NotSupported, match="predicts 'other'"):
             how.refine(noise, Session(pipe, PROMPT, **CALLS["wan"]), None)
+
+
+@pytest.mark.parametrize("refine", ["guidance_gap:steps=1,time=0.5", "injection:target=guidance_gap"])
+def test_the_gap_of_an_adapted_model_is_that_of_its_prompts(refine, pipe_of):
+    """Between two prompts that are one there is none, whatever acts on the attention."""
+    call = {**CALLS["cogvideox"], "negative_prompt": PROMPT, "guidance_scale": 3.0}
+    made = seedbed.select(
+        pipe_of("cogvideox"), PROMPT, candidates=1, refine=refine, progress=False, call=call,
+        adaptation="enhance:strength=0.5,layers=all",
+    )  # fmt: skip
+    noise = made.recipe
+    assert torch.equal(made.pool[0], replace(noise, refinements=(), sha256=None).draw())
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "KDPM2"])
+def test_the_level_of_every_step_is_that_of_the_sample(name):
+    """Also half way between two levels, where schedulers of second order look a second time."""
+    scheduler = getattr(diffusers, f"{name}DiscreteScheduler")()
+    scheduler.set_timesteps(6)
+    data, noise = torch.full((4,), 0.5), torch.tensor([1.0, -1, 0.5, 2])
+    sample = data + level_at(scheduler, 0, scheduler.timesteps[0], data).sigma * noise
+    for step, timestep in enumerate(scheduler.timesteps):
+        level = level_at(scheduler, step, timestep, sample)
+        torch.testing.assert_close(sample, level.alpha * data + level.sigma * noise, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(level.scale * sample, scheduler.scale_model_input(sample, timestep))
+        sample = scheduler.step(noise, timestep, sample).prev_sample

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from diffusers import CogVideoXDPMScheduler
 
 from seedbed import BadInput, BadRecord, ContactSheet, Selection, contact_sheet, replay, select
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Session
+from seedbed.refinement.refiner import model_sha256
 from seedbed.selection.record import sealed
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
@@ -138,7 +140,7 @@ def test_memory_of_other_packages_is_not_used(pipe, saved):
     content["versions"]["torch"] = "1.0"
     saved.write_text(json.dumps(sealed(content)))
     video = finish(saved, 1, pipe)
-    assert "with other packages" in video.selection.reason
+    assert "made otherwise (torch 1.0, now" in video.selection.reason
     assert video.selection.ledger.entries == {"preview": 18, "generation": 8}
 
 
@@ -150,6 +152,7 @@ def test_the_memory_is_bound_to_the_record(sheet, saved):
         "steps": 3,
         "of": 4,
         "memory_sha256": hashlib.sha256(data).hexdigest(),
+        "weights": model_sha256(sheet.pipe),
     }
     tensors = safetensors.torch.load(data)
     assert set(tensors) == {f"{candidate}/{call}" for candidate in range(3) for call in range(3)}
@@ -211,3 +214,19 @@ def test_a_record_must_be_json(sheet, tmp_path):
     with pytest.raises(BadInput, match=r"must end in \.json"):
         sheet.save(tmp_path / "sheet.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_candidate_starts_over_on_a_pipeline_that_is_another_now(saved, sheet):
+    other = BUILDERS["cogvideox"]()
+    other.scheduler = CogVideoXDPMScheduler.from_config(other.scheduler.config)
+    made = finish(saved, 1, other)
+    assert "started over, as its first steps were made otherwise (scheduler" in made.selection.reason
+    assert np.array_equal(made.frames, generated(other, sheet, 1))
+    assert made.selection.model.scheduler["class"] == "CogVideoXDPMScheduler"
+    again = replay(made.selection.to_dict(), other, progress=False)
+    assert np.array_equal(again.frames, made.frames) and again.changes == ()
+    trained = BUILDERS["cogvideox"]()
+    next(trained.transformer.parameters()).data.add_(0.1)
+    made = finish(saved, 1, trained)
+    assert "its first steps were made with other weights" in made.selection.reason
+    assert np.array_equal(made.frames, generated(trained, sheet, 1))

@@ -118,7 +118,7 @@ def test_a_replay_switches_on_what_was_and_says_what_it_cannot(tmp_path):
     pipe.text_encoder.half()
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, set_alpha_to_one=False)
     other = Selection.from_dict(sealed({**record, "versions": {**record["versions"], "torch": "99.0"}}))
-    assert other.changes(pipe) == [
+    assert other.model.changes(pipe, other.versions) == [
         f"torch 99.0, now {torch.__version__}",
         "dtypes.text_encoder float32, now float16",
         "scheduler.config.set_alpha_to_one True, now False",
@@ -214,7 +214,8 @@ def test_the_device_is_that_of_the_computation(monkeypatch):
     monkeypatch.undo()
     choice = select(pipe, PROMPT, **ONE, **CALLS["cogvideox"])
     there = dataclasses.replace(choice, model=made)
-    assert choice.changes(pipe) == [] and there.changes(pipe) == ["device cuda, now cpu"]
+    assert choice.model.changes(pipe, choice.versions) == []
+    assert there.model.changes(pipe, there.versions) == ["device cuda, now cpu"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from seedbed.errors import BadInput
@@ -118,7 +119,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(config_of, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name for path in (tmp_path / "full").iterdir()} == {
-        *("config.json", "checkpoint.safetensors", "metrics.jsonl")
+        *("config.json", "checkpoint.safetensors", "metrics.jsonl", "lock")
     }
     assert outcome_of(config, tmp_path / "full") == outcome_of(config, tmp_path / "straight")
 
@@ -241,3 +242,13 @@ def test_a_sample_that_a_kill_came_upon_is_made_after_it(tmp_path):
         fitted()
     fitted()
     assert made == [2, 4, 4, 6]
+
+
+def test_two_at_once_do_not_train_in_one_folder(config_of, tmp_path):
+    config = config_of("image", steps=1)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with FileLock(folder / "lock"), pytest.raises(BadInput, match="another process trains in"):
+        train(config, folder, progress=False)
+    assert {path.name for path in folder.iterdir()} == {"lock"}
+    train(config, folder, progress=False)

@@ -14,7 +14,9 @@ from seedbed.adaptation.enhancement import Enhance as Enhance
 from seedbed.adaptation.guidance import Guide as Guide
 from seedbed.attention.kinds import main_tensor, named_arguments
 from seedbed.errors import BadInput
+from seedbed.pipelines.call import BLOCK
 from seedbed.pipelines.compiled import denoisers_of
+from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Session
 from seedbed.texts import parse
@@ -42,6 +44,7 @@ def adapt(session: Session, adaptations: Sequence[Adaptation]) -> tuple[Adaptati
     """
     found = tuple(each.fitted(session) for each in adaptations)
     session.acts += [acting(each, session) for each in found]
+    session.extra += [(each.start, each.stop) for each in found if each.evaluates]
     return found
 
 
@@ -49,10 +52,13 @@ def adapt(session: Session, adaptations: Sequence[Adaptation]) -> tuple[Adaptati
 def _within(
     pipe: Any, adaptation: Kind, prompt: str | None, call: Mapping[str, Any] | None
 ) -> Iterator[Kind]:
-    session = Session(pipe, prompt, **(call or {}))
-    found = adaptation.fitted(session)
-    act = acting(found, session)
-    alone = session.alone
+    with ExitStack() as redo:  # a block in another one
+        if outer := getattr(pipe, "__dict__", {}).pop(BLOCK, None):
+            redo.callback(setattr, pipe, BLOCK, outer)
+        session = Session(pipe, prompt, **(call or {}))
+        found = adaptation.fitted(session)
+        act = acting(found, session)
+        alone = session.alone
     expected = main_tensor(named_arguments(session.denoiser, alone.args, alone.kwargs))
 
     def check(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -68,6 +74,7 @@ def _within(
         run: Any = Run(pipe, denoisers, None, {}, undo)  # type: ignore[arg-type]
         run.before_evaluations(check)
         act(run, 1, True)
+        replace(pipe, BLOCK, adaptation.name, undo)
         yield found
 
 

@@ -55,6 +55,11 @@ class Adaptation:
         if self.start >= self.stop:
             raise BadInput(f"{self.name}'s window is empty: start={self.start:g} is not below {self.stop:g}")
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether every step of its window takes an evaluation more."""
+        return False
+
     def fitted(self: Own, session: Session) -> Own:
         """The same, its layers by name: what a record repeats without measuring again."""
         return dataclasses.replace(self, layers=layers_named(session, self.layers))

@@ -69,6 +69,11 @@ class Guide(Adaptation):
             raise BadInput(f"guide's sigma must be a number above 0, or inf, not {shown(self.sigma)}")
         object.__setattr__(self, "sigma", sigma)
 
+    @property
+    def evaluates(self) -> bool:
+        """See `Adaptation.evaluates`."""
+        return bool(self.scale)
+
     def fitted(self, session: Session) -> Guide:
         """See `Adaptation.fitted`."""
         refuse_caches(session.asked.denoisers)

@@ -13,7 +13,7 @@ from seedbed.acquisition.sampling import mean_over_rows
 from seedbed.acquisition.scoring import plan_layers
 from seedbed.attention import AttentionCall, row_statistics, sample_rows
 from seedbed.attention.interventions import WHOLE, Change, Grid, grid_of
-from seedbed.errors import BadInput, NotSupported, whole
+from seedbed.errors import BadInput, NotSupported, several, whole
 from seedbed.pipelines.discover import remembered
 from seedbed.pipelines.session import Session
 from seedbed.refinement.refiner import positions_of
@@ -44,12 +44,13 @@ class Layout:
         Raises NotSupported where a sequence has another length than any that was looked at.
         """
         rows, keys = call.query.shape[2], call.key.shape[2]
+        folded = len(call.query) > call.candidates
         if rows != keys or call.kind in ("cross", "temporal"):
-            return WHOLE, self.grid(rows) if call.kind != "temporal" else None
+            return WHOLE, self.grid(rows, folded) if call.kind != "temporal" else None
         if call.layer in self.text:
             return None
         video = self.video[rows] if rows in self.video else self._with_other_text(rows, call.layer)
-        return None if video is None else (video, self.grid(len(range(rows)[video])))
+        return None if video is None else (video, self.grid(len(range(rows)[video]), folded))
 
     def changed(self, call: AttentionCall, change: Change) -> Tensor | None:
         """What a change answers to a call; None where no video takes part in it."""
@@ -70,9 +71,9 @@ class Layout:
             return slice(rows - size, rows) if ends.pop() else slice(0, size)
         raise NotSupported(f"{layer} attends over {rows} tokens: which are the video's cannot be told")
 
-    def grid(self, tokens: int) -> Grid | None:
-        """Frames, height and width of so many tokens; of one frame where frames are folded into the batch."""
-        return None if self.sizes is None else grid_of(tokens, self.sizes)
+    def grid(self, tokens: int, folded: bool = False) -> Grid | None:
+        """Frames, height and width of so many tokens, of one frame where they are `folded` into the batch."""
+        return None if self.sizes is None else grid_of(tokens, self.sizes, folded)
 
 
 def layout_of(session: Session) -> Layout:
@@ -205,4 +206,4 @@ def steps_looked_at(what: str, steps: Sequence[int] | None, most: int, total: in
     """The steps that are asked for, or `most` spread over the schedule; BadInput beyond its `total`."""
     if steps is None:
         steps = np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist()
-    return tuple(sorted({whole(what, step, 0, total - 1) for step in steps}))
+    return tuple(sorted({whole(what, step, 0, total - 1) for step in several(what, steps)}))

@@ -22,7 +22,17 @@ from seedbed.adaptation.layout import Layout, layers_named, layout_of, steps_loo
 from seedbed.adaptation.parts import ALL, head_statistics, map_of
 from seedbed.attention import AttentionCall, energy
 from seedbed.attention.interventions import WHOLE, Change, identity, uniform
-from seedbed.errors import BadInput, NotSupported, SeedbedError, finite, one_of, shortened, shown, whole
+from seedbed.errors import (
+    BadInput,
+    NotSupported,
+    SeedbedError,
+    finite,
+    one_of,
+    several,
+    shortened,
+    shown,
+    whole,
+)
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import LayerInfo
 from seedbed.pipelines.loading import recorded_name
@@ -30,6 +40,7 @@ from seedbed.pipelines.rollout import Rollout
 from seedbed.pipelines.session import Act, Session
 from seedbed.pipelines.steps import Position
 from seedbed.progress import Progress, reporting
+from seedbed.refinement import correlate_steps
 from seedbed.verifiers import Frames, Verifier, judged, judged_text
 from seedbed.verifiers import resolve as verifier_named
 from seedbed.verifiers.appearance import look, structural_similarity
@@ -51,7 +62,7 @@ def study(
     seed: int = 0,
     steps: Sequence[int] | None = None,
     layers: str | Sequence[str] = "all",
-    perturb: Sequence[Perturb] = ("identity", "uniform"),
+    perturb: Sequence[Perturb] | None = ("identity", "uniform"),
     window: tuple[float, float] = (0.0, 1.0),
     verifier: Verifier | str | None = None,
     rows: int | None = 256,
@@ -83,17 +94,18 @@ def study(
         BadInput: no prompt, or an argument out of its range; a layer that the model does not have.
         NotSupported: rows of the prompt that cannot be told, or attention that cannot be seen.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not texts or not all(isinstance(text, str) for text in texts):
+    texts = [prompts] if isinstance(prompts, str) else several("study's prompts", prompts)
+    if not all(isinstance(text, str) for text in texts):
         raise BadInput(f"study needs prompts, one text or several, not {shown(prompts)}")
     if len(set(texts)) < len(texts):
         raise BadInput(f"the prompt {shown(max(texts, key=texts.count))} is given twice: leave one out")
     seed, rows = whole("seed", seed, 0), whole("rows", rows, optional=True)
     if batch_size != "auto":
         batch_size = whole("batch_size", batch_size)
+    perturb = several("study's perturb", perturb) if perturb else ()
     for each in perturb:
         one_of("study's perturb", each, get_args(Perturb))
-    start, stop = (finite("study's window", edge, 0, 1) for edge in window)
+    start, stop = (finite("study's window", edge, 0, 1) for edge in several("study's window", window, 2))
     if start >= stop:
         raise BadInput(f"study's window is empty: {start:g} is not below {stop:g}")
     judge = None if verifier is None else verifier_named(verifier)
@@ -152,7 +164,9 @@ class _Running:
     def prompt(self, session: Session, seed: int, text: str, tick: Callable[[int], None]) -> None:
         """Looks at one prompt: the attention, and the effects of every variant."""
         layout, first = layout_of(session), self.plain is None
-        noise = session.recipe(seed).draw()[None]
+        recipe = session.recipe(seed)
+        noise = recipe.draw()[None]
+        correlate_steps(session, recipe, noise[0])
         seen = _Seen(layout, self.layers, self.steps, self.rows, first)
         (plain,) = Rollout(session, noise, what="study", progress=tick).advance(
             session.facts.steps, handler=seen.look

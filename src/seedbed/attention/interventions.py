@@ -41,17 +41,22 @@ RANGES: dict[str, tuple[float, float]] = {"mix": (0, 1), "temperature": (-0.99, 
 _SIDES = (1, 2, 4, 8, 16, 32)
 
 
-def grid_of(tokens: int, sizes: Grid) -> Grid | None:
+def grid_of(tokens: int, sizes: Grid, folded: bool = False) -> Grid | None:
     """How so many tokens lie in latents of these sizes: frames, height and width of the tokens.
 
-    Of one frame where frames are folded into the batch; None where they are not of the video alone.
+    None where they are not of the video alone.
+
+    Args:
+        folded: whether frames are folded into the batch, so that these tokens are of one. Four frames in
+            patches of 2 x 2 are as many tokens as one frame in single ones.
     """
     frames, height, width = sizes
-    for side in _SIDES:
-        rows, columns = -(-height // side), -(-width // side)
-        for length in (frames, -(-frames // 2), 1):
-            if length * rows * columns == tokens:
-                return length, rows, columns
+    for lengths in ((1,),) if folded else ((frames, -(-frames // 2)), (1,)):
+        for side in _SIDES:
+            rows, columns = -(-height // side), -(-width // side)
+            for length in lengths:
+                if length * rows * columns == tokens:
+                    return length, rows, columns
     return None
 
 

@@ -71,6 +71,8 @@ def measured(
         metrics: whether finished videos are measured by `look` too.
     """
     count = len(pool)
+    for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
+        correlate_steps(session, recipe, noise)
     judge: Callable[[list[Frames]], dict[str, Tensor]] | None = None
     if isinstance(verifier, Ratings):
         outcome = {"score": verifier.of(session.prompt or "", pool.recipes)}  # type: ignore[arg-type]
@@ -152,11 +154,9 @@ def measure_noises(
         most = max(recipe.candidate for recipe in recipes)
         drawn = draw_pool(session, most + 1, recipes[0].seed, options["prior"])
         pool = Pool.of([drawn.recipes[recipe.candidate] for recipe in recipes])
+    # As `select` does: what refines a noise sees the model as it will denoise it.
+    adapt(session, adaptations_named(options.get("adaptation")))
     pool, _ = refined(pool, refiners_named(options.get("refine")), session)
-    for recipe, noise in zip(pool.recipes, pool.noises, strict=True):
-        correlate_steps(session, recipe, noise)
-    if options.get("adaptation") is not None:
-        adapt(session, adaptations_named(options["adaptation"]))
     table = measured(
         session,
         pool,

@@ -27,7 +27,7 @@ from seedbed.lab.measurement import check_prompts
 from seedbed.lab.work import Store
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
-from seedbed.refinement.refiner import model_sha256
+from seedbed.refinement.refiner import correlate_steps, model_sha256
 from seedbed.selection.pools import draw_pool
 from seedbed.selection.provenance import Model
 from seedbed.selection.values import jsonable, recordable
@@ -106,6 +106,7 @@ def spread(
                 show("videos", p * noises + n, len(prompts) * noises)
                 key = hashlib.sha256(json.dumps([prompt, pool.recipes[n].sha256]).encode()).hexdigest()
                 if key not in known:
+                    correlate_steps(session, pool.recipes[n], noise)
                     packed = base64.b64encode(coarse_look(session.generate(noise)).tobytes()).decode()
                     known[key] = {"key": key, "prompt": prompt, "seed": seed, "candidate": n, "look": packed}
                     store.append([known[key]])

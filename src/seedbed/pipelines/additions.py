@@ -90,25 +90,34 @@ def _unused_weights() -> Iterator[list[str]]:
         logger.propagate = True
 
 
+_NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "prediction_type", "rescale_betas")
+_SHAPING = ("snr_shift_scale", "rescale_betas_zero_snr")
+
+
 def scheduler_like(own: Any, name: str) -> Any:
     """The scheduler of that class, with the configuration of the pipeline's own.
 
     A model of flow matching keeps its shift, another one its noise schedule.
 
     Raises:
-        BadInput: there is no such class, or one that does not go with the model.
+        BadInput: there is no such class, or one that does not go with the model, or that has not all that its
+            noise schedule is made of.
     """
     import diffusers
 
     kind: Any = getattr(diffusers, name, None)
     if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
-        known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
-        near = difflib.get_close_matches(f"{name.removesuffix('Scheduler')}Scheduler", known, 1)
+        names = [each for each in dir(diffusers) if each.endswith("Scheduler")]
+        near = difflib.get_close_matches(f"{name.removesuffix('Scheduler')}Scheduler", names, 1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise BadInput(f"this diffusers has no scheduler {shown(name)}{hint}")
     if own is None:
         raise BadInput(f"the pipeline has no scheduler, so {name} has no place in it")
     config = dict(own.config)
+    # What the folder's file leaves to the class's defaults is the model's too, of its noise schedule.
+    config["_use_default_values"] = [
+        key for key in config.get("_use_default_values", []) if not key.startswith(_NOISE_SCHEDULE)
+    ]
     flow = "FlowMatch" in type(own).__name__ or config.get("prediction_type") == "flow_prediction"
     either = "use_flow_sigmas" in inspect.signature(kind).parameters
     if not either and flow != ("FlowMatch" in name):
@@ -119,7 +128,20 @@ def scheduler_like(own: Any, name: str) -> Any:
         config |= {"shift": shift, "flow_shift": shift}
         if either:
             config |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    return kind.from_config(config)
+    made = kind.from_config(config)
+    known = inspect.signature(kind).parameters
+    lost = [key for key in ("invert_sigmas", "shift_terminal") if config.get(key) and key not in known]
+    before, after = getattr(own, "alphas_cumprod", None), getattr(made, "alphas_cumprod", None)
+    if (
+        before is not None
+        and after is not None
+        and not torch.allclose(before.float(), after.float(), atol=1e-3)
+    ):
+        lost += [key for key in _SHAPING if config.get(key) and key not in known]
+        lost = lost or ["noise schedule like the model's"]
+    if lost:
+        raise BadInput(f"{name} has no {lost[0]}, but the model was trained with it: take another scheduler")
+    return made
 
 
 def add_loras(pipe: Any, loras: Iterable[Mapping[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from seedbed.pipelines.loading import parts_of
 from seedbed.texts import text_of
 
 SCHEMA = "seedbed.model/1"
+BLOCK = "_seedbed_block"  # on a pipeline, the adaptation of a block of `with seedbed.enhance(pipe)`
 
 # What leaves only the conditional half, as far as a pipeline takes it.
 _GUIDANCE_OFF = {
@@ -79,6 +80,12 @@ class Call:
             raise BadInput(
                 f"a diffusers pipeline is needed, not a {type(pipe).__name__}: load one with "
                 "DiffusionPipeline.from_pretrained(...)"
+            )
+        if block := vars(pipe).get(BLOCK):
+            # Its window is counted by the pipeline's own scheduler, and a record would not know of it.
+            raise BadInput(
+                f"within a block of seedbed.{block} the pipeline itself is called: end the block, and pass "
+                f'adaptation="{block}:..."'
             )
         networks = {n: module for n, module in pipe.components.items() if isinstance(module, nn.Module)}
         usual = {n: module for n, module in networks.items() if n.startswith(("transformer", "unet"))}

@@ -183,7 +183,12 @@ def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Ten
         if hasattr(scheduler, "scale_model_input"):  # asked of a copy, which is at no step
             twin = copy.copy(scheduler)
             vars(twin).update(_step_index=None, _begin_index=None)
+            half = bool(places[0] % 2) and hasattr(scheduler, "sigmas_interpol")
+            if half:  # every second step of KDPM2's is between two levels
+                twin.sample = like
             scale = float(twin.scale_model_input(torch.ones((), dtype=torch.float64), timestep))
+            if half:
+                sigma = torch.as_tensor((1 / scale**2 - 1) ** 0.5).to(sigma)
         if config.get("invert_sigmas"):  # time runs from noise at 0 to data at 1
             return Level(sigma, 1 - sigma, flow=True)
         if scale != 1:

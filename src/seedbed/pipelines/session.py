@@ -55,6 +55,7 @@ class Session:
         correlate: by the `values_digest` of an initial noise, what is made of the noise (*spec.shape) that a
             stochastic scheduler then draws for its steps.
         acts: what is installed in every run, to act on the model's attention or on its outputs.
+        extra: windows, as shares of the steps, in which these take an evaluation more in every step.
 
     Raises:
         BadInput: not a diffusers pipeline, no or a blank prompt, an argument the pipeline does not know or
@@ -68,14 +69,18 @@ class Session:
         self.ledger = Ledger()
         self.correlate: dict[str, Callable[[Tensor], Tensor]] = {}
         self.acts: list[Act] = []
+        self.extra: list[tuple[float, float]] = []
         self._encodings = Encodings()
         # By the digest of what the denoiser was given, that of the noise that it was given it for.
         self._started: dict[str, Collection[str]] = {}
 
     def another(self, prompt: str | None, call: Mapping[str, Any]) -> Session:
-        """A session of another call of the pipeline, with this one's ledger and what it has encoded."""
+        """A session of another call of the pipeline: with this one's ledger, what it has encoded, the noises
+        whose steps are correlated, and what acts on the model so far.
+        """
         session = Session(self.pipe, prompt, **call)
         session.ledger, session._encodings = self.ledger, self._encodings
+        session.correlate, session.acts, session.extra = self.correlate, [*self.acts], [*self.extra]
         return session
 
     @functools.cached_property

@@ -173,7 +173,9 @@ def guided_evaluations(session: Session, latents: Collection[int] = ()) -> tuple
     for step in latents:
         if why := refused.get(step, _missing(session, step)):
             raise NotSupported(why)
-    return evaluations
+    total = len(evaluations)
+    more = [sum(start <= step / total < stop for start, stop in session.extra) for step in range(total)]
+    return tuple(one + other for one, other in zip(evaluations, more, strict=True))
 
 
 def _missing(session: Session, step: int) -> str:

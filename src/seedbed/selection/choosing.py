@@ -213,7 +213,7 @@ def score(
         BadInput: also if a noise is not finite, or not of the shape of the pipeline's latents (names both).
     """
     function, given = acquisition_named(acquisition, verifier, verifier_prompt), merged(call, arguments)
-    choice = (function, given, None, None, batch_size, progress, noises)
+    choice = (function, given, None, None, batch_size, progress, listed(noises))
     return choose(pipe, prompt, *choice, even_one=True, refine=refine, adaptation=adaptation)[0]
 
 

@@ -28,12 +28,13 @@ from seedbed.pipelines.rollout import Parts, Rollout
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, Show, reporting, silent
 from seedbed.refinement import Refine, correlate_steps, rebuilt
+from seedbed.refinement.refiner import model_sha256
 from seedbed.report.video import read_record
 from seedbed.selection.choosing import choose, merged
 from seedbed.selection.generation import FPS, Generation, finish, split_ledger
 from seedbed.selection.pools import Noises
 from seedbed.selection.profile import acquisition_named
-from seedbed.selection.provenance import device_of, package_versions
+from seedbed.selection.provenance import Model, package_versions
 from seedbed.selection.record import Selection, sealed
 from seedbed.selection.replaying import reopened
 from seedbed.verifiers import Verifier, judged_text, name_of
@@ -100,6 +101,7 @@ class ContactSheet:
         evaluations: per candidate the denoiser's outputs so far; None where they are not at hand.
         missing: why they are not.
         pipe: the pipeline that made it; None for a sheet that was loaded.
+        weights: its model's `seedbed.refinement.refiner.model_sha256`; "" in a sheet of an earlier version.
     """
 
     selection: Selection
@@ -108,6 +110,7 @@ class ContactSheet:
     evaluations: list[list[Parts]] | None = field(repr=False)
     missing: str = ""
     pipe: Any = field(default=None, repr=False)
+    weights: str = field(default="", repr=False)
 
     @functools.cached_property
     def memory(self) -> bytes:
@@ -127,6 +130,7 @@ class ContactSheet:
             "steps": self.steps,
             "of": self.all,
             "memory_sha256": hashlib.sha256(self.memory).hexdigest(),
+            "weights": self.weights,
         }
         return sealed({**self.selection.to_dict(), "sheet": sheet})
 
@@ -160,11 +164,11 @@ class ContactSheet:
             missing = f"{memory} is not there"
         elif hashlib.sha256(data := memory.read_bytes()).hexdigest() != sheet["memory_sha256"]:
             missing = f"{memory} is not the file written with the record"
-        elif selection.versions != package_versions():
-            missing = "its first steps were made with other packages"
         else:
             evaluations = _evaluations(safetensors.torch.load(data), len(selection.recipes))
-        return cls(selection, sheet["steps"], sheet["of"], evaluations, missing)
+        return cls(
+            selection, sheet["steps"], sheet["of"], evaluations, missing, weights=sheet.get("weights", "")
+        )
 
     def page(self, path: str | os.PathLike[str], fps: float = FPS, command: str = "") -> Path:
         """Write a self-contained HTML page with what every candidate will become.
@@ -186,8 +190,8 @@ class ContactSheet:
     ) -> Generation:
         """Generate from one candidate, going on from its remembered evaluations.
 
-        Where these are missing, or were made on another kind of device, the candidate starts over, and the
-        selection's `reason` says so.
+        Where these are missing, or were made with another scheduler, dtype, kind of device, other packages or
+        weights, the candidate starts over, and the selection's `reason` says so.
 
         Args:
             candidate: its number on the sheet, from 0.
@@ -245,8 +249,11 @@ class ContactSheet:
         selection = replace(self.selection, order=(index, *others))
         session = reopened(selection, pipe or self.pipe, missing)
         why = self.missing
-        if selection.model.device != device_of(session.pipe):
-            why = "its first steps were made on another device"
+        if changes := selection.model.changes(session.pipe, selection.versions):
+            why = why or f"its first steps were made otherwise ({'; '.join(changes)})"
+        elif self.weights and self.weights != model_sha256(session.pipe):
+            why = why or "its first steps were made with other weights"
+        selection = replace(selection, model=Model.of(session.pipe), versions=package_versions())
         if selection.pool is None:
             noise, change = rebuilt(selection.recipe, session)
         else:
@@ -326,7 +333,8 @@ def contact_sheet(
         options={**selection.options, "after": rollout.step, "verifier": judge and name_of(judge)},
     )
     evaluations = [rollout.memory(candidate) for candidate in rollout.alive]
-    return ContactSheet(selection, rollout.step, rollout.steps, evaluations, pipe=pipe)
+    steps = rollout.step, rollout.steps
+    return ContactSheet(selection, *steps, evaluations, pipe=pipe, weights=model_sha256(pipe))
 
 
 def _evaluations(tensors: Mapping[str, Tensor], candidates: int) -> list[list[Parts]]:

@@ -19,7 +19,7 @@ from seedbed import __version__
 from seedbed.adaptation.editing import flow_edited, injecting, require_flow
 from seedbed.adaptation.layout import layers_named
 from seedbed.adaptation.trajectory import Trajectory, generated, inverted
-from seedbed.errors import BadInput, NotSupported, finite, one_of, shown, whole
+from seedbed.errors import BadInput, NotSupported, finite, one_of, several, shown, whole
 from seedbed.files import read_bytes, write_bytes_atomically
 from seedbed.noise import GivenNoise, NoiseRecipe
 from seedbed.pipelines.encoding import Rehearsal, encoding_of
@@ -173,7 +173,8 @@ def edit(
             require_flow(there)
             chosen |= {"seed": seed}
         else:
-            names = layers_named(here, layers if isinstance(layers, str) else list(layers))
+            some = layers if isinstance(layers, str) else several("edit's layers", layers)
+            names = layers_named(here, some)
             chosen |= {"layers": names, "stop": stop}
         frames, noise, origin = _given(there, video_or_noise, rate)
         if noise is not None:

@@ -199,10 +199,6 @@ class Selection:
         except (KeyError, TypeError, AttributeError) as error:  # of a check that met another type
             raise BadRecord(f"the selection record is damaged: {type(error).__name__} {error}") from error
 
-    def changes(self, pipe: Any) -> list[str]:
-        """In what a pipeline, its device and the packages are not as recorded, a few words each."""
-        return self.model.changes(pipe, self.versions)
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record as JSON, whole or not at all.
 

@@ -71,7 +71,7 @@ def replay(
     with reporting(progress) as show, as_recorded():
         noise, change = rebuilt(selection.recipe, session)
         frames = session.generate(noise, progress=partial(show, "generation"))
-    changes = [*selection.changes(session.pipe), *[change] * bool(change)]
+    changes = [*selection.model.changes(session.pipe, selection.versions), *[change] * bool(change)]
     replayed = Generation(frames, selection, changes=tuple(changes))
     if "frames_sha256" not in content:
         return replayed

@@ -6,13 +6,15 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from seedbed.errors import BadInput, NotSupported
@@ -105,6 +107,7 @@ def train(config: Config, folder: str | os.PathLike[str], progress: Progress = T
     gpu = [accelerator.device] if accelerator.device.type == "cuda" else []
     try:
         with (
+            _claimed(config, out) if accelerator.is_main_process else nullcontext(),
             silence(),
             torch.random.fork_rng(gpu),
             reporting(accelerator.is_main_process and progress) as show,
@@ -118,8 +121,6 @@ def _train(config: Config, out: Path, accelerator: Any, show: Any) -> Trained:
     from accelerate.utils import gather_object
 
     main = accelerator.is_main_process
-    if main:
-        _claim(config, out)
     accelerator.wait_for_everyone()
     model = _prepared(config)
     model.to(accelerator.device)
@@ -175,12 +176,28 @@ def forget_places(folder: Path) -> None:
             path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def _claim(config: Config, out: Path) -> None:
-    """Make the folder this training's own. Raises BadInput where it is another's, naming what differs."""
+@contextmanager
+def _claimed(config: Config, out: Path) -> Iterator[None]:
+    """The folder as this training's own, to whom alone it belongs meanwhile.
+
+    Raises BadInput where it is another's, naming what differs, or another process trains there.
+    """
+    lock = FileLock(out / "lock", timeout=0)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise BadInput(f"another process trains in {out}: wait for it, or name another --out") from None
     except OSError as error:
         raise BadInput(f"cannot write in {out}: {error.strerror or error}") from error
+    try:
+        _claim(config, out)
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(config: Config, out: Path) -> None:
     for left in out.glob(".*.tmp"):  # by a process that was killed while it wrote
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     path = out / "config.json"
