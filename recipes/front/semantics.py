@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seedbed.errors import BadInput
 from seedbed.files import write_bytes_atomically
-from seedbed.lab.work import Store
+from seedbed.lab.work import kept
 from seedbed.pipelines.loading import load, locate
 from seedbed.pipelines.session import Session
 from seedbed.refinement.refiner import model_sha256
@@ -64,10 +64,7 @@ def measure(model: str, noises: int, seed: int, folder: Path) -> dict[str, Any]:
     # Without a prompt guidance changes nothing: it only pays for the same prediction twice.
     calls = {ALONE: call | {"guidance_scale": 1.0}, "matched": call, "mismatched": call}
     about = {"schema": "seedbed.semantics/1", "model": model_sha256(pipe), "seed": seed, "call": call}
-    store = Store(folder)
-    with store.writing():
-        store.claim(about, "study of semantics in noise")
-        known = {row["key"]: row for row in store.rows()}
+    with kept(folder, about, "study of semantics in noise") as (store, known):
 
         def judged(arm: str, asked: list[tuple[int, str]]) -> list[dict[str, Any]]:
             """A row for each noise and its prompt, in their order."""
@@ -93,8 +90,8 @@ def measure(model: str, noises: int, seed: int, folder: Path) -> dict[str, Any]:
             return [known[key] for key in keys]
 
         alone = judged(ALONE, [(n, "") for n in range(noises)])
-        kept = [row for row in alone if row["caption"]]
-        captions, places = [row["caption"] for row in kept], [row["noise"] for row in kept]
+        told = [row for row in alone if row["caption"]]
+        captions, places = [row["caption"] for row in told], [row["noise"] for row in told]
         others = exchange(captions)
         matched = judged("matched", list(zip(places, captions, strict=True)))
         mismatched = judged("mismatched", [(n, captions[o]) for n, o in zip(places, others, strict=True)])

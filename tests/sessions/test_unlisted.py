@@ -97,7 +97,7 @@ def test_without_a_scheduler_there_is_a_choice_but_no_preview(denoiser):
     assert made.frames.shape == (3, 2, 2, 3)
     session = Session(pipe, PROMPT, num_inference_steps=3)
     assert session.facts.steps == 3
-    with pytest.raises(NotSupported, match="no preview: Unlisted has no scheduler") as error:
+    with pytest.raises(NotSupported, match="Unlisted has no scheduler whose steps") as error:
         preview(session, torch.stack([made.selection.recipe.draw()]))
     assert "\n" not in str(error.value)
 

@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from seedbed.lab.evidence import Evidence
 from seedbed.lab.experiment import Row
 from seedbed.lab.measurement import VERSION, by_noise, check_prompts, is_read, measured
 from seedbed.lab.replays import fitted_previews, fitted_race
-from seedbed.lab.work import Store
+from seedbed.lab.work import kept
 from seedbed.noise import NoiseRecipe
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
@@ -132,11 +130,7 @@ def calibrate(
         if is_read(function) and (twin := redrawn(function))
     }
     rows: list[Row] = []
-    with reporting(progress) as show, ExitStack() as stack:
-        store = Store(cache or stack.enter_context(TemporaryDirectory()))
-        stack.enter_context(store.writing())
-        store.claim(about, "calibration")
-        known = {row["key"]: row for row in store.rows()}
+    with reporting(progress) as show, kept(cache, about, "calibration") as (store, known):
         for number, prompt in enumerate(prompts):
             show("prompts", number, len(prompts))
             keys = [

@@ -13,9 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from scipy.stats import t as student
 
 from seedbed.errors import BadInput, whole
 from seedbed.lab.measurement import check_prompts
-from seedbed.lab.work import Store
+from seedbed.lab.work import kept
 from seedbed.pipelines.session import Session
 from seedbed.progress import Progress, reporting
 from seedbed.refinement.refiner import correlate_steps, model_sha256
@@ -95,11 +93,7 @@ def spread(
         "call": jsonable(recordable(sessions[0].call)[0]),
     }
     looks: list[list[Array]] = []
-    with reporting(progress) as show, ExitStack() as stack:
-        store = Store(cache or stack.enter_context(TemporaryDirectory()))
-        stack.enter_context(store.writing())
-        store.claim(about, "spread")
-        known = {row["key"]: row for row in store.rows()}
+    with reporting(progress) as show, kept(cache, about, "spread") as (store, known):
         for p, (prompt, session) in enumerate(zip(prompts, sessions, strict=True)):
             looks.append([])
             for n, noise in enumerate(pool.noises):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import filelock
@@ -121,6 +122,23 @@ class Store:
         """The file up to its last line break."""
         content = self.lines.read_bytes() if self.lines.exists() else b""
         return content[: content.rfind(b"\n") + 1]
+
+
+@contextmanager
+def kept(
+    cache: str | os.PathLike[str] | None, about: Mapping[str, Any], what: str
+) -> Generator[tuple[Store, dict[str, Row]]]:
+    """The rows of a measurement without a recipe, by their "key", and where to add to them.
+
+    Args:
+        cache: a folder that keeps them; None for one that goes away.
+        about, what: see `Store.claim`.
+    """
+    with ExitStack() as stack:
+        store = Store(cache or stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(store.writing())
+        store.claim(about, what)
+        yield store, {row["key"]: row for row in store.rows()}
 
 
 def run(

@@ -24,6 +24,7 @@ from seedbed.errors import NotSupported, SeedbedError, shortened
 from seedbed.pipelines.discover import remembered, require_unguided, rows_of
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.evaluation import decoded
+from seedbed.pipelines.prediction import handing_back
 from seedbed.pipelines.session import Session
 
 # Latents count their elements in digits of a base that their dtype, and that of what is decoded, holds after
@@ -48,10 +49,7 @@ class _Handing:
                 f"{self.pipeline} steps with samples of shape {tuple(sample.shape)}, not of its latents' "
                 f"{tuple(latents.shape)}: no video can be put in their place"
             )
-        handed = latents.to(sample).reshape(sample.shape).clone()
-        if isinstance(result, tuple):
-            return (handed, *result[1:])
-        return type(result)(**{**result, "prev_sample": handed})
+        return handing_back(result, latents.to(sample).reshape(sample.shape).clone())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.take, memo)

@@ -154,6 +154,13 @@ def predicted(scheduler: Any, step: int, given: Mapping[str, Any]) -> Prediction
     return Prediction(step, level, sample, output, kind, direction)
 
 
+def handing_back(result: Any, sample: Tensor) -> Any:
+    """What the step of a scheduler returned, a tuple or an output, with another sample in it."""
+    if isinstance(result, tuple):
+        return (sample, *result[1:])
+    return type(result)(**{**result, "prev_sample": sample})
+
+
 def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Tensor | None = None) -> Level:
     """The noise level of a scheduler's sample in step number `step` (from 0).
 

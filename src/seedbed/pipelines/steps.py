@@ -14,7 +14,7 @@ from torch import Tensor
 from seedbed.errors import NotSupported
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
-from seedbed.pipelines.prediction import clean_latents
+from seedbed.pipelines.prediction import clean_latents, handing_back
 
 
 class Watch:
@@ -78,7 +78,7 @@ class Watch:
         clean = self.clean.to(given["sample"].dtype)
         if first is self:  # or other copies may yet have to step
             self.pipe._interrupt = True
-        self._last = (clean, clean) if as_tuple else type(output)(**{**output, "prev_sample": clean})
+        self._last = (clean, clean) if as_tuple else handing_back(output, clean)
         return self._last
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
@@ -86,6 +86,14 @@ class Watch:
         first = self._first or self
         first._copies.append(Watch(self.pipe, copy.deepcopy(self.take, memo), self.pause, first))
         return first._copies[-1]
+
+
+def scheduler_of(pipe: Any) -> Any:
+    """A pipeline's scheduler; NotSupported where it has none whose steps could be seen."""
+    scheduler = getattr(pipe, "scheduler", None)
+    if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
+        raise NotSupported(f"{type(pipe).__name__} has no scheduler whose steps could be seen")
+    return scheduler
 
 
 def watch_steps(run: Run, pause: int | None) -> Watch:
@@ -98,10 +106,7 @@ def watch_steps(run: Run, pause: int | None) -> Watch:
     Raises:
         NotSupported: the pipeline has no scheduler; later, where it goes on to other latents after the pause.
     """
-    scheduler: Any = getattr(run.pipe, "scheduler", None)
-    name = type(run.pipe).__name__
-    if not hasattr(scheduler, "step"):
-        raise NotSupported(f"no preview: {name} has no scheduler whose steps could be seen")
+    scheduler, name = scheduler_of(run.pipe), type(run.pipe).__name__
     watch = Watch(run.pipe, scheduler.step, pause)
     replace(scheduler, "step", watch, run.undo)
     run.undo.callback(watch._copies.clear)  # they refer to it
@@ -126,10 +131,7 @@ class Position:
     """
 
     def __init__(self, pipe: Any, undo: ExitStack) -> None:
-        scheduler: Any = getattr(pipe, "scheduler", None)
-        if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
-            raise NotSupported(f"{type(pipe).__name__} has no scheduler whose steps could be seen")
-        self._scheduler = scheduler
+        self._scheduler = scheduler = scheduler_of(pipe)
         self._met: set[float] = set()
 
         def count(given: dict[str, Any]) -> None:

@@ -27,8 +27,9 @@ from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.evaluation import require_finite
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
-from seedbed.pipelines.prediction import Level, Prediction, level_at, predicted
+from seedbed.pipelines.prediction import Level, Prediction, handing_back, level_at, predicted
 from seedbed.pipelines.session import Session
+from seedbed.pipelines.steps import scheduler_of
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
@@ -247,9 +248,7 @@ def _rows_by_step(
 
 def stand_in(run: Run, *options: Any) -> Held:
     """A `Held` in place of the step of a run's scheduler; options are its own."""
-    scheduler: Any = getattr(run.pipe, "scheduler", None)
-    if not hasattr(scheduler, "step"):
-        raise NotSupported(f"{type(run.pipe).__name__} has no scheduler whose steps could be seen")
+    scheduler = scheduler_of(run.pipe)
     held = Held(scheduler.step, *options)
     replace(scheduler, "step", held, run.undo)
     return held
@@ -322,9 +321,7 @@ class Held:
             self._held = sample, self.levels[0].scale
         start, scale = self._held
         handed = start.clone() if scale == following else start * (scale / following)
-        if isinstance(result, tuple):
-            return (handed, *result[1:])
-        return type(result)(**{**result, "prev_sample": handed})
+        return handing_back(result, handed)
 
     def in_shape(self, tensor: Tensor | None) -> Tensor:
         """A sample of the scheduler, or an output, as the noise; NotSupported where it has not its shape."""
