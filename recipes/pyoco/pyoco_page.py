@@ -7,6 +7,7 @@ committed results make.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -40,7 +41,8 @@ CHOICES = [
 ]  # fmt: skip
 Results = dict[str, dict[str, Any]]
 Arms = dict[str, list[dict[str, Any]]]
-SHIFT = ", shift 4"
+# What else arms of three seeds differ in, at the end of their names.
+VARIANTS = {"": "", ", shift 4": ", with a shift of 4", ", convolutions": ", with temporal convolutions"}
 FIXED = 0.6  # a score, to which steps are counted
 
 
@@ -106,10 +108,10 @@ HEADS = [
 
 
 def differences(found: Arms, pairs: list[tuple[str, str]]) -> list[list[str]]:
-    """Each arm against another: pooled, by seed, and the p-value of the score adjusted for all of them."""
+    """Each arm of several seeds against another: pooled, by seed, and the score's p, adjusted for all."""
     rows, values = [], list[float]()
     for arm, base in pairs:
-        if seeds := against(found, arm, base):
+        if len(seeds := against(found, arm, base)) > 1:
             pooled = np.mean(seeds, 0)
             values.append(signs_p(pooled))
             motion = np.mean(against(found, arm, base, "motion"), 0)
@@ -322,25 +324,26 @@ def signal_rows(results: Results, name: str) -> list[list[str]]:
     ]
 
 
-def draw(found: dict[str, list[tuple[int, float, float, float]]]) -> None:
+def draw(trained: Arms, found: dict[str, list[tuple[int, float, float, float]]]) -> None:
     import matplotlib.pyplot as plt
 
-    shifted = [arm + SHIFT for arm in PRIORS]
     panels = {
-        "three seeds": PRIORS,
-        "three seeds, shift of 4": shifted,
-        "one seed": sorted(found.keys() - {*PRIORS, *shifted}),
+        f"three seeds{words}": [arm + what for arm in PRIORS if len(trained.get(arm + what, [])) > 1]
+        for what, words in VARIANTS.items()
     }
-    figure, places = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained", sharey=True)
-    for axes, (title, arms) in zip(places, panels.items(), strict=True):
+    panels["one seed"] = sorted(found.keys() - {*itertools.chain(*panels.values())})
+    figure, places = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharex=True, sharey=True)
+    for axes, (title, arms) in zip(places.flat, panels.items(), strict=True):
         for arm in (arm for arm in arms if arm in found):
             steps, mean, low, high = np.array(found[arm]).T
-            (drawn,) = axes.plot(steps, mean, marker="o", label=arm.removesuffix(SHIFT))
+            (drawn,) = axes.plot(steps, mean, marker="o", label=arm)
             if title != "one seed":
                 axes.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
-        axes.set(xlabel="training steps", title=title, xlim=(0, None))
-        axes.legend(frameon=False, fontsize="small")
-    places[0].set_ylabel("verifier's score")
+        axes.set(title=title, xlim=(0, None))
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+    figure.supxlabel("training steps", fontsize="medium")
+    figure.supylabel("verifier's score", fontsize="medium")
     figure.savefig(FIGURE, dpi=160)
 
 
@@ -352,15 +355,18 @@ def measured(results: Results) -> str:
             HEADS,
             [line(arm, found[arm]) for arm in order if arm in found],
         ),
-        "Against independent noise": (PAIRED, differences(found, [(arm, "gaussian") for arm in RIVALS])),
-        "Against independent noise, all with a shift of 4": (
-            PAIRED,
-            differences(found, [(arm + SHIFT, "gaussian" + SHIFT) for arm in RIVALS]),
-        ),
-        "With a shift of 4 against without": (
-            PAIRED,
-            differences(found, [(arm + SHIFT, arm) for arm in PRIORS]),
-        ),
+        **{
+            f"Against independent noise{words}": (
+                PAIRED,
+                differences(found, [(arm + what, "gaussian" + what) for arm in RIVALS]),
+            )
+            for what, words in VARIANTS.items()
+        },
+        **{
+            f"What that does{words}": (PAIRED, differences(found, [(arm + what, arm) for arm in PRIORS]))
+            for what, words in VARIANTS.items()
+            if what
+        },
         "One seed alone": (
             ["trained under", "minus", "score", "motion right", "single frames right"],
             singles(found),
@@ -436,10 +442,10 @@ def main() -> None:
             for arm in found
             if arm.endswith(what) and (each := against(found, arm, "gaussian" + what))
         }
-        for what in ("", SHIFT)
+        for what in VARIANTS
     }
     (HERE / "results/summary.json").write_text(json.dumps(rounded(kept)) + "\n")
-    draw(curves(results))
+    draw(found, curves(results))
     PAGE.write_text(page(results))
 
 
