@@ -40,22 +40,28 @@ def measure(folder: Path, frames: int, captions: int, noises: int) -> dict[str, 
     pipe, arm = pipeline(folder), who(folder)
     del arm["trained"]
     call = {"height": 32, "width": 32, "num_frames": frames, "guidance_scale": 4.0, "num_inference_steps": 10}
-    options = {"verifier": "shapes", "call": call}
+    options, drawn = {"verifier": "shapes", "call": call}, {"prior": arm["prior"]}
     found: dict[str, list[dict[str, Any]]] = {"pool": [], "first": [], "injected": []}
-    for caption in captions_of("shapes", captions):
+    # Of an arm with convolutions the pipeline is put together here, and knows nothing of its prior.
+    asked = {**options, "steps": [0], "functions": SIGNALS, "prior": arm["prior"]}
+    for number, caption in enumerate(captions_of("shapes", captions)):
         session = Session(pipe, caption, **call)
-        recipes: list[NoiseRecipe] = [session.recipe(0, candidate) for candidate in range(noises)]
-        asked = {**options, "steps": [0], "functions": SIGNALS}
+        recipes: list[NoiseRecipe] = [session.recipe(number, candidate) for candidate in range(noises)]
         some = recipes[:INJECTED]
         made = {
             "pool": measure_noises(pipe, caption, recipes, asked),
-            "first": measure_choices(pipe, caption, some, options),
-            "injected": measure_choices(pipe, caption, some, {**options, "choose": INJECTION}),
+            "first": measure_choices(pipe, caption, some, {**options, "choose": drawn}),
+            "injected": measure_choices(pipe, caption, some, {**options, "choose": {**drawn, **INJECTION}}),
         }
         for name, rows in made.items():
             for recipe, row in zip(recipes, rows, strict=False):
                 score = np.mean([row[f"outcome.{key}"] for key in SEEN]) if frames == 1 else row[OUTCOME]
-                own = {"prompt": caption, "seed": 0, "candidate": recipe.candidate, OUTCOME: float(score)}
+                own = {
+                    "prompt": caption,
+                    "seed": number,
+                    "candidate": recipe.candidate,
+                    OUTCOME: float(score),
+                }
                 found[name].append({**row, **own})
     pool, first, injected = (Evidence.of(rows) for rows in found.values())
     truth, names = pool.outcome(), ["0/bansa-k10", "0/bansa"]

@@ -363,7 +363,10 @@ def measured(results: Results) -> str:
             for what, words in VARIANTS.items()
         },
         **{
-            f"What that does{words}": (PAIRED, differences(found, [(arm + what, arm) for arm in PRIORS]))
+            f"Each prior{words}, against itself without": (
+                PAIRED,
+                differences(found, [(arm + what, arm) for arm in PRIORS]),
+            )
             for what, words in VARIANTS.items()
             if what
         },
@@ -372,7 +375,11 @@ def measured(results: Results) -> str:
             singles(found),
         ),
         "Temporal layers": (
-            ["layer", "parameters of the network", "time of a training step"],
+            [
+                "layer",
+                "parameters of the network",
+                "time of a training step, in steps without a temporal layer",
+            ],
             temporal(results),
         ),
         "Sampled under another prior: the score": (

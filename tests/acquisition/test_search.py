@@ -5,14 +5,17 @@ import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from seedbed import BadInput, BadOutput, Selection, generate, replay, select
 from seedbed.acquisition import LowFrequencies, Neighbours, RandomSearch, resolve
+from seedbed.adaptation import adapt, adaptations_named
 from seedbed.noise import NoiseRecipe, Packing
 from seedbed.pipelines.session import Session
+from seedbed.pipelines.timesteps import guided_evaluations
 from seedbed.refinement import REFINERS, CrossEntropy, Refiner, rebuilt
 from tests.pipelines import BUILDERS, CALLS, PROMPT
 
@@ -498,3 +501,25 @@ def test_perturbed_guidance_is_paid_from_the_budget_too(pipe):
         entries = dict(made.selection.ledger.entries)
         entries.pop("layers", None)  # which an adaptation asks for once
         assert len(made.selection.recipes) == 30 // each and sum(entries.values()) == 30 // each * each
+
+
+@pytest.mark.parametrize("window", ["", ",stop=0.5", ",start=0.5"])
+def test_what_guidance_by_a_perturbed_model_costs_is_what_is_spent(pipe_of, window):
+    """Where a scheduler has steps of second order, a window holds other numbers of evaluations."""
+    pipe = pipe_of("animatediff")
+    pipe.scheduler = diffusers.HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    call = {**CALLS["animatediff"], "num_inference_steps": 4, "guidance_scale": 3.0}
+    session = Session(pipe, PROMPT, **call)
+    adapt(session, adaptations_named(f"guide:layers=all,perturb=skip{window}"))
+    told = sum(guided_evaluations(session))
+    before = session.ledger.total
+    session.generate(session.recipe(0).draw())
+    assert told == session.ledger.total - before
+
+
+def test_more_videos_than_the_budget_has_are_refused_before_it_is_spent(pipe):
+    with pytest.raises(BadInput, match="num_videos_per_prompt=6, but there are only 5 candidates"):
+        run(
+            pipe, function("random-search", budget=30), adaptation="guide:perturb=skip,layers=all",
+            num_videos_per_prompt=6,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 from torch import nn
 
 import seedbed
@@ -344,8 +345,10 @@ def test_within_a_block_only_the_pipeline_itself_is_called(pipe_of):
             pytest.raises(BadInput, match=r"seedbed\.guide"),
         ):
             made(pipe, "cogvideox")
-        with pytest.raises(BadInput, match=r'end the block, and pass adaptation="enhance:'):
+        with pytest.raises(BadInput, match='generate and contact_sheet take adaptation="enhance:'):
             made(pipe, "cogvideox")
         pipe(PROMPT, **call)
-    assert BLOCK not in vars(pipe)
+        with pytest.raises(BadInput, match="end the block first"):
+            made(CogVideoXPipeline.from_pipe(pipe), "cogvideox")
+    assert BLOCK not in vars(pipe.transformer)
     made(pipe, "cogvideox")

@@ -115,6 +115,12 @@ def test_a_scheduler_is_configured_as_the_models_own(seedbed, model, model_of) -
         (CogVideoXDDIMScheduler(snr_shift_scale=3.0), "CogVideoXDPMScheduler", None),
         (CogVideoXDDIMScheduler(snr_shift_scale=1.0), "DDIMScheduler", None),  # by the class's own betas
         (DDIMScheduler(rescale_betas_zero_snr=True), "LMSDiscreteScheduler", "rescale_betas_zero_snr"),
+        (
+            CogVideoXDDIMScheduler(snr_shift_scale=1.0, rescale_betas_zero_snr=True),
+            "HeunDiscreteScheduler",
+            "rescale_betas_zero_snr",
+        ),
+        (CogVideoXDDIMScheduler(snr_shift_scale=3.0), "IPNDMScheduler", "snr_shift_scale"),
         (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "UniPCMultistepScheduler", "invert_sigmas"),
         (FlowMatchEulerDiscreteScheduler(shift=3.0), "UniPCMultistepScheduler", None),
     ],
@@ -122,11 +128,18 @@ def test_a_scheduler_is_configured_as_the_models_own(seedbed, model, model_of) -
 def test_a_scheduler_without_the_models_noise_schedule_is_refused(own, name, lost) -> None:
     if lost is None:
         made = scheduler_like(own, name)
-        if "FlowMatch" not in type(own).__name__:
+        if "FlowMatch" in type(own).__name__:
+            assert made.config.flow_shift == own.config.shift == 3.0
+        else:
             assert torch.allclose(made.alphas_cumprod.float(), own.alphas_cumprod.float(), atol=1e-3)
         return
-    with pytest.raises(BadInput, match=f"^{name} has no {lost}, but the model was trained with it"):
+    with pytest.raises(BadInput, match=f"^{name} knows no {lost}, and the model was trained with its own"):
         scheduler_like(own, name)
+
+
+def test_a_scheduler_that_cannot_be_made_of_the_models_is_one_line() -> None:
+    with pytest.raises(BadInput, match=r"^UnCLIPScheduler cannot be made from the model's scheduler: "):
+        scheduler_like(DDIMScheduler(), "UnCLIPScheduler")
 
 
 @pytest.fixture

@@ -192,6 +192,24 @@ def test_temporal_layers_are_timed_beside_none(tmp_path, monkeypatch):
     )
 
 
+def test_choice_is_measured_under_the_prior_of_an_arm(tmp_path, monkeypatch):
+    start, out = small(tmp_path, monkeypatch), tmp_path / "arm"
+    arms.main([*start, "--prior", "mixed:1", "--out", str(out), "--convolutions"])
+    seen = []
+    monkeypatch.setattr(
+        choose, "captions_of", lambda world, count: ["a red circle moving up", "a blue circle moving up"]
+    )
+    monkeypatch.setattr(choose, "signals", lambda pool, names: [])
+    whole = choose.measure_choices
+    rows = lambda *given: seen.append(given[3]["choose"]["prior"]) or whole(*given)  # noqa: E731
+    monkeypatch.setattr(choose, "measure_choices", rows)
+    kept = choose.measure_noises
+    drawn = lambda *given: seen.append(given[3]["prior"]) or kept(*given)  # noqa: E731
+    monkeypatch.setattr(choose, "measure_noises", drawn)
+    choose.measure(out / "model", 1, 2, 2)
+    assert seen == ["mixed:1"] * 6
+
+
 def test_choice_and_injection_are_measured_on_an_image_model(tmp_path):
     image_pipeline().save_pretrained(tmp_path / "image")
     out = tmp_path / "found.json"
@@ -204,6 +222,7 @@ def test_choice_and_injection_are_measured_on_an_image_model(tmp_path):
         == ["0/bansa-k10", "0/bansa"]
         == [*found["lowest of ten"]]
     )
+    assert found["prior"] == "gaussian"
     right = 2 * 3 * 3 * found["random"][0]  # of three attributes of each frame
     assert right == pytest.approx(round(right), abs=0.01) and 0 <= found["gap"][0] <= 1
 

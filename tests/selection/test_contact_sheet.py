@@ -230,3 +230,33 @@ def test_a_candidate_starts_over_on_a_pipeline_that_is_another_now(saved, sheet)
     made = finish(saved, 1, trained)
     assert "its first steps were made with other weights" in made.selection.reason
     assert np.array_equal(made.frames, generated(trained, sheet, 1))
+
+
+def test_what_only_decodes_or_moves_changes_no_remembered_step(saved):
+    """Tiles, and where files lie and weights wait."""
+    other = BUILDERS["cogvideox"]()
+    other.vae.enable_tiling()
+    other._seedbed_added = {"offload": "model"}
+    made = finish(saved, 1, other)
+    assert "started over" not in made.selection.reason
+    assert made.selection.ledger.entries == {"preview": 12, "generation": 8}
+
+
+def test_a_model_of_quantised_tensors_has_a_digest():
+    class Quantised(torch.Tensor):
+        def __tensor_flatten__(self):
+            return ["values"], None
+
+    pipe = BUILDERS["cogvideox"]()
+    before = model_sha256(pipe)
+    weight = next(pipe.transformer.parameters())
+    made = weight.detach().as_subclass(Quantised)
+    made.values = torch.arange(3, dtype=torch.int8)
+    found = []
+    for value in (0, 0, 1):
+        made.values[0] = value
+        name = next(name for name, _ in pipe.transformer.named_parameters())
+        module, _, last = name.rpartition(".")
+        pipe.transformer.get_submodule(module)._parameters[last] = made
+        found.append(model_sha256(pipe))
+    assert before != found[0] == found[1] != found[2]

@@ -191,10 +191,15 @@ def test_what_is_in_the_folder_is_checked(like_clip, answering, tmp_path):
             BadInput, match=r"1 weights of CLIPModel are not there, visual_projection\.weight"
         ):
             resolve(f"{name}:{broken}")
-    (broken / "preprocessor_config.json").write_text("{")
     save_file({**weights, "visual_projection.weight": lost}, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(BadInput, match=r"cannot read .*preprocessor_config\.json: "):
+    for text in ("{", "[1]"):
+        (broken / "preprocessor_config.json").write_text(text)
+        with pytest.raises(BadInput, match=r"cannot read .*preprocessor_config\.json: "):
+            resolve(f"clip:{broken}")
+    (broken / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(BadInput, match="does not load as a CLIP model: ") as caught:
         resolve(f"clip:{broken}")
+    assert "\n" not in str(caught.value)
     # A tokenizer that knows neither yes nor no.
     mute = shutil.copytree(answering, tmp_path / "mute")
     speaking("oui", "non").save_pretrained(mute)

@@ -15,7 +15,7 @@ from seedbed.adaptation.guidance import Guide as Guide
 from seedbed.attention.kinds import main_tensor, named_arguments
 from seedbed.errors import BadInput
 from seedbed.pipelines.call import BLOCK
-from seedbed.pipelines.compiled import denoisers_of
+from seedbed.pipelines.compiled import denoisers_of, eager_module
 from seedbed.pipelines.drawing import replace
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.session import Session
@@ -53,8 +53,13 @@ def _within(
     pipe: Any, adaptation: Kind, prompt: str | None, call: Mapping[str, Any] | None
 ) -> Iterator[Kind]:
     with ExitStack() as redo:  # a block in another one
-        if outer := getattr(pipe, "__dict__", {}).pop(BLOCK, None):
-            redo.callback(setattr, pipe, BLOCK, outer)
+        for module in getattr(pipe, "components", {}).values():
+            if (
+                outer := vars(eager_module(module)).pop(BLOCK, None)
+                if isinstance(module, nn.Module)
+                else None
+            ):
+                redo.callback(setattr, eager_module(module), BLOCK, outer)
         session = Session(pipe, prompt, **(call or {}))
         found = adaptation.fitted(session)
         act = acting(found, session)
@@ -74,7 +79,8 @@ def _within(
         run: Any = Run(pipe, denoisers, None, {}, undo)  # type: ignore[arg-type]
         run.before_evaluations(check)
         act(run, 1, True)
-        replace(pipe, BLOCK, adaptation.name, undo)
+        for module in session.asked.denoisers.values():
+            replace(module, BLOCK, adaptation.name, undo)
         yield found
 
 

@@ -57,7 +57,7 @@ class Adaptation:
 
     @property
     def evaluates(self) -> bool:
-        """Whether every step of its window takes an evaluation more."""
+        """Whether every evaluation with the prompt takes another one in its window."""
         return False
 
     def fitted(self: Own, session: Session) -> Own:

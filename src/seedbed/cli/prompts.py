@@ -78,6 +78,8 @@ def settled(
                 now["models"][profile] = _sha256(profile)
     if then is None:
         return now | {"seed": drawn(now["seed"]), "prompts": texts}
+    if "models" not in then:
+        raise BadInput(f"{folder} was begun by an earlier version: give another --out")
     # An option that the folder's version did not have was as good as not given.
     known = {name: value for name, value in now.items() if name in then or value}
     if differing := "; ".join(changed(then, known)):

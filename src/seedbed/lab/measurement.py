@@ -35,7 +35,7 @@ from seedbed.verifiers.appearance import METRICS, look
 from seedbed.verifiers.ratings import Ratings
 
 # Raised whenever the rows would come out differently.
-VERSION = 1
+VERSION = 2
 _PRICES = ("cost.generation", "cost.refinement", "cost.guidance")
 _OPTIONS = {
     *("steps", "verifier", "previews", "functions", "batch_size", "call", "metrics"),

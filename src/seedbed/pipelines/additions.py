@@ -91,7 +91,6 @@ def _unused_weights() -> Iterator[list[str]]:
 
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "prediction_type", "rescale_betas")
-_SHAPING = ("snr_shift_scale", "rescale_betas_zero_snr")
 
 
 def scheduler_like(own: Any, name: str) -> Any:
@@ -128,19 +127,21 @@ def scheduler_like(own: Any, name: str) -> Any:
         config |= {"shift": shift, "flow_shift": shift}
         if either:
             config |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    made = kind.from_config(config)
+    try:
+        made = kind.from_config(config)
+    except Exception as error:  # of what this one cannot be made with
+        raise BadInput(f"{name} cannot be made from the model's scheduler: {reason(error)}") from error
+    # What the model was trained with, and a class may not know.
     known = inspect.signature(kind).parameters
     lost = [key for key in ("invert_sigmas", "shift_terminal") if config.get(key) and key not in known]
-    before, after = getattr(own, "alphas_cumprod", None), getattr(made, "alphas_cumprod", None)
-    if (
-        before is not None
-        and after is not None
-        and not torch.allclose(before.float(), after.float(), atol=1e-3)
-    ):
-        lost += [key for key in _SHAPING if config.get(key) and key not in known]
-        lost = lost or ["noise schedule like the model's"]
-    if lost:
-        raise BadInput(f"{name} has no {lost[0]}, but the model was trained with it: take another scheduler")
+    before, after = (getattr(each, "alphas_cumprod", None) for each in (own, made))
+    alike = before is None or (after is not None and torch.allclose(before.float(), after.float(), atol=1e-3))
+    if not alike:
+        usual = {"snr_shift_scale": 1.0, "rescale_betas_zero_snr": False}
+        lost += [key for key, none in usual.items() if config.get(key, none) != none and key not in known]
+    if lost or not alike:
+        why = f"knows no {lost[0]}" if lost else "has another noise schedule"
+        raise BadInput(f"{name} {why}, and the model was trained with its own: take another scheduler")
     return made
 
 

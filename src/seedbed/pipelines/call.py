@@ -24,7 +24,7 @@ from seedbed.pipelines.loading import parts_of
 from seedbed.texts import text_of
 
 SCHEMA = "seedbed.model/1"
-BLOCK = "_seedbed_block"  # on a pipeline, the adaptation of a block of `with seedbed.enhance(pipe)`
+BLOCK = "_seedbed_block"  # on a denoiser, the adaptation of a block of `with seedbed.enhance(pipe)`
 
 # What leaves only the conditional half, as far as a pipeline takes it.
 _GUIDANCE_OFF = {
@@ -81,12 +81,6 @@ class Call:
                 f"a diffusers pipeline is needed, not a {type(pipe).__name__}: load one with "
                 "DiffusionPipeline.from_pretrained(...)"
             )
-        if block := vars(pipe).get(BLOCK):
-            # Its window is counted by the pipeline's own scheduler, and a record would not know of it.
-            raise BadInput(
-                f"within a block of seedbed.{block} the pipeline itself is called: end the block, and pass "
-                f'adaptation="{block}:..."'
-            )
         networks = {n: module for n, module in pipe.components.items() if isinstance(module, nn.Module)}
         usual = {n: module for n, module in networks.items() if n.startswith(("transformer", "unet"))}
         networks = usual or {n: m for n, m in networks.items() if not any(part in n for part in _NO_DENOISER)}
@@ -97,6 +91,13 @@ class Call:
             {name: eager_module(module) for name, module in networks.items()},
             tuple(name for name, module in networks.items() if is_compiled(module)),
         )
+        for module in call.denoisers.values():
+            if block := vars(module).get(BLOCK):
+                # Its window is counted by the pipeline's own scheduler, and a record would not know of it.
+                raise BadInput(
+                    f"within a block of seedbed.{block} the pipeline itself is called: end the block first; "
+                    f'select, score, generate and contact_sheet take adaptation="{block}:..."'
+                )
         call._check_arguments()
         call._check_prompt()
         return call

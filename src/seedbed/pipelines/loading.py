@@ -43,7 +43,7 @@ _METHODS = ("free_init", "free_noise")
 # The attributes of a model that say how it decodes and in what pieces (`vae.enable_tiling`).
 _SETTINGS = ("use_", "tile_")
 # What `load` put in, under "pipe" of the switches.
-_ADDED = ("checkpoint", "loras", "offload")
+ADDED = ("checkpoint", "loras", "offload")
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
@@ -286,7 +286,7 @@ def load(
             offload_to(place, pipe, added["offload"])
         else:
             pipe.to(place)
-        pipe._seedbed_added = {key: added[key] for key in _ADDED if added.get(key)}
+        pipe._seedbed_added = {key: added[key] for key in ADDED if added.get(key)}
         return pipe
 
 

@@ -190,9 +190,11 @@ def level_at(scheduler: Any, step: int, timestep: Any, like: Tensor, tokens: Ten
         if hasattr(scheduler, "scale_model_input"):  # asked of a copy, which is at no step
             twin = copy.copy(scheduler)
             vars(twin).update(_step_index=None, _begin_index=None)
-            half = bool(places[0] % 2) and hasattr(scheduler, "sigmas_interpol")
-            if half:  # every second step of KDPM2's is between two levels
-                twin.sample = like
+            # Of KDPM2's steps every second is between two levels; the ancestral one's sigmas say so.
+            second = hasattr(scheduler, "sigmas_interpol")
+            half = second and not hasattr(scheduler, "sigmas_up") and bool(places[0] % 2)
+            if second:
+                twin.sample = like if half else None
             scale = float(twin.scale_model_input(torch.ones((), dtype=torch.float64), timestep))
             if half:
                 sigma = torch.as_tensor((1 / scale**2 - 1) ** 0.5).to(sigma)

@@ -55,7 +55,7 @@ class Session:
         correlate: by the `values_digest` of an initial noise, what is made of the noise (*spec.shape) that a
             stochastic scheduler then draws for its steps.
         acts: what is installed in every run, to act on the model's attention or on its outputs.
-        extra: windows, as shares of the steps, in which these take an evaluation more in every step.
+        extra: windows, as shares of the steps, in which these double every evaluation with the prompt.
 
     Raises:
         BadInput: not a diffusers pipeline, no or a blank prompt, an argument the pipeline does not know or

@@ -20,6 +20,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from seedbed.attention.kinds import named_arguments
 from seedbed.errors import BadInput, NotSupported, SeedbedError, whole
 from seedbed.pipelines.compiled import refuse_caches
 from seedbed.pipelines.discover import Enough, remembered, require_unguided, rows_of
@@ -28,8 +29,9 @@ from seedbed.pipelines.evaluation import require_finite
 from seedbed.pipelines.interception import Run
 from seedbed.pipelines.layers import recorded, shapes_of
 from seedbed.pipelines.prediction import Level, Prediction, handing_back, level_at, predicted
+from seedbed.pipelines.rollout import prompt_parts
 from seedbed.pipelines.session import Session
-from seedbed.pipelines.steps import scheduler_of
+from seedbed.pipelines.steps import Position, scheduler_of
 
 Follow = Callable[[Prediction], Tensor | None]
 """What follows a prediction: a sample of the noise's shape, in the scheduler's sample space at the next
@@ -169,14 +171,13 @@ def guided_evaluations(session: Session, latents: Collection[int] = ()) -> tuple
             they will be asked for.
     """
     found: tuple[tuple[int, ...], dict[int, str]]
-    found = remembered(session.asked, "guided", lambda: _guided_evaluations(session))
+    key = "guided", tuple(session.extra)
+    found = remembered(session.asked, key, lambda: _guided_evaluations(session))
     evaluations, refused = found
     for step in latents:
         if why := refused.get(step, _missing(session, step)):
             raise NotSupported(why)
-    total = len(evaluations)
-    more = [sum(start <= step / total < stop for start, stop in session.extra) for step in range(total)]
-    return tuple(one + other for one, other in zip(evaluations, more, strict=True))
+    return evaluations
 
 
 def _missing(session: Session, step: int) -> str:
@@ -234,10 +235,15 @@ def _rows_by_step(
 
         def forward(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # HunyuanVideoFramepackPipeline makes further pieces of the video after its last step.
-            rows[min(held.reached[0], last)] += rows_of(module, args, kwargs)
+            step, count = min(held.reached[0], last), rows_of(module, args, kwargs)
+            rows[step] += count
+            if within := sum(start <= position.share < stop for start, stop in session.extra):
+                with_prompt, _ = prompt_parts(session, named_arguments(module, args, kwargs), count, 1)
+                rows[step] += within * (with_prompt is not None)
             return answer(module, args, kwargs)
 
         with session.running(noises, guided=True, eager=True) as run:
+            position = Position(run.pipe, run.undo)
             held = stand_in(run, session.spec.shape)
             run.instead_of_evaluations(forward)
             run(noises, output_type="latent")

@@ -190,4 +190,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 hook: Any = part._hf_hook
                 maps = (getattr(each, "weights_map", None) for each in (hook, *getattr(hook, "hooks", ())))
                 tensor = next(weights for weights in maps if weights is not None)[name]
+            if hasattr(tensor, "__tensor_flatten__"):  # of torchao, which is quantised
+                parts, _ = tensor.__tensor_flatten__()
+                yield from ((f"{place}.{name}.{each}", getattr(tensor, each)) for each in parts)
+                continue
             yield f"{place}.{name}", tensor

@@ -280,14 +280,16 @@ def choose(
                 "noises out"
             )
         count = search.visits(session, refiners)
+    if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
+        plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
+    adaptations = adapt(session, adaptations)
+    if search is not None and adaptations:  # what they run is paid from the budget too
+        count = search.visits(session, refiners)
     if candidates is None and isinstance(function, Random):
         count = max(count, *wanted.values(), 1)
     for name, kept in wanted.items():
         if kept > count:
             raise BadInput(f"{name}={kept}, but there are only {count} candidates: raise candidates")
-    if isinstance(function, AttentionScore) and (function.layers or isinstance(function.depth, int)):
-        plan_layers(session.layers, function.layers, function.depth)  # a mistake is one for any pool
-    adaptations = adapt(session, adaptations)
     notes: tuple[str, ...] = ()
     started = perf_counter()
     if noises is None:

@@ -190,8 +190,8 @@ class ContactSheet:
     ) -> Generation:
         """Generate from one candidate, going on from its remembered evaluations.
 
-        Where these are missing, or were made with another scheduler, dtype, kind of device, other packages or
-        weights, the candidate starts over, and the selection's `reason` says so.
+        Where these are missing, or were made with another scheduler, dtype, kind of device, other switches
+        (FreeU), packages or weights, the candidate starts over, and the selection's `reason` says so.
 
         Args:
             candidate: its number on the sheet, from 0.
@@ -249,7 +249,7 @@ class ContactSheet:
         selection = replace(self.selection, order=(index, *others))
         session = reopened(selection, pipe or self.pipe, missing)
         why = self.missing
-        if changes := selection.model.changes(session.pipe, selection.versions):
+        if changes := selection.model.changes(session.pipe, selection.versions, decoded=False):
             why = why or f"its first steps were made otherwise ({'; '.join(changes)})"
         elif self.weights and self.weights != model_sha256(session.pipe):
             why = why or "its first steps were made with other weights"

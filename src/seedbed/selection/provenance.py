@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from seedbed.errors import BadInput, BadRecord
-from seedbed.pipelines.loading import changed, has_device, recorded_name, switches
+from seedbed.pipelines.loading import ADDED, changed, has_device, recorded_name, switches
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 Scheduler = TypedDict("Scheduler", {"class": str, "config": dict[str, Any]})
@@ -106,13 +106,27 @@ class Model:
             how["switches"] = {**(self.switches or {}), "pipe": added}
         return how
 
-    def changes(self, pipe: Any, versions: dict[str, str]) -> list[str]:
-        """In what a pipeline, its device and the packages are not as recorded, a few words each."""
+    def changes(self, pipe: Any, versions: dict[str, str], decoded: bool = True) -> list[str]:
+        """In what a pipeline, its device and the packages are not as recorded, a few words each.
+
+        Args:
+            decoded: whether that counts by which latents are decoded alone (tiles), and where files lie and
+                weights wait.
+        """
         then, now = vars(self), vars(Model.of(pipe))
         names = ["device", "dtypes", "scheduler"] + ["switches"] * (self.switches is not None)
+        if not decoded:
+            then, now = ({**each, "switches": _of_steps(each["switches"] or {})} for each in (then, now))
         return changed(versions, package_versions()) + [
             line for name in names for line in changed(then[name], now[name], name)
         ]
+
+
+def _of_steps(switches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The switches that a denoiser's output may depend on; LoRAs are among its weights."""
+    found = {part: values for part, values in switches.items() if not part.startswith("vae")}
+    own = {key: value for key, value in found.pop("pipe", {}).items() if key not in ADDED}
+    return found | own
 
 
 _MODELS = TypeAdapter(Model)

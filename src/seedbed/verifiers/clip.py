@@ -41,8 +41,8 @@ class Clip:
         self.model, self.tokenizer = loaded(CLIPModel, AutoTokenizer, folder, "CLIP model", device)
         processor = Path(folder) / "preprocessor_config.json"
         try:
-            given = json.loads(processor.read_bytes()) if processor.is_file() else {}
-        except (OSError, ValueError) as error:
+            given = dict(json.loads(processor.read_bytes())) if processor.is_file() else {}
+        except (OSError, ValueError, TypeError) as error:
             raise BadInput(f"cannot read {processor}: {reason(error)}") from error
         # CLIP's own, where the folder does not say.
         self.mean = given.get("image_mean", OPENAI_CLIP_MEAN)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from seedbed.attention.tap import plain_arithmetic
@@ -209,7 +210,7 @@ def loaded(
     try:
         model, info = loader.from_pretrained(folder, **options)
         beside = reader.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise BadInput(f"{folder} does not load as a {what}: {reason(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
