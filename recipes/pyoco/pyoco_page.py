@@ -117,7 +117,9 @@ def differences(found: Arms, pairs: list[tuple[str, str]]) -> list[list[str]]:
             motion = np.mean(against(found, arm, base, "motion"), 0)
             by_seed = ", ".join(f"{s.mean():+.3f}".replace("-", "−") for s in seeds)
             rows.append([arm, base, *(signed(bootstrap(each)) for each in (pooled, motion)), by_seed])
-    return [[*row, f"{p:.3f}"] for row, p in zip(rows, holm(values), strict=True)]
+    return [
+        [*row, f"{p:.3f}" if p >= 0.001 else "< 0.001"] for row, p in zip(rows, holm(values), strict=True)
+    ]
 
 
 def singles(found: Arms) -> list[list[str]]:
