@@ -330,7 +330,9 @@ def draw(trained: Arms, found: dict[str, list[tuple[int, float, float, float]]])
     import matplotlib.pyplot as plt
 
     panels = {
-        f"three seeds{words}": [arm + what for arm in PRIORS if len(trained.get(arm + what, [])) > 1]
+        words.removeprefix(", ") or "temporal attention": [
+            arm + what for arm in PRIORS if len(trained.get(arm + what, [])) > 1
+        ]
         for what, words in VARIANTS.items()
     }
     panels["one seed"] = sorted(found.keys() - {*itertools.chain(*panels.values())})
