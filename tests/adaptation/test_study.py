@@ -13,10 +13,12 @@ from seedbed.adaptation.findings import COLUMNS, Study
 from seedbed.attention.interventions import uniform
 from seedbed.errors import BadInput, BadRecord, NotSupported
 from seedbed.noise import NoiseRecipe
+from seedbed.pipelines.loading import load
 from seedbed.pipelines.session import Session
+from seedbed.refinement import correlate_steps
 from seedbed.verifiers.appearance import look, structural_similarity
 from tests.breadth.runs import weights
-from tests.pipelines import CALLS
+from tests.pipelines import BUILDERS, CALLS
 
 PROMPTS = ["a red circle moving left", "a blue square moving right"]
 QUIET = {"progress": False}
@@ -190,3 +192,18 @@ def test_half_precision_shows_the_same():
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half == pytest.approx(exact, abs=0.005) and half != exact
+
+
+def test_a_prior_is_in_the_noise_of_stochastic_steps_too(tmp_path):
+    """As `generate` draws for a model that was trained under it; an edit's target has its source's noise."""
+    BUILDERS["animatediff"]().save_pretrained(tmp_path / "model")
+    about = {"schema": "seedbed.model/1", "call": {}, "prior": "mixed:2"}
+    (tmp_path / "model/seedbed.json").write_text(json.dumps(about))
+    pipe = load(str(tmp_path / "model"), device="cpu")
+    call = {**CALLS["animatediff"], "num_inference_steps": 2, "eta": 1.0}
+    made = seedbed.generate(pipe, PROMPTS[0], seed=0, candidates=1, call=call, **QUIET)
+    found = seedbed.study(pipe, PROMPTS[0], perturb=None, call=call, **QUIET)
+    assert np.array_equal(found.plain, made.frames)
+    session = Session(pipe, PROMPTS[0], **call)
+    correlate_steps(session, made.selection.recipe, made.selection.recipe.draw())
+    assert session.another(PROMPTS[1], call).correlate is session.correlate and session.correlate
