@@ -91,14 +91,15 @@ def finite(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(found)
 
 
-def several(name: str, value: Any, count: int | None = None) -> list[Any]:
-    """An argument as a list of one or more, or of so many; else BadInput."""
+def several(name: str, value: Any, count: int | None = None, least: int = 1) -> list[Any]:
+    """An argument as a list of `least` or more, or of `count`; else BadInput."""
     try:
-        found = [] if isinstance(value, (str, bytes, dict)) else list(value)
+        found = None if isinstance(value, (str, bytes, dict)) else list(value)
     except TypeError:
-        found = []
-    if len(found) != (count or max(1, len(found))):
-        raise BadInput(f"{name} must be a list of {count or 'at least one'}, not {shown(value)}")
+        found = None
+    if found is None or len(found) < least or len(found) != (count or len(found)):
+        size = f"{count}" if count else "at least one" if least else "any number"
+        raise BadInput(f"{name} must be a list of {size}, not {shown(value)}")
     return found
 
 

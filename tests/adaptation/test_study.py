@@ -160,6 +160,8 @@ def test_a_shorter_window_changes_less(pipe_of):
         ({"prompts": 5}, "prompts must be a list of at least one, not 5"),
         ({"steps": 5}, "steps must be a list of at least one, not 5"),
         ({"steps": []}, "steps must be a list of at least one"),
+        ({"perturb": 0}, "perturb must be a list of any number, not 0"),
+        ({"perturb": np.array(["blur", "identity"])}, "must be identity, uniform"),
         ({"window": 5}, "window must be a list of 2, not 5"),
         ({"window": (0,)}, "window must be a list of 2"),
         ({"prompts": ["a", "a"]}, "given twice"),

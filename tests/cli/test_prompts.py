@@ -138,6 +138,24 @@ def test_large_weights_are_read_in_blocks(tmp_path: Path) -> None:
     assert known() != before
 
 
+def test_options_that_a_folder_lacks_are_as_good_as_not_given_but_not_its_models(
+    tmp_path: Path, model
+) -> None:
+    folder = tmp_path / "out"
+    given = ({"seed": 0, "acquisition": "auto", "tiles": False}, LINES, [], [model])
+    begun = {**settled(folder, *given), "dtypes": {}}
+    folder.mkdir()
+    (folder / "options.json").write_text(json.dumps({key: begun[key] for key in begun if key != "tiles"}))
+    settled(folder, *given)
+    with pytest.raises(BadInput, match=r"begun with other options \(tiles off, now True\)"):
+        settled(folder, {**given[0], "tiles": True}, *given[1:])
+    (folder / "options.json").write_text(
+        json.dumps({name: begun[name] for name in begun if name != "models"})
+    )
+    with pytest.raises(BadInput, match="was begun by an earlier version: give another --out"):
+        settled(folder, *given)
+
+
 def test_a_prompt_that_cannot_be_judged(seedbed, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a red circle moving left\na koala plays the piano\n")
     given = ("generate", "--prompts", "lines.txt", "--verifier", "shapes", "--device", "cpu")

@@ -53,13 +53,10 @@ def _within(
     pipe: Any, adaptation: Kind, prompt: str | None, call: Mapping[str, Any] | None
 ) -> Iterator[Kind]:
     with ExitStack() as redo:  # a block in another one
-        for module in getattr(pipe, "components", {}).values():
-            if (
-                outer := vars(eager_module(module)).pop(BLOCK, None)
-                if isinstance(module, nn.Module)
-                else None
-            ):
-                redo.callback(setattr, eager_module(module), BLOCK, outer)
+        parts = getattr(pipe, "components", {}).values()
+        for module in (eager_module(part) for part in parts if isinstance(part, nn.Module)):
+            if outer := vars(module).pop(BLOCK, None):
+                redo.callback(setattr, module, BLOCK, outer)
         session = Session(pipe, prompt, **(call or {}))
         found = adaptation.fitted(session)
         act = acting(found, session)

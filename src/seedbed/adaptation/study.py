@@ -102,7 +102,7 @@ def study(
     seed, rows = whole("seed", seed, 0), whole("rows", rows, optional=True)
     if batch_size != "auto":
         batch_size = whole("batch_size", batch_size)
-    perturb = () if perturb in (None, (), []) else several("study's perturb", perturb)
+    perturb = [] if perturb is None else several("study's perturb", perturb, least=0)
     for each in perturb:
         one_of("study's perturb", each, get_args(Perturb))
     start, stop = (finite("study's window", edge, 0, 1) for edge in several("study's window", window, 2))
