@@ -100,7 +100,10 @@ class Maker:
         self._judges: dict[str, Any] = {}
 
     def make(self, job: Job, what: What, candidate: int, show: Show) -> None:
-        """See `Maker`; errors as of `contact_sheet`, `ContactSheet.finish` and `replay`."""
+        """Do a task: its file in `DONE` comes last, and `show` is called often, which may raise Stopped.
+
+        Errors as of `contact_sheet`, `ContactSheet.finish` and `replay`.
+        """
         model = job.request.model
         if self._pipe[0] != model:
             self._pipe = ("", None)  # before the next one takes its memory
